@@ -1,0 +1,117 @@
+"""Every error a user can cause, in one tree.
+
+HysacError
+├── BundleError                 a model bundle cannot be used
+│   ├── BundleNotFoundError     no such folder, bundled name or hub repository
+│   ├── BundleFormatError       the manifest or a graph is not what the format asks for
+│   └── ChecksumError           a file is not the one that the manifest describes
+├── MissingExtraError           an optional dependency is not installed
+├── InputError                  something given to us cannot be read as what it should be
+│   ├── ImageError              missing, truncated, not an image, or beyond the pixel limit
+│   ├── TextError               empty text, or not text
+│   ├── InvalidVectorError      wrong shape, wrong dimension, not finite
+│   └── SourceError             an indexing source that cannot be read
+├── StoreError                  the vector store said no
+│   ├── CollectionNotFoundError the collection does not exist
+│   ├── CollectionExistsError   it exists already
+│   ├── NotACollectionError     it exists but lacks our vector or our metadata
+│   ├── StorageLockedError      another process has the folder open
+│   └── ModelMismatchError      it was indexed with another model
+├── UnsafeNotAllowedError       the caller asked for more than the policy allows
+├── SettingsError               options that are out of range or contradict each other
+└── TrainingError               data, configuration or checkpoint of a training run is unusable
+
+Messages say what was found, what was expected and what mends it. Errors that mean "a bad
+value" are also `ValueError`s and missing files are also `FileNotFoundError`s, so that code
+which knows nothing of this package can catch them in the usual way.
+"""
+
+from __future__ import annotations
+
+
+class HysacError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class BundleError(HysacError):
+    """A model bundle cannot be used."""
+
+
+class BundleNotFoundError(BundleError, FileNotFoundError):
+    """No such folder, bundled model name or hub repository."""
+
+
+class BundleFormatError(BundleError, ValueError):
+    """The manifest or a graph is not what the bundle format asks for."""
+
+
+class ChecksumError(BundleError):
+    """A file of the bundle is not the one its manifest describes."""
+
+
+class MissingExtraError(HysacError, ImportError):
+    """An optional dependency is not installed; the message names the extra to install."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f"Install it with: pip install 'hysac-retrieval[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
+
+
+class InputError(HysacError, ValueError):
+    """Something given to us cannot be read as what it should be."""
+
+
+class ImageError(InputError):
+    """An image is missing, truncated, not an image, or beyond the pixel limit."""
+
+
+class TextError(InputError):
+    """A text is empty or is not text."""
+
+
+class InvalidVectorError(InputError):
+    """A vector has the wrong shape or dimension, or is not finite."""
+
+
+class SourceError(InputError):
+    """An indexing source cannot be read."""
+
+
+class StoreError(HysacError):
+    """The vector store refused or failed."""
+
+
+class CollectionNotFoundError(StoreError):
+    """The collection does not exist."""
+
+
+class CollectionExistsError(StoreError):
+    """The collection exists already."""
+
+
+class NotACollectionError(StoreError):
+    """What is there lacks our vector or our metadata."""
+
+
+class StorageLockedError(StoreError):
+    """Another process has the storage folder open."""
+
+
+class ModelMismatchError(StoreError):
+    """The collection was indexed with another model."""
+
+
+class UnsafeNotAllowedError(HysacError, PermissionError):
+    """The caller asked for unsafe results where the policy does not allow them."""
+
+
+class SettingsError(HysacError, ValueError):
+    """An option is out of range or contradicts another."""
+
+
+class TrainingError(HysacError, ValueError):
+    """The data, the configuration or the checkpoint of a training run is unusable."""

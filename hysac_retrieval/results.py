@@ -1,0 +1,75 @@
+"""What a search returns: frozen values, no behaviour beyond turning into JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Modality = Literal["text", "image"]
+PointId = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One point found.
+
+    Attributes:
+        id: The point's id in the collection (an integer or a UUID string).
+        distance: Geodesic distance between the searched point and this one, ≥ 0, float64.
+        unsafe: Stored P(unsafe | radius, modality) in [0, 1]; ``None`` when the point carries no
+            valid score (such a point is never in a safe result).
+        radius: Stored distance from the origin, ≥ 0; ``None`` when the point carries none.
+        modality: ``"text"`` or ``"image"``; ``None`` when not stored.
+        payload: The caller's payload, without our own ``hysac`` key.
+    """
+
+    id: PointId
+    distance: float
+    unsafe: float | None
+    radius: float | None
+    modality: Modality | None
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryInfo:
+    """What was done to the query.
+
+    Attributes:
+        modality: Kind of the query; ``None`` for a raw point of unknown kind.
+        radius: Distance of the encoded query from the origin.
+        unsafe: P(unsafe | radius, modality) of the query as it was asked, in [0, 1].
+        redirected: Whether the query was moved toward the origin before the search.
+        radius_searched: Distance from the origin of the point that was searched; never above `radius`.
+        safe: Whether only safe points were asked for.
+        threshold: The largest unsafe score a hit could have; ``None`` when ``safe`` is false.
+    """
+
+    modality: Modality | None
+    radius: float
+    unsafe: float
+    redirected: bool
+    radius_searched: float
+    safe: bool
+    threshold: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits in ascending distance, and what was done to the query. Iterates over its hits."""
+
+    query: QueryInfo
+    hits: tuple[Hit, ...]
+
+    def __iter__(self) -> Iterator[Hit]:
+        """Iterate over the hits, nearest first."""
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        """Number of hits."""
+        return len(self.hits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain JSON-serialisable values."""
+        return {"query": asdict(self.query), "hits": [asdict(hit) for hit in self.hits]}
