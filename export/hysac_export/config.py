@@ -1,0 +1,173 @@
+"""Configuration of a training run: one frozen pydantic model, read from YAML or TOML.
+
+The defaults are the published recipe wherever it applies to a model trained from scratch; everything that is ours
+(`LossConfig.joint`, `.radius`, `.words`, the convolutional stem, the head MLP) is off by default and switched on in
+`configs/mini.yaml`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hysac_retrieval.errors import TrainingError
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageTower(_Config):
+    """The vision transformer; `size`, `patch` in pixels. ``stem="conv"`` replaces the linear patch embedding by
+    residual convolutions with batch norm (three stride-2 stages: the patch is then 8)."""
+
+    size: int = Field(64, gt=0)
+    patch: int = Field(8, gt=0)
+    width: int = Field(192, gt=0)
+    layers: int = Field(3, gt=0)
+    head_width: int = Field(32, gt=0)
+    stem: Literal["patch", "conv"] = "patch"
+    head_mlp: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.size % self.patch:
+            raise ValueError(f"image size {self.size} is not a multiple of the patch size {self.patch}")
+        if self.stem == "conv" and self.patch != 8:
+            raise ValueError(f"the convolutional stem has a stride of 8 pixels; patch is {self.patch}")
+        return self
+
+
+class TextTower(_Config):
+    """The causal text transformer over our own tokenizer."""
+
+    context_length: int = Field(32, gt=2)
+    vocab_size: int = Field(2048, gt=4)
+    width: int = Field(192, gt=0)
+    layers: int = Field(3, gt=0)
+    heads: int = Field(6, gt=0)
+    head_mlp: bool = False
+
+
+class ModelConfig(_Config):
+    """Architecture. ``geometry="euclidean"`` is the CLIP baseline: unit vectors, cosine logits."""
+
+    geometry: Literal["hyperbolic", "euclidean"] = "hyperbolic"
+    dim: int = Field(128, gt=0)
+    image: ImageTower = ImageTower()
+    text: TextTower = TextTower()
+    curvature: float = Field(1.0, ge=0.1, le=10.0, description="Initial curvature c.")
+    learn_curvature: bool = True
+
+
+class LossConfig(_Config):
+    """Weights of the loss terms. The first four fields are the paper's; the rest is ours and off by default.
+
+    Attributes:
+        contrastive: Weight of each of the four contrastive terms.
+        entailment: Weight of each of the three entailment terms.
+        aperture_scale: Factor s of the half aperture.
+        published_normalisation: Divide by 7 (4 w_c + 3 w_e), as the published code does.
+        joint: Contrastive term over the union of safe and unsafe (2B × 2B).
+        radius: Hinge on the radii over all six pairs of groups.
+        radius_gap: Margin between neighbouring groups, in units of distance.
+        words: Auxiliary prediction of the caption's tokens from the image tokens.
+        entailment_start: Share of the run after which the entailment terms are ramped in (over a tenth of the run).
+        words_end: Share of the run after which the word prediction is off.
+    """
+
+    contrastive: float = Field(1.0, ge=0)
+    entailment: float = Field(1.0, ge=0)
+    aperture_scale: float = Field(1.0, gt=0)
+    published_normalisation: bool = True
+    joint: float = Field(0.0, ge=0)
+    radius: float = Field(0.0, ge=0)
+    radius_gap: float = Field(0.3, gt=0)
+    words: float = Field(0.0, ge=0)
+    entailment_start: float = Field(0.0, ge=0, le=1)
+    words_end: float = Field(1.0, ge=0, le=1)
+
+
+class OptimConfig(_Config):
+    """AdamW with warm-up and cosine decay; weight decay on matrices only."""
+
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the run.")
+    schedule: Literal["constant", "cosine"] = "cosine"
+    clip_norm: float | None = Field(1.0, gt=0)
+
+
+class DataConfig(_Config):
+    """The scenes to learn from. Pictures and captions are drawn again every epoch.
+
+    ``train_on="safe"`` would be plain CLIP data; both geometries use all four parts.
+    """
+
+    quadruplets: int = Field(60_000, gt=0)
+    validation: int = Field(1_000, gt=1)
+    seed: int = 0
+    styles: tuple[str, ...] | None = Field(None, description="Art styles; default: all the training styles.")
+    augment: float = Field(0.0, ge=0, le=1, description="Strength of colour, blur, and shift augmentation.")
+
+
+class TrainConfig(_Config):
+    """A whole run."""
+
+    name: str = "hysac"
+    seed: int = 0
+    steps: int = Field(2000, gt=0)
+    batch_size: int = Field(128, gt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int | None = Field(None, gt=0)
+    workers: int = Field(1, ge=0, description="Processes that draw batches.")
+    checkpoint_every: int = Field(500, gt=0)
+    log_every: int = Field(20, gt=0)
+    validate_every: int = Field(500, gt=0)
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+
+    @classmethod
+    def load(cls, source: str | Path, **overrides: Any) -> Self:
+        """Read a config file (YAML or TOML), or a bundled one by name (see `bundled_configs`).
+
+        Args:
+            source: A path, or a name such as ``"mini"``.
+            **overrides: Dotted keys with values, for example ``{"optim.lr": 1e-3}``.
+
+        Raises:
+            TrainingError: The file is missing or not valid; the message names the field.
+        """
+        path = bundled_configs().get(str(source), Path(source))
+        try:
+            text = path.read_text(encoding="utf-8")
+            values: Any = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+            names = ", ".join(bundled_configs())
+            raise TrainingError(f"cannot read the config {str(source)!r} (a file, or one of {names}): {error}") from error
+        if not isinstance(values, dict):
+            raise TrainingError(f"{path} holds {type(values).__name__}, expected a table of settings")
+        for key, value in overrides.items():
+            node = values
+            *parents, leaf = key.split(".")
+            for part in parents:
+                node = node.setdefault(part, {})
+            node[leaf] = value
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise TrainingError(f"{path} is not a valid training config: {error}") from error
+
+
+def bundled_configs() -> dict[str, Path]:
+    """Names and paths of the configs that come with the package."""
+    folder = Path(str(resources.files("hysac_export"))) / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

@@ -1,0 +1,150 @@
+"""Batches of quadruplets, drawn afresh every time, as a pure function of the step.
+
+Step s of a run with a given seed always yields the same batch, whatever came before: that is all a resumed run needs to
+see the numbers it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hysac_export.config import DataConfig, TrainConfig
+from hysac_export.scenes import Artist, Quadruplet, caption, quadruplets, styles_for
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Channel means of CLIP's preprocessing, of values in [0, 1]."""
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Channel standard deviations of CLIP's preprocessing."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B quadruplets as the encoders take them: safe half first, unsafe half second.
+
+    Attributes:
+        pixels: (2B, S, S, 3) uint8.
+        tokens: (2B, L) int64.
+    """
+
+    pixels: Tensor
+    tokens: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """Move to a device."""
+        return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+
+class SceneBatches(Dataset[Batch]):
+    """Batches of a training run; item s is the batch of step s."""
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.scenes = training_scenes(config.data)
+        self._artist: Artist | None = None
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        if self._artist is None:  # built in the worker: sprites are decoded once per process
+            self._artist = Artist(self.config.data.styles or styles_for("train"), size=self.config.model.image.size)
+        rng = np.random.default_rng((self.config.seed, step, 1))
+        chosen = [self.scenes[i] for i in self._rows(step)]
+        sides = [q.safe for q in chosen] + [q.unsafe for q in chosen]
+        pixels = np.stack([self._artist.draw(scene, rng) for scene in sides])
+        tokens = tokenize(self.tokenizer, [caption(scene, rng) for scene in sides])
+        return Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
+
+    def _rows(self, step: int) -> Iterator[int]:
+        """Rows of the batch: consecutive in a permutation that changes every epoch."""
+        size, n = self.config.batch_size, len(self.scenes)
+        permutation: NDArray[np.int64] | None = None
+        current = -1
+        for position in range(step * size, (step + 1) * size):
+            epoch, row = divmod(position, n)
+            if permutation is None or epoch != current:
+                permutation, current = np.random.default_rng((self.config.seed, epoch, 0)).permutation(n), epoch
+            yield int(permutation[row])
+
+    def loader(self, start: int = 0) -> DataLoader[Batch]:
+        """Iterate from step `start` to the end, drawing ahead in worker processes."""
+        workers = self.config.workers
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start, self.config.steps),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_one_thread if workers else None,
+        )
+
+
+def training_scenes(config: DataConfig) -> Sequence[Quadruplet]:
+    """The training quadruplets, deterministic by the data seed."""
+    return quadruplets("train", config.quadruplets, config.seed)
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Token ids, (n, L) int64; `tokenizer` has truncation and padding switched on (see `open_tokenizer`)."""
+    return np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
+
+
+def open_tokenizer(path: Path, context_length: int) -> Tokenizer:
+    """Read a tokenizer and have it cut and pad to `context_length`."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(context_length)
+    tokenizer.enable_padding(length=context_length, pad_id=tokenizer.token_to_id("<pad>"), pad_token="<pad>")
+    return tokenizer
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 with CLIP's mean and std."""
+    x = pixels.permute(0, 3, 1, 2).float() / 255.0
+    mean = x.new_tensor(IMAGE_MEAN).view(1, 3, 1, 1)
+    std = x.new_tensor(IMAGE_STD).view(1, 3, 1, 1)
+    return (x - mean) / std
+
+
+def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Vary colour, sharpness and framing of normalised pixels, (B, 3, S, S), each image by its own draw.
+
+    Gain and offset per channel, mixing towards grey, a box blur for a part of the images, and a shift of up to
+    `strength` · S/8 pixels, all proportional to `strength` in [0, 1]. Nothing here changes what is in the picture.
+    """
+    if strength <= 0:
+        return pixels
+    n, _, size, _ = pixels.shape
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(pixels.device)
+
+    gain = 1 + strength * (uniform(n, 3, 1, 1) - 0.5)
+    offset = strength * (uniform(n, 3, 1, 1) - 0.5)
+    grey = strength * (uniform(n, 1, 1, 1) < 0.3) * uniform(n, 1, 1, 1)
+    x = pixels * gain + offset
+    x = x + grey * (x.mean(1, keepdim=True) - x)
+    blur = uniform(n, 1, 1, 1) < 0.3 * strength
+    x = torch.where(blur, torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False), x)
+    reach = max(1, round(strength * size / 8))
+    padded = torch.nn.functional.pad(x, (reach,) * 4, mode="replicate")
+    top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(pixels.device)
+    grid = torch.arange(size, device=pixels.device)
+    rows, columns = top[:, None] + grid, left[:, None] + grid
+    channels = torch.arange(3, device=pixels.device)
+    batch = torch.arange(n, device=pixels.device)
+    return padded[batch[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None]]
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,165 @@
+"""The losses of HySAC (arXiv 2503.12127, section 3) and the ones we add.
+
+Points are space components of points on the hyperboloid, (B, d) float32 or float64; row i of every group belongs to
+quadruplet i. `curvature` and `logit_scale` are positive scalars (the exponentials of the learned parameters).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hysac_export.config import LossConfig
+from hysac_retrieval import lorentz
+
+GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
+"""The four groups, from the origin outwards."""
+
+
+@dataclass(frozen=True)
+class Quadruplets:
+    """Encoded quadruplets: four groups of points, each (B, d)."""
+
+    safe_text: Tensor
+    safe_image: Tensor
+    unsafe_text: Tensor
+    unsafe_image: Tensor
+
+    def texts(self) -> Tensor:
+        """Safe, then unsafe texts: (2B, d)."""
+        return torch.cat([self.safe_text, self.unsafe_text])
+
+    def images(self) -> Tensor:
+        """Safe, then unsafe images: (2B, d)."""
+        return torch.cat([self.safe_image, self.unsafe_image])
+
+
+def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE of a (B, B) matrix whose diagonal holds the pairs: texts in rows, images in columns.
+
+    For HySAC the similarity is the negative geodesic distance, for CLIP the cosine.
+    """
+    labels = torch.arange(similarity.shape[0], device=similarity.device)
+    logits = scale * similarity
+    return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
+
+
+def entailment(apex: Tensor, inside: Tensor, curvature: Tensor | float, aperture_scale: float = 1.0) -> Tensor:
+    """mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))): `inside` belongs into the cone of `apex`."""
+    angle = lorentz.exterior_angle(apex, inside, curvature)
+    aperture = lorentz.half_aperture(apex, curvature)
+    return F.relu(angle - aperture_scale * aperture).mean()
+
+
+def published_terms(
+    points: Quadruplets, curvature: Tensor | float, scale: Tensor | float, aperture_scale: float = 1.0
+) -> dict[str, Tensor]:
+    """The seven terms of the paper by name: four contrastive, three entailment (apex first)."""
+    return {
+        **_contrastive_terms(_distances(points, curvature), scale),
+        **_entailment_terms(points, curvature, aperture_scale),
+    }
+
+
+def published_total(terms: dict[str, Tensor], contrastive_weight: float = 1.0, entailment_weight: float = 1.0) -> Tensor:
+    """Weighted sum of the seven terms, divided by 7 (4 w_c + 3 w_e) as the published code does."""
+    weights = {name: entailment_weight if "<" in name else contrastive_weight for name in terms}
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return total / (7 * (4 * contrastive_weight + 3 * entailment_weight))
+
+
+def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> Tensor:
+    """Ours: mean hinge that orders the radii of all six pairs of groups, within and across quadruplets.
+
+    For groups a before b in `GROUPS`: max(0, r_a + gap · (rank_b − rank_a) − r_b) over every pair of rows. All six
+    pairs are needed: with neighbours only, the pulls on the middle groups cancel out.
+    """
+    radii = [lorentz.dist0(getattr(points, name), curvature) for name in GROUPS]
+    hinges = [
+        F.relu(radii[a][:, None] + gap * (b - a) - radii[b][None, :]).mean() for a, b in combinations(range(4), 2)
+    ]
+    return torch.stack(hinges).mean()
+
+
+def words_loss(logits: Tensor, tokens: Tensor, ignore: Tensor) -> Tensor:
+    """Ours: binary cross-entropy of the caption's tokens, (B, V) logits against (B, L) token ids.
+
+    `ignore` (V,) bool marks tokens that say nothing of the picture (start, end, padding). Summed over the vocabulary
+    and divided by a typical number of words, so that the value does not depend on the vocabulary's size.
+    """
+    target = torch.zeros_like(logits).scatter_(1, tokens, 1.0)
+    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return loss[:, ~ignore].sum(1).mean() / 10.0
+
+
+def hyperbolic_loss(
+    points: Quadruplets, curvature: Tensor, scale: Tensor, config: LossConfig, progress: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The training loss of HySAC.
+
+    Args:
+        points: Encoded quadruplets.
+        curvature: Curvature c, 0-d.
+        scale: Logit scale, 0-d.
+        config: Weights of the terms.
+        progress: Share of the run that is done, in [0, 1]; drives the ramp of the entailment terms.
+
+    Returns:
+        The total, 0-d, and every term by name (unweighted).
+    """
+    distances = _distances(points, curvature)
+    pairs = _contrastive_terms(distances, scale)
+    cones = _entailment_terms(points, curvature, config.aperture_scale)
+    terms = {**pairs, **cones}
+    weight = config.entailment * ramp(progress, config.entailment_start)
+    if config.published_normalisation:
+        total = published_total(terms, config.contrastive, weight)
+    else:
+        total = config.contrastive * torch.stack(list(pairs.values())).sum()
+        total = total + weight * torch.stack(list(cones.values())).sum()
+    if config.joint:
+        terms["joint"] = contrastive(-distances, scale)
+        total = total + config.joint * terms["joint"]
+    if config.radius:
+        terms["radius"] = radius_hinge(points, curvature, config.radius_gap)
+        total = total + config.radius * terms["radius"]
+    return total, terms
+
+
+def euclidean_loss(points: Quadruplets, scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The CLIP baseline: InfoNCE of cosines over the joint batch (2B × 2B)."""
+    loss = contrastive(points.texts() @ points.images().T, scale)
+    return loss, {"joint": loss}
+
+
+def ramp(progress: float, start: float, length: float = 0.1) -> float:
+    """0 before `start`, 1 after ``start + length``, linear in between; 1 throughout when `start` is 0."""
+    return 1.0 if start <= 0 else min(1.0, max(0.0, (progress - start) / length))
+
+
+def _distances(points: Quadruplets, curvature: Tensor | float) -> Tensor:
+    """Distances of all texts to all images, (2B, 2B): its four blocks serve all the contrastive terms."""
+    distances: Tensor = lorentz.pairwise_dist(points.texts(), points.images(), curvature)
+    return distances
+
+
+def _contrastive_terms(distances: Tensor, scale: Tensor | float) -> dict[str, Tensor]:
+    b = distances.shape[0] // 2
+    return {
+        "T-I": contrastive(-distances[:b, :b], scale),
+        "T*-I*": contrastive(-distances[b:, b:], scale),
+        "T-I*": contrastive(-distances[:b, b:], scale),
+        "T*-I": contrastive(-distances[b:, :b], scale),
+    }
+
+
+def _entailment_terms(points: Quadruplets, curvature: Tensor | float, aperture_scale: float) -> dict[str, Tensor]:
+    return {
+        "T<I": entailment(points.safe_text, points.safe_image, curvature, aperture_scale),
+        "T*<I*": entailment(points.unsafe_text, points.unsafe_image, curvature, aperture_scale),
+        "I<T*": entailment(points.safe_image, points.unsafe_text, curvature, aperture_scale),
+    }

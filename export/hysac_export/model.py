@@ -1,0 +1,196 @@
+"""HySAC on open_clip: two CLIP towers whose features are mapped onto the hyperboloid.
+
+x = exp_map0(exp(α) · f, c) with a learned curvature c and a learned scale α per modality, all kept in log space
+(MERU, arXiv 2304.09172, section 3; HySAC, arXiv 2503.12127). In the ``euclidean`` geometry the same towers give unit
+vectors: the CLIP baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hysac_export.config import ImageTower, ModelConfig
+from hysac_retrieval import lorentz
+
+CURVATURE_RANGE = (0.1, 10.0)
+LOGIT_SCALE_INIT = 1 / 0.07
+LOGIT_SCALE_MAX = 100.0
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions with batch norm and a skip connection; (B, C, H, W) in and out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
+        return F.relu(x + self.body(x))
+
+
+def conv_stem(width: int) -> nn.Sequential:
+    """Pixels to a grid of tokens at stride 8: (B, 3, S, S) to (B, width, S/8, S/8)."""
+
+    def down(channels_in: int, channels_out: int) -> list[nn.Module]:
+        return [
+            nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(),
+        ]
+
+    return nn.Sequential(
+        *down(3, 32), *down(32, 64), ResidualBlock(64), *down(64, 128), ResidualBlock(128), nn.Conv2d(128, width, 1)
+    )
+
+
+class HeadMLP(nn.Module):
+    """A residual MLP on the pooled feature, (B, d) in and out. Starts as the identity."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.hidden = nn.Linear(dim, 4 * dim)
+        self.out = nn.Linear(4 * dim, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the MLP."""
+        return x + cast(Tensor, self.out(F.gelu(self.hidden(self.norm(x)))))
+
+
+def _vision_cfg(tower: ImageTower) -> CLIPVisionCfg:
+    return CLIPVisionCfg(
+        image_size=tower.size,
+        patch_size=tower.patch,
+        width=tower.width,
+        layers=tower.layers,
+        head_width=tower.head_width,
+        pool_type="tok",
+        output_tokens=True,
+    )
+
+
+class HySAC(nn.Module):
+    """Image and text encoders into one hyperbolic (or, for the baseline, Euclidean) space.
+
+    Attributes:
+        config: The architecture.
+        log_curvature: Logarithm of c, 0-d.
+        log_alpha_image: Logarithm of the image features' scale, 0-d; at most 0.
+        log_alpha_text: The same for text.
+        log_logit_scale: Logarithm of the contrastive logits' scale, 0-d.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        image, text = config.image, config.text
+        self.clip = CLIP(
+            config.dim,
+            _vision_cfg(image),
+            CLIPTextCfg(
+                context_length=text.context_length,
+                vocab_size=text.vocab_size,
+                width=text.width,
+                heads=text.heads,
+                layers=text.layers,
+            ),
+        )
+        del self.clip.logit_scale  # ours is below, with its clamps
+        if image.stem == "conv":
+            self.clip.visual.conv1 = conv_stem(image.width)
+        self.image_head = HeadMLP(config.dim) if image.head_mlp else nn.Identity()
+        self.text_head = HeadMLP(config.dim) if text.head_mlp else nn.Identity()
+        self.log_curvature = nn.Parameter(
+            torch.tensor(math.log(config.curvature)), requires_grad=config.learn_curvature
+        )
+        self.log_alpha_image = nn.Parameter(torch.tensor(math.log(config.dim**-0.5)))
+        self.log_alpha_text = nn.Parameter(torch.tensor(math.log(config.dim**-0.5)))
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(LOGIT_SCALE_INIT)))
+
+    @property
+    def curvature(self) -> Tensor:
+        """Curvature c > 0 of the space (−c), 0-d float32."""
+        return self.log_curvature.exp()
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Scale of the contrastive logits, 0-d float32."""
+        return self.log_logit_scale.exp()
+
+    def scalars(self) -> dict[str, Tensor]:
+        """The four learned scalars, by name; they take no weight decay."""
+        return {
+            "log_curvature": self.log_curvature,
+            "log_alpha_image": self.log_alpha_image,
+            "log_alpha_text": self.log_alpha_text,
+            "log_logit_scale": self.log_logit_scale,
+        }
+
+    @torch.no_grad()
+    def clamp(self) -> None:
+        """Bring the scalars back into their ranges. Called before every step, outside of the gradient."""
+        self.log_curvature.clamp_(*(math.log(c) for c in CURVATURE_RANGE))
+        self.log_alpha_image.clamp_(max=0.0)
+        self.log_alpha_text.clamp_(max=0.0)
+        # Starting value and lower bound are one: the temperature can only sharpen.
+        self.log_logit_scale.clamp_(math.log(LOGIT_SCALE_INIT), math.log(LOGIT_SCALE_MAX))
+
+    def image_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features before the map onto the hyperboloid, (B, d) float32, and image tokens, (B, n, width).
+
+        Args:
+            pixels: Normalised pixels, (B, 3, S, S).
+        """
+        pooled, tokens = self.clip.visual(pixels)
+        return self.image_head(pooled).float(), tokens
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """Features before the map onto the hyperboloid, (B, d) float32, of token ids, (B, L) int64."""
+        return cast(Tensor, self.text_head(self.clip.encode_text(tokens)).float())
+
+    def project(self, features: Tensor, log_alpha: Tensor) -> Tensor:
+        """Map features into the space: onto the hyperboloid, or onto the unit sphere for the baseline."""
+        if self.config.geometry == "euclidean":
+            return F.normalize(features, dim=-1)
+        # float32 even under mixed precision: sinh and the norm lose too much in bfloat16.
+        with torch.autocast(features.device.type, enabled=False):
+            return cast(Tensor, lorentz.exp_map0(features.float() * log_alpha.exp(), self.curvature))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Points of images: (B, 3, S, S) normalised pixels to (B, d) float32."""
+        return self.project(self.image_features(pixels)[0], self.log_alpha_image)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Points of texts: (B, L) int64 token ids to (B, d) float32."""
+        return self.project(self.text_features(tokens), self.log_alpha_text)
+
+
+class WordHead(nn.Module):
+    """Predicts which tokens the caption holds from the image tokens (auxiliary, dropped after training).
+
+    Multiple-instance pooling: a word is present if some image token says so (log-sum-exp over tokens).
+    """
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.classify = nn.Linear(width, vocab_size)
+        nn.init.constant_(self.classify.bias, -5.0)  # a word is rare: start near its base rate
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, n, width) image tokens to (B, vocab) logits."""
+        return torch.logsumexp(self.classify(tokens).float(), dim=1)
