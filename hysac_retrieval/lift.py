@@ -1,0 +1,332 @@
+"""Exact hyperbolic ranking on a stock vector index: Lorentz points to stored vectors and back.
+
+Qdrant scores by Dot, and negating the time component of the query makes Dot the Lorentzian inner
+product ⟨q, x⟩ = q·x − t(q) t(x), which falls as the geodesic distance grows. But its graph is built from
+products between *stored* vectors, which such an embedding leaves meaningless. Three steps mend that,
+and none changes a score:
+
+1. *Boost*: a Lorentz boost, an isometry, carries the centroid m of the data to the origin, where
+   space and time components are of one size. With u = m_x, γ = m_t in units where c = 1:
+   t' = γ t − u·x,  x' = x + ((u·x)/(γ + 1) − t) u.
+2. *Pad*: [x', t', p] with p = sqrt(M² − |x'|² − t'²) gives every stored vector the norm M, so that Dot
+   ranks stored vectors among themselves as the cosine does. The query is [x', −t', 0].
+3. *Rotate*, for int8 quantization only: one orthogonal matrix on both sides spreads t' and p, which
+   would otherwise set the quantization step for all coordinates.
+
+A point too far out for the norm M is stored with p = 0: its score stays exact, only the graph around
+it is worse. Count such points with `beyond`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import InvalidVectorError, SettingsError
+
+__all__ = ["Lift", "PaddedLift", "lift_from_dict"]
+
+_DEFAULT_MAX_RADIUS = 4.0  # in units of 1/√c; published HySAC radii stay well within
+
+
+class Lift(Protocol):
+    """How points of the hyperboloid are stored in an engine that knows only flat metrics."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the strategy, the `kind` entry of `to_dict`."""
+
+    @property
+    def dim(self) -> int:
+        """Number of space components of a point."""
+
+    @property
+    def size(self) -> int:
+        """Length of a stored vector."""
+
+    @property
+    def distance(self) -> str:
+        """Name of the Qdrant distance that the stored vectors are made for."""
+
+    def lift(self, points: ArrayLike) -> NDArray[np.float32]:
+        """Points (n, d) to stored vectors (n, size)."""
+
+    def lift_query(self, points: ArrayLike) -> NDArray[np.float32]:
+        """Points (n, d) to query vectors (n, size)."""
+
+    def unlift(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """Stored vectors (n, size) back to points (n, d)."""
+
+    def beyond(self, points: ArrayLike) -> NDArray[np.bool_]:
+        """Which of the points (n, d) lie outside the region that the index serves well; shape (n,)."""
+
+    def score_to_distance(self, score: ArrayLike) -> NDArray[np.float64]:
+        """Scores of the engine to geodesic distances, same shape."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable form, read back by `lift_from_dict`."""
+
+
+class PaddedLift(BaseModel):
+    """Boosted and padded vectors for Dot: the score is the Lorentzian inner product itself.
+
+    Made by `fit` or `default`; immutable, compared by value.
+
+    Attributes:
+        kind: Always ``"padded"``.
+        curvature: c > 0 of the hyperboloid of curvature −c.
+        centroid: Space components of the point that the boost carries to the origin, length d.
+        norm: M, the norm of every stored vector of a point that is not `beyond`.
+        rotate_seed: Seed of the rotation, or None for no rotation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["padded"] = "padded"
+    curvature: FiniteFloat = Field(gt=0)
+    centroid: tuple[FiniteFloat, ...] = Field(min_length=1)
+    norm: FiniteFloat = Field(gt=0)
+    rotate_seed: int | None = Field(default=None, ge=0, lt=2**32)
+
+    @classmethod
+    def fit(
+        cls, points: ArrayLike, curvature: float, margin: float = 0.1, rotate_seed: int | None = None
+    ) -> PaddedLift:
+        """Lift made for data like a sample: its centroid, and a norm that holds the whole sample.
+
+        Args:
+            points: Sample, shape (n, d), n ≥ 1, space components.
+            curvature: c > 0.
+            margin: The norm M is that of the outermost point of the sample times ``1 + margin``, margin ≥ 0.
+            rotate_seed: Seed of the rotation, for int8 quantization; None for no rotation.
+
+        Raises:
+            InvalidVectorError: The sample is empty, not of shape (n, d), or not finite.
+            SettingsError: The curvature, the margin or the seed is out of range.
+        """
+        if not 0 <= margin < np.inf:
+            raise SettingsError(f"margin is {margin}; it must be a finite number of 0 or more")
+        sample = _matrix(points, None, "points")
+        if not len(sample):
+            raise InvalidVectorError(
+                "the sample to fit the lift on is empty; give at least one point, or use default()"
+            )
+        center = lorentz.centroid(sample, curvature)
+        unpadded = _validated(cls, curvature=curvature, centroid=tuple(center.tolist()), norm=1.0)
+        boosted, height = unpadded._boosted(sample)
+        norm = float(np.sqrt(np.max(_sum_squares(boosted) + height**2))) * (1 + margin) / curvature**0.5
+        return _validated(cls, curvature=curvature, centroid=unpadded.centroid, norm=norm, rotate_seed=rotate_seed)
+
+    @classmethod
+    def default(
+        cls, dim: int, curvature: float, max_radius: float | None = None, rotate_seed: int | None = None
+    ) -> PaddedLift:
+        """Lift for when no sample is at hand: no boost, and a norm that holds a ball around the origin.
+
+        Args:
+            dim: d ≥ 1.
+            curvature: c > 0.
+            max_radius: Geodesic radius that the norm M makes room for; 4/√c if None.
+            rotate_seed: Seed of the rotation, for int8 quantization; None for no rotation.
+
+        Raises:
+            SettingsError: An argument is out of range.
+        """
+        unpadded = _validated(cls, curvature=curvature, centroid=(0.0,) * dim, norm=1.0, rotate_seed=rotate_seed)
+        reach = _DEFAULT_MAX_RADIUS if max_radius is None else max_radius * curvature**0.5
+        if not 0 <= reach <= 20:  # cosh(2 · 20) has left the precision of float32 long ago
+            raise SettingsError(f"max_radius is {max_radius}; it must be between 0 and {20 / curvature**0.5:.4g}")
+        return unpadded.model_copy(update={"norm": float(np.sqrt(np.cosh(2 * reach) / curvature))})
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PaddedLift:
+        """Inverse of `to_dict`.
+
+        Raises:
+            SettingsError: The entries are not those of a padded lift.
+        """
+        return _validated(cls, **data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable form: kind, curvature, centroid, norm, rotate_seed."""
+        return self.model_dump(mode="json")
+
+    @property
+    def dim(self) -> int:
+        """Number d of space components of a point."""
+        return len(self.centroid)
+
+    @property
+    def size(self) -> int:
+        """Length of a stored vector, d + 2."""
+        return self.dim + 2
+
+    @property
+    def distance(self) -> str:
+        """Name of the Qdrant distance: ``"Dot"``."""
+        return "Dot"
+
+    def lift(self, points: ArrayLike) -> NDArray[np.float32]:
+        """Vectors to store.
+
+        Args:
+            points: Shape (n, d), space components.
+
+        Returns:
+            Shape (n, d + 2), float32 (computed in float64), norm M but for points that are `beyond`.
+
+        Raises:
+            InvalidVectorError: Wrong shape or dimension, not numbers, not finite, or too large for float32.
+        """
+        space, height = self._boosted(_matrix(points, self.dim, "points"))
+        room = self.curvature * self.norm**2 - _sum_squares(space) - height**2
+        return self._finish(space, height, np.sqrt(np.maximum(room, 0.0)))
+
+    def lift_query(self, points: ArrayLike) -> NDArray[np.float32]:
+        """Vectors to search with: their Dot with stored vectors is ⟨query, point⟩.
+
+        Args:
+            points: Shape (n, d), space components.
+
+        Returns:
+            Shape (n, d + 2), float32 (computed in float64).
+
+        Raises:
+            InvalidVectorError: Wrong shape or dimension, not numbers, not finite, or too large for float32.
+        """
+        space, height = self._boosted(_matrix(points, self.dim, "points"))
+        return self._finish(space, -height, np.zeros_like(height))
+
+    def unlift(self, vectors: ArrayLike) -> NDArray[np.float64]:
+        """Stored vectors (or query vectors) back to points.
+
+        Args:
+            vectors: Shape (n, d + 2), as returned by `lift`.
+
+        Returns:
+            Shape (n, d), float64, to float32 accuracy.
+
+        Raises:
+            InvalidVectorError: Wrong shape or length, not numbers, not finite.
+        """
+        stored = _matrix(vectors, self.size, "vectors")
+        if self.rotate_seed is not None:
+            stored = stored @ _rotation(self.size, self.rotate_seed)
+        root = self.curvature**0.5
+        space, _ = _boost(stored[:, : self.dim] * root, -self._shift)
+        return np.asarray(space / root)
+
+    def beyond(self, points: ArrayLike) -> NDArray[np.bool_]:
+        """Points that the norm M does not hold: stored with p = 0, found less surely by the graph.
+
+        Args:
+            points: Shape (n, d), space components.
+
+        Returns:
+            Shape (n,).
+
+        Raises:
+            InvalidVectorError: Wrong shape or dimension, not numbers, not finite.
+        """
+        space, height = self._boosted(_matrix(points, self.dim, "points"))
+        # A last-digit allowance, so that the very points that set M are within it.
+        return np.asarray(_sum_squares(space) + height**2 > self.curvature * self.norm**2 * (1 + 1e-12))
+
+    def score_to_distance(self, score: ArrayLike) -> NDArray[np.float64]:
+        """Geodesic distance from the score of the engine: acosh(max(1, −c · score)) / √c.
+
+        Args:
+            score: Lorentzian inner products, any shape.
+
+        Returns:
+            Same shape. A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance.
+        """
+        scores = np.asarray(score, dtype=np.float64)
+        return np.asarray(np.arccosh(np.maximum(1.0, -self.curvature * scores)) / self.curvature**0.5)
+
+    @cached_property
+    def _shift(self) -> NDArray[np.float64]:
+        """Space components of the centroid in units where c = 1."""
+        return np.array(self.centroid, dtype=np.float64) * np.float64(self.curvature**0.5)
+
+    def _boosted(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Space (n, d) and time (n,) components in the frame of the centroid, in units where c = 1."""
+        return _boost(points * self.curvature**0.5, self._shift)
+
+    def _finish(
+        self, space: NDArray[np.float64], height: NDArray[np.float64], pad: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        vectors = np.concatenate([space, height[:, None], pad[:, None]], axis=1) / self.curvature**0.5
+        if self.rotate_seed is not None:
+            vectors = vectors @ _rotation(self.size, self.rotate_seed).T
+        with np.errstate(over="ignore"):
+            single: NDArray[np.float32] = vectors.astype(np.float32)
+        if not np.isfinite(single).all():
+            raise InvalidVectorError("a point lies so far out that float32 cannot hold it; are these Lorentz points?")
+        return single
+
+
+def lift_from_dict(data: dict[str, Any]) -> Lift:
+    """Lift of whichever kind `to_dict` wrote.
+
+    Raises:
+        SettingsError: The kind is not known, or its entries are wrong.
+    """
+    if data.get("kind") != "padded":
+        raise SettingsError(f"lift of kind {data.get('kind')!r}; this version knows 'padded'")
+    return PaddedLift.from_dict(data)
+
+
+def _boost(space: NDArray[np.float64], shift: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Boost that carries the point `shift` to the origin, c = 1; the boost by −shift is its inverse."""
+    height = lorentz.time(space, 1.0)
+    along = space @ shift
+    gamma = float(lorentz.time(shift, 1.0))
+    moved = space + (along / (gamma + 1) - height)[:, None] * shift
+    # t' = γ t − u·x follows from x', and does not cancel this way.
+    return moved, lorentz.time(moved, 1.0)
+
+
+def _sum_squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("nd,nd->n", rows, rows))
+
+
+@lru_cache(maxsize=8)
+def _rotation(size: int, seed: int) -> NDArray[np.float64]:
+    """Orthogonal matrix drawn uniformly (Haar measure), the same for ever for one seed."""
+    # RandomState because its stream is frozen by NumPy's policy (NEP 19), which that of Generator is not.
+    q, r = np.linalg.qr(np.random.RandomState(seed).standard_normal((size, size)))
+    q *= np.sign(np.diag(r))  # makes the factorisation unique, whichever LAPACK computed it
+    q.flags.writeable = False
+    return q
+
+
+def _matrix(values: ArrayLike, width: int | None, what: str) -> NDArray[np.float64]:
+    """Checked float64 array of shape (n, width)."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidVectorError(f"{what} cannot be read as an array of shape (n, d): {error}") from error
+    if array.dtype.kind not in "fiu":
+        raise InvalidVectorError(f"{what} have dtype {array.dtype}; expected real numbers, shape (n, d)")
+    if array.ndim != 2 or array.shape[1] == 0 or (width is not None and array.shape[1] != width):
+        hint = "; wrap a single one as points[None]" if array.ndim == 1 else ""
+        raise InvalidVectorError(f"{what} have shape {array.shape}; expected (n, {width or 'd'}){hint}")
+    if not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise InvalidVectorError(f"{what} must be finite, but row {bad} holds NaN or infinity")
+    return array.astype(np.float64)
+
+
+def _validated(cls: type[PaddedLift], **entries: Any) -> PaddedLift:
+    """Construct, with pydantic's complaint turned into ours."""
+    try:
+        return cls(**entries)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"these are not the entries of a padded lift: {found}") from error
