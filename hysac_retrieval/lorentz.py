@@ -74,7 +74,8 @@ def _norm(x: Array, xp: Any) -> Array:
 
 def _gram(x: Array, y: Array, xx: Array, xp: Any) -> Array:
     """Gram determinant |x|²|y|² − (x·y)² ≥ 0, from the part of y across x, so that nothing cancels."""
-    along = _dot(x, y, xp) / xp.where(xx == 0, xp.ones_like(xx), xx)
+    # Where |x|² nears underflow (|x| < 3e-10 in float32) the whole term is nothing, but 1/|x|⁴ in its gradient is not.
+    along = _dot(x, y, xp) / xp.where(xx < float(xp.finfo(x.dtype).smallest_normal) ** 0.5, xp.ones_like(xx), xx)
     across = y - x * along[..., None]
     return xx * _dot(across, across, xp)
 
@@ -237,8 +238,9 @@ def exterior_angle(x: Array, y: Array, curv: Array) -> Array:
     xx, xy = _dot(x, x, xp), _dot(x, y, xp)
     gram = _gram(x, delta, xx, xp)
     along, fall = time(x, curv) * xy, xx * time(y, curv)
-    # t(y) + c⟨x,y⟩ t(x) = c (t(x) x·y − |x|² t(y)); for x·y > 0 the difference of squares replaces the difference.
-    positive = xy > 0
+    # t(y) + c⟨x,y⟩ t(x) = c (t(x) x·y − |x|² t(y)); for x·y > 0 the difference of squares replaces the difference,
+    # but not where both terms are minute: nothing is lost there, and a tiny divisor would spoil the gradient.
+    positive = curv * xy > 1e-4
     total = xp.where(positive, along + fall, xp.ones_like(along))
     mended = (_dot(x, delta, xp) * (xx + xy) - curv * xx * gram) / total
     numerator = xp.where(positive, mended, curv * (along - fall))
@@ -334,7 +336,7 @@ def traverse(x: Array, radius: Array, curv: Array) -> Array:
         curv: Curvature c > 0.
 
     Returns:
-        Points, shape (..., d), with ``dist0`` at most ``radius`` for all that lay beyond it.
+        Points, shape (..., d), none with ``dist0`` beyond ``radius`` but for rounding.
 
     Raises:
         SettingsError: A radius is negative or NaN.
