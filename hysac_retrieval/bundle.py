@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,6 +23,7 @@ from hysac_retrieval.safety import SafetyProfile
 
 MANIFEST_NAME = "hysac.json"
 FORMAT_VERSION = 1
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FREE_TEXT = {"name", "description", "licence", "training", "metrics", "verification"}
 
 
@@ -66,7 +68,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     name: str
     description: str = ""
     licence: str = ""
@@ -76,7 +78,9 @@ class Manifest(BaseModel):
     text: TextSpec
     files: dict[str, FileEntry]
     safety: SafetyProfile
-    lift: dict[str, Any] | None = Field(default=None, description="Lift fitted on training points, as `lift.to_dict()`.")
+    lift: dict[str, Any] | None = Field(
+        default=None, description="Lift fitted on training points, as `lift.to_dict()`."
+    )
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     verification: dict[str, Any] = Field(default_factory=dict)
@@ -85,9 +89,11 @@ class Manifest(BaseModel):
     @classmethod
     def _inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name or len(path.parts) != 1:
-                raise ValueError(f"file name {name!r} leaves the bundle folder; only plain file names are allowed")
+            if not _PLAIN_NAME.fullmatch(name):
+                raise ValueError(
+                    f"file name {name!r} is not allowed: only letters, digits, '.', '_' and '-', the first a letter or "
+                    "digit, so that no file lies outside the bundle folder"
+                )
         return files
 
     @model_validator(mode="after")
@@ -108,7 +114,8 @@ class Manifest(BaseModel):
 
         Two bundles with the same fingerprint give the same points and the same scores.
         """
-        payload = self.model_dump(mode="json", exclude=_FREE_TEXT)
+        # Without defaults, so that a field added in a later version does not change the identity of today's bundles.
+        payload = self.model_dump(mode="json", exclude=_FREE_TEXT, exclude_defaults=True)
         return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
@@ -127,7 +134,9 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists."""
         if name not in self.manifest.files:
-            raise BundleFormatError(f"bundle {self.path} lists no file {name!r}; it lists {sorted(self.manifest.files)}")
+            raise BundleFormatError(
+                f"bundle {self.path} lists no file {name!r}; it lists {sorted(self.manifest.files)}"
+            )
         return self.path / name
 
     @classmethod
@@ -135,8 +144,9 @@ class Bundle:
         """Find a bundle by folder, bundled name or hub repository id, and verify it.
 
         Args:
-            model: A folder, the name of a bundled model such as ``"hysac-mini"``, or a repository id ``"owner/name"``
-                on the Hugging Face hub (downloaded once, then cached).
+            model: The name of a bundled model such as ``"hysac-mini"``, a folder (``"./hysac-mini"``), or a repository
+                id ``"owner/name"`` on the Hugging Face hub (downloaded once, then cached). Taken in this order, so that
+                no folder that happens to be in the working directory replaces a bundled model.
             revision: Branch, tag or commit of a hub repository.
 
         Raises:
@@ -144,7 +154,7 @@ class Bundle:
             BundleFormatError: The manifest is missing or not valid.
             ChecksumError: A file is missing, or is not the one the manifest describes.
         """
-        path = _locate(model, revision)
+        path, root = _locate(model, revision)
         manifest_path = path / MANIFEST_NAME
         if not manifest_path.is_file():
             raise BundleFormatError(
@@ -152,10 +162,13 @@ class Bundle:
             )
         try:
             manifest = Manifest.model_validate_json(manifest_path.read_bytes())
-        except ValidationError as error:
-            raise BundleFormatError(f"{manifest_path} is not a valid manifest: {error}") from error
+        except (ValidationError, OSError) as error:
+            raise BundleFormatError(
+                f"{manifest_path} is not a valid manifest of format {FORMAT_VERSION}: {error}; download or export the "
+                "bundle again, or upgrade hysac-retrieval if the bundle is newer"
+            ) from error
         for name, entry in manifest.files.items():
-            _verify(path / name, entry)
+            _verify(path / name, entry, root)
         return cls(path, manifest)
 
 
@@ -171,10 +184,31 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _verify(path: Path, entry: FileEntry) -> None:
+def entry_of(path: Path) -> FileEntry:
+    """Size and checksum of a file, as the manifest lists them."""
+    return FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
+    """Write or replace the manifest of a bundle folder, in one step, and load the bundle.
+
+    Raises:
+        ChecksumError: The files in the folder are not the ones that the manifest describes.
+    """
+    for name, entry in manifest.files.items():
+        _verify(folder / name, entry, folder.resolve())
+    partial = folder / f".{MANIFEST_NAME}.partial"
+    partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / MANIFEST_NAME)
+    return Bundle.load(folder)
+
+
+def _verify(path: Path, entry: FileEntry, root: Path | None) -> None:
     mend = "download or export the bundle again"
     if not path.is_file():
         raise ChecksumError(f"{path} is missing although the manifest lists it; {mend}")
+    if root is not None and not path.resolve().is_relative_to(root):
+        raise BundleFormatError(f"{path} is a link to {path.resolve()}, outside of the bundle; put a copy in its place")
     size = path.stat().st_size
     if size != entry.size:
         raise ChecksumError(f"{path} has {size} bytes, the manifest says {entry.size}; {mend}")
@@ -183,23 +217,26 @@ def _verify(path: Path, entry: FileEntry) -> None:
         raise ChecksumError(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}; {mend}")
 
 
-def _locate(model: str | Path, revision: str | None) -> Path:
+def _locate(model: str | Path, revision: str | None) -> tuple[Path, Path | None]:
+    """The folder of a bundle, and the folder that its files must not leave (None: links are trusted)."""
+    bundled = bundled_models()
+    if isinstance(model, str) and model in bundled:
+        return bundled[model], None  # our own package, which some installers build out of links
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return folder
-    bundled = bundled_models()
-    if str(model) in bundled:
-        return bundled[str(model)]
+        return folder, folder.resolve()
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.onnx*"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            folder = Path(snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.onnx*"]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise BundleNotFoundError(
                 f"{model!r} is no folder and could not be fetched from the Hugging Face hub: {error}"
             ) from error
+        # <cache>/models--owner--name/snapshots/<commit>: the files are links into the repository's own blobs.
+        return folder, folder.resolve().parents[1]
     raise BundleNotFoundError(
         f"no model {str(model)!r}: it is no folder, no bundled model ({', '.join(bundled) or 'none installed'}) "
         "and no hub repository id of the form owner/name"

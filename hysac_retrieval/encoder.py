@@ -1,0 +1,282 @@
+"""Texts and images to points on the hyperboloid, with ONNX Runtime.
+
+All of the model is in the two graphs of its bundle: pixel normalisation, towers, learned scales, curvature and the
+exponential map. What is done here is tokenisation, decoding, batching and checking.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hysac_retrieval.bundle import Bundle, ImageSpec, TextSpec
+from hysac_retrieval.errors import (
+    BundleFormatError,
+    ImageError,
+    InvalidVectorError,
+    MissingExtraError,
+    SettingsError,
+    TextError,
+)
+from hysac_retrieval.lift import PaddedLift
+from hysac_retrieval.preprocess import ImageSource, load_image, preprocess
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety import SafetyProfile
+from hysac_retrieval.tokenization import TextTokenizer
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Device = Literal["auto", "cpu", "cuda"]
+Pixels: TypeAlias = NDArray[np.uint8]
+Points: TypeAlias = NDArray[np.float32]
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class Encoder:
+    """A model bundle, ready to encode. Safe to use from several threads; each graph is loaded on first use.
+
+    Attributes:
+        bundle: The verified bundle.
+        name: Name of the model.
+        dim: Number of space components d of a point.
+        curvature: c > 0 of the space (curvature −c).
+        safety: The model's safety calibration.
+        fingerprint: Identity of what the model computes.
+        image_spec: How images enter the image graph.
+        text_spec: How texts enter the text graph.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: Device = "auto", threads: int | None = None) -> None:
+        """Wrap a loaded bundle; see `load`."""
+        if device not in get_args(Device):
+            raise SettingsError(f"unknown device {device!r}; expected one of {', '.join(get_args(Device))}")
+        if threads is not None and threads < 1:
+            raise SettingsError(f"threads is {threads}; expected at least 1, or None for one per core")
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.name = manifest.name
+        self.dim = manifest.dim
+        self.curvature = manifest.curvature
+        self.safety: SafetyProfile = manifest.safety
+        self.fingerprint = bundle.fingerprint
+        self.image_spec: ImageSpec = manifest.image
+        self.text_spec: TextSpec = manifest.text
+        self._device = device
+        self._threads = threads
+        self._providers = _providers(device)
+        self._sessions: dict[Modality, InferenceSession] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "hysac-mini",
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            model: Name of a bundled model, a folder, or a Hugging Face repository id ``"owner/name"``.
+            device: ``"auto"`` uses a CUDA GPU if ONNX Runtime was built for one; ``"cuda"`` insists on it.
+            threads: CPU threads of one encoding call; default: one per core.
+            revision: Branch, tag or commit of a hub repository.
+
+        Raises:
+            BundleError: The bundle is missing, damaged or not valid.
+            MissingExtraError: ONNX Runtime, or its GPU build for ``device="cuda"``, is not installed.
+            SettingsError: An option is out of range.
+        """
+        return cls(Bundle.load(model, revision=revision), device=device, threads=threads)
+
+    def __repr__(self) -> str:
+        return (
+            f"Encoder({self.name!r}, dim={self.dim}, curvature={self.curvature:.4g}, fingerprint={self.fingerprint!r})"
+        )
+
+    @cached_property
+    def lift(self) -> PaddedLift | None:
+        """The lift fitted on the model's training points; ``None`` if the bundle carries none."""
+        lift = self.bundle.manifest.lift
+        if lift is None:
+            return None
+        try:
+            return PaddedLift.from_dict(lift)
+        except SettingsError as error:
+            raise BundleFormatError(f"the lift in the manifest of {self.bundle.path} is not valid: {error}") from error
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer."""
+        return TextTokenizer.from_file(self.bundle.file(self.text_spec.tokenizer), self.text_spec)
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a text, start and end included, before it is cut.
+
+        A text with more than ``text_spec.context_length`` is encoded from its beginning only.
+
+        Raises:
+            TextError: The text is empty, blank or not a `str`.
+        """
+        return self.tokenizer.count(text)
+
+    def encode_text(self, texts: str | Iterable[str], *, batch_size: int = 64) -> Points:
+        """Encode n texts; one `str` counts as a list of one.
+
+        Args:
+            texts: The texts. Longer ones than the model's context are cut, see `count_tokens`.
+            batch_size: Texts per run of the graph, at least 1.
+
+        Returns:
+            Space components of points on the hyperboloid, (n, dim) float32.
+
+        Raises:
+            TextError: A text is empty, blank or not a `str`.
+        """
+        items = [texts] if isinstance(texts, str) else list(texts)
+        return self.encode_tokens(self.tokenizer(items), batch_size=batch_size)
+
+    def encode_tokens(self, tokens: NDArray[np.int64], *, batch_size: int = 64) -> Points:
+        """Encode rows of token ids, (n, context_length) int64, to points, (n, dim) float32."""
+        expected = (self.text_spec.context_length,)
+        if tokens.dtype != np.int64 or tokens.ndim != 2 or tokens.shape[1:] != expected:
+            raise TextError(f"token ids are {tokens.dtype} of shape {tokens.shape}, expected int64, (n, {expected[0]})")
+        return self._encode("text", tokens, np.asarray, batch_size)
+
+    def encode_image(self, images: ImageSource | Iterable[ImageSource] | Pixels, *, batch_size: int = 32) -> Points:
+        """Encode n images; a single one counts as a list of one.
+
+        Args:
+            images: Paths, bytes or Pillow images, or ready pixels as `preprocess_images` returns them.
+            batch_size: Images per run of the graph, at least 1. Images are decoded one batch at a time.
+
+        Returns:
+            Space components of points on the hyperboloid, (n, dim) float32.
+
+        Raises:
+            ImageError: An image cannot be decoded, or the pixels are of another shape or dtype.
+        """
+        if isinstance(images, np.ndarray):
+            size = self.image_spec.size
+            if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+                raise ImageError(
+                    f"pixels are {images.dtype} of shape {images.shape}, expected uint8, (n, {size}, {size}, 3); "
+                    "use preprocess_images, or PIL.Image.fromarray for pictures of another size"
+                )
+            return self._encode("image", images, np.asarray, batch_size)
+        return self._encode("image", _as_list(images), self.preprocess_images, batch_size)
+
+    def preprocess_images(self, images: ImageSource | Iterable[ImageSource]) -> Pixels:
+        """Decode and preprocess n images without the model: (n, size, size, 3) uint8.
+
+        Raises:
+            ImageError: An image cannot be decoded.
+        """
+        size = self.image_spec.size
+        items = _as_list(images)
+        pixels = np.empty((len(items), size, size, 3), dtype=np.uint8)
+        for row, source in zip(pixels, items, strict=True):
+            row[:] = preprocess(load_image(source), self.image_spec)
+        return pixels
+
+    def _encode(self, modality: Modality, items: Any, prepare: Any, batch_size: int) -> Points:
+        if batch_size < 1:
+            raise SettingsError(f"batch_size is {batch_size}; expected at least 1")
+        points = np.empty((len(items), self.dim), dtype=np.float32)
+        for start in range(0, len(items), batch_size):
+            batch = np.ascontiguousarray(prepare(items[start : start + batch_size]))
+            points[start : start + len(batch)] = self._run(modality, batch)
+        bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+        if bad.size:
+            raise InvalidVectorError(
+                f"model {self.name!r} gave points that are not finite for {modality} items {bad[:10].tolist()}; "
+                "the weights are unusable, export the model again"
+            )
+        return points
+
+    def _run(self, modality: Modality, batch: NDArray[Any]) -> Points:
+        session = self._session(modality)
+        (points,) = session.run(["point"], {session.get_inputs()[0].name: batch})
+        if points.shape != (len(batch), self.dim):
+            raise BundleFormatError(
+                f"the {modality} graph of {self.bundle.path} turned a batch of {len(batch)} into points of shape "
+                f"{points.shape}, expected {(len(batch), self.dim)}; export the bundle again"
+            )
+        return np.asarray(points, dtype=np.float32)
+
+    def _session(self, modality: Modality) -> InferenceSession:
+        with self._lock:
+            if modality not in self._sessions:
+                self._sessions[modality] = self._open(modality)
+            return self._sessions[modality]
+
+    def _open(self, modality: Modality) -> InferenceSession:
+        from onnxruntime import InferenceSession, SessionOptions
+
+        spec = self.image_spec if modality == "image" else self.text_spec
+        path = self.bundle.file(spec.file)
+        options = SessionOptions()
+        options.log_severity_level = 3  # errors only: they become exceptions, warnings would land on stderr
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        try:
+            session = InferenceSession(str(path), options, providers=self._providers)
+        except Exception as error:  # the C++ side has no usable hierarchy
+            raise BundleFormatError(f"ONNX Runtime cannot load {path}: {error}; export the bundle again") from error
+        # Providers that cannot start (driver, CUDA libraries) are dropped in silence.
+        if self._device == "cuda" and _CUDA not in session.get_providers():
+            raise SettingsError(
+                f"device 'cuda' was asked for, but ONNX Runtime could only start {session.get_providers()}; check that "
+                "`nvidia-smi` works and that the CUDA and cuDNN libraries match onnxruntime-gpu, or use device='cpu'"
+            )
+        if modality == "image":
+            size = self.image_spec.size
+            _check_graph(session, path, "pixels", "tensor(uint8)", (size, size, 3), self.dim)
+        else:
+            _check_graph(session, path, "tokens", "tensor(int64)", (self.text_spec.context_length,), self.dim)
+        return session
+
+
+def _as_list(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+    return [images] if isinstance(images, str | Path | bytes | Image.Image) else list(images)
+
+
+def _providers(device: Device) -> list[str]:
+    try:
+        from onnxruntime import InferenceSession, get_available_providers  # noqa: F401  an uninstall can leave a shell
+    except ImportError as error:
+        purpose = "encoding (extra 'cpu', or 'gpu' with an NVIDIA card; never both)"
+        raise MissingExtraError("onnxruntime", "gpu" if device == "cuda" else "cpu", purpose) from error
+    available = get_available_providers()
+    if device == "cuda" and _CUDA not in available:
+        raise MissingExtraError(
+            "onnxruntime-gpu", "gpu", "device='cuda' (first `pip uninstall onnxruntime`, the two overwrite each other)"
+        )
+    return [_CUDA, _CPU] if device != "cpu" and _CUDA in available else [_CPU]
+
+
+def _check_graph(
+    session: InferenceSession, path: Path, name: str, dtype: str, shape: tuple[int, ...], dim: int
+) -> None:
+    """Compare the inputs and outputs of a graph with the manifest."""
+    inputs = [(i.name, i.type, list(i.shape[1:])) for i in session.get_inputs()]
+    outputs = [(o.name, o.type, list(o.shape[1:])) for o in session.get_outputs()]
+    if inputs != [(name, dtype, list(shape))] or outputs != [("point", "tensor(float)", [dim])]:
+        raise BundleFormatError(
+            f"{path} takes {inputs} and gives {outputs} (name, type, shape without the batch axis); the manifest asks "
+            f"for {[(name, dtype, list(shape))]} and {[('point', 'tensor(float)', [dim])]}; export the bundle again"
+        )
+    batch = session.get_inputs()[0].shape[0]
+    if isinstance(batch, int):
+        raise BundleFormatError(f"the batch axis of {path} is fixed at {batch}; export it with a dynamic batch axis")
