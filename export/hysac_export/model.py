@@ -183,7 +183,8 @@ class HySAC(nn.Module):
 class WordHead(nn.Module):
     """Predicts which tokens the caption holds from the image tokens (auxiliary, dropped after training).
 
-    Multiple-instance pooling: a word is present if some image token says so (log-sum-exp over tokens).
+    Multiple-instance pooling: a word is present if some part of the picture says so (log-sum-exp over parts). Parts are
+    2×2 neighbourhoods of tokens: a quarter of the logits, and still smaller than any thing worth a word.
     """
 
     def __init__(self, width: int, vocab_size: int) -> None:
@@ -192,5 +193,8 @@ class WordHead(nn.Module):
         nn.init.constant_(self.classify.bias, -5.0)  # a word is rare: start near its base rate
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, n, width) image tokens to (B, vocab) logits."""
-        return torch.logsumexp(self.classify(tokens).float(), dim=1)
+        """(B, g², width) image tokens, rows of a square grid, to (B, vocab) logits."""
+        side = math.isqrt(tokens.shape[1])
+        grid = tokens.transpose(1, 2).unflatten(2, (side, side))
+        parts = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
+        return torch.logsumexp(self.classify(parts).float(), dim=1)

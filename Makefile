@@ -1,0 +1,58 @@
+# `make demo` and `make test` do all their set-up by themselves: a virtual environment in .venv, pip, the right extras.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := torch==2.14.1 torchvision==0.29.1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## Index the example gallery, search it safely, write demo/report.html
+	$(BIN)/hysac demo --out demo
+
+.PHONY: test
+test: $(VENV)/.dev ## Run all tests
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/.dev ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: eval
+eval: $(VENV)/.dev ## Evaluate the bundled model and the Euclidean baseline on all test splits
+	$(BIN)/hysac eval --out runs/eval
+
+.PHONY: mini
+mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again (about half an hour on 2 cores)
+	$(BIN)/hysac train mini --out runs/hysac-mini
+	$(BIN)/hysac export runs/hysac-mini --out hysac_retrieval/models/hysac-mini --name hysac-mini --overwrite
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/
+	$(BIN)/python benchmarks/recall.py
+
+.PHONY: clean
+clean: ## Remove the virtual environment and everything that commands wrote
+	rm -rf $(VENV) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+# Two levels of set-up, so that the demo installs neither torch nor the test tools.
+$(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[cpu]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[cpu,train,dev]'
+	touch $@ $(VENV)/.runtime

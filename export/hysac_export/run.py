@@ -1,0 +1,89 @@
+"""A trained run: the encoders in torch, read back from a run folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from hysac_export.config import TrainConfig
+from hysac_export.data import normalise, open_tokenizer, tokenize
+from hysac_export.model import HySAC
+from hysac_retrieval.errors import TrainingError
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+METRICS = "metrics.jsonl"
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Encoders of a finished (or interrupted) run; the model is in evaluation mode.
+
+    Attributes:
+        model: The torch model.
+        tokenizer: Cuts and pads to the model's context length.
+        config: What it was trained with.
+    """
+
+    model: HySAC
+    tokenizer: Tokenizer
+    config: TrainConfig
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a finished run folder.
+
+        Raises:
+            TrainingError: The folder holds no finished run.
+        """
+        folder = Path(folder)
+        missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (folder / name).is_file()]
+        if missing:
+            raise TrainingError(f"{folder} holds no finished run: {', '.join(missing)} missing; `hysac train` makes one")
+        try:
+            config = TrainConfig.model_validate_json((folder / CONFIG).read_bytes())
+        except ValidationError as error:
+            raise TrainingError(f"{folder / CONFIG} is not a valid run config: {error}") from error
+        model = HySAC(config.model)
+        weights = load_file(folder / WEIGHTS)
+        model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+        return cls(model.eval(), open_tokenizer(folder / TOKENIZER, config.model.text.context_length), config)
+
+    @property
+    def geometry(self) -> Literal["hyperbolic", "euclidean"]:
+        """Geometry of the points."""
+        return self.config.model.geometry
+
+    @property
+    def curvature(self) -> float:
+        """Curvature c of the space (−c); NaN for the Euclidean baseline."""
+        return float(self.model.curvature) if self.geometry == "hyperbolic" else math.nan
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
+        """Points of texts, (n, d) float32."""
+        ids = torch.from_numpy(tokenize(self.tokenizer, texts))
+        return _stack([self.model.encode_text(part) for part in ids.split(batch_size)])
+
+    @torch.inference_mode()
+    def encode_image(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
+        """Points of images, (n, S, S, 3) uint8 to (n, d) float32."""
+        parts = torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size)
+        return _stack([self.model.encode_image(normalise(part)) for part in parts])
+
+
+def _stack(parts: Sequence[Any]) -> NDArray[np.float32]:
+    points: NDArray[np.float32] = torch.cat(list(parts)).numpy()
+    return points
