@@ -21,6 +21,7 @@ from hysac_retrieval.bundle import TextSpec
 from hysac_retrieval.errors import TrainingError
 
 PAD, START, END = "<pad>", "<start>", "<end>"
+SPECIAL_TOKENS = (PAD, START, END)
 _SMALLEST = 256 + 3  # all bytes and the three special tokens
 
 
