@@ -1,0 +1,125 @@
+"""The condition that keeps unsafe points out, and how a caller's own filter is joined to it.
+
+It is applied inside the search and fails closed: a point passes only if it carries a score in range, given by the
+collection's own model. A caller's filter is nested whole as one more ``must``, so that nothing in it (``should``,
+``min_should``, ``must_not``) can widen the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from qdrant_client import models
+
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety import MODALITIES
+
+PAYLOAD_KEY = "hysac"
+"""The one payload key that is ours."""
+
+UNSAFE, MODALITY, MODEL, BEYOND = (f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "modality", "model", "beyond"))
+
+MAX_LIMIT = 10_000
+"""Largest number of hits of one search."""
+
+
+def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
+    """Points with a score of 0 to `threshold` given by the model `fingerprint`.
+
+    A payload value may be a list, and an engine takes a list for a match when any element matches: hence the
+    conditions that no score may be above the threshold and no model may be another.
+    """
+    return models.Filter(
+        must=[
+            models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=threshold)),
+            models.FieldCondition(key=MODEL, match=models.MatchValue(value=fingerprint)),
+        ],
+        must_not=[
+            models.FieldCondition(key=UNSAFE, range=models.Range(gt=threshold)),
+            models.FieldCondition(key=MODEL, match=models.MatchExcept(**{"except": [fingerprint]})),
+        ],
+    )
+
+
+def search_filter(
+    *,
+    threshold: float | None,
+    fingerprint: str,
+    modality: Modality | None = None,
+    user: models.Filter | Mapping[str, Any] | None = None,
+) -> models.Filter | None:
+    """Filter of a search: safety, modality and the caller's own, all of which must hold.
+
+    Args:
+        threshold: Largest unsafe score of a hit; None for a search that may return anything.
+        fingerprint: Model of the collection.
+        modality: Kind of points to find; None for any.
+        user: The caller's filter, as a model or as its JSON form.
+
+    Raises:
+        SettingsError: The modality is unknown or the caller's filter is none.
+    """
+    must: list[Any] = []
+    must_not: list[Any] = []
+    if threshold is not None:
+        safe = safety_filter(threshold, fingerprint)
+        must, must_not = list(safe.must), list(safe.must_not)  # type: ignore[arg-type]
+    if modality is not None:
+        if modality not in MODALITIES:
+            raise SettingsError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}, or None")
+        must.append(models.FieldCondition(key=MODALITY, match=models.MatchValue(value=modality)))
+    if user is not None:
+        must.append(as_filter(user))
+    return models.Filter(must=must, must_not=must_not or None) if must else None
+
+
+def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:
+    """A caller's filter as a model.
+
+    Raises:
+        SettingsError: It is no filter.
+    """
+    if isinstance(value, models.Filter):
+        return value
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"filter is {type(value).__name__}; expected a models.Filter or its JSON form")
+    try:
+        return models.Filter.model_validate(dict(value))
+    except ValidationError as error:
+        raise SettingsError(f"filter is not in the JSON form of a Qdrant filter: {error}") from error
+
+
+def effective_threshold(requested: float | None, ceiling: float) -> float:
+    """Threshold of a search: the ceiling, or what the caller asked for if that is no looser.
+
+    Raises:
+        SettingsError: The requested threshold is not a number from 0 to the ceiling.
+    """
+    if requested is None:
+        return ceiling
+    if isinstance(requested, bool) or not isinstance(requested, int | float) or not math.isfinite(requested):
+        raise SettingsError(f"threshold is {requested!r}; it must be a number from 0 to {ceiling:.6g}")
+    if not 0 <= requested <= ceiling:
+        raise SettingsError(
+            f"threshold is {requested}; it may only be stricter than {ceiling:.6g}, which the model was calibrated "
+            "for. Results beyond it are asked for with safe=False"
+        )
+    return float(requested)
+
+
+def checked_count(value: int, what: str, most: int = MAX_LIMIT) -> int:
+    """A whole number from 1 to `most`.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise SettingsError(f"{what} is {value!r}; it must be a whole number from 1 to {most:,}")
+    number = int(value)
+    if not 1 <= number <= most:
+        raise SettingsError(f"{what} is {number}; it must be from 1 to {most:,}")
+    return number

@@ -1,0 +1,174 @@
+"""What the rest of the package asks of a vector store, whichever engine is behind it.
+
+A store keeps named collections. Each holds one vector per point under the name `VECTOR_NAME`, a JSON
+payload, and metadata that says how the vectors are to be read. Filters are `qdrant_client.models.Filter`
+everywhere; a store whose engine has types of its own translates them whole or refuses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.results import PointId
+
+VECTOR_NAME = "hysac"
+"""Name of the vector in every collection."""
+
+METADATA_KEY = "hysac"
+"""Our key in a collection's metadata; an application's own metadata beside it is left alone."""
+
+UPSERT_CHUNK = 500
+"""Points sent to an engine at once: a few megabytes, far below the limit of a Qdrant server (32 MB)."""
+
+IndexKind = Literal["float", "keyword", "bool"]
+
+
+@dataclass(frozen=True, slots=True)
+class HnswOptions:
+    """How the engine builds its graph. The defaults are Qdrant's own.
+
+    Attributes:
+        m: Edges of a node, 2 or more.
+        ef_construct: Candidates considered while building, 4 or more.
+        full_scan_threshold: Segments, or filtered parts of one, below this many kilobytes of vectors are searched
+            exactly instead of through the graph.
+        indexing_threshold: Segments above this many kilobytes of vectors get a graph; None for the engine's own.
+    """
+
+    m: int = 16
+    ef_construct: int = 100
+    full_scan_threshold: int = 10_000
+    indexing_threshold: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("m", 2), ("ef_construct", 4), ("full_scan_threshold", 0), ("indexing_threshold", 0)):
+            value = getattr(self, name)
+            if name == "indexing_threshold" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingsError(f"hnsw option {name} is {value!r}; it must be an integer of {least} or more")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """A collection to make.
+
+    Attributes:
+        size: Length of the stored vectors.
+        metadata: JSON values to keep with the collection.
+        indexes: Payload fields to index, made before the first point arrives.
+        hnsw: Options of the graph.
+    """
+
+    size: int
+    metadata: Mapping[str, Any]
+    indexes: Mapping[str, IndexKind] = field(default_factory=dict)
+    hnsw: HnswOptions = HnswOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a store says about a collection that exists.
+
+    Attributes:
+        metadata: Our metadata; None when the collection has none.
+        size: Length of the vectors named `VECTOR_NAME`; None when there is no such vector, or it is not made for Dot.
+    """
+
+    metadata: Mapping[str, Any] | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class VectorQuery:
+    """Searches that differ only in their vector.
+
+    Attributes:
+        vectors: Shape (n, size), float32.
+        limit: Points to return for each, 1 or more.
+        filter: Condition on every point returned, applied inside the search.
+        ef: Candidates that the graph search keeps; None for the engine's own.
+    """
+
+    vectors: NDArray[np.float32]
+    limit: int
+    filter: models.Filter | None = None
+    ef: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPoint:
+    """A point as the engine returned it; `score` and `vector` are None where not asked for."""
+
+    id: PointId
+    payload: Mapping[str, Any]
+    score: float | None = None
+    vector: Sequence[float] | None = None
+
+
+class Store(Protocol):
+    """Named collections of vectors with payloads.
+
+    Every method raises `StoreError`, or one of its kinds, when the engine refuses or fails. Searches may run
+    from several threads at once.
+    """
+
+    def names(self) -> list[str]:
+        """Names of the collections, sorted."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a collection (ours or not) of that name."""
+
+    def create(self, name: str, spec: CollectionSpec) -> None:
+        """Make a collection, whole or not at all.
+
+        Raises:
+            CollectionExistsError: There is one of that name.
+        """
+
+    def open(self, name: str) -> Opened:
+        """Make a collection ready for use and say what it is.
+
+        Raises:
+            CollectionNotFoundError: There is none of that name.
+            StorageLockedError: Another process holds it.
+        """
+
+    def drop(self, name: str) -> None:
+        """Remove a collection with all its points."""
+
+    def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
+        """Replace our metadata."""
+
+    def upsert(
+        self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Insert points, or replace those with the same id. Durable when it returns."""
+
+    def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
+        """Best points for each vector, highest score first, with payload, score and vector."""
+
+    def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
+        """Points by id, with payload and vector, in no particular order; ids that are not there are left out."""
+
+    def count(self, name: str, filter: models.Filter | None = None) -> int:
+        """Exact number of points that match."""
+
+    def delete(self, name: str, ids: Sequence[PointId]) -> None:
+        """Remove points by id; ids that are not there are no error."""
+
+    def optimize(self, name: str) -> None:
+        """Have the engine finish its graph; call after bulk loads."""
+
+    def indexed(self, name: str) -> int:
+        """Number of vectors that the graph covers; the rest are searched exactly."""
+
+    def close(self) -> None:
+        """Let go of files and connections. Closing twice is no error."""

@@ -1,0 +1,274 @@
+"""Collections in a folder, on Qdrant's embedded engine: no server, the real index.
+
+    LOCATION/<collection>/collection.json   size of the vectors, metadata; written atomically
+    LOCATION/<collection>/shard/            the engine's own files
+
+A collection comes into being by one rename of a finished folder, so that a crash leaves none by halves. The
+engine locks a shard: one process at a time has a collection open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qdrant_edge as edge
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from hysac_retrieval.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    HysacError,
+    NotACollectionError,
+    SettingsError,
+    StorageLockedError,
+    StoreError,
+)
+from hysac_retrieval.results import PointId
+from hysac_retrieval.stores.base import (
+    UPSERT_CHUNK,
+    VECTOR_NAME,
+    CollectionSpec,
+    IndexKind,
+    Opened,
+    StoredPoint,
+    VectorQuery,
+)
+from hysac_retrieval.stores.edge_filter import edge_filter
+
+SIDECAR = "collection.json"
+_SHARD = "shard"
+_FORBIDDEN = frozenset('<>:"/\\|?*') | {chr(code) for code in range(32)} | {"\x7f"}
+_INDEX_TYPES: dict[IndexKind, Any] = {
+    "float": edge.PayloadSchemaType.Float,
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "bool": edge.PayloadSchemaType.Bool,
+}
+
+
+class EdgeStore:
+    """Collections in the folder `location`, which need not exist yet."""
+
+    def __init__(self, location: str | Path) -> None:
+        self._root = Path(location).expanduser()
+        self._shards: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._closed = False
+        if self._root.exists() and not self._root.is_dir():
+            raise NotACollectionError(f"{self._root} is a file; the location of collections is a folder")
+
+    def names(self) -> list[str]:
+        """See `Store.names`."""
+        return sorted(sidecar.parent.name for sidecar in self._root.glob(f"[!.]*/{SIDECAR}"))
+
+    def exists(self, name: str) -> bool:
+        """See `Store.exists`."""
+        return self._folder(name).exists()
+
+    def create(self, name: str, spec: CollectionSpec) -> None:
+        """See `Store.create`."""
+        folder = self._folder(name)
+        exists = CollectionExistsError(
+            f"{folder} exists already; open that collection, or recreate it (which removes its points)"
+        )
+        if folder.exists():
+            raise exists
+        hnsw = spec.hnsw
+        config = edge.EdgeConfig(
+            vectors={VECTOR_NAME: edge.EdgeVectorParams(size=spec.size, distance=edge.Distance.Dot)},
+            hnsw_config=edge.HnswIndexConfig(
+                m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
+            ),
+            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=hnsw.indexing_threshold),
+        )
+        making = self._root / f".making-{uuid.uuid4().hex}"
+        try:
+            making.mkdir(parents=True)
+            with _translated(name):
+                shard = edge.EdgeShard.create(str(making / _SHARD), config)
+                for key, kind in spec.indexes.items():
+                    shard.update(edge.UpdateOperation.create_field_index(key, _INDEX_TYPES[kind]))
+                shard.flush()
+                shard.close()
+            _write_json(making / SIDECAR, {"size": spec.size, "metadata": dict(spec.metadata)})
+            making.rename(folder)
+        except OSError as error:
+            if folder.exists():
+                raise exists from error
+            raise StoreError(f"cannot make the collection {name!r} in {self._root}: {error}") from error
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+    def open(self, name: str) -> Opened:
+        """See `Store.open`."""
+        folder = self._folder(name)
+        if not folder.exists():
+            raise CollectionNotFoundError(
+                f"no collection {name!r} in {self._root}; there are: {', '.join(self.names()) or 'none'}. "
+                "Index something first, or create it"
+            )
+        try:
+            sidecar = json.loads((folder / SIDECAR).read_text("utf-8"))
+            opened = Opened(metadata=dict(sidecar["metadata"]), size=int(sidecar["size"]))
+        except FileNotFoundError as error:
+            raise NotACollectionError(f"{folder} has no {SIDECAR}, so it is no collection of ours") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NotACollectionError(
+                f"{folder / SIDECAR} cannot be read: {error}. Restore the file, or index again"
+            ) from error
+        self._shard(name)
+        return opened
+
+    def drop(self, name: str) -> None:
+        """See `Store.drop`."""
+        folder = self._folder(name)
+        if not folder.exists():
+            return
+        with self._lock, _translated(name):
+            self._shard(name)  # fails where another process has it open
+            self._shards.pop(name).close()
+            trash = self._root / f".dropped-{uuid.uuid4().hex}"
+            folder.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
+        """See `Store.write_metadata`."""
+        with self._lock:
+            size = self.open(name).size
+            _write_json(self._folder(name) / SIDECAR, {"size": size, "metadata": dict(metadata)})
+
+    def upsert(
+        self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """See `Store.upsert`."""
+        shard, rows = self._shard(name), vectors.tolist()
+        for start in range(0, len(ids), UPSERT_CHUNK):
+            chunk = slice(start, start + UPSERT_CHUNK)
+            with _translated(name):
+                points = [
+                    edge.Point(i, {VECTOR_NAME: v}, dict(p))
+                    for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
+                ]
+                shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
+        """See `Store.query`."""
+        if not len(query.vectors):
+            return []
+        condition = None if query.filter is None else edge_filter(query.filter)
+        params = None if query.ef is None else edge.SearchParams(hnsw_ef=query.ef)
+        with _translated(name):
+            requests = [
+                edge.QueryRequest(
+                    query=edge.Query.Nearest(vector, using=VECTOR_NAME),
+                    limit=query.limit,
+                    filter=condition,
+                    params=params,
+                    with_payload=True,
+                    with_vector=[VECTOR_NAME],
+                )
+                for vector in query.vectors.tolist()
+            ]
+            answers = self._shard(name).query_batch(edge.QueryBatchRequest(requests))
+            return [[_stored(point, point.score) for point in answer] for answer in answers]
+
+    def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
+        """See `Store.retrieve`."""
+        with _translated(name):
+            records = self._shard(name).retrieve(list(ids), with_payload=True, with_vector=[VECTOR_NAME])
+            return [_stored(record) for record in records]
+
+    def count(self, name: str, filter: models.Filter | None = None) -> int:
+        """See `Store.count`."""
+        condition = None if filter is None else edge_filter(filter)
+        with _translated(name):
+            return int(self._shard(name).count(edge.CountRequest(exact=True, filter=condition)))
+
+    def delete(self, name: str, ids: Sequence[PointId]) -> None:
+        """See `Store.delete`."""
+        with _translated(name):
+            self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
+
+    def optimize(self, name: str) -> None:
+        """Build the graph in this process; until then the engine searches new points one by one."""
+        with _translated(name):
+            shard = self._shard(name)
+            shard.optimize()
+            shard.flush()
+
+    def indexed(self, name: str) -> int:
+        """See `Store.indexed`."""
+        with _translated(name):
+            return int(self._shard(name).info().indexed_vectors_count)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        with self._lock:
+            self._closed = True
+            while self._shards:
+                name, shard = self._shards.popitem()
+                with _translated(name):
+                    shard.flush()
+                    shard.close()
+
+    def _folder(self, name: str) -> Path:
+        """Folder of a collection: strictly inside the location, whatever the name."""
+        if not name or len(name) > 200 or name.startswith(".") or _FORBIDDEN & set(name):
+            raise SettingsError(
+                f"collection name {name!r} is not usable; give 1 to 200 characters, not starting with a dot "
+                'and without < > : " / \\ | ? * or control characters'
+            )
+        return self._root / name
+
+    def _shard(self, name: str) -> Any:
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"collection {name!r}: this store has been closed; open the collection again")
+            if name not in self._shards:
+                with _translated(name):
+                    self._shards[name] = edge.EdgeShard.load(str(self._folder(name) / _SHARD))
+            return self._shards[name]
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    """The engine raises plain `Exception`s; turn them into ours."""
+    try:
+        yield
+    except HysacError:
+        raise
+    except Exception as error:
+        if "WouldBlock" in str(error):
+            raise StorageLockedError(
+                f"collection {name!r} is open elsewhere (another process, or another Index of this one); "
+                "close that one or share it, or run a Qdrant server and use url= for several processes"
+            ) from error
+        raise StoreError(f"collection {name!r}: {error}") from error
+
+
+def _stored(point: Any, score: float | None = None) -> StoredPoint:
+    identity = point.id if isinstance(point.id, int) else str(point.id)
+    vector = point.vector.get(VECTOR_NAME) if isinstance(point.vector, dict) else None
+    return StoredPoint(id=identity, payload=point.payload or {}, score=score, vector=vector)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write so that a reader finds the old file or the new one, whole, even after a power cut."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(value, stream, allow_nan=False, indent=1, sort_keys=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
