@@ -35,7 +35,6 @@ IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".qoi", ".tga", ".tif"}
     | {".tiff", ".webp"}
 )
-)
 
 
 class QueryEncoder(Protocol):
