@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -26,8 +27,8 @@ ImageSource: TypeAlias = str | Path | bytes | Image.Image
 DEFAULT_MAX_PIXELS = 89_478_485
 """Largest width × height that is decoded by default; the figure at which Pillow itself begins to warn."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "QOI", "MPO")
-"""Decoders that may run. Pillow has more, some of which start other programs (EPS runs Ghostscript)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI")
+"""Decoders that may run. Pillow has more; some take almost any bytes for theirs, EPS starts Ghostscript."""
 
 _ELONGATED = 32  # aspect ratio from which only the cropped part is resized
 _ORIENTATION_TAG = 0x0112
@@ -144,10 +145,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow knows (AVIF came with 11.3)."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _open(stream: IO[bytes], what: str, max_pixels: int) -> Image.Image:
     try:
         with _quiet():
-            image = Image.open(stream, formats=FORMATS)
+            image = Image.open(stream, formats=_formats())
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{what} is not an image in a known format ({', '.join(FORMATS)}); convert it first"
