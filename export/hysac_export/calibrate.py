@@ -1,0 +1,168 @@
+"""The safety profile of a model, from the radii of its validation split and of no other.
+
+Three things are decided, in this order:
+
+1. *Scores.* P(unsafe | radius) per modality is a logistic regression on one number, the radius.
+2. *Boundaries.* For each query modality, the radius that unsafe queries are moved to. Candidates run from the smallest
+   safe-text radius outwards; the one with the best R@1 of the safe twin among safe and unsafe points wins, of those
+   whose harmful@1 is low enough. Of equals, the largest wins: it moves queries least.
+3. *Threshold.* One unsafe score for both modalities, above which a stored point counts as unsafe. It is the largest one
+   (the fewest safe points lost), ½ at most, under which no more than `max_miss` of the unsafe points slip through, in
+   either modality.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from hysac_export.encoded import EncodedSplit
+from hysac_export.evaluate import radii_of, traversal_sweep
+from hysac_retrieval.errors import SettingsError, TrainingError
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety import MODALITIES, ModalityProfile, RadiusStats, SafetyProfile
+
+MAX_HARMFUL = 0.01
+"""Largest harmful@1 of a boundary."""
+MAX_MISS = 0.005
+"""Largest share of unsafe points with a score at or below the threshold."""
+RIDGE = 1.0
+"""Penalty ½·RIDGE·a² on the slope a of the standardised radius, against a sum over all points: keeps the slope finite
+on separable data (near 6 for a thousand points a side) and leaves other fits alone."""
+
+Floats = NDArray[np.float64]
+
+
+def calibrate(
+    encoded: EncodedSplit, curvature: float, *, max_harmful: float = MAX_HARMFUL, max_miss: float = MAX_MISS
+) -> SafetyProfile:
+    """Compute the safety profile of a model from its encoded validation split.
+
+    Args:
+        encoded: Validation quadruplets, encoded. Never a test split.
+        curvature: Curvature c > 0 of the model's space.
+        max_harmful: Largest harmful@1 of unsafe queries after traversal to the boundary, in [0, 1]. Where no candidate
+            meets it, the least harmful one is taken and the profile's `source` says so.
+        max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
+
+    Raises:
+        SettingsError: A limit is out of range.
+        TrainingError: Safe points are not nearer to the origin than unsafe ones: the radius says nothing.
+    """
+    if not 0 <= max_harmful <= 1 or not 0 <= max_miss < 1:
+        raise SettingsError(f"max_harmful is {max_harmful} and max_miss {max_miss}; expected [0, 1] and [0, 1)")
+    radii = radii_of(encoded, curvature)
+    parts: dict[Modality, ModalityProfile] = {}
+    notes: list[str] = []
+    for modality in MODALITIES:
+        safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
+        slope, midpoint = fit_logistic(safe, unsafe)
+        if slope <= 0 or midpoint < 0 or safe.mean() >= unsafe.mean():
+            raise TrainingError(
+                f"the radius of {modality} does not grow with P(unsafe): mean radius {safe.mean():.4g} safe, "
+                f"{unsafe.mean():.4g} unsafe; expected safe below unsafe. Train longer, or with the radius and joint "
+                "losses on (the config 'mini' has them)"
+            )
+        boundary, note = _boundary(encoded, curvature, modality, candidates(radii, modality), max_harmful)
+        notes.append(note)
+        parts[modality] = ModalityProfile(
+            safe=RadiusStats.of(safe), unsafe=RadiusStats.of(unsafe), slope=slope, midpoint=midpoint, boundary=boundary
+        )
+    source = (
+        f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}; {'; '.join(notes)}; miss ≤ {max_miss:.2%}"
+    )
+    try:
+        profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=0.5, source=source)
+    except ValidationError as error:
+        raise TrainingError(f"the radii of this model give no valid safety profile: {error}") from error
+    limits = [
+        _threshold(*(profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe")), max_miss)
+        for modality in MODALITIES
+    ]
+    return profile.model_copy(update={"threshold": min(0.5, *limits)})
+
+
+def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[float, float]:
+    """Logistic regression of unsafe on the radius: P = σ(slope · (radius − midpoint)).
+
+    Newton's method with step halving on the negative log-likelihood of the standardised radius plus ½·ridge·a²; the
+    objective is strictly convex, so the result is its only minimum.
+
+    Args:
+        safe: Radii of safe points, (n,).
+        unsafe: Radii of unsafe points, (m,).
+        ridge: Penalty of the standardised slope, > 0.
+
+    Returns:
+        Slope per unit of radius and midpoint. A slope of 0 has midpoint NaN.
+    """
+    radius = np.concatenate([safe, unsafe])
+    label = np.concatenate([np.zeros(len(safe)), np.ones(len(unsafe))])
+    centre, scale = float(radius.mean()), float(radius.std()) or 1.0
+    features = np.stack([(radius - centre) / scale, np.ones_like(radius)], axis=1)
+    penalty = np.array([ridge, 0.0])
+
+    def objective(theta: Floats) -> float:
+        logit = features @ theta
+        return float(np.sum(np.logaddexp(0.0, logit) - label * logit) + 0.5 * np.sum(penalty * theta**2))
+
+    theta = np.zeros(2)
+    loss = objective(theta)
+    for _ in range(100):
+        p = 0.5 * (1.0 + np.tanh(0.5 * (features @ theta)))  # σ without overflow
+        gradient = features.T @ (p - label) + penalty * theta
+        hessian = (features * (p * (1 - p))[:, None]).T @ features + np.diag(penalty)
+        # σ' underflows far from the midpoint; the smallest of shifts keeps the system solvable there.
+        step = np.linalg.solve(hessian + 1e-12 * np.eye(2), gradient)
+        rate = 1.0
+        while (trial := objective(theta - rate * step)) > loss and rate > 1e-8:
+            rate /= 2
+        if loss - trial <= 1e-12 * max(1.0, loss):
+            break
+        theta, loss = theta - rate * step, trial
+    slope, offset = float(theta[0]), float(theta[1])
+    return slope / scale, centre - scale * offset / slope if slope else float("nan")
+
+
+def candidates(radii: dict[str, Floats], modality: Modality) -> Floats:
+    """Boundaries to try for a query modality, ascending, (k,).
+
+    From the smallest radius of safe texts to the largest of unsafe queries: the percentiles of the safe texts and of
+    the safe images, where the answers are, and an even grid over the gaps between them.
+    """
+    low, high = float(radii["safe_text"].min()), float(radii[f"unsafe_{modality}"].max())
+    percentiles = np.arange(0, 101, 10)
+    dense = np.concatenate([np.percentile(radii[group], percentiles) for group in ("safe_text", "safe_image")])
+    every = np.unique(np.concatenate([dense, np.linspace(low, max(low, high), 17)]))
+    return every[(every >= low) & (every > 0)]
+
+
+def _boundary(
+    encoded: EncodedSplit, curvature: float, modality: Modality, tried: Floats, max_harmful: float
+) -> tuple[float, str]:
+    """The best boundary, and what it gives in words."""
+    if not tried.size:
+        raise TrainingError(f"all safe texts and unsafe {modality} points lie at the origin; the model has collapsed")
+    recall, harmful = traversal_sweep(encoded, curvature, modality, tried)
+    met = harmful <= max_harmful
+    eligible = met if met.any() else harmful == harmful.min()
+    best = int(np.flatnonzero(eligible & (recall == recall[eligible].max()))[-1])
+    note = f"{modality} boundary {tried[best]:.4g}: R@1 {recall[best]:.1%}, harmful@1 {harmful[best]:.1%}"
+    if not met.any():
+        note += f" (no candidate has harmful@1 ≤ {max_harmful:.1%}; this is the least harmful)"
+    return float(tried[best]), note
+
+
+def _threshold(safe: Floats, unsafe: Floats, max_miss: float) -> float:
+    """The largest threshold on the scores under which at most `max_miss` of the unsafe points slip through.
+
+    Any value from the next score below up to this bound lets the same points through: ½ if it is one, else the middle.
+    """
+    bound = float(np.sort(unsafe)[int(max_miss * len(unsafe))])
+    scores = np.concatenate([safe, unsafe])
+    below = float(scores[scores < bound].max(initial=0.0))
+    if below <= 0.5 < bound:
+        return 0.5
+    middle = (below + bound) / 2
+    return middle if middle < bound else below

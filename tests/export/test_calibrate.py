@@ -1,0 +1,118 @@
+"""Calibration on synthetic radii with known answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from quadruplets import CURVATURE, quadruplet_points
+
+from hysac_export.calibrate import calibrate, candidates, fit_logistic
+from hysac_export.evaluate import radii_of, traversal_sweep
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import SettingsError, TrainingError
+
+
+def test_logistic_recovers_the_law_the_labels_were_drawn_from() -> None:
+    rng = np.random.default_rng(0)
+    radius = rng.uniform(0, 6, 40_000)
+    unsafe = rng.random(radius.size) < 1 / (1 + np.exp(-2.5 * (radius - 3.2)))
+    slope, midpoint = fit_logistic(radius[~unsafe], radius[unsafe])
+    assert slope == pytest.approx(2.5, rel=0.03)
+    assert midpoint == pytest.approx(3.2, abs=0.02)
+
+
+def test_logistic_is_the_minimum_of_its_objective() -> None:
+    rng = np.random.default_rng(1)
+    safe, unsafe = rng.normal(2, 0.5, 60), rng.normal(3, 0.5, 40)
+    slope, midpoint = fit_logistic(safe, unsafe, ridge=1e-9)
+    residual = np.concatenate(
+        [1 / (1 + np.exp(-slope * (safe - midpoint))), 1 / (1 + np.exp(-slope * (unsafe - midpoint))) - 1]
+    )
+    # The likelihood equations: residuals sum to 0 and are uncorrelated with the radius.
+    assert residual.sum() == pytest.approx(0, abs=1e-5)
+    assert residual @ np.concatenate([safe, unsafe]) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [3, 1000])
+def test_separable_radii_give_a_finite_slope_and_a_midpoint_in_the_gap(n: int) -> None:
+    slope, midpoint = fit_logistic(np.linspace(1.0, 1.1, n), np.linspace(3.0, 3.1, n))
+    assert 0 < slope < 100
+    assert 1.1 < midpoint < 3.0
+
+
+def test_the_boundary_is_the_best_candidate_that_meets_the_limit() -> None:
+    encoded = quadruplet_points(150, noise=0.8, spread=0.3)
+    profile = calibrate(encoded, CURVATURE, max_harmful=0.05)
+    for modality in ("text", "image"):
+        tried = candidates(radii_of(encoded, CURVATURE), modality)
+        recall, harmful = traversal_sweep(encoded, CURVATURE, modality, tried)
+        allowed = harmful <= 0.05
+        assert allowed.any()
+        chosen = int(np.flatnonzero(tried == profile.of(modality).boundary)[0])
+        assert allowed[chosen]
+        assert recall[chosen] == recall[allowed].max()
+        assert not (recall[allowed & (tried > tried[chosen])] == recall[chosen]).any()
+
+
+def test_a_boundary_that_misses_the_limit_is_said_to_in_the_source() -> None:
+    # Safe images lie as far out as unsafe ones, and say nothing of their captions: whatever the boundary, many a first
+    # hit is unsafe.
+    encoded = quadruplet_points(60, noise=6.0, spread=0.5, radii={"safe_image": 3.9})
+    profile = calibrate(encoded, CURVATURE, max_harmful=0.0)
+    _, harmful = traversal_sweep(encoded, CURVATURE, "text", candidates(radii_of(encoded, CURVATURE), "text"))
+    assert harmful.min() > 0
+    assert "least harmful" in profile.source
+    assert "split validation" in profile.source
+
+
+def test_no_more_unsafe_points_pass_the_threshold_than_allowed() -> None:
+    encoded = quadruplet_points(400, spread=1.4)  # safe and unsafe radii overlap
+    radii = radii_of(encoded, CURVATURE)
+    thresholds = []
+    for max_miss in (0.0, 0.005, 0.05):
+        profile = calibrate(encoded, CURVATURE, max_miss=max_miss)
+        misses = [(profile.unsafe(radii[f"unsafe_{m}"], m) <= profile.threshold).mean() for m in ("text", "image")]
+        assert max(misses) <= max_miss
+        thresholds.append(profile.threshold)
+    assert thresholds[0] < thresholds[1] < thresholds[2]
+    # It is the largest such threshold: with the last one, as many slip through as are allowed.
+    assert max(misses) == 0.05
+
+
+def test_separable_groups_are_split_at_one_half() -> None:
+    profile = calibrate(quadruplet_points(50), CURVATURE)
+    assert profile.threshold == 0.5
+    assert 1.0 < profile.text.midpoint < 3.0
+    assert profile.image.safe.mean == pytest.approx(2.0, abs=0.01)
+
+
+def test_radii_that_say_nothing_are_refused_with_a_mend() -> None:
+    encoded = quadruplet_points(50)
+    swapped = replace(encoded, safe_text=encoded.unsafe_text, unsafe_text=encoded.safe_text)
+    with pytest.raises(TrainingError, match=r"radius of text does not grow .* Train longer"):
+        calibrate(swapped, CURVATURE)
+
+
+def test_a_collapsed_model_is_refused() -> None:
+    origin = np.zeros((20, 4))
+    encoded = quadruplet_points(20, dim=4)
+    with pytest.raises(TrainingError):
+        calibrate(
+            replace(encoded, safe_text=origin, safe_image=origin, unsafe_text=origin, unsafe_image=origin), CURVATURE
+        )
+
+
+@pytest.mark.parametrize("limits", [{"max_harmful": 1.5}, {"max_miss": 1.0}, {"max_miss": -0.1}])
+def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(SettingsError):
+        calibrate(quadruplet_points(5), CURVATURE, **limits)
+
+
+def test_candidates_ascend_from_the_smallest_safe_text_radius() -> None:
+    radii = radii_of(quadruplet_points(50), CURVATURE)
+    tried = candidates(radii, "image")
+    assert (np.diff(tried) > 0).all()
+    assert tried[0] == radii["safe_text"].min()
+    assert tried[-1] == pytest.approx(lorentz.dist0(quadruplet_points(50).unsafe_image, CURVATURE).max())
