@@ -1,0 +1,297 @@
+"""From a trained model to a bundle: two ONNX graphs, a tokenizer and a manifest, checked before anybody sees them."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from hysac_export.model import HySAC
+from hysac_export.tokenizer import text_spec
+from hysac_export.verify import verify_bundle
+from hysac_retrieval.bundle import (
+    MANIFEST_NAME,
+    Bundle,
+    ImageSpec,
+    Manifest,
+    entry_of,
+    write_manifest,
+)
+from hysac_retrieval.errors import BundleFormatError, SettingsError, TrainingError
+from hysac_retrieval.lift import Lift
+from hysac_retrieval.safety import SafetyProfile
+
+__all__ = ["CLIP_MEAN", "CLIP_STD", "ImageGraph", "TextGraph", "export_bundle", "round_weights", "write_manifest"]
+
+Weights = Literal["float32", "float16"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Channel means of CLIP's preprocessing, of values in [0, 1]."""
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Channel standard deviations of CLIP's preprocessing."""
+
+_HALF_FROM = 1024  # arrays below this many elements are left in float32: nothing to gain
+
+
+class ImageGraph(nn.Module):
+    """Raw pixels to points: everything between a decoded picture and the hyperboloid.
+
+    Args:
+        model: The model; `encode_image` is used.
+        mean: Channel means of values in [0, 1].
+        std: Channel standard deviations.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: HySAC, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 to (B, d) float32 space components."""
+        x = pixels.permute(0, 3, 1, 2).float() / 255.0
+        return self.model.encode_image((x - self.mean) / self.std)
+
+
+class TextGraph(nn.Module):
+    """Token ids to points. The text tower pools at the largest id, which is the end token's (see `train_tokenizer`)."""
+
+    def __init__(self, model: HySAC) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L) int64 to (B, d) float32 space components."""
+        return self.model.encode_text(tokens)
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module) -> None:
+    """Round the matrices of a model to what float16 can hold, in place; all else stays as it is.
+
+    Convolutions too: export folds a batch norm into their kernels, which would undo the rounding.
+
+    Do this before calibration when the bundle is to store its weights in half precision, so that the profile belongs to
+    the model that is shipped.
+
+    Raises:
+        TrainingError: A weight is too large for float16.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            rounded = parameter.half().to(parameter.dtype)
+            if not torch.isfinite(rounded).all():
+                raise TrainingError(f"{name} has weights beyond ±65504; export with weights='float32'")
+            parameter.copy_(rounded)
+
+
+def export_bundle(
+    model: HySAC,
+    tokenizer: str | Path | Tokenizer,
+    *,
+    safety: SafetyProfile,
+    out: str | Path,
+    name: str,
+    lift: Lift | None = None,
+    training: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    description: str = "",
+    licence: str = "",
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+    weights: Weights = "float32",
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a model bundle and check that it computes what the model computes.
+
+    The bundle is built in a folder beside `out` and moved there only when all is well: there is never half a bundle.
+
+    Args:
+        model: A trained model in hyperbolic geometry, on any device. It is not changed.
+        tokenizer: The tokenizer it was trained with, or the path of its ``tokenizer.json``.
+        safety: Calibration of this very model.
+        out: Folder to write.
+        name: Name of the model.
+        lift: Lift fitted on training points.
+        training: Provenance, free form, JSON-serialisable.
+        metrics: Evaluation results, free form, JSON-serialisable.
+        description: What the model is, in words.
+        licence: SPDX identifier or words.
+        mean: Channel means that the model was trained with.
+        std: Channel standard deviations that the model was trained with.
+        weights: ``"float16"`` halves the size on disk: matrices are rounded (see `round_weights`) and stored in half
+            precision, all arithmetic stays in float32. The verification is against the rounded model.
+        overwrite: Replace a bundle that is at `out`. Nothing else is ever replaced.
+
+    Returns:
+        The bundle, loaded from `out`.
+
+    Raises:
+        SettingsError: There is something at `out` already.
+        TrainingError: The model or the tokenizer cannot be exported.
+        BundleFormatError: The graphs do not reproduce the model; nothing is written.
+    """
+    out = Path(out)
+    _check_target(out, overwrite)
+    words = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(str(tokenizer))
+    frozen = _frozen(model, words, weights)
+    spec = ImageSpec(size=model.config.image.size, mean=cast(Any, tuple(mean)), std=cast(Any, tuple(std)))
+    texts = text_spec(words, model.config.text.context_length)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        folder = work / "bundle"
+        folder.mkdir()
+        image, text = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
+        pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
+        tokens = torch.full((2, texts.context_length), texts.end_id)
+        write_graph(image, "pixels", pixels, folder / spec.file)
+        write_graph(text, "tokens", tokens, folder / texts.file)
+        _plain(words).save(str(folder / texts.tokenizer))
+        manifest = Manifest(
+            name=name,
+            description=description,
+            licence=licence,
+            dim=model.config.dim,
+            curvature=float(frozen.curvature.detach()),
+            image=spec,
+            text=texts,
+            files={file: entry_of(folder / file) for file in (spec.file, texts.file, texts.tokenizer)},
+            safety=safety,
+            lift=None if lift is None else lift.to_dict(),
+            training=dict(training or {}),
+            metrics=dict(metrics or {}),
+        )
+        verification = verify_bundle(write_manifest(folder, manifest), image, text) | {"weights": weights}
+        write_manifest(folder, manifest.model_copy(update={"verification": verification}))
+        _put(folder, out, work / "replaced")
+    finally:
+        shutil.rmtree(work)
+    return Bundle.load(out)
+
+
+def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> None:
+    """Export a module of one input to ONNX, with a dynamic batch axis and the output ``point``.
+
+    Args:
+        module: In evaluation mode, on the CPU.
+        source: Name of the input.
+        example: An input of batch size 2.
+        path: File to write, below 2 GB.
+    """
+    # torch.export specialises on nothing but the batch axis; unlike the older tracer it knows sinh.
+    with torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            input_names=[source],
+            output_names=["point"],
+            dynamic_shapes={source: {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    if program is None:
+        raise BundleFormatError(f"torch.onnx.export gave no program for {path.name}")
+    proto = program.model_proto
+    _strip(proto)
+    _store_halves(proto)
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Remove what the exporter notes for debugging: stack traces, with the paths of this machine, and value types."""
+    graph = proto.graph
+    for item in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    graph.ClearField("value_info")
+
+
+def _store_halves(proto: onnx.ModelProto) -> None:
+    """Store in half precision the weights that lose nothing by it; a Cast to float32 follows each.
+
+    Exact by construction, so it may always run: only a model whose weights were rounded has such weights. ONNX Runtime
+    folds the casts when it loads the graph.
+    """
+    graph = proto.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.size < _HALF_FROM or np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        half = values.astype(np.float16)
+        if np.array_equal(half.astype(np.float32), values):
+            stored = f"{tensor.name}.half"
+            casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
+            tensor.CopyFrom(numpy_helper.from_array(half, stored))
+    nodes = [*casts, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+
+
+def _frozen(model: HySAC, tokenizer: Tokenizer, weights: Weights) -> HySAC:
+    """A float32 copy on the CPU, in evaluation mode, that does not share the model's weights."""
+    if model.config.geometry != "hyperbolic":
+        raise TrainingError(
+            f"only hyperbolic models can be exported, this one is {model.config.geometry}: its points have no radius"
+        )
+    if tokenizer.get_vocab_size() > model.config.text.vocab_size:
+        raise TrainingError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.config.text.vocab_size}; "
+            "export with the tokenizer of the training run"
+        )
+    end = text_spec(tokenizer, model.config.text.context_length).end_id
+    if end != tokenizer.get_vocab_size() - 1:
+        raise TrainingError(f"the end token has id {end}, not the highest; the text tower would pool elsewhere")
+    frozen = copy.deepcopy(model).cpu().float().eval()
+    if weights == "float16":
+        round_weights(frozen)
+    elif weights != "float32":
+        raise SettingsError(f"weights is {weights!r}; expected 'float32' or 'float16'")
+    return frozen
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy without cutting and padding, which the manifest governs."""
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
+
+
+def _put(folder: Path, out: Path, replaced: Path) -> None:
+    if not out.exists():
+        folder.rename(out)
+        return
+    out.rename(replaced)
+    try:
+        folder.rename(out)
+    except OSError:
+        replaced.rename(out)
+        raise
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST_NAME).is_file():
+        raise SettingsError(f"{out} exists and is no bundle; choose another folder")
+    if not overwrite:
+        raise SettingsError(f"{out} holds a bundle already; choose another folder or ask to overwrite it")
