@@ -3,8 +3,8 @@
     for q in quadruplets("train", 1000, seed=0):
         Artist(styles_for("train")).draw(q.safe, rng), caption(q.safe, rng)
 
-Everything is a pure function of split, seed and generator. The safe scenes and the unsafe ones differ in what is in them
-and in nothing else; `checks` measures that.
+Everything is a pure function of split, seed and generator. The safe scenes and the unsafe ones differ in what is in
+them and in nothing else; `checks` measures that.
 """
 
 from hysac_export.scenes.captions import caption

@@ -1,4 +1,6 @@
-"""Draws the sprites that scenes are composed of. Run by hand when the catalogue or the artwork changes:
+"""Draws the sprites that scenes are composed of.
+
+Run by hand when the catalogue or the artwork changes:
 
     python -m hysac_export.scenes.art                   # fetches the five pinned packages with `npm pack`
     python -m hysac_export.scenes.art --packages DIR    # DIR holds them unpacked, as DIR/<name>/icons.json
@@ -72,7 +74,8 @@ def write_atlases(packages: Path, out: Path) -> None:
     """Draw every entity in every style that has it, into `out/<style>.webp` and `out/index.json`.
 
     Raises:
-        TrainingError: the catalogue names an icon that its package lacks, or an entity has fewer than two training styles.
+        TrainingError: the catalogue names an icon that its package lacks, or an entity is drawn in fewer than two
+            training styles.
     """
     out.mkdir(parents=True, exist_ok=True)
     index: dict[str, Any] = {"cell": CELL, "columns": COLUMNS, "styles": {}}

@@ -16,7 +16,8 @@ SETTING_SHARE = 0.7
 LIGHT_SHARE = 0.35
 
 _LINKS = (
-    "and", "and", "with", "with", "with", "next to", "beside", "near", "together with", "along with", "close to", "by", "plus",
+    "and", "and", "with", "with", "with", "next to", "beside", "near",
+    "together with", "along with", "close to", "by", "plus",
 )  # fmt: skip
 
 _WITH_PLACE = (

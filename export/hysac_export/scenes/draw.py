@@ -1,12 +1,14 @@
 """Draws scenes: sprites at random places, sizes and colours on a background of the scene's setting and light.
 
-Where, how large and in what colours something is drawn depends on the generator and on the number of sprites, never on what
-it is. All that is slow (decoding, scaling, painting) is done once per artist, so that pictures can be drawn anew in every epoch.
+Where, how large and in what colours something is drawn depends on the generator and on the number of sprites, never on
+what it is. All that is slow (decoding, scaling, painting) is done once per artist, so that pictures can be drawn
+anew in every epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +30,33 @@ VARIANTS = 10
 # Centres of n sprites as fractions of the edge; mirrored and transposed at random.
 _LAYOUTS: dict[int, tuple[tuple[tuple[float, float], ...], ...]] = {
     2: (((0.28, 0.5), (0.72, 0.5)), ((0.3, 0.32), (0.7, 0.68)), ((0.28, 0.62), (0.72, 0.62))),
-    3: (((0.26, 0.3), (0.74, 0.3), (0.5, 0.72)), ((0.26, 0.28), (0.72, 0.5), (0.26, 0.74)), ((0.25, 0.7), (0.5, 0.27), (0.76, 0.68))),
-    4: (((0.26, 0.27), (0.74, 0.27), (0.26, 0.74), (0.74, 0.74)), ((0.5, 0.22), (0.22, 0.52), (0.78, 0.5), (0.5, 0.78))),
-}  # fmt: skip
+    3: (
+        ((0.26, 0.3), (0.74, 0.3), (0.5, 0.72)),
+        ((0.26, 0.28), (0.72, 0.5), (0.26, 0.74)),
+        ((0.25, 0.7), (0.5, 0.27), (0.76, 0.68)),
+    ),
+    4: (
+        ((0.26, 0.27), (0.74, 0.27), (0.26, 0.74), (0.74, 0.74)),
+        ((0.5, 0.22), (0.22, 0.52), (0.78, 0.5), (0.5, 0.78)),
+    ),
+}
 _EDGES = {2: (22, 34), 3: (20, 31), 4: (18, 28)}
 """Smallest and largest sprite among n, in pixels of a picture of 64."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture and how it came about.
+
+    Attributes:
+        pixels: (size, size, 3).
+        covered: where sprites cover the background, (size, size).
+        boxes: left, top and edge of each entity's sprite in pixels, in the order of drawing.
+    """
+
+    pixels: Pixels
+    covered: NDArray[np.bool_]
+    boxes: dict[str, tuple[int, int, int]]
 
 
 class Artist:
@@ -69,16 +93,12 @@ class Artist:
         """Draw a scene, (size, size, 3)."""
         return self._compose(scene, rng, None)
 
-    def draw_with_mask(self, scene: Scene, rng: np.random.Generator) -> tuple[Pixels, NDArray[np.bool_]]:
-        """The same picture, and where sprites cover it, (size, size)."""
-        covered = np.zeros((self.size, self.size), np.bool_)
-        return self._compose(scene, rng, covered), covered
+    def trace(self, scene: Scene, rng: np.random.Generator) -> Drawing:
+        """Draw a scene, the same picture as `draw` gives, and say what went where."""
+        drawing = Drawing(np.empty(0, np.uint8), np.zeros((self.size, self.size), np.bool_), {})
+        return replace(drawing, pixels=self._compose(scene, rng, drawing))
 
-    def background(self, scene: Scene, rng: np.random.Generator) -> Pixels:
-        """The picture without its sprites."""
-        return _finish(self._canvas(scene, rng.random(8).tolist()))
-
-    def _compose(self, scene: Scene, rng: np.random.Generator, covered: NDArray[np.bool_] | None) -> Pixels:
+    def _compose(self, scene: Scene, rng: np.random.Generator, drawing: Drawing | None) -> Pixels:
         n = len(scene.entities)
         draws = rng.random((n + 2, 12)).tolist()
         canvas = self._canvas(scene, draws[0])
@@ -107,8 +127,9 @@ class Artist:
             part = canvas[y : y + edge, x : x + edge]
             part *= 1 - solid
             part += sprite[..., :3] * gain + solid * np.float32(shift)
-            if covered is not None:
-                covered[y : y + edge, x : x + edge] |= solid[..., 0] > 0
+            if drawing is not None:
+                drawing.covered[y : y + edge, x : x + edge] |= solid[..., 0] > 0
+                drawing.boxes[scene.entities[i]] = (x, y, edge)
         return _finish(canvas)
 
     def _start(self, centre: float, jitter: float, edge: int) -> int:

@@ -1,7 +1,7 @@
 """Quadruplets: a scene and its unsafe twin, the same scene with something unsafe in it or in place of something.
 
-Two kinds. In a *plain* quadruplet the twin holds something that is always unsafe. In a *context* quadruplet a thing that is
-harmless elsewhere turns unsafe by its company, so that neither a word nor a picture alone decides:
+Two kinds. In a *plain* quadruplet the twin holds something that is always unsafe. In a *context* quadruplet a thing
+that is harmless elsewhere turns unsafe by its company, so that neither a word nor a picture alone decides:
 
     turned      (licensor, thing)       ->  (endangered, thing)       a cook with a knife, a baby with a knife
     endangered  (endangered, harmless)  ->  (endangered, thing)
@@ -20,9 +20,9 @@ from functools import cache
 from random import Random
 from typing import TypeVar
 
-from hysac_export.scenes.sprites import styles_of
 from hysac_export.scenes.catalogue import UNSEEN_STYLES, Entity, catalogue
 from hysac_export.scenes.splits import Use, check_split, stable_hash, use, uses
+from hysac_export.scenes.sprites import styles_of
 from hysac_retrieval.errors import SettingsError
 
 T = TypeVar("T")
@@ -81,8 +81,8 @@ _Draft = tuple[list[str], list[str], list[str], str]
 def quadruplets(split: str, n: int, seed: int = 0) -> list[Quadruplet]:
     """Draw n different quadruplets of a split.
 
-    The first k of n are the same for every n, and no scene of a split occurs in another one: training scenes hold no pair of
-    entities that is kept for another split, while every other scene holds one of its own.
+    The first k of n are the same for every n, and no scene of a split occurs in another one: training scenes hold no
+    pair of entities that is kept for another split, while every other scene holds one of its own.
 
     Args:
         split: one of `SPLITS`.

@@ -1,7 +1,8 @@
 """Which pairs of entities belong to which split: decided by hashes, so that it never changes with a seed or an order.
 
-About a tenth of all unordered pairs is kept for testing and a tenth for validation. The companions of a context-dependent
-entity are few, so they are ranked by hash instead: one or two per side are kept for the split `context`, one for validation.
+About a tenth of all unordered pairs is kept for testing and a tenth for validation. The companions of a
+context-dependent entity are few, so they are ranked by hash instead: one or two per side are kept for the split
+`context`, one for validation.
 """
 
 from __future__ import annotations

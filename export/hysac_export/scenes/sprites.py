@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SpriteIndex:
-    """Where the sprites lie: edge of a cell, cells per row, and the entities of each style in the order of its atlas."""
+    """Where the sprites lie: edge of a cell, cells per row, and the entities of each style in atlas order."""
 
     cell: int
     columns: int
