@@ -1,0 +1,159 @@
+"""``hysac info``: what a collection or a model is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hysac_retrieval.cli.common import Command, connection, connection_options, console, json_option, print_json
+
+if TYPE_CHECKING:
+    from hysac_retrieval.safety import SafetyProfile
+
+
+@click.command("info", cls=Command)
+@click.argument("collections", metavar="[COLLECTION]...", nargs=-1)
+@connection_options
+@click.option("--model", help="Describe this model: bundled name, folder or hub repository.")
+@json_option
+def command(
+    collections: tuple[str, ...],
+    location: str | None,
+    url: str | None,
+    api_key: str | None,
+    prefer_grpc: bool,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Describe collections and models.
+
+    Without names: all collections of a location or server, or the models that come with the package.
+
+    \b
+    hysac info
+    hysac info photos --location ./data
+    hysac info --url http://localhost:6333 --json
+    hysac info --model hysac-mini
+    """
+    if model is not None and (collections or location or url):
+        raise click.UsageError("--model describes a model; ask about collections separately")
+    if model is None and (collections or location or url):
+        described = _collections(collections, connection(location, url, api_key, prefer_grpc))
+    else:
+        described = [_model(name) for name in ([model] if model is not None else _bundled())]
+    if as_json:
+        print_json(described)
+        return
+    for number, entry in enumerate(described):
+        if number:
+            click.echo()
+        _print(entry)
+    if not described:
+        click.echo("There are no collections yet; `hysac index` makes one.")
+
+
+def _bundled() -> list[str]:
+    from hysac_retrieval.bundle import bundled_models
+
+    return list(bundled_models())
+
+
+def _collections(names: tuple[str, ...], place: Any) -> list[dict[str, Any]]:
+    from hysac_retrieval.errors import NotACollectionError
+    from hysac_retrieval.index import Index
+    from hysac_retrieval.stores import open_store
+
+    store, owned = open_store(place)
+    try:
+        described = []
+        for name in names or store.names():
+            try:
+                index = Index.open(name, store=store)
+            except NotACollectionError as error:
+                if names:
+                    raise
+                described.append({"name": name, "error": str(error)})  # an application's own, beside ours
+                continue
+            described.append(index.info().to_dict() | {"safety": index.metadata.safety.model_dump(mode="json")})
+        return described
+    finally:
+        if owned:
+            store.close()
+
+
+def _model(name: str) -> dict[str, Any]:
+    from hysac_retrieval.bundle import Bundle
+
+    bundle = Bundle.load(name)
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "description": manifest.description,
+        "licence": manifest.licence,
+        "path": str(bundle.path),
+        "fingerprint": bundle.fingerprint,
+        "bytes": sum(entry.size for entry in manifest.files.values()),
+        "dim": manifest.dim,
+        "curvature": manifest.curvature,
+        "image size": manifest.image.size,
+        "context length": manifest.text.context_length,
+        "safety": manifest.safety.model_dump(mode="json"),
+        "metrics": manifest.metrics,
+        "training": manifest.training,
+        "verification": manifest.verification,
+    }
+
+
+def _print(entry: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from hysac_retrieval.safety import SafetyProfile
+
+    out = console()
+    out.print(entry["name"], style="bold", markup=False)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for key, value in entry.items():
+        if key not in ("name", "safety") and not isinstance(value, dict):
+            table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+    for key in ("metrics", "training", "verification"):
+        for path, value in _flat(entry.get(key) or {}, key):
+            table.add_row(path, f"{value:.4g}" if isinstance(value, float) else str(value))
+    out.print(table)
+    if "safety" in entry:
+        _print_profile(SafetyProfile.model_validate(entry["safety"]))
+
+
+def _print_profile(profile: SafetyProfile) -> None:
+    from rich.table import Table
+
+    from hysac_retrieval.safety import MODALITIES
+
+    out = console()
+    table = Table(title=f"safety profile, threshold {profile.threshold:.3g}", title_justify="left", box=None)
+    for column in ("", "safe radius", "unsafe radius", "P(unsafe) = ½ at", "queries kept up to"):
+        table.add_column(column, justify="right" if column else "left")
+    for modality in MODALITIES:
+        part = profile.of(modality)
+        table.add_row(
+            modality,
+            f"{part.safe.mean:.3f} ± {part.safe.std:.3f}",
+            f"{part.unsafe.mean:.3f} ± {part.unsafe.std:.3f}",
+            f"{part.midpoint:.3f}",
+            f"{part.boundary:.3f}",
+        )
+    out.print(table)
+
+
+def _flat(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+    """Nested settings as dotted paths; long lists are left to ``--json``."""
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        path = f"{prefix}.{key}"
+        if isinstance(value, dict):
+            rows += _flat(value, path)
+        elif not isinstance(value, list) or len(value) <= 8:
+            rows.append((path, value))
+    return rows
