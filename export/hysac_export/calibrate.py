@@ -76,10 +76,10 @@ def calibrate(
         profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=0.5, source=source)
     except ValidationError as error:
         raise TrainingError(f"the radii of this model give no valid safety profile: {error}") from error
-    limits = [
-        _threshold(*(profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe")), max_miss)
-        for modality in MODALITIES
-    ]
+    limits = []
+    for modality in MODALITIES:
+        safe, unsafe = (profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe"))
+        limits.append(_threshold(safe, unsafe, max_miss))
     return profile.model_copy(update={"threshold": min(0.5, *limits)})
 
 

@@ -1,0 +1,219 @@
+"""The results of an evaluation as tables for a terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table as RichTable
+
+from hysac_export.bootstrap import Figure
+from hysac_export.encoded import GROUPS
+from hysac_export.evaluate import MODES
+from hysac_export.subjects import Evaluation
+
+SPLIT_TITLES = {
+    "validation": "validation",
+    "test": "unseen combinations",
+    "context": "context",
+    "entities": "unseen unsafe entities",
+    "style": "unseen art style",
+}
+NONE = "–"
+_MODES = {
+    "plain": "",
+    "traversal": ", traversal",
+    "reference": ", published traversal",
+    "filter": ", pool filter alone",
+    "system": ", whole system",
+}
+_SEARCHES = {
+    "safe_t2i": "T → I",
+    "safe_i2t": "I → T",
+    "unsafe_t2i": "T* → I*",
+    "unsafe_i2t": "I* → T*",
+    **{f"twin_t2i.{mode}": f"T* → I in I ∪ I*{_MODES[mode]}" for mode in MODES},
+    **{f"twin_i2t.{mode}": f"I* → T in T ∪ T*{_MODES[mode]}" for mode in MODES},
+    "safe_t2i.union": "T → I in I ∪ I*",
+    "safe_t2i.system": "T → I in I ∪ I*, whole system",
+    "safe_i2t.union": "I → T in T ∪ T*",
+    "safe_i2t.system": "I → T in T ∪ T*, whole system",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of strings, ready to be shown anywhere."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def rich(self) -> RichTable:
+        """The table for a terminal."""
+        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for index, name in enumerate(self.header):
+            table.add_column(name, justify="left" if index == 0 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """The table as GitHub Markdown, under its title in bold."""
+        lines = [f"**{self.title}**", "", _row(self.header)]
+        lines.append("|" + "|".join("---" if i == 0 else "---:" for i in range(len(self.header))) + "|")
+        lines += [_row(row) for row in self.rows]
+        return "\n".join(lines)
+
+
+def quality_table(evaluations: Sequence[Evaluation]) -> Table:
+    """The figures the bundled model is held to: one row for each split and model."""
+    header = (
+        "split",
+        "model",
+        "radii in order",
+        "safe T→I R@1",
+        "unsafe→safe R@1, traversal",
+        "harmful@1, traversal",
+        "harmful@1, whole system",
+        "AUC text",
+        "AUC image",
+    )
+    rows = []
+    for result in evaluations:
+        f = result.figures.get
+        rows.append(
+            (
+                SPLIT_TITLES.get(result.split, result.split),
+                result.subject.name,
+                number(f("order")),
+                percent(f("safe_t2i.r1")),
+                percent(f("twin_t2i.traversal.r1")),
+                percent(f("twin_t2i.traversal.harmful1")),
+                percent(f("twin_t2i.system.harmful1")),
+                number(f("auc.text")),
+                number(f("auc.image")),
+            )
+        )
+    return Table(f"Quality, text queries ({_sample(evaluations)})", header, tuple(rows))
+
+
+def retrieval_table(evaluations: Sequence[Evaluation]) -> Table:
+    """All searches of one split, the models one below the other."""
+    rows = []
+    for key, label in _SEARCHES.items():
+        for result in evaluations:
+            if f"{key}.r1" not in result.figures:
+                continue
+            cells = [percent(result.figures.get(f"{key}.{name}")) for name in ("r1", "r10", "r20", "harmful1", "lost")]
+            rows.append((label, result.subject.name, *cells))
+    title = f"Retrieval, {_title(evaluations)}, in % ({_sample(evaluations)})"
+    header = ("search", "model", "R@1", "R@10", "R@20", "harmful@1", "R@1 lost to the filter")
+    return Table(title, header, tuple(rows))
+
+
+def radius_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Radii of the four groups of one split, for every model that has radii."""
+    rows = []
+    for result in evaluations:
+        for group in GROUPS if "order" in result.figures else ():
+            f = result.figures.get
+            rows.append(
+                (
+                    group.replace("_", " "),
+                    result.subject.name,
+                    number(f(f"radius.{group}.mean")),
+                    number(f(f"radius.{group}.std")),
+                    percent(f(f"moved.{group}")),
+                    percent(f(f"above.{group}")),
+                )
+            )
+    header = ("group", "model", "radius, mean", "radius, std", "beyond the boundary, %", "above the threshold, %")
+    return Table(f"Radii, {_title(evaluations)} ({_sample(evaluations)})", header, tuple(rows))
+
+
+def category_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Safety by category of one split, for every model."""
+    keys = (
+        "twin_t2i.traversal.harmful1",
+        "twin_t2i.system.harmful1",
+        "twin_i2t.traversal.harmful1",
+        "twin_i2t.system.harmful1",
+    )
+    rows = []
+    for result in evaluations:
+        names = dict.fromkeys(key.split(".")[1] for key in result.figures if key.startswith("category."))
+        for name in names if "order" in result.figures else ():
+            part = {key: result.figures.get(f"category.{name}.{key}") for key in (*keys, "auc.text", "auc.image")}
+            size = result.figures[f"category.{name}.auc.text"].n
+            cells = [percent(part[key]) for key in keys]
+            rows.append(
+                (name, result.subject.name, str(size), *cells, number(part["auc.text"]), number(part["auc.image"]))
+            )
+    header = (
+        "category",
+        "model",
+        "n",
+        "harmful@1 T*, traversal",
+        "harmful@1 T*, whole system",
+        "harmful@1 I*, traversal",
+        "harmful@1 I*, whole system",
+        "AUC text",
+        "AUC image",
+    )
+    return Table(f"Categories, {_title(evaluations)} ({_sample(evaluations)})", header, tuple(rows))
+
+
+def tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """All tables: the quality table, then the details split by split."""
+    result = [quality_table(evaluations)]
+    for split in dict.fromkeys(e.split for e in evaluations):
+        part = [e for e in evaluations if e.split == split]
+        result += [table for build in _DETAILS if (table := build(part)).rows]
+    return result
+
+
+def to_dict(evaluations: Sequence[Evaluation], **settings: Any) -> dict[str, Any]:
+    """Everything as plain JSON-serialisable values: settings, then the models with their profiles and figures."""
+    models: dict[str, Any] = {}
+    for result in evaluations:
+        subject = result.subject
+        entry = models.setdefault(
+            subject.name,
+            {
+                "source": subject.source,
+                "curvature": subject.curvature,
+                "profile": subject.profile.model_dump(mode="json") if subject.profile else None,
+                "splits": {},
+            },
+        )
+        entry["splits"][result.split] = {name: asdict(figure) for name, figure in result.figures.items()}
+    return {**settings, "models": models}
+
+
+def percent(figure: Figure | None) -> str:
+    """A share in per cent with its interval, such as ``75.3 [72.6, 78.0]``."""
+    return NONE if figure is None else f"{figure.value:.1%} [{figure.low:.1%}, {figure.high:.1%}]".replace("%", "")
+
+
+def number(figure: Figure | None) -> str:
+    """A number with its interval, such as ``0.994 [0.991, 0.997]``."""
+    return NONE if figure is None else f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+
+
+_DETAILS = (retrieval_table, radius_table, category_table)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _title(evaluations: Sequence[Evaluation]) -> str:
+    return SPLIT_TITLES.get(evaluations[0].split, evaluations[0].split)
+
+
+def _sample(evaluations: Sequence[Evaluation]) -> str:
+    sizes = sorted({len(e.encoded) for e in evaluations})
+    return f"{' or '.join(map(str, sizes))} quadruplets each, 95 % intervals"

@@ -1,0 +1,144 @@
+"""Models under evaluation: bundles and run folders, each with its safety profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hysac_export.bootstrap import Figure
+from hysac_export.calibrate import MAX_HARMFUL, MAX_MISS, calibrate
+from hysac_export.encoded import DrawnSplit, EncodedSplit, EncodesScenes, curvature_of, draw_split, encode_drawn
+from hysac_export.evaluate import Retrieval, metrics, retrievals
+from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.errors import MissingExtraError, TrainingError
+from hysac_retrieval.safety import SafetyProfile
+
+RUN_FILES = ("config.json", "model.safetensors")
+"""What tells a run folder from a bundle."""
+
+Progress = Callable[[str, int], None]
+"""Called with what is being done and the number of quadruplets that are done since the last call."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate.
+
+    Attributes:
+        name: Name in the tables.
+        encoder: The model.
+        curvature: c > 0, or ``None`` for a Euclidean model.
+        size: Side of its images in pixels.
+        profile: Its calibration; ``None`` for a Euclidean model and where calibration failed.
+        source: Where it came from, in words.
+    """
+
+    name: str
+    encoder: EncodesScenes
+    curvature: float | None
+    size: int
+    profile: SafetyProfile | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one split: the points, the searches and the figures."""
+
+    subject: Subject
+    split: str
+    encoded: EncodedSplit
+    found: dict[str, Retrieval]
+    figures: dict[str, Figure]
+
+
+def is_run(model: str | Path) -> bool:
+    """Whether a model is a run folder of `hysac train` rather than a bundle."""
+    return all((Path(model) / name).is_file() for name in RUN_FILES)
+
+
+def load_subject(model: str | Path) -> Subject:
+    """Load a bundle (by name, folder or hub id) or a run folder. A run has no profile yet: see `calibrated`.
+
+    Raises:
+        MissingExtraError: A run folder is given and torch is not installed.
+        BundleError: A bundle is given that cannot be used.
+        TrainingError: A run folder is given that cannot be used.
+    """
+    if not is_run(model):
+        bundle = Encoder.load(model)
+        source = f"bundle {bundle.name}, fingerprint {bundle.fingerprint}"
+        return Subject(bundle.name, bundle, bundle.curvature, bundle.image_spec.size, bundle.safety, source)
+    try:
+        from hysac_export.run import TrainedRun
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "train", f"reading the run folder {model}") from error
+    run = TrainedRun.load(model)
+    config = run.config
+    source = f"run {config.name}, seed {config.seed}, {config.steps} steps of {config.batch_size}"
+    return Subject(config.name, run, curvature_of(run), config.model.image.size, None, source)
+
+
+def calibrated(
+    subject: Subject,
+    n: int = 1000,
+    seed: int = 0,
+    *,
+    max_harmful: float = MAX_HARMFUL,
+    max_miss: float = MAX_MISS,
+    progress: Progress | None = None,
+) -> Subject:
+    """Give a hyperbolic model a profile computed from n quadruplets of the validation split.
+
+    Raises:
+        TrainingError: The model is Euclidean, or its radii say nothing about safety.
+    """
+    if subject.curvature is None:
+        raise TrainingError(f"{subject.name} is Euclidean: it has no radius to calibrate; give a hyperbolic model")
+    drawn = draw_split("validation", n, seed, subject.size)
+    encoded = encode_drawn(subject.encoder, drawn, _labelled(progress, f"{subject.name}: validation"))
+    profile = calibrate(encoded, subject.curvature, max_harmful=max_harmful, max_miss=max_miss)
+    return replace(subject, profile=profile)
+
+
+def evaluate_subjects(
+    subjects: Sequence[Subject],
+    splits: Iterable[str],
+    n: int = 1000,
+    seed: int = 0,
+    *,
+    resamples: int = 1000,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Evaluate models on splits; all of them see the same pictures and captions.
+
+    Args:
+        subjects: The models.
+        splits: Names of splits.
+        n: Quadruplets of each split.
+        seed: Seed of the quadruplets and of the bootstrap.
+        resamples: Bootstrap resamples.
+        progress: Called after every piece of work, 2 n for each model and split and n for drawing.
+
+    Returns:
+        One evaluation for each split and model, splits outermost.
+    """
+    results = []
+    for split in splits:
+        drawn: dict[int, DrawnSplit] = {}
+        for subject in subjects:
+            if subject.size not in drawn:
+                drawn[subject.size] = draw_split(split, n, seed, subject.size, _labelled(progress, f"{split}: drawing"))
+            label = f"{split}: {subject.name}"
+            encoded = encode_drawn(subject.encoder, drawn[subject.size], _labelled(progress, label))
+            found = retrievals(encoded, subject.curvature, subject.profile)
+            figures = metrics(encoded, subject.curvature, subject.profile, resamples=resamples, seed=seed, found=found)
+            if progress:
+                progress(label, n)
+            results.append(Evaluation(subject, split, encoded, found, figures))
+    return results
+
+
+def _labelled(progress: Progress | None, label: str) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(label, done)

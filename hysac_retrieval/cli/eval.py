@@ -1,0 +1,139 @@
+"""``hysac eval``: how well and how safely a model retrieves, beside a Euclidean baseline."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hysac_retrieval.cli.common import Command, json_option, print_json, progress_bar
+from hysac_retrieval.errors import MissingExtraError, TrainingError
+
+if TYPE_CHECKING:
+    from hysac_export.subjects import Subject
+
+TEST_SPLITS = ("test", "context", "entities", "style")
+_PLAIN_WIDTH = 200  # rows of the quality table on one line each
+SPLITS = ("validation", *TEST_SPLITS)
+
+
+@click.command("eval", cls=Command)
+@click.option("--model", default="hysac-mini", show_default=True, help="Bundle (name, folder, hub id) or run folder.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="Run folder to compare with. [benchmarks/baseline]")
+@click.option("--no-baseline", is_flag=True, help="Compare with nothing.")
+@click.option("--ablation", multiple=True, type=click.Path(path_type=Path), help="More run folders, a row each.")
+@click.option("--split", "splits", multiple=True, type=click.Choice(SPLITS), help="[default: all test splits]")
+@click.option("-n", "n", default=1000, show_default=True, type=click.IntRange(2), help="Quadruplets of each split.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the quadruplets and the intervals.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write eval.json and plots here.")
+@json_option
+@click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
+def command(
+    model: str,
+    baseline: Path | None,
+    no_baseline: bool,
+    ablation: tuple[Path, ...],
+    splits: tuple[str, ...],
+    n: int,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+    markdown: bool,
+) -> None:
+    """Evaluate a model on the test splits of the scenes.
+
+    Prints retrieval and safety figures with 95 % bootstrap intervals. A bundle brings its safety profile; a run folder
+    is calibrated first, on the validation split. All models see the same pictures and captions.
+    """
+    from hysac_export.plots import write_plots
+    from hysac_export.report import tables, to_dict
+    from hysac_export.subjects import evaluate_subjects, load_subject
+
+    chosen = splits or TEST_SPLITS
+    subjects = [load_subject(model)]
+    if not no_baseline and (found := _baseline(baseline)):
+        subjects.append(found)
+    subjects += [load_subject(folder) for folder in ablation]
+    subjects = _named_apart(subjects)
+    uncalibrated = [s for s in subjects if s.profile is None and s.curvature is not None]
+    drawings = len({s.size for s in subjects})
+    total = n * (len(chosen) * (drawings + 2 * len(subjects)) + len(uncalibrated))
+    with counting(total) as progress:
+        subjects = [_calibrated(s, n, progress) if s in uncalibrated else s for s in subjects]
+        evaluations = evaluate_subjects(subjects, chosen, n, seed, progress=progress)
+    result = to_dict(evaluations, n=n, seed=seed, resamples=1000)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "eval.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        try:
+            write_plots(evaluations, out)
+        except MissingExtraError as error:
+            note(f"No plots: {error}")
+        note(f"Wrote {out}")
+    if as_json:
+        print_json(result)
+    elif markdown:
+        click.echo("\n\n".join(table.markdown() for table in tables(evaluations)))
+    else:
+        from rich.console import Console
+
+        console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+        for table in tables(evaluations):
+            console.print(table.rich())
+
+
+def note(message: str) -> None:
+    """Say something on stderr that must not be overlooked."""
+    click.secho(message, fg="yellow", err=True)
+
+
+@contextmanager
+def counting(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar on stderr that counts to `total`; yields a callback of what is being done and how much is done."""
+    with progress_bar() as bar:
+        task = bar.add_task("", total=total)
+        yield lambda label, done: bar.update(task, description=label, advance=done)
+
+
+def _baseline(chosen: Path | None) -> Subject | None:
+    """The baseline to compare with; the default one may be missing, a chosen one may not."""
+    from hysac_export.subjects import is_run, load_subject
+
+    if chosen is not None:
+        return load_subject(chosen)
+    default = Path(__file__).resolve().parents[2] / "benchmarks" / "baseline"
+    if not is_run(default):
+        note(f"No Euclidean baseline: {default} is no run folder; name one by --baseline, or say --no-baseline.")
+        return None
+    try:
+        return load_subject(default)
+    except MissingExtraError as error:
+        note(f"No Euclidean baseline: {error}")
+        return None
+
+
+def _calibrated(subject: Subject, n: int, progress: Callable[[str, int], None]) -> Subject:
+    from hysac_export.subjects import calibrated
+
+    try:
+        return calibrated(subject, n, progress=progress)
+    except TrainingError as error:
+        # A model without a usable radius is a result too: the published losses alone, from scratch, make one.
+        note(f"{subject.name} has no safety profile, so neither traversal nor filter: {error}")
+        return subject
+
+
+def _named_apart(subjects: list[Subject]) -> list[Subject]:
+    """Number models of the same name."""
+    seen: dict[str, int] = {}
+    renamed = []
+    for subject in subjects:
+        seen[subject.name] = count = seen.get(subject.name, 0) + 1
+        renamed.append(subject if count == 1 else replace(subject, name=f"{subject.name} ({count})"))
+    return renamed
