@@ -69,7 +69,7 @@ class TrainedRun:
     @property
     def curvature(self) -> float:
         """Curvature c of the space (−c); NaN for the Euclidean baseline."""
-        return float(self.model.curvature) if self.geometry == "hyperbolic" else math.nan
+        return float(self.model.curvature.detach()) if self.geometry == "hyperbolic" else math.nan
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
