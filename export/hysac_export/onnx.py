@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from hysac_export.data import IMAGE_MEAN, IMAGE_STD
 from hysac_export.model import HySAC
 from hysac_export.tokenizer import text_spec
 from hysac_export.verify import verify_bundle
@@ -31,14 +32,9 @@ from hysac_retrieval.errors import BundleFormatError, SettingsError, TrainingErr
 from hysac_retrieval.lift import Lift
 from hysac_retrieval.safety import SafetyProfile
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "ImageGraph", "TextGraph", "export_bundle", "round_weights", "write_manifest"]
+__all__ = ["ImageGraph", "TextGraph", "export_bundle", "round_weights", "write_manifest"]
 
 Weights = Literal["float32", "float16"]
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""Channel means of CLIP's preprocessing, of values in [0, 1]."""
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Channel standard deviations of CLIP's preprocessing."""
 
 _HALF_FROM = 1024  # arrays below this many elements are left in float32: nothing to gain
 
@@ -111,8 +107,8 @@ def export_bundle(
     metrics: Mapping[str, Any] | None = None,
     description: str = "",
     licence: str = "",
-    mean: Sequence[float] = CLIP_MEAN,
-    std: Sequence[float] = CLIP_STD,
+    mean: Sequence[float] = IMAGE_MEAN,
+    std: Sequence[float] = IMAGE_STD,
     weights: Weights = "float32",
     overwrite: bool = False,
 ) -> Bundle:
