@@ -22,10 +22,7 @@ from hysac_retrieval.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.index import Index
     from hysac_retrieval.ingest import IndexReport
-    from hysac_retrieval.stores import Connection
 
 _SHOWN = 20
 
@@ -70,7 +67,7 @@ def command(
     journal: str | None,
     as_json: bool,
 ) -> None:
-    """Index images and texts into a collection.
+    r"""Index images and texts into a collection.
 
     SOURCE is a folder of images (searched recursively), an image, a text file (one text per line), or a JSONL or CSV
     table with a field for an image file, a text, or both; further fields go into the payload. Indexing a source again
@@ -83,14 +80,14 @@ def command(
     """
     place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.ingest.pipeline import index_sources
+    from hysac_retrieval.ingest.pipeline import collection_for, index_sources
     from hysac_retrieval.ingest.rows import Fields
     from hysac_retrieval.ingest.sources import SourceOptions
 
     encoder = Encoder.load(model)
     options = SourceOptions(captions, Fields(image_field, text_field), index_captions, namespace)
     limit: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
-    with open_index(collection, encoder, place, recreate=recreate) as index, _stop_on_interrupt() as stopped:
+    with collection_for(encoder, collection, recreate=recreate, **place) as index, _stop_on_interrupt() as stopped:
         with progress_bar("rate") as bar:
             task = bar.add_task("Indexing", total=None, rate="")
 
@@ -126,40 +123,16 @@ def command(
     ctx.exit(FAILED_ITEMS if report.failed else 0)
 
 
-def open_index(collection: str, encoder: Encoder, place: Connection, *, recreate: bool = False) -> Index:
-    """Open a collection for the encoder's points; make it if there is none.
-
-    Raises:
-        ModelMismatchError: It was indexed with another model.
-    """
-    from hysac_retrieval.index import Index
-
-    return Index.create(
-        collection,
-        dim=encoder.dim,
-        curvature=encoder.curvature,
-        safety=encoder.safety,
-        fingerprint=encoder.fingerprint,
-        lift=encoder.lift,
-        exist_ok=not recreate,
-        recreate=recreate,
-        **place,
-    )
-
-
 def _print_report(report: IndexReport) -> None:
-    kinds = (
-        ", ".join(f"{count} {kind}{'s'[: count != 1]}" for kind, count in report.indexed.items() if count) or "nothing"
-    )
+    counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
     rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
-    click.echo(f"Indexed {kinds} in {report.seconds:.1f} s{rate}.")
+    click.echo(f"Indexed {', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}.")
     if report.skipped:
         click.echo(f"{report.skipped} were in the collection already.")
     if report.truncated:
         some = ", ".join(report.truncated[:3]) + (", …" if len(report.truncated) > 3 else "")
-        click.echo(
-            f"{len(report.truncated)} texts are longer than the model reads, only their beginning counts: {some}"
-        )
+        cut = len(report.truncated)
+        click.echo(f"{cut} texts are longer than the model reads; only their beginning counts: {some}")
     if report.failed:
         click.echo(f"Failed: {len(report.failed)}", err=True)
         for failure in report.failed[:_SHOWN]:

@@ -26,7 +26,7 @@ def command(
     model: str | None,
     as_json: bool,
 ) -> None:
-    """Describe collections and models.
+    r"""Describe collections and models.
 
     Without names: all collections of a location or server, or the models that come with the package.
 

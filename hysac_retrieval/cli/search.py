@@ -49,7 +49,7 @@ def command(
     model: str,
     as_json: bool,
 ) -> None:
-    """Search a collection by text or by image.
+    r"""Search a collection by text or by image.
 
     An unsafe query is redirected to its safe counterpart and only safe points are returned, unless --unsafe is given.
 

@@ -77,7 +77,7 @@ class Journal:
         self._stream: IO[str] | None = None
         if path is not None:
             try:
-                self._stream = Path(path).open("w", encoding="utf-8")
+                self._stream = Path(path).open("w", encoding="utf-8")  # noqa: SIM115  closed by __exit__
             except OSError as error:
                 raise SourceError(f"the journal {path} cannot be written: {error}; choose another file") from error
 

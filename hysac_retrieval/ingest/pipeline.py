@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from hysac_retrieval.ingest.sources import Item, SourceOptions, read_sources
 from hysac_retrieval.preprocess import DEFAULT_MAX_PIXELS, load_image, preprocess
 from hysac_retrieval.results import Modality
 from hysac_retrieval.safety import MODALITIES
+from hysac_retrieval.stores import Connection
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder import Encoder
@@ -32,7 +33,7 @@ def index_sources(
     index: Index,
     encoder: Encoder,
     *,
-    options: SourceOptions = SourceOptions(),
+    options: SourceOptions | None = None,
     batch_size: int = 64,
     workers: int = 4,
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -73,7 +74,7 @@ def index_sources(
             raise SettingsError(f"{name} is {value}; expected at least 1")
     began = time.perf_counter()
     index.collection.expect(encoder.fingerprint)
-    items, unusable = read_sources(sources, options)
+    items, unusable = read_sources(sources, options or SourceOptions())
     with Journal(None if journal is None else Path(journal)) as notes:
         for failure in unusable:
             notes.fail(failure)
@@ -102,6 +103,32 @@ def index_sources(
         )
 
 
+def collection_for(encoder: Encoder, name: str, *, recreate: bool = False, **connection: Unpack[Connection]) -> Index:
+    """Open a collection for an encoder's points; make it if there is none.
+
+    Args:
+        encoder: Its space, calibration and lift become the collection's.
+        name: Name of the collection.
+        recreate: Remove a collection that exists, with all its points.
+        **connection: Where it lives; see `Connection`.
+
+    Raises:
+        ModelMismatchError: It was indexed with another model.
+        StorageLockedError: Another process has the folder.
+    """
+    return Index.create(
+        name,
+        dim=encoder.dim,
+        curvature=encoder.curvature,
+        safety=encoder.safety,
+        fingerprint=encoder.fingerprint,
+        lift=encoder.lift,
+        exist_ok=not recreate,
+        recreate=recreate,
+        **connection,
+    )
+
+
 class _Run:
     def __init__(
         self, index: Index, encoder: Encoder, notes: Journal, batch_size: int, max_pixels: int, resume: bool
@@ -112,7 +139,7 @@ class _Run:
         self.batch_size = batch_size
         self.max_pixels = max_pixels
         self.resume = resume
-        self.indexed: dict[Modality, int] = dict.fromkeys(MODALITIES, 0)
+        self.indexed: dict[str, int] = dict.fromkeys(MODALITIES, 0)
         self.skipped = 0
 
     def batches(

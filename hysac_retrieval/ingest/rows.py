@@ -40,6 +40,9 @@ class Fields:
         return TEXT_FIELDS if self.text is None else (self.text,)
 
 
+USUAL_FIELDS = Fields()
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row of a table.

@@ -19,7 +19,7 @@ from typing import Any
 
 from hysac_retrieval.errors import SettingsError, SourceError, TextError
 from hysac_retrieval.ingest.journal import FailedItem
-from hysac_retrieval.ingest.rows import ROW_SUFFIXES, Fields, Row, read_rows
+from hysac_retrieval.ingest.rows import ROW_SUFFIXES, USUAL_FIELDS, Fields, Row, read_rows
 from hysac_retrieval.results import Modality
 from hysac_retrieval.search import IMAGE_SUFFIXES
 
@@ -55,13 +55,13 @@ class SourceOptions:
     """
 
     captions: str | os.PathLike[str] | None = None
-    fields: Fields = Fields()
+    fields: Fields = USUAL_FIELDS
     index_captions: bool = False
     namespace: str | None = None
 
 
 def read_sources(
-    sources: Sequence[str | os.PathLike[str]], options: SourceOptions = SourceOptions()
+    sources: Sequence[str | os.PathLike[str]], options: SourceOptions | None = None
 ) -> tuple[list[Item], list[FailedItem]]:
     """List all items of the sources, each key once.
 
@@ -77,7 +77,7 @@ def read_sources(
         SettingsError: Captions are given but no source has images to go with them, or two sources share a namespace
             and a file name.
     """
-    reader = _Reader(options)
+    reader = _Reader(options or SourceOptions())
     for source in sources:
         reader.read(Path(source).expanduser())
     reader.finish()
@@ -204,9 +204,7 @@ class _Reader:
         seen: dict[str, int] = {}
         for row in rows:
             if row.text is None or not row.text.strip():
-                self.failed.append(
-                    FailedItem.of(row.origin, TextError("the text is empty; fill it in or leave it out"))
-                )
+                self.failed.append(_empty(row))
                 continue
             count = seen[row.text] = seen.get(row.text, 0) + 1
             # Rows with the same text and other fields are points of their own.
@@ -222,6 +220,10 @@ class _Reader:
                 f"{other.origin} and {item.origin} would get the same id in namespace {self.options.namespace!r}; "
                 "index them in separate namespaces"
             )
+
+
+def _empty(row: Row) -> FailedItem:
+    return FailedItem.of(row.origin, TextError("the text is empty; fill it in, or leave the row out"))
 
 
 def _normal(file: str) -> str:

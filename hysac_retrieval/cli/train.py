@@ -1,0 +1,74 @@
+"""``hysac train``: a run folder from a config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hysac_retrieval.cli.common import Command, json_option, print_json, progress_bar, require_training
+
+_GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
+
+
+@click.command("train", cls=Command)
+@click.argument("config")
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Run folder; made.")
+@click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Replace a setting, such as optim.lr=1e-3.")
+@click.option("--device", help="cpu or cuda  [default: cuda if there is one]")
+@json_option
+def command(config: str, out: Path, resume: bool, changes: tuple[str, ...], device: str | None, as_json: bool) -> None:
+    r"""Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config (mini).
+
+    The run folder holds the config, the tokenizer, checkpoints, metrics (JSON Lines) and, in the end, the weights.
+
+    \b
+    hysac train mini --out runs/mini
+    hysac train mini --out runs/mini --resume
+    hysac train my.yaml --out runs/mine --set seed=1 --set data.quadruplets=5000
+    """
+    require_training("training")
+    overrides = dict(_change(change) for change in changes)
+    from hysac_export.config import TrainConfig
+    from hysac_export.train import Trainer
+
+    settings = TrainConfig.load(config, **overrides)
+    trainer = Trainer(settings, out, resume=resume, device=device)
+    last: dict[str, float] = {}
+    with progress_bar("figures") as bar:
+        task = bar.add_task("Training", total=settings.steps, completed=trainer.step, figures="")
+
+        def show(step: int, metrics: dict[str, float]) -> None:
+            last.update(metrics)
+            bar.update(task, completed=step, figures=figures(metrics))
+
+        trainer.run(progress=show)
+    result = {"run": str(out), "name": settings.name, "steps": trainer.step, "metrics": last}
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"Trained {settings.name} for {trainer.step} steps: {figures(last)}")
+        click.echo(f"Next: hysac export {out} --out {settings.name}-bundle")
+
+
+def figures(metrics: dict[str, float]) -> str:
+    """Loss, and the mean radii of safe text, safe image, unsafe text and unsafe image, in short."""
+    if not metrics:
+        return "nothing left to do"
+    text = f"loss {metrics['loss']:.3f}"
+    radii = [metrics[f"radius/{group}"] for group in _GROUPS if f"radius/{group}" in metrics]
+    return text + ("  radii " + " ".join(f"{radius:.2f}" for radius in radii) if radii else "")
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """``key=value``, the value as JSON where it is, else as a string."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint="--set")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
