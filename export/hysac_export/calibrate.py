@@ -25,6 +25,8 @@ from hysac_retrieval.safety import MODALITIES, ModalityProfile, RadiusStats, Saf
 
 MAX_HARMFUL = 0.01
 """Largest harmful@1 of a boundary."""
+MIN_SPREAD = 1e-5
+"""Smallest standard deviation of a modality's radii, relative to their mean."""
 MAX_MISS = 0.005
 """Largest share of unsafe points with a score at or below the threshold."""
 RIDGE = 1.0
@@ -57,6 +59,7 @@ def calibrate(
     notes: list[str] = []
     for modality in MODALITIES:
         safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
+        _check_spread(safe, unsafe, modality)
         slope, midpoint = fit_logistic(safe, unsafe)
         if slope <= 0 or midpoint < 0 or safe.mean() >= unsafe.mean():
             raise TrainingError(
@@ -136,6 +139,16 @@ def candidates(radii: dict[str, Floats], modality: Modality) -> Floats:
     dense = np.concatenate([np.percentile(radii[group], percentiles) for group in ("safe_text", "safe_image")])
     every = np.unique(np.concatenate([dense, np.linspace(low, max(low, high), 17)]))
     return every[(every >= low) & (every > 0)]
+
+
+def _check_spread(safe: Floats, unsafe: Floats, modality: Modality) -> None:
+    """Refuse radii that differ by rounding alone: a slope fitted to them would be noise."""
+    radii = np.concatenate([safe, unsafe])
+    if radii.std() <= MIN_SPREAD * radii.mean():
+        raise TrainingError(
+            f"all {modality} radii are {radii.mean():.6g} up to rounding: the model has collapsed. Train it from "
+            "another seed, or with the radius and joint losses on (the config 'mini' has them)"
+        )
 
 
 def _boundary(

@@ -98,10 +98,16 @@ def test_radii_that_say_nothing_are_refused_with_a_mend() -> None:
 def test_a_collapsed_model_is_refused() -> None:
     origin = np.zeros((20, 4))
     encoded = quadruplet_points(20, dim=4)
-    with pytest.raises(TrainingError):
+    with pytest.raises(TrainingError, match="collapsed"):
         calibrate(
             replace(encoded, safe_text=origin, safe_image=origin, unsafe_text=origin, unsafe_image=origin), CURVATURE
         )
+
+
+def test_radii_that_differ_by_rounding_alone_are_refused() -> None:
+    encoded = quadruplet_points(200, spread=0.0, radii={"unsafe_text": 1.0 + 1e-7})
+    with pytest.raises(TrainingError, match=r"all text radii are 1 up to rounding"):
+        calibrate(encoded, CURVATURE)
 
 
 @pytest.mark.parametrize("limits", [{"max_harmful": 1.5}, {"max_miss": 1.0}, {"max_miss": -0.1}])

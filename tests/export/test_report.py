@@ -1,0 +1,166 @@
+"""Tables, JSON and plots say what the figures say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from quadruplets import CURVATURE, profile_with, quadruplet_points
+
+from hysac_export.bootstrap import Figure
+from hysac_export.encoded import EncodedSplit, encode_drawn
+from hysac_export.evaluate import auc, metrics, retrievals
+from hysac_export.plots import roc_curve, write_plots
+from hysac_export.report import number, percent, quality_table, tables, to_dict
+from hysac_export.subjects import Evaluation, Subject, calibrated, evaluate_subjects
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import InvalidVectorError, SettingsError, TrainingError
+
+
+class CountingEncoder:
+    """Encodes by rule: the direction comes from brightness or length, the radius is 1 for texts and 2 for images."""
+
+    curvature = 1.0
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def encode_text(self, texts: list[str], /) -> np.ndarray:
+        angle = np.array([len(text) for text in texts], dtype=float)
+        return np.sinh(1.0) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+    def encode_image(self, pixels: np.ndarray, /) -> np.ndarray:
+        self.images += len(pixels)
+        angle = pixels.reshape(len(pixels), -1).mean(axis=1)
+        return np.sinh(2.0) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def evaluation(split: str, encoded: EncodedSplit, *, name: str = "model", euclidean: bool = False) -> Evaluation:
+    curvature = None if euclidean else CURVATURE
+    profile = None if euclidean else profile_with(boundary=1.5, threshold=0.5)
+    subject = Subject(name, CountingEncoder(), curvature, 64, profile, "made up")
+    found = retrievals(encoded, curvature, profile)
+    return Evaluation(subject, split, encoded, found, metrics(encoded, curvature, profile, resamples=20, found=found))
+
+
+@pytest.fixture(scope="module")
+def evaluations() -> list[Evaluation]:
+    encoded = quadruplet_points(40, noise=0.5)
+    return [
+        evaluation("test", encoded),
+        evaluation("test", encoded, name="clip", euclidean=True),
+        evaluation("style", quadruplet_points(40, noise=2.0)),
+    ]
+
+
+def test_shares_are_in_per_cent_and_missing_figures_are_a_dash() -> None:
+    assert percent(Figure(0.753, 0.7264, 0.78, 1000)) == "75.3 [72.6, 78.0]"
+    assert number(Figure(0.994, 0.9906, 1.0, 1000)) == "0.994 [0.991, 1.000]"
+    assert percent(None) == number(None) == "–"
+
+
+def test_quality_table_has_a_row_for_each_split_and_model(evaluations: list[Evaluation]) -> None:
+    table = quality_table(evaluations)
+    assert [row[:2] for row in table.rows] == [
+        ("unseen combinations", "model"),
+        ("unseen combinations", "clip"),
+        ("unseen art style", "model"),
+    ]
+    shown = dict(zip(table.header, table.rows[0], strict=True))
+    figures = evaluations[0].figures
+    assert shown["radii in order"] == number(figures["order"])
+    assert shown["harmful@1, whole system"] == percent(figures["twin_t2i.system.harmful1"])
+    assert shown["AUC image"] == number(figures["auc.image"])
+    # A Euclidean model retrieves, but has no radius and no traversal.
+    assert table.rows[1][3] == percent(evaluations[1].figures["safe_t2i.r1"])
+    assert set(table.rows[1][4:]) == {"–"}
+
+
+def test_details_show_every_search_of_every_model(evaluations: list[Evaluation]) -> None:
+    retrieval = next(t for t in tables(evaluations) if t.title.startswith("Retrieval, unseen combinations"))
+    searches = [row[0] for row in retrieval.rows if row[1] == "model"]
+    assert len(searches) == len(set(searches)) == len(evaluations[0].found)
+    assert len([row for row in retrieval.rows if row[1] == "clip"]) == len(evaluations[1].found)
+
+
+def test_markdown_tables_are_rectangular(evaluations: list[Evaluation]) -> None:
+    for table in tables(evaluations):
+        lines = table.markdown().splitlines()[2:]
+        assert len(lines) == 2 + len(table.rows)
+        assert {line.count("|") for line in lines} == {len(table.header) + 1}
+
+
+def test_json_holds_every_figure_and_the_profile(evaluations: list[Evaluation]) -> None:
+    result = json.loads(json.dumps(to_dict(evaluations, seed=0), allow_nan=False))
+    assert result["seed"] == 0
+    assert set(result["models"]) == {"model", "clip"}
+    model = result["models"]["model"]
+    assert set(model["splits"]) == {"test", "style"}
+    assert set(model["splits"]["test"]) == set(evaluations[0].figures)
+    assert model["splits"]["test"]["order"]["value"] == evaluations[0].figures["order"].value
+    assert model["profile"]["text"]["boundary"] == 1.5
+    assert result["models"]["clip"]["profile"] is None
+
+
+def test_plots_are_written(evaluations: list[Evaluation], tmp_path: Path) -> None:
+    written = write_plots(evaluations, tmp_path)
+    assert sorted(path.name for path in written) == ["radii.png", "recall.png", "roc.png", "traversal.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+
+
+def test_area_under_the_curve_that_is_drawn_is_the_auc() -> None:
+    rng = np.random.default_rng(0)
+    safe, unsafe = rng.integers(0, 9, 50) / 3, rng.integers(3, 12, 60) / 3
+    false, true = roc_curve(safe, unsafe)
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(true, false) == pytest.approx(auc(safe, unsafe), abs=1e-12)
+
+
+def test_all_models_see_the_same_scenes_which_are_drawn_once() -> None:
+    encoders = CountingEncoder(), CountingEncoder()
+    subjects = [Subject(str(i), encoder, 1.0, 32, None, "") for i, encoder in enumerate(encoders)]
+    done: list[int] = []
+    first, second = evaluate_subjects(subjects, ["test"], 6, 3, resamples=5, progress=lambda _, n: done.append(n))
+    np.testing.assert_array_equal(first.encoded.safe_image, second.encoded.safe_image)
+    np.testing.assert_array_equal(first.encoded.unsafe_text, second.encoded.unsafe_text)
+    assert first.figures == second.figures
+    # Drawing once; encoding safe and unsafe images and measuring, for each model.
+    assert sum(done) == 6 + 2 * 3 * 6
+    assert [encoder.images for encoder in encoders] == [12, 12]
+    again = evaluate_subjects(subjects[:1], ["test"], 3, 3, resamples=5)[0]
+    np.testing.assert_array_equal(again.encoded.safe_image, first.encoded.safe_image[:3])
+
+
+def test_a_model_that_yields_nan_is_refused() -> None:
+    class Broken(CountingEncoder):
+        def encode_text(self, texts: list[str], /) -> np.ndarray:
+            return np.full((len(texts), 2), np.nan)
+
+    with pytest.raises(InvalidVectorError, match="not finite"):
+        evaluate_subjects([Subject("broken", Broken(), 1.0, 32, None, "")], ["test"], 3)
+
+
+def test_a_euclidean_model_cannot_be_calibrated() -> None:
+    with pytest.raises(TrainingError, match="Euclidean"):
+        calibrated(Subject("clip", CountingEncoder(), None, 32, None, ""))
+
+
+def test_unknown_splits_and_empty_samples_are_refused() -> None:
+    subject = Subject("model", CountingEncoder(), 1.0, 32, None, "")
+    with pytest.raises(SettingsError):
+        evaluate_subjects([subject], ["holiday"], 3)
+    with pytest.raises(SettingsError, match="at least 1"):
+        evaluate_subjects([subject], ["test"], 0)
+
+
+def test_encoding_keeps_rows_of_a_quadruplet_together() -> None:
+    from hysac_export.encoded import draw_split
+
+    drawn = draw_split("test", 5, seed=1, size=32)
+    encoded = encode_drawn(CountingEncoder(), drawn)
+    angle = drawn.unsafe_image.reshape(5, -1).mean(axis=1)
+    np.testing.assert_allclose(encoded.unsafe_image[:, 0], np.sinh(2.0) * np.cos(angle))
+    assert lorentz.dist0(encoded.safe_text, 1.0) == pytest.approx(np.ones(5))
+    assert encoded.categories.tolist() == drawn.categories.tolist()
