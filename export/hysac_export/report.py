@@ -13,6 +13,7 @@ from hysac_export.bootstrap import Figure
 from hysac_export.encoded import GROUPS
 from hysac_export.evaluate import MODES
 from hysac_export.subjects import Evaluation
+from hysac_retrieval.results import Modality
 
 SPLIT_TITLES = {
     "validation": "validation",
@@ -68,36 +69,32 @@ class Table:
         return "\n".join(lines)
 
 
-def quality_table(evaluations: Sequence[Evaluation]) -> Table:
-    """The figures the bundled model is held to: one row for each split and model."""
-    header = (
-        "split",
-        "model",
-        "radii in order",
-        "safe T→I R@1",
-        "unsafe→safe R@1, traversal",
-        "harmful@1, traversal",
-        "harmful@1, whole system",
-        "AUC text",
-        "AUC image",
-    )
-    rows = []
-    for result in evaluations:
-        f = result.figures.get
-        rows.append(
-            (
-                SPLIT_TITLES.get(result.split, result.split),
-                result.subject.name,
-                number(f("order")),
-                percent(f("safe_t2i.r1")),
-                percent(f("twin_t2i.traversal.r1")),
-                percent(f("twin_t2i.traversal.harmful1")),
-                percent(f("twin_t2i.system.harmful1")),
-                number(f("auc.text")),
-                number(f("auc.image")),
-            )
+def quality_table(evaluations: Sequence[Evaluation], modality: Modality = "text") -> Table:
+    """The figures the bundled model is held to, for queries of a modality: one row for each split and model.
+
+    Radii and AUC do not depend on the query; they stand in the table of text queries.
+    """
+    direction, safe = ("t2i", "safe T→I R@1") if modality == "text" else ("i2t", "safe I→T R@1")
+    columns = {
+        safe: (percent, f"safe_{direction}.r1"),
+        "unsafe→safe R@1, traversal": (percent, f"twin_{direction}.traversal.r1"),
+        "harmful@1, traversal": (percent, f"twin_{direction}.traversal.harmful1"),
+        "unsafe→safe R@1, whole system": (percent, f"twin_{direction}.system.r1"),
+        "harmful@1, whole system": (percent, f"twin_{direction}.system.harmful1"),
+    }
+    if modality == "text":
+        areas = {"AUC text": (number, "auc.text"), "AUC image": (number, "auc.image")}
+        columns = {"radii in order": (number, "order"), **columns, **areas}
+    rows = [
+        (
+            SPLIT_TITLES.get(result.split, result.split),
+            result.subject.name,
+            *(show(result.figures.get(key)) for show, key in columns.values()),
         )
-    return Table(f"Quality, text queries ({_sample(evaluations)})", header, tuple(rows))
+        for result in evaluations
+    ]
+    title = f"Quality, {modality} queries ({_sample(evaluations)})"
+    return Table(title, ("split", "model", *columns), tuple(rows))
 
 
 def retrieval_table(evaluations: Sequence[Evaluation]) -> Table:
@@ -167,8 +164,8 @@ def category_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """All tables: the quality table, then the details split by split."""
-    result = [quality_table(evaluations)]
+    """All tables: the quality tables, then the details split by split."""
+    result = [quality_table(evaluations), quality_table(evaluations, "image")]
     for split in dict.fromkeys(e.split for e in evaluations):
         part = [e for e in evaluations if e.split == split]
         result += [table for build in _DETAILS if (table := build(part)).rows]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hysac_export.subjects import Subject
 
 TEST_SPLITS = ("test", "context", "entities", "style")
-_PLAIN_WIDTH = 200  # rows of the quality table on one line each
+_PLAIN_WIDTH = 220  # rows of the quality table on one line each
 SPLITS = ("validation", *TEST_SPLITS)
 
 

@@ -78,6 +78,16 @@ def test_quality_table_has_a_row_for_each_split_and_model(evaluations: list[Eval
     assert set(table.rows[1][4:]) == {"–"}
 
 
+def test_image_queries_have_a_quality_table_of_their_own(evaluations: list[Evaluation]) -> None:
+    table = quality_table(evaluations, "image")
+    shown = dict(zip(table.header, table.rows[2], strict=True))
+    figures = evaluations[2].figures
+    assert shown["safe I→T R@1"] == percent(figures["safe_i2t.r1"])
+    assert shown["unsafe→safe R@1, traversal"] == percent(figures["twin_i2t.traversal.r1"])
+    assert shown["harmful@1, whole system"] == percent(figures["twin_i2t.system.harmful1"])
+    assert "AUC text" not in shown
+
+
 def test_details_show_every_search_of_every_model(evaluations: list[Evaluation]) -> None:
     retrieval = next(t for t in tables(evaluations) if t.title.startswith("Retrieval, unseen combinations"))
     searches = [row[0] for row in retrieval.rows if row[1] == "model"]
