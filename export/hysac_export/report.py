@@ -56,7 +56,7 @@ class Table:
         """The table for a terminal."""
         table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
         for index, name in enumerate(self.header):
-            table.add_column(name, justify="left" if index == 0 else "right")
+            table.add_column(name, justify="left" if index < 2 else "right")
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -64,7 +64,7 @@ class Table:
     def markdown(self) -> str:
         """The table as GitHub Markdown, under its title in bold."""
         lines = [f"**{self.title}**", "", _row(self.header)]
-        lines.append("|" + "|".join("---" if i == 0 else "---:" for i in range(len(self.header))) + "|")
+        lines.append("|" + "|".join("---" if i < 2 else "---:" for i in range(len(self.header))) + "|")
         lines += [_row(row) for row in self.rows]
         return "\n".join(lines)
 
@@ -93,7 +93,7 @@ def quality_table(evaluations: Sequence[Evaluation], modality: Modality = "text"
         )
         for result in evaluations
     ]
-    title = f"Quality, {modality} queries ({_sample(evaluations)})"
+    title = f"Quality, {modality} queries, shares in % ({_sample(evaluations)})"
     return Table(title, ("split", "model", *columns), tuple(rows))
 
 
@@ -160,13 +160,13 @@ def category_table(evaluations: Sequence[Evaluation]) -> Table:
         "AUC text",
         "AUC image",
     )
-    return Table(f"Categories, {_title(evaluations)} ({_sample(evaluations)})", header, tuple(rows))
+    return Table(f"Categories, {_title(evaluations)}, harmful@1 in % ({_sample(evaluations)})", header, tuple(rows))
 
 
-def tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """All tables: the quality tables, then the details split by split."""
+def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[Table]:
+    """The quality tables, then the details split by split."""
     result = [quality_table(evaluations), quality_table(evaluations, "image")]
-    for split in dict.fromkeys(e.split for e in evaluations):
+    for split in dict.fromkeys(e.split for e in evaluations if details):
         part = [e for e in evaluations if e.split == split]
         result += [table for build in _DETAILS if (table := build(part)).rows]
     return result

@@ -33,6 +33,7 @@ SPLITS = ("validation", *TEST_SPLITS)
 @click.option("--seed", default=0, show_default=True, help="Seed of the quadruplets and the intervals.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write eval.json and plots here.")
 @json_option
+@click.option("--brief", is_flag=True, help="Print the quality tables only.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 def command(
     model: str,
@@ -44,6 +45,7 @@ def command(
     seed: int,
     out: Path | None,
     as_json: bool,
+    brief: bool,
     markdown: bool,
 ) -> None:
     """Evaluate a model on the test splits of the scenes.
@@ -76,15 +78,16 @@ def command(
         except MissingExtraError as error:
             note(f"No plots: {error}")
         note(f"Wrote {out}")
+    shown = tables(evaluations, details=not brief)
     if as_json:
         print_json(result)
     elif markdown:
-        click.echo("\n\n".join(table.markdown() for table in tables(evaluations)))
+        click.echo("\n\n".join(table.markdown() for table in shown))
     else:
         from rich.console import Console
 
         console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
-        for table in tables(evaluations):
+        for table in shown:
             console.print(table.rich())
 
 
