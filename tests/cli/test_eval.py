@@ -95,10 +95,10 @@ def test_eval_writes_the_json_that_it_prints_and_plots(bundle: Path, tmp_path: P
 
 
 def test_eval_prints_markdown(bundle: Path) -> None:
-    result = hysac("eval", "--model", bundle, "--no-baseline", "-n", 4, "--split", "context", "--markdown")
+    result = hysac("eval", "--model", bundle, "--no-baseline", "-n", 4, "--split", "context", "--markdown", "--brief")
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith(
-        "**Quality, text queries (4 quadruplets each, 95 % intervals)**\n\n| split | model |"
+        "**Quality, text queries, shares in % (4 quadruplets each, 95 % intervals)**\n\n| split | model |"
     )
 
 
