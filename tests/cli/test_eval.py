@@ -100,6 +100,7 @@ def test_eval_prints_markdown(bundle: Path) -> None:
     assert result.stdout.startswith(
         "**Quality, text queries, shares in % (4 quadruplets each, 95 % intervals)**\n\n| split | model |"
     )
+    assert "Retrieval" not in result.stdout  # that is a detail
 
 
 def test_eval_sets_baseline_and_ablations_beside_the_model(bundle: Path, runs: dict[str, Path]) -> None:
