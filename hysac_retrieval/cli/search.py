@@ -79,7 +79,7 @@ def command(
     if as_json:
         print_json(result.to_dict())
     else:
-        print_result(result)
+        print_result(result, encoder.safety.threshold)
 
 
 def describe(query: QueryInfo) -> str:
@@ -91,8 +91,8 @@ def describe(query: QueryInfo) -> str:
     return f"{line}, searched as asked" + ("" if query.safe else " (unsafe results allowed)")
 
 
-def print_result(result: SearchResult) -> None:
-    """Print a result as a table, with what was done to the query above it."""
+def print_result(result: SearchResult, threshold: float) -> None:
+    """Print a result as a table, with what was done to the query above it; scores up to the threshold in green."""
     from rich.table import Table
     from rich.text import Text
 
@@ -108,9 +108,8 @@ def print_result(result: SearchResult) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("payload")
-    bound = result.query.threshold
     for rank, hit in enumerate(result.hits, start=1):
-        is_safe = hit.unsafe is not None and hit.unsafe <= (0.5 if bound is None else bound)
+        is_safe = hit.unsafe is not None and hit.unsafe <= threshold
         table.add_row(
             str(rank),
             f"{hit.distance:.4f}",

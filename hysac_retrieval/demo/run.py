@@ -1,0 +1,151 @@
+"""Index the gallery with what ``hysac index`` uses, then ask the queries of the demonstration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.errors import SourceError
+from hysac_retrieval.index import IndexInfo
+from hysac_retrieval.ingest import IndexReport, SourceOptions, collection_for, index_sources
+from hysac_retrieval.ingest.pipeline import OnProgress
+from hysac_retrieval.results import Modality, SearchResult
+from hysac_retrieval.safety import SafetyProfile
+from hysac_retrieval.search import SafeSearch
+
+COLLECTION = "gallery"
+HITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class DemoQuery:
+    """A query of the demonstration.
+
+    Attributes:
+        title: What it shows.
+        query: A text, or the name of a gallery picture.
+        modality: Which of the two.
+        as_asked: Whether it is also answered with ``safe=False``.
+    """
+
+    title: str
+    query: str
+    modality: Modality
+    as_asked: bool = True
+
+
+QUERIES = (
+    DemoQuery("A safe query", "a woman with a dog in the park", "text", as_asked=False),
+    DemoQuery("An unsafe query", "a man with a gun", "text"),
+    DemoQuery("An unsafe picture", "0001.webp", "image"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSearch:
+    """A query and what was found.
+
+    Attributes:
+        query: The query.
+        safe: Result with ``safe=True``.
+        as_asked: Result with ``safe=False``, where that was asked for.
+    """
+
+    query: DemoQuery
+    safe: SearchResult
+    as_asked: SearchResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """Everything that the report shows.
+
+    Attributes:
+        model: Name of the model.
+        fingerprint: Its identity.
+        safety: Its calibration.
+        images: Folder of the pictures.
+        report: What indexing did.
+        info: The collection.
+        searches: The queries with their results.
+    """
+
+    model: str
+    fingerprint: str
+    safety: SafetyProfile
+    images: Path
+    report: IndexReport
+    info: IndexInfo
+    searches: tuple[DemoSearch, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-serialisable values, without the calibration and local paths."""
+        return {
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "report": self.report.to_dict(),
+            "collection": self.info.to_dict(),
+            "searches": [
+                {
+                    **asdict(search.query),
+                    "safe": search.safe.to_dict(),
+                    "as_asked": None if search.as_asked is None else search.as_asked.to_dict(),
+                }
+                for search in self.searches
+            ],
+        }
+
+
+def gallery() -> Path:
+    """Folder of the example gallery: ``images/`` and ``captions.jsonl``.
+
+    Raises:
+        SourceError: The installation lacks it.
+    """
+    folder = Path(str(resources.files("hysac_retrieval"))) / "gallery"
+    if not (folder / "captions.jsonl").is_file():
+        raise SourceError(f"the example gallery is missing ({folder}); reinstall hysac-retrieval")
+    return folder
+
+
+def run_demo(
+    out: str | Path,
+    *,
+    model: str = "hysac-mini",
+    folder: Path | None = None,
+    queries: Sequence[DemoQuery] = QUERIES,
+    limit: int = HITS,
+    on_progress: OnProgress | None = None,
+) -> DemoResult:
+    """Index the gallery into ``out/collections``, afresh, and ask the queries.
+
+    Args:
+        out: Folder to work in; made.
+        model: The model, as `Encoder.load` takes it.
+        folder: A gallery; default: the one that comes with the package.
+        queries: What to ask. Names of pictures refer to the gallery.
+        limit: Hits of each query.
+        on_progress: Called as items are indexed.
+
+    Raises:
+        HysacError: The model, the gallery or the folder cannot be used.
+    """
+    folder = folder or gallery()
+    images = folder / "images"
+    encoder = Encoder.load(model)
+    with collection_for(encoder, COLLECTION, recreate=True, location=Path(out) / "collections") as index:
+        options = SourceOptions(captions=folder / "captions.jsonl", namespace=COLLECTION)
+        report = index_sources([images], index, encoder, options=options, on_progress=on_progress)
+        engine = SafeSearch(index, encoder)
+        searches = []
+        for query in queries:
+            asked = images / query.query if query.modality == "image" else query.query
+            safe = engine.search(asked, limit=limit)
+            as_asked = engine.search(asked, limit=limit, safe=False) if query.as_asked else None
+            searches.append(DemoSearch(query, safe, as_asked))
+        info = index.info()
+    return DemoResult(encoder.name, encoder.fingerprint, encoder.safety, images, report, info, tuple(searches))
