@@ -16,7 +16,7 @@ import json
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,29 +77,33 @@ def write_atlases(packages: Path, out: Path) -> None:
         TrainingError: the catalogue names an icon that its package lacks, or an entity is drawn in fewer than two
             training styles.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    index: dict[str, Any] = {"cell": CELL, "columns": COLUMNS, "styles": {}}
-    count = dict.fromkeys(catalogue().entities, 0)
-    for style, package in PACKAGES.items():
+    entities = catalogue().entities.values()
+    drawings: dict[str, dict[str, str]] = {}
+    for style in PACKAGES:
         icons = json.loads((packages / style / "icons.json").read_text("utf-8"))
-        drawn = {entity.id: art for entity in catalogue().entities.values() if (art := _art(entity, style, icons))}
-        rows = -(-len(drawn) // COLUMNS)
-        atlas = Image.new("RGBA", (COLUMNS * CELL, rows * CELL))
-        for place, art in enumerate(drawn.values()):
-            atlas.paste(_render(art), (place % COLUMNS * CELL, place // COLUMNS * CELL))
-        atlas.save(out / f"{style}.webp", lossless=True, quality=100, method=6)
-        index["styles"][style] = {
+        drawings[style] = {entity.id: art for entity in entities if (art := _art(entity, style, icons))}
+    if few := [e.id for e in entities if sum(e.id in drawings[style] for style in TRAIN_STYLES) < 2]:
+        raise TrainingError(f"{few} are drawn in fewer than two training styles; give them other icons or drop them.")
+    out.mkdir(parents=True, exist_ok=True)
+    styles = {}
+    for style, package in PACKAGES.items():
+        _atlas(list(drawings[style].values())).save(out / f"{style}.webp", lossless=True, quality=100, method=6)
+        styles[style] = {
             "package": f"@iconify-json/{style}",
             "version": package.version,
             "licence": package.licence,
             "author": package.author,
-            "entities": list(drawn),
+            "entities": list(drawings[style]),
         }
-        for entity_id in drawn:
-            count[entity_id] += style in TRAIN_STYLES
-    if few := [entity_id for entity_id, n in count.items() if n < 2]:
-        raise TrainingError(f"{few} are drawn in fewer than two training styles; give them other icons or drop them.")
+    index = {"cell": CELL, "columns": COLUMNS, "styles": styles}
     (out / "index.json").write_text(json.dumps(index, indent=1) + "\n", "utf-8")
+
+
+def _atlas(svgs: Sequence[str]) -> Image.Image:
+    atlas = Image.new("RGBA", (COLUMNS * CELL, -(-len(svgs) // COLUMNS) * CELL))
+    for place, svg in enumerate(svgs):
+        atlas.paste(_render(svg), (place % COLUMNS * CELL, place // COLUMNS * CELL))
+    return atlas
 
 
 def _fetch(style: str, folder: Path) -> None:

@@ -77,11 +77,11 @@ class Painter:
             self.fill(((self.x - cx) / width) ** 2 + ((self.y - cy) / (width * 0.35)) ** 2 < 1, (240, 245, 250), 6)
 
 
-def paint(setting: str, light: str, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
-    """Paint a background, (size, size, 3)."""
+def paint(setting: str, light: str, rng: np.random.Generator, size: int, grain: float = 3) -> NDArray[np.uint8]:
+    """Paint a background, (size, size, 3), with noise of standard deviation `grain`."""
     painter = Painter(rng, size)
     _SETTINGS[setting](painter)
-    painter.pixels += rng.normal(0, 3, (size, size, 1)).astype(np.float32)
+    painter.pixels += rng.normal(0, grain, (size, size, 1)).astype(np.float32)
     gain, colour, share = _TINTS[light]
     tinted = painter.pixels * np.array(gain, np.float32) * (1 - share) + np.array(colour, np.float32) * share
     return np.clip(tinted, 0, 255).astype(np.uint8)

@@ -65,12 +65,13 @@ class Artist:
     Half of the pictures keep to one style as far as it goes, half choose one for every sprite.
     """
 
-    def __init__(self, styles: Sequence[str] = TRAIN_STYLES, size: int = 64) -> None:
+    def __init__(self, styles: Sequence[str] = TRAIN_STYLES, size: int = 64, noise: float = 1.0) -> None:
         """Decode the sprites.
 
         Args:
             styles: one or more art styles.
             size: edge of the pictures in pixels, at least 32.
+            noise: how grainy the pictures are; 0 for none.
 
         Raises:
             SettingsError: no styles, an unknown one, or a size that is too small.
@@ -86,8 +87,9 @@ class Artist:
         self._scaled: dict[tuple[str, str, int], Pixels] = {}
         self._backgrounds: dict[tuple[str, str, int], Pixels] = {}
         self._margin = size // 4
-        noise = np.random.default_rng(0).normal(0, 1, (4 * size, 4 * size, 1))
-        self._noise: Floats = noise.astype(np.float32)
+        self._grain = noise
+        grain = np.random.default_rng(0).normal(0, noise, (4 * size, 4 * size, 1))
+        self._noise: Floats = grain.astype(np.float32)
 
     def draw(self, scene: Scene, rng: np.random.Generator) -> Pixels:
         """Draw a scene, (size, size, 3)."""
@@ -142,7 +144,13 @@ class Artist:
         key = (scene.setting, scene.light, variant)
         if (painted := self._backgrounds.get(key)) is None:
             seed = stable_hash(scene.setting, scene.light, str(variant))
-            painted = paint(scene.setting, scene.light, np.random.default_rng(seed), size + self._margin)
+            painted = paint(
+                scene.setting,
+                scene.light,
+                rng=np.random.default_rng(seed),
+                size=size + self._margin,
+                grain=3 * self._grain,
+            )
             self._backgrounds[key] = painted
         y, x = (int(v * (self._margin + 1)) for v in u[1:3])
         crop = painted[y : y + size, x : x + size]
