@@ -188,8 +188,8 @@ class Collection:
         rows = []
         for row, payload in enumerate(given):
             ours = {
-                "unsafe": float(unsafe[row]),
-                "radius": float(radius[row]),
+                "unsafe": min(_short(unsafe[row], up=True), 1.0),
+                "radius": _short(radius[row]),
                 "modality": modality,
                 "model": self.metadata.fingerprint,
             }
@@ -285,6 +285,14 @@ class Collection:
         if bad.size:
             raise InvalidVectorError(f"point in row {bad[0]} holds NaN, infinity or a number beyond 1e18")
         return x
+
+
+def _short(value: float, *, up: bool = False) -> float:
+    """Round to 12 decimals, a score upward, so that it never looks safer than it is.
+
+    Engines parse JSON numbers of more than 15 digits to within one unit in the last place only; these come back exact.
+    """
+    return round(math.ceil(value * 1e12) / 1e12 if up else float(value), 12)
 
 
 def _number(value: Any) -> float | None:

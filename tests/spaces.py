@@ -1,0 +1,55 @@
+"""A calibrated space with the radii of a real model, random points in it, and exact search by brute force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.index import Index
+from hysac_retrieval.safety import ModalityProfile, RadiusStats, SafetyProfile
+
+DIM, CURVATURE = 6, 0.26
+STORES = ("edge", "memory")
+
+
+def profile(threshold: float = 0.5) -> SafetyProfile:
+    def modality(safe: float, unsafe: float) -> ModalityProfile:
+        stats = [RadiusStats.of(mean + 0.1 * np.array([-1.0, 0.0, 1.0])) for mean in (safe, unsafe)]
+        return ModalityProfile(
+            safe=stats[0], unsafe=stats[1], slope=8.0, midpoint=(safe + unsafe) / 2, boundary=safe + 0.1
+        )
+
+    return SafetyProfile(text=modality(1.94, 2.78), image=modality(2.42, 3.16), threshold=threshold)
+
+
+def random_points(n: int, seed: int = 0, dim: int = DIM, low: float = 1.5, high: float = 3.5) -> NDArray[np.float64]:
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=(n, dim))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    points: NDArray[np.float64] = lorentz.exp_map0(direction * rng.uniform(low, high, (n, 1)), CURVATURE)
+    return points
+
+
+def nearest(query: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Rows of `points` by exact geodesic distance."""
+    return np.argsort(lorentz.dist(points, query[None, :], CURVATURE), kind="stable")
+
+
+@contextmanager
+def index_on(store: str, folder: Path, name: str = "points", **options: Any) -> Iterator[Index]:
+    """A new index on the embedded engine or in memory."""
+    location = ":memory:" if store == "memory" else str(folder)
+    settings = {"dim": DIM, "curvature": CURVATURE, "safety": profile()} | options
+    with Index.create(name, location=location, **settings) as index:
+        yield index
+
+
+def match(key: str, value: Any) -> models.FieldCondition:
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
