@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -326,8 +327,9 @@ def test_styles_of_the_splits() -> None:
 # ---- leaks
 
 
-def test_nothing_but_the_content_tells_safe_from_unsafe() -> None:
-    found = leaks("train", 4000, 0)
+@pytest.mark.parametrize("split", ["train", "entities"])
+def test_nothing_but_the_content_tells_safe_from_unsafe(split: str) -> None:
+    found = leaks(split, 4000, 0)
     assert set(found) == {"background", "length", "layout", "place"}
     assert {suspect: auc for suspect, auc in found.items() if abs(auc - 0.5) > 0.03} == {}
 

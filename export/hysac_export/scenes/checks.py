@@ -106,7 +106,7 @@ def held_out_auc(features: Floats, labels: NDArray[np.bool_]) -> float:
     return auc(x[half:] @ fit_logistic(x[:half], labels[:half]), labels[half:])
 
 
-def fit_logistic(x: Floats, labels: NDArray[np.bool_], ridge: float = 1.0, steps: int = 12) -> Floats:
+def fit_logistic(x: Floats, labels: NDArray[np.bool_], ridge: float = 1.0, steps: int = 6) -> Floats:
     """Weights of a ridge logistic regression by Newton's method, (k,) for x of (n, k)."""
     weights = np.zeros(x.shape[1])
     for _ in range(steps):
