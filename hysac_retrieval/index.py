@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -345,6 +346,10 @@ def _metadata(
 ) -> CollectionMetadata:
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
         raise SettingsError(f"dim is {dim!r}; it must be a whole number of 1 or more")
+    if not (math.isfinite(curvature) and curvature > 0):
+        raise SettingsError(
+            f"curvature is {curvature}; it must be finite and above 0 (the space has curvature −c)"
+        )
     if lift is not None and sample is not None:
         raise SettingsError("lift and sample both say how points are stored; give one of them")
     if sample is not None:

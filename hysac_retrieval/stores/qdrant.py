@@ -223,6 +223,8 @@ class QdrantStore:
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """See `Store.query`."""
+        if not len(query.vectors):
+            return []
         with self._lock, translated(name):
             responses = self._client.query_batch_points(name, query_requests(query, local=self._local))
         return read_responses(responses)

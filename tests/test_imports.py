@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hysac_retrieval
+
+HEAVY = ("torch", "onnxruntime", "open_clip", "datasets", "transformers")
+
+
+def loaded_by(statement: str) -> set[str]:
+    script = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
+    return set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
+
+
+def test_importing_the_package_imports_next_to_nothing() -> None:
+    loaded = loaded_by("import hysac_retrieval")
+    assert "hysac_retrieval" in loaded
+    assert not loaded & {*HEAVY, "numpy", "qdrant_client", "qdrant_edge", "pydantic", "PIL", "huggingface_hub"}
+
+
+def test_using_every_public_name_imports_no_framework() -> None:
+    loaded = loaded_by("import hysac_retrieval\nfor name in hysac_retrieval.__all__: getattr(hysac_retrieval, name)")
+    assert {"hysac_retrieval.search", "qdrant_client"} <= loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert hysac_retrieval.__all__ == sorted(hysac_retrieval.__all__)
+    assert set(hysac_retrieval.__all__) <= set(dir(hysac_retrieval))
+    for name in hysac_retrieval.__all__:
+        assert getattr(hysac_retrieval, name) is not None
+    assert hysac_retrieval.lorentz.__name__ == "hysac_retrieval.lorentz"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hysac_retrieval.nothing

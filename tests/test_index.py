@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import math
+import tempfile
+import uuid
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qdrant_client import QdrantClient, models
+from spaces import CURVATURE, DIM, STORES, index_on, match, nearest, profile, random_points
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    InputError,
+    InvalidVectorError,
+    ModelMismatchError,
+    NotACollectionError,
+    SettingsError,
+)
+from hysac_retrieval.index import Index, point_id
+from hysac_retrieval.lift import PaddedLift
+from hysac_retrieval.stores import HnswOptions
+
+SPACE: dict[str, Any] = {"dim": DIM, "curvature": CURVATURE, "safety": profile()}
+
+
+@pytest.fixture(params=STORES)
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
+    with index_on(request.param, tmp_path) as made:
+        yield made
+
+
+def test_hits_are_those_of_exact_search_with_exact_distances(index: Index) -> None:
+    points = random_points(200, seed=1)
+    assert index.upsert(range(200), points, modality="image", payloads=[{"row": i} for i in range(200)]) == 200
+    for query in random_points(5, seed=2):
+        exact = nearest(query, points)[:7]
+        hits = index.query(query, limit=7, safe=False)
+        assert [hit.id for hit in hits] == exact.tolist()
+        assert [hit.payload for hit in hits] == [{"row": i} for i in exact]
+        np.testing.assert_allclose([h.distance for h in hits], lorentz.dist(points[exact], query, CURVATURE), rtol=1e-6)
+        np.testing.assert_allclose([h.radius for h in hits], lorentz.dist0(points[exact], CURVATURE), rtol=1e-12)
+
+
+@pytest.mark.parametrize("store", STORES)
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(1, 60),
+    curvature=st.floats(0.1, 10.0),
+    radius=st.floats(0.0, 6.0),
+    fitted=st.booleans(),
+)
+def test_ranking_is_exact_for_any_curvature_and_radius(
+    store: str, seed: int, n: int, curvature: float, radius: float, fitted: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    tangent = rng.normal(size=(n + 1, DIM))
+    tangent *= radius * rng.random((n + 1, 1)) / np.linalg.norm(tangent, axis=1, keepdims=True) / math.sqrt(curvature)
+    points, query = lorentz.exp_map0(tangent[:n], curvature), lorentz.exp_map0(tangent[n], curvature)
+    lift = PaddedLift.fit(points, curvature) if fitted else None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        index_on(store, Path(folder), curvature=curvature, lift=lift) as index,
+    ):
+        index.upsert(range(n), points, modality="text")
+        hits = index.query(query, limit=10, safe=False)
+    exact = np.sort(lorentz.dist(points, query[None, :], curvature))[:10]
+    found = lorentz.dist(points[[int(hit.id) for hit in hits]], query[None, :], curvature)
+    # Stored vectors are float32: points that differ by less than its rounding may change places.
+    rounding = 1e-6 * math.cosh(radius) ** 2 / math.sqrt(curvature)
+    np.testing.assert_allclose(found, exact, atol=rounding)
+    np.testing.assert_allclose([hit.distance for hit in hits], found, atol=rounding)
+    assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
+
+
+def test_a_graph_of_thousands_of_points_finds_the_nearest(tmp_path: Path) -> None:
+    points = random_points(4000, seed=3, dim=16, low=2.2, high=3.4)
+    # Small thresholds, so that this collection is searched through the graph and not point by point.
+    options = HnswOptions(full_scan_threshold=10, indexing_threshold=10)
+    with index_on("edge", tmp_path, dim=16, sample=points[:500], hnsw=options) as index:
+        index.upsert(range(4000), points, modality="image")
+        index.optimize()
+        assert index.info().indexed == 4000
+        # Drawn around data points: in 16 dimensions uniform directions have no near neighbours to speak of.
+        queries = lorentz.exp_map0(
+            lorentz.log_map0(points[:50], CURVATURE) + 0.2 * np.random.default_rng(4).normal(size=(50, 16)), CURVATURE
+        )
+        shares = []
+        for query, hits in zip(queries, index.query_batch(queries, limit=10, safe=False, ef=128), strict=True):
+            shares.append(len({hit.id for hit in hits} & set(nearest(query, points)[:10].tolist())) / 10)
+        assert np.mean(shares) >= 0.99
+        safe = profile().unsafe(lorentz.dist0(points, CURVATURE), "image") <= 0.5
+        rows = np.flatnonzero(safe)
+        for query in queries[:10]:
+            found = {hit.id for hit in index.query(query, limit=10, ef=128)}
+            assert len(found & set(rows[nearest(query, points[rows])[:10]].tolist())) >= 9
+
+
+def test_batches_answer_as_single_queries_do(index: Index) -> None:
+    index.upsert(range(60), random_points(60), modality="text")
+    queries = random_points(4, seed=5)
+    batch = index.query_batch(queries, limit=5)
+    assert batch == [index.query(query, limit=5) for query in queries]
+    assert index.query_batch(np.empty((0, DIM))) == []
+
+
+def test_filters_and_modality_narrow_the_result(index: Index) -> None:
+    points = random_points(40, low=1.5, high=1.8)
+    index.upsert(range(20), points[:20], modality="text", payloads=[{"k": i % 2} for i in range(20)])
+    index.upsert(range(20, 40), points[20:], modality="image", payloads=[{"k": i % 2} for i in range(20)])
+    odd = models.Filter(must=[match("k", 1)])
+    assert {hit.modality for hit in index.query(points[0], limit=40)} == {"text", "image"}
+    assert {hit.id for hit in index.query(points[0], limit=40, modality="image")} == set(range(20, 40))
+    assert {hit.id for hit in index.query(points[0], limit=40, filter=odd, modality="text")} == set(range(1, 20, 2))
+    as_json = {"must": [{"key": "k", "match": {"value": 1}}]}
+    assert index.query(points[0], limit=40, filter=as_json) == index.query(points[0], limit=40, filter=odd)
+    assert index.count(odd) == 20
+
+
+def test_scores_are_those_of_the_calibration(index: Index) -> None:
+    points = random_points(30)
+    index.upsert(range(15), points[:15], modality="text")
+    index.upsert(range(15, 30), points[15:], modality="image")
+    radius = lorentz.dist0(points, CURVATURE)
+    expected = np.concatenate([profile().unsafe(radius[:15], "text"), profile().unsafe(radius[15:], "image")])
+    stored = {hit.id: hit.unsafe for hit in index.query(points[0], limit=30, safe=False)}
+    np.testing.assert_allclose([stored[i] for i in range(30)], expected, atol=1.1e-12)
+    # Rounded upward: nothing is stored as safer than it is.
+    assert all((stored[i] or 0) >= expected[i] - 1e-16 for i in range(30))
+    info = index.info()
+    assert (info.points, info.safe, info.unsafe) == (30, int((expected <= 0.5).sum()), int((expected > 0.5).sum()))
+    assert info.to_dict()["dim"] == DIM
+
+
+def test_points_beyond_the_lift_are_counted_and_still_found(index: Index) -> None:
+    index.upsert([1], random_points(1, low=2.0, high=2.1), modality="image")
+    far = random_points(3, seed=6, low=9.0, high=9.1)
+    index.upsert([2, 3, 4], far, modality="image")
+    assert index.info().beyond == 3
+    assert index.query(far[1], limit=1, safe=False)[0].id == 3
+    index.upsert([3], random_points(1), modality="image")
+    assert index.info().beyond == 2
+
+
+def test_ids_are_integers_or_uuids(index: Index) -> None:
+    identity = uuid.uuid4()
+    ids = [0, np.int64(2**62), 2**64 - 1, identity, identity.hex.upper(), point_id("a/b.png")]
+    index.upsert(ids[:4], random_points(4, low=1.5, high=1.6), modality="text")
+    found = {hit.id for hit in index.query(np.zeros(DIM))}
+    assert found == {0, 2**62, 2**64 - 1, str(identity)}
+    index.upsert(ids[4:], random_points(2, low=1.5, high=1.6), modality="text")
+    assert index.count() == 5
+    index.delete([identity, 0, 12345])
+    assert index.count() == 3
+    assert {p.id for p in index.retrieve([2**62, identity])} == {2**62}
+    assert point_id("a/b.png") == point_id("a/b.png") != point_id("a/c.png")
+    for bad in (-1, 2**64, "a/b.png", 1.0, True, None):
+        with pytest.raises(InputError, match="row 1"):
+            index.upsert([1, bad], random_points(2), modality="text")
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.zeros((2, DIM + 1)), r"shape \(2, 7\)"),
+        (np.zeros(DIM), r"shape \(6,\)"),
+        ([[0.0] * DIM, [0.0] * (DIM - 1)], "array"),
+        (np.array([[0.0] * DIM, [0.0] * (DIM - 1) + [math.nan]]), "row 1"),
+        (np.array([[math.inf] + [0.0] * (DIM - 1), [0.0] * DIM]), "row 0"),
+        (np.array([[1e30] + [0.0] * (DIM - 1), [0.0] * DIM]), "row 0"),
+        (np.array([["a"] * DIM] * 2), "dtype"),
+        (np.zeros((2, DIM), dtype=complex), "dtype"),
+    ],
+)
+def test_a_point_that_is_none_is_refused_and_nothing_written(index: Index, points: Any, message: str) -> None:
+    with pytest.raises(InvalidVectorError, match=message):
+        index.upsert([1, 2], points, modality="text")
+    assert index.count() == 0
+
+
+@pytest.mark.parametrize(
+    "point", [np.zeros(DIM + 1), np.zeros((1, DIM)), 1.0, [math.nan] * DIM, "abcdef", [None] * DIM]
+)
+def test_a_query_that_is_no_point_is_refused(index: Index, point: Any) -> None:
+    with pytest.raises(InvalidVectorError):
+        index.query(point)
+
+
+@pytest.mark.parametrize(
+    "payload", [{"hysac": {"unsafe": 0.0}}, {"a": object()}, {"a": math.nan}, {"a": np.float32(1)}, ["a"]]
+)
+def test_a_payload_that_cannot_be_stored_is_refused_and_nothing_written(index: Index, payload: Any) -> None:
+    with pytest.raises(InputError, match="row 1"):
+        index.upsert([1, 2], random_points(2), modality="text", payloads=[{}, payload])
+    assert index.count() == 0
+
+
+def test_payloads_come_back_as_json(index: Index, tmp_path: Path) -> None:
+    payload = {"day": date(2026, 1, 2), "path": Path("a.png"), "list": (1, 2.5, None), "deep": {"ä": True}}
+    index.upsert([1], random_points(1, low=1.5, high=1.6), modality="text", payloads=[payload])
+    expected = {"day": "2026-01-02", "path": "a.png", "list": [1, 2.5, None], "deep": {"ä": True}}
+    assert index.query(np.zeros(DIM))[0].payload == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limit": 0},
+        {"limit": 10_001},
+        {"limit": 1.5},
+        {"limit": True},
+        {"ef": 0},
+        {"modality": "sound"},
+        {"filter": "k = 1"},
+        {"filter": {"most": []}},
+        {"threshold": 0.6},
+    ],
+)
+def test_options_out_of_range_are_refused(index: Index, options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(options))):
+        index.query(random_points(1)[0], **options)
+
+
+def test_numbers_of_ids_points_and_payloads_must_agree(index: Index) -> None:
+    for ids, n, payloads in (([1], 2, None), ([1, 2], 2, [{}])):
+        with pytest.raises(InputError, match="as many"):
+            index.upsert(ids, random_points(n), modality="text", payloads=payloads)
+    assert index.upsert([], np.empty((0, DIM)), modality="text") == 0
+    assert index.upsert([], [], modality="text") == 0
+
+
+def test_a_collection_opens_as_it_was_made(tmp_path: Path) -> None:
+    points = random_points(30)
+    with Index.create("c", **SPACE, fingerprint="f1", sample=points, location=tmp_path) as index:
+        index.upsert(range(30), points, modality="text")
+        made, hits = index.metadata, index.query(points[0], safe=False)
+    with Index.open("c", location=tmp_path, expect_fingerprint="f1") as index:
+        assert index.metadata == made
+        assert index.query(points[0], safe=False) == hits
+        assert index.info().model == "f1"
+
+
+def test_a_collection_that_is_not_there_is_an_error_that_lists_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(CollectionNotFoundError, match="there are: none"):
+        Index.open("c", location=tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    Index.create("photos", **SPACE, location=tmp_path).close()
+    with pytest.raises(CollectionNotFoundError, match="photos"):
+        Index.open("c", location=tmp_path)
+
+
+def test_another_model_is_a_mismatch_not_a_wrong_ranking(tmp_path: Path) -> None:
+    Index.create("c", **SPACE, fingerprint="f1", location=tmp_path).close()
+    with pytest.raises(ModelMismatchError, match="f1") as caught:
+        Index.open("c", location=tmp_path, expect_fingerprint="f2")
+    assert "index again" in str(caught.value)
+    with pytest.raises(ModelMismatchError):
+        Index.create("c", **SPACE, fingerprint="f2", exist_ok=True, location=tmp_path)
+    with pytest.raises(ModelMismatchError):
+        Index.create("c", **SPACE | {"curvature": 1.0}, fingerprint="f1", exist_ok=True, location=tmp_path)
+    # Every failure has let go of the folder.
+    Index.open("c", location=tmp_path).close()
+
+
+def test_a_collection_that_exists_is_kept_or_replaced_only_on_request(index: Index) -> None:
+    index.upsert([1], random_points(1), modality="text")
+    with pytest.raises(CollectionExistsError):
+        Index.create("points", **SPACE, store=index.store)
+    assert Index.create("points", **SPACE, store=index.store, exist_ok=True).count() == 1
+    with pytest.raises(SettingsError):
+        Index.create("points", **SPACE, store=index.store, exist_ok=True, recreate=True)
+    assert Index.create("points", **SPACE, store=index.store, recreate=True).count() == 0
+
+
+def test_a_foreign_collection_is_not_taken_for_ours() -> None:
+    client = QdrantClient(":memory:")
+    ours = models.VectorParams(size=DIM + 2, distance=models.Distance.DOT)
+    client.create_collection("plain", models.VectorParams(size=3, distance=models.Distance.COSINE))
+    client.create_collection("bare", {"hysac": ours})
+    client.create_collection("odd", {"hysac": ours}, metadata={"hysac": {"format_version": 99}})
+    for name, lack in (("plain", "vector"), ("bare", "metadata"), ("odd", "format_version")):
+        with pytest.raises(NotACollectionError, match=lack):
+            Index.open(name, client=client)
+    with Index.create("c", **SPACE, client=client) as index:
+        metadata = index.metadata.model_dump(mode="json")
+    client.update_collection("odd", metadata={"hysac": metadata | {"dim": 3}})
+    with pytest.raises(NotACollectionError, match="dimension"):
+        Index.open("odd", client=client)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dim": 0},
+        {"dim": 2.5},
+        {"curvature": 0.0},
+        {"curvature": math.nan},
+        {"lift": PaddedLift.default(DIM + 1, CURVATURE)},
+        {"lift": PaddedLift.default(DIM, 1.0)},
+        {"lift": {"kind": "unheard of"}},
+        {"lift": PaddedLift.default(DIM, CURVATURE), "sample": np.zeros((1, DIM))},
+        {"sample": np.zeros((3, DIM + 1))},
+    ],
+)
+def test_a_space_that_makes_no_sense_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError):
+        Index.create("c", **SPACE | change, location=tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_default_lift_has_room_for_the_calibrated_radii(tmp_path: Path) -> None:
+    with index_on("memory", tmp_path) as index:
+        index.upsert(range(50), random_points(50, low=1.5, high=3.5), modality="image")
+        assert index.info().beyond == 0
