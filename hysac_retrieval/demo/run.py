@@ -39,10 +39,12 @@ class DemoQuery:
 
 
 QUERIES = (
-    DemoQuery("A safe query", "a woman with a dog in the park", "text", as_asked=False),
-    DemoQuery("An unsafe query", "a man with a gun", "text"),
-    DemoQuery("An unsafe picture", "0001.webp", "image"),
+    DemoQuery("A safe query", "a wolf, a chef and a dog on a beach", "text", as_asked=False),
+    DemoQuery("An unsafe query", "a gun close to a painter and a cookie in a desert", "text"),
+    DemoQuery("An unsafe picture", "027.webp", "image"),
 )
+"""Each has its scene in the gallery, and each unsafe one also its safe twin: a wolf in place of the gun, no blood
+beside the policeman."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,158 @@
+"""``hysac index``: what it stores, reports and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Photos, Run
+from pictures import COLOURS, write_pictures, write_truncated
+
+from hysac_retrieval.bundle import MANIFEST_NAME
+
+
+def place(tmp_path: Path, model: Path) -> tuple[Any, ...]:
+    return ("--collection", "c", "--location", tmp_path / "data", "--model", model)
+
+
+def test_indexing_reports_counts(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    result = run("index", write_pictures(tmp_path / "p"), *place(tmp_path, toy_bundle))
+    assert result.exit_code == 0
+    assert "Indexed 4 images" in result.stdout
+    assert "4 points, 3 safe, 1 unsafe" in result.stdout
+    assert result.stderr == ""
+
+
+def test_json_holds_report_and_collection(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    result = run("index", write_pictures(tmp_path / "p"), *place(tmp_path, toy_bundle), "--json")
+    found = json.loads(result.stdout)
+    assert found["report"]["indexed"] == {"image": 4, "text": 0}
+    assert (found["collection"]["points"], found["collection"]["unsafe"]) == (4, 1)
+
+
+def test_failed_items_give_exit_code_3_and_the_others_are_stored(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    folder = write_pictures(tmp_path / "p")
+    write_truncated(folder / "half.png")
+    journal = tmp_path / "journal.jsonl"
+    result = run("index", folder, *place(tmp_path, toy_bundle), "--journal", journal)
+    assert result.exit_code == 3
+    assert "half.png" in result.stderr
+    assert "copy or download" in result.stderr
+    assert "4 points" in result.stdout
+    assert json.loads(journal.read_text(encoding="utf-8"))["kind"] == "ImageError"
+
+
+def test_indexing_again_keeps_the_number_of_points(run: Run, photos: Photos) -> None:
+    result = run("index", photos.pictures, photos.texts, *photos.options)
+    assert "6 points" in result.stdout
+
+
+def test_resume_skips_what_is_there(run: Run, photos: Photos) -> None:
+    result = run("index", photos.pictures, *photos.options, "--resume", "--json")
+    assert json.loads(result.stdout)["report"]["skipped"] == len(COLOURS)
+
+
+def test_recreate_starts_afresh(run: Run, tmp_path: Path, photos: Photos) -> None:
+    shutil.copytree(photos.data, tmp_path / "data")
+    options = ("--collection", "photos", "--location", tmp_path / "data", "--model", photos.model)
+    assert "2 points" in run("index", photos.texts, *options, "--recreate").stdout
+
+
+def test_captions_are_found_again_in_the_payload(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    captions = tmp_path / "captions.csv"
+    captions.write_text("file,caption,place\nsea.jpg,the sea,Genoa\n", encoding="utf-8")
+    options = place(tmp_path, toy_bundle)
+    run("index", write_pictures(tmp_path / "p"), *options, "--captions", captions)
+    condition = json.dumps({"must": [{"key": "place", "match": {"value": "Genoa"}}]})
+    result = run("search", "a dog", *options, "--filter", condition, "--json")
+    (hit,) = json.loads(result.stdout)["hits"]
+    assert hit["payload"] == {"file": "sea.jpg", "caption": "the sea", "place": "Genoa"}
+
+
+@pytest.mark.parametrize(
+    ("source", "says"), [("lost", "does not exist"), ("empty", "holds no images"), ("odd.csv", "--image-field")]
+)
+def test_a_source_that_cannot_be_read_is_an_error(
+    run: Run, tmp_path: Path, toy_bundle: Path, source: str, says: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd.csv").write_text("title\nx\n", encoding="utf-8")
+    result = run("index", tmp_path / source, *place(tmp_path, toy_bundle))
+    assert result.exit_code == 1
+    assert says in result.stderr
+
+
+def test_over_long_texts_are_reported(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the dog in the park with a cat in the house\n", encoding="utf-8")
+    result = run("index", texts, *place(tmp_path, toy_bundle))
+    assert result.exit_code == 0
+    assert f"1 texts are longer than the model reads; only their beginning counts: {texts}:1" in result.stdout
+
+
+def test_the_pixel_limit_can_be_set(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    result = run("index", write_pictures(tmp_path / "p"), *place(tmp_path, toy_bundle), "--max-pixels", 100)
+    assert result.exit_code == 3
+    assert "the limit is 100" in result.stderr
+
+
+def test_a_collection_of_another_model_is_refused_and_keeps_its_points(
+    run: Run, tmp_path: Path, photos: Photos
+) -> None:
+    from toy_bundle import write_toy_bundle
+
+    other = write_toy_bundle(tmp_path / "other", curvature=0.5).path
+    collection = ("--collection", "photos", "--location", photos.data)
+    for command in (("index", photos.texts), ("search", "a dog")):
+        result = run(*command, *collection, "--model", other)
+        assert result.exit_code == 1
+        assert "was indexed with model" in result.stderr
+    assert "points     6" in run("info", "photos", "--location", photos.data).stdout
+
+
+def test_a_damaged_bundle_is_refused(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(toy_bundle, broken)
+    data = bytearray((broken / "text.onnx").read_bytes())
+    data[100] ^= 1
+    (broken / "text.onnx").write_bytes(data)
+    result = run("index", write_pictures(tmp_path / "p"), *place(tmp_path, broken))
+    assert result.exit_code == 1
+    assert "SHA-256" in result.stderr
+    assert "download or export the bundle again" in result.stderr
+    (broken / MANIFEST_NAME).unlink()
+    assert "not a model bundle" in run("index", tmp_path / "p", *place(tmp_path, broken)).stderr
+
+
+def test_ctrl_c_finishes_the_batch_and_keeps_it(tmp_path: Path, toy_bundle: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"a dog {n}\n" for n in range(20_000)), encoding="utf-8")
+    options = [str(part) for part in (*place(tmp_path, toy_bundle), "--batch-size", 4)]
+    code = "from hysac_retrieval.cli import index_main; index_main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(texts), *options, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    # Once the collection exists, the handler is in place soon after.
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "data" / "c").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "--resume" in err
+    found = json.loads(out)
+    assert found["report"]["interrupted"]
+    assert 0 < found["report"]["indexed"]["text"] == found["collection"]["points"] < 20_000

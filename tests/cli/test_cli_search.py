@@ -1,0 +1,147 @@
+"""``hysac search``, ``hysac info`` and ``hysac doctor``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Photos, Run
+
+from hysac_retrieval.cli import doctor
+
+
+def found(result: Any) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    value: dict[str, Any] = json.loads(result.stdout)
+    return value
+
+
+def test_an_unsafe_query_is_redirected_and_answered_safely(run: Run, photos: Photos) -> None:
+    result = found(run("search", "a man with a gun", *photos.options, "--json"))
+    assert result["query"]["redirected"]
+    assert result["query"]["radius"] == pytest.approx(2.0, abs=1e-4)
+    assert result["query"]["radius_searched"] == pytest.approx(1.1, abs=1e-6)
+    assert len(result["hits"]) == 4
+    assert all(hit["unsafe"] <= 0.5 for hit in result["hits"])
+
+
+def test_with_unsafe_it_is_answered_as_asked(run: Run, photos: Photos) -> None:
+    result = found(run("search", "a man with a gun", *photos.options, "--unsafe", "--json"))
+    assert not result["query"]["redirected"]
+    assert result["hits"][0]["payload"] == {"text": "a man with a gun"}
+    assert len(result["hits"]) == 6
+
+
+def test_the_table_says_what_was_done_to_the_query(run: Run, photos: Photos) -> None:
+    lines = run("search", "a man with a gun", *photos.options).stdout.splitlines()
+    assert lines[0] == "text query: radius 2.000, unsafe 0.993 → redirected to radius 1.100"
+    assert lines[2].split() == ["#", "distance", "unsafe", "radius", "kind", "payload"]
+    assert len(lines) == 3 + 4
+    asked = run("search", "a man with a gun", *photos.options, "--unsafe").stdout
+    assert "searched as asked (unsafe results allowed)" in asked
+
+
+def test_an_image_is_searched_with_and_hits_can_be_of_one_kind(run: Run, photos: Photos) -> None:
+    image = photos.pictures / "sea.jpg"
+    nearest = found(run("search", image, *photos.options, "--limit", 1, "--json"))
+    assert nearest["query"]["modality"] == "image"
+    assert nearest["hits"][0]["payload"]["file"] == "sea.jpg"
+    texts = found(run("search", image, *photos.options, "--modality", "text", "--json"))
+    assert {hit["modality"] for hit in texts["hits"]} == {"text"}
+
+
+def test_a_query_longer_than_the_model_reads_is_noted(run: Run, photos: Photos) -> None:
+    result = run("search", "the dog in the park with a cat in the house", *photos.options, "--json")
+    assert "only its beginning counts" in result.stderr
+    assert json.loads(result.stdout)["hits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("lost.png",), 1, "does not exist"),
+        (("",), 1, "empty"),
+        (("a dog", "--threshold", "0.9"), 2, "threshold"),
+        (("a dog", "--limit", "0"), 2, "--limit"),
+        (("a dog", "--filter", "{"), 2, "not JSON"),
+        (("a dog", "--filter", "[]"), 2, "JSON object"),
+        (("a dog", "--modality", "sound"), 2, "--modality"),
+    ],
+)
+def test_bad_queries_end_with_a_message(
+    run: Run, photos: Photos, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    result = run("search", *arguments, *photos.options)
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert result.stdout == ""
+
+
+def test_damaged_query_images_end_with_a_message(run: Run, tmp_path: Path, photos: Photos) -> None:
+    (tmp_path / "fake.png").write_text("no picture", encoding="utf-8")
+    result = run("search", tmp_path / "fake.png", *photos.options)
+    assert result.exit_code == 1
+    assert "not an image" in result.stderr
+
+
+def test_a_folder_that_is_no_collection_is_named(run: Run, tmp_path: Path, photos: Photos) -> None:
+    missing = run("search", "a dog", "--collection", "nothing", *photos.options[2:])
+    assert (missing.exit_code, "there are: photos" in missing.stderr) == (1, True)
+    (tmp_path / "stuff").mkdir()
+    rest = ("--location", tmp_path, "--model", photos.model)
+    other = run("search", "a dog", "--collection", "stuff", *rest)
+    assert (other.exit_code, "no collection of ours" in other.stderr) == (1, True)
+
+
+def test_a_server_that_does_not_answer_is_an_error(photos: Photos) -> None:
+    # In a process of its own: the client looks at the server from a thread, which warns.
+    place = ("--collection", "photos", "--url", "http://127.0.0.1:9", "--model", str(photos.model))
+    code = "from hysac_retrieval.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "search", "a dog", *place], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_info_describes_all_collections_or_those_that_are_named(run: Run, tmp_path: Path, photos: Photos) -> None:
+    everything = json.loads(run("info", "--location", photos.data, "--json").stdout)
+    named = json.loads(run("info", "photos", "--location", photos.data, "--json").stdout)
+    assert everything == named
+    assert (named[0]["name"], named[0]["points"], named[0]["unsafe"]) == ("photos", 6, 2)
+    assert run("info", "nothing", "--location", photos.data).exit_code == 1
+    assert "no collections yet" in run("info", "--location", tmp_path / "new").stdout
+
+
+def test_info_describes_a_model(run: Run, toy_bundle: Path) -> None:
+    (model,) = json.loads(run("info", "--model", toy_bundle, "--json").stdout)
+    assert (model["name"], model["dim"], model["curvature"]) == ("toy", 8, 1.0)
+    assert model["safety"]["text"]["boundary"] == pytest.approx(1.1)
+    assert "queries kept up to" in run("info", "--model", toy_bundle).stdout
+
+
+def test_doctor_finds_a_sound_installation(run: Run) -> None:
+    checks = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)}
+    for name in ("packages", "ONNX Runtime", "embedded engine", "model hysac-mini"):
+        assert checks[name]["status"] == "ok", checks[name]
+
+
+def test_doctor_notices_that_both_runtimes_are_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.20" if name == "onnxruntime-gpu" else installed(name))
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "pip uninstall" in result.stdout
+
+
+def test_doctor_names_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    checks = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)}
+    assert checks["packages"]["status"] == checks["ONNX Runtime"]["status"] == "broken"
+    assert checks["training"]["status"] == "missing"
+    assert "hysac-retrieval[train]" in checks["training"]["mend"]

@@ -1,0 +1,152 @@
+"""``hysac demo``: what it shows is what was found, and the report stands on its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from hysac_retrieval.cli import main
+from hysac_retrieval.demo import QUERIES, DemoQuery, DemoResult, gallery, run_demo, write_report
+from hysac_retrieval.errors import SourceError, StoreError
+
+SCENES = [
+    {"file": "field.png", "colour": "green", "caption": "a dog <b>& a cat</b>", "unsafe": False, "category": ""},
+    {"file": "lake.png", "colour": "blue", "caption": "a house", "unsafe": False, "category": ""},
+    {"file": "gore.png", "colour": "red", "caption": "blood", "unsafe": True, "category": "violence"},
+    {"file": "odd.png", "colour": "white", "caption": "a knife", "unsafe": True, "category": "weapons"},
+]
+ASKED = (
+    DemoQuery("Safe", "the dog in the park", "text", as_asked=False),
+    DemoQuery("Unsafe", "a man with a gun", "text"),
+    DemoQuery("Picture", "gore.png", "image"),
+)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, toy_bundle: Path) -> DemoResult:
+    """The demonstration on four plain pictures, of which the toy model misjudges the last."""
+    folder = tmp_path_factory.mktemp("gallery")
+    (folder / "images").mkdir()
+    lines = []
+    for scene in SCENES:
+        Image.new("RGB", (32, 32), str(scene["colour"])).save(folder / "images" / str(scene["file"]))
+        lines.append(json.dumps({key: value for key, value in scene.items() if key != "colour"}) + "\n")
+    (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+    return run_demo(folder / "out", model=str(toy_bundle), folder=folder, queries=ASKED)
+
+
+class Tags(HTMLParser):
+    """Collects what a page refers to, and whether its elements are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_unsafe_queries_are_redirected_and_answered_safely(result: DemoResult) -> None:
+    safe, text, image = result.searches
+    assert (safe.safe.query.redirected, safe.as_asked) == (False, None)
+    for search in (text, image):
+        assert search.safe.query.redirected
+        assert search.safe.query.radius_searched < search.safe.query.radius
+        assert search.as_asked is not None
+        assert not search.as_asked.query.redirected
+        assert "gore.png" not in {hit.payload["file"] for hit in search.safe}
+    assert image.as_asked is not None
+    assert image.as_asked.hits[0].payload["file"] == "gore.png"
+
+
+def test_the_report_refers_to_nothing_outside_of_itself(result: DemoResult, tmp_path: Path) -> None:
+    html = write_report(result, tmp_path / "report.html").read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    shown = sum(len(search.safe) + len(search.as_asked or ()) for search in result.searches)
+    assert len(tags.references) == shown + 1  # and the picture that was asked with
+    assert all(reference.startswith("data:image/png;base64,") for reference in tags.references)
+    assert "url(" not in html
+
+
+def test_the_report_shows_numbers_scores_and_marks(result: DemoResult, tmp_path: Path) -> None:
+    html = write_report(result, tmp_path / "report.html").read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(html)
+    assert "a dog <b>& a cat</b>" in tags.text  # escaped: shown as written
+    assert "Radius 2.00, unsafe score 0.99. Redirected to radius 1.10 before the search." in tags.text
+    assert "marked unsafe: violence" in tags.text
+    # Where the score and the mark differ it says so: the white picture, in all five answers.
+    assert html.count('<span class="label differs">marked unsafe: weapons</span>') == 5
+    assert len(re.findall(r'class="badge unsafe">unsafe 0\.99', html)) == 2
+
+
+def test_the_demo_starts_afresh_each_time(result: DemoResult, tmp_path: Path, toy_bundle: Path) -> None:
+    folder = result.images.parent
+    again = run_demo(folder / "out", model=str(toy_bundle), folder=folder, queries=ASKED)
+    assert again.info == result.info
+    assert again.to_dict()["searches"] == result.to_dict()["searches"]
+
+
+def test_a_report_that_cannot_be_written_is_an_error(result: DemoResult, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="--out"):
+        write_report(result, tmp_path / "no" / "report.html")
+
+
+def test_a_missing_gallery_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hysac_retrieval.demo.run.resources.files", lambda name: tmp_path)
+    with pytest.raises(SourceError, match="reinstall"):
+        gallery()
+
+
+def test_the_queries_belong_to_the_gallery() -> None:
+    rows = [json.loads(line) for line in (gallery() / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    unsafe = {row["file"]: row["unsafe"] for row in rows}
+    assert {path.name for path in (gallery() / "images").iterdir()} == unsafe.keys()
+    for query in QUERIES:
+        if query.modality == "image":
+            assert unsafe[query.query]
+
+
+def test_the_command_runs_on_the_bundled_model_and_gallery(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "demo"), "--no-open"])
+    assert done.exit_code == 0, done.output
+    assert "Indexed 300 pictures of the example gallery with hysac-mini" in done.stdout
+    assert "redirected to radius" in done.stdout
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 50_000
+    # The collection stays and can be searched on.
+    place = ["--collection", "gallery", "--location", str(tmp_path / "demo" / "collections")]
+    more = CliRunner().invoke(main, ["search", "a man with a gun", *place, "--json"])
+    assert more.exit_code == 0, more.output
+    assert json.loads(more.stdout)["hits"]
+
+
+def test_on_the_bundled_model_each_query_finds_its_scene_and_unsafe_ones_a_safe_twin(tmp_path: Path) -> None:
+    result = run_demo(tmp_path / "demo")
+    safe, text, image = result.searches
+    assert not safe.safe.query.redirected
+    assert safe.safe.hits[0].payload["file"] == "227.webp"
+    for search, asked, twin in ((text, "005.webp", "081.webp"), (image, "027.webp", "030.webp")):
+        assert search.safe.query.redirected
+        assert search.as_asked is not None
+        assert search.as_asked.hits[0].payload["file"] == asked
+        assert search.as_asked.hits[0].payload["unsafe"]
+        assert twin in {hit.payload["file"] for hit in search.safe}
+        assert not any(hit.payload["unsafe"] for hit in search.safe)
