@@ -1,0 +1,108 @@
+"""``hysac train`` and ``hysac export`` on a model of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run, invoke
+from toy_bundle import profile
+
+TINY = {
+    "name": "tiny",
+    "steps": 2,
+    "batch_size": 4,
+    "threads": 1,
+    "workers": 0,
+    "checkpoint_every": 1,
+    "log_every": 1,
+    "model": {
+        "dim": 16,
+        "image": {"size": 32, "patch": 8, "width": 32, "layers": 1, "head_width": 16},
+        "text": {"context_length": 16, "vocab_size": 400, "width": 32, "layers": 1, "heads": 2},
+    },
+    "data": {"quadruplets": 50},
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(json.dumps(TINY), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(config: Path) -> Path:
+    folder = config.parent / "run"
+    result = invoke("train", config, "--out", folder, "--set", "seed=7", "--json", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["name"], found["steps"]) == ("tiny", 2)
+    assert found["metrics"]["loss"] > 0
+    return folder
+
+
+def test_settings_can_be_replaced(trained: Path) -> None:
+    assert json.loads((trained / "config.json").read_text(encoding="utf-8"))["seed"] == 7
+
+
+def test_a_run_that_is_done_can_be_resumed_to_no_effect(run: Run, config: Path, trained: Path) -> None:
+    result = run("train", config, "--out", trained, "--set", "seed=7", "--resume", "--device", "cpu")
+    assert result.exit_code == 0
+    assert "nothing left to do" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("lost.yaml",), 1, "lost.yaml"),
+        (("mini", "--set", "optim.speed=1"), 1, "optim.speed"),
+        (("mini", "--set", "steps"), 2, "KEY=VALUE"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_an_error(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    result = run("train", *arguments, "--out", tmp_path / "run")
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(run: Run, config: Path, trained: Path) -> None:
+    result = run("train", config, "--out", trained)
+    assert result.exit_code == 1
+    assert "--resume" in result.stderr
+
+
+def test_export_writes_a_bundle_that_can_be_used(run: Run, tmp_path: Path, trained: Path) -> None:
+    safety = tmp_path / "safety.json"
+    safety.write_text(profile().model_dump_json(), encoding="utf-8")
+    arguments: tuple[Any, ...] = ("export", trained, "--out", tmp_path / "bundle", "--safety", safety, "-n", 8)
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    (model,) = json.loads(run("info", "--model", tmp_path / "bundle", "--json").stdout)
+    assert model["fingerprint"] == json.loads(result.stdout)["fingerprint"]
+    assert model["training"]["config"]["seed"] == 7
+    assert model["verification"]["weights"] == "float16"
+    assert "validation" in model["metrics"]
+    again = run(*arguments)
+    assert again.exit_code == 2
+    assert "overwrite" in again.stderr
+
+
+def test_export_refuses_a_folder_that_holds_no_run(run: Run, tmp_path: Path) -> None:
+    result = run("export", tmp_path, "--out", tmp_path / "bundle")
+    assert result.exit_code == 1
+    assert "hysac train" in result.stderr
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_export_refuses_a_profile_that_is_none(run: Run, tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "safety.json").write_text("{}", encoding="utf-8")
+    result = run("export", trained, "--out", tmp_path / "bundle", "--safety", tmp_path / "safety.json")
+    assert result.exit_code == 2
+    assert "no safety profile" in result.stderr
