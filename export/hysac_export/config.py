@@ -24,7 +24,7 @@ class _Config(BaseModel):
 
 class ImageTower(_Config):
     """The vision transformer; `size`, `patch` in pixels. ``stem="conv"`` replaces the linear patch embedding by
-    residual convolutions with batch norm (three stride-2 stages: the patch is then 8)."""
+    residual convolutions with batch norm (three stages of stride 2, then a merge: the patch is 8 or 16)."""
 
     size: int = Field(64, gt=0)
     patch: int = Field(8, gt=0)
@@ -38,8 +38,8 @@ class ImageTower(_Config):
     def _fits(self) -> Self:
         if self.size % self.patch:
             raise ValueError(f"image size {self.size} is not a multiple of the patch size {self.patch}")
-        if self.stem == "conv" and self.patch != 8:
-            raise ValueError(f"the convolutional stem has a stride of 8 pixels; patch is {self.patch}")
+        if self.stem == "conv" and self.patch not in (8, 16):
+            raise ValueError(f"the convolutional stem has a stride of 8 or 16 pixels; patch is {self.patch}")
         return self
 
 
@@ -76,7 +76,7 @@ class LossConfig(_Config):
         joint: Contrastive term over the union of safe and unsafe (2B × 2B).
         radius: Hinge on the radii over all six pairs of groups.
         radius_gap: Margin between neighbouring groups, in units of distance.
-        words: Auxiliary prediction of the caption's tokens from the image tokens.
+        words: Auxiliary prediction of the caption's words from the convolutional stem.
         entailment_start: Share of the run after which the entailment terms are ramped in (over a tenth of the run).
         words_end: Share of the run after which the word prediction is off.
     """
@@ -134,6 +134,12 @@ class TrainConfig(_Config):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
+
+    @model_validator(mode="after")
+    def _words_need_a_stem(self) -> Self:
+        if self.loss.words and self.model.image.stem != "conv":
+            raise ValueError("loss.words supervises the convolutional stem; set model.image.stem to 'conv'")
+        return self
 
     @classmethod
     def load(cls, source: str | Path, **overrides: Any) -> Self:

@@ -86,14 +86,15 @@ def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> 
 
 
 def words_loss(logits: Tensor, tokens: Tensor, ignore: Tensor) -> Tensor:
-    """Ours: binary cross-entropy of the caption's tokens, (B, V) logits against (B, L) token ids.
+    """Ours: cross-entropy of the caption's words, (B, V) logits against (B, L) token ids, per word.
 
-    `ignore` (V,) bool marks tokens that say nothing of the picture (start, end, padding). Summed over the vocabulary
-    and divided by a typical number of words, so that the value does not depend on the vocabulary's size.
+    Softmax over the vocabulary with the set of the caption's words as the target: with hundreds of rare words it
+    learns several times faster than a sigmoid for each. `ignore` (V,) bool marks tokens that are no words (start, end,
+    padding).
     """
-    target = torch.zeros_like(logits).scatter_(1, tokens, 1.0)
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return loss[:, ~ignore].sum(1).mean() / 10.0
+    target = torch.zeros_like(logits).scatter_(1, tokens, 1.0).masked_fill_(ignore, 0.0)
+    log_probability = F.log_softmax(logits.masked_fill(ignore, float("-inf")), dim=1).masked_fill(ignore, 0.0)
+    return -(target * log_probability).sum() / target.sum()
 
 
 def hyperbolic_loss(

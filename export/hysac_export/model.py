@@ -20,7 +20,8 @@ from hysac_retrieval import lorentz
 
 CURVATURE_RANGE = (0.1, 10.0)
 LOGIT_SCALE_INIT = 1 / 0.07
-LOGIT_SCALE_MAX = 100.0
+LOG_LOGIT_SCALE_MAX = 4.6052
+"""log 100, as the published code rounds it."""
 
 
 class ResidualBlock(nn.Module):
@@ -41,8 +42,12 @@ class ResidualBlock(nn.Module):
         return F.relu(x + self.body(x))
 
 
-def conv_stem(width: int) -> nn.Sequential:
-    """Pixels to a grid of tokens at stride 8: (B, 3, S, S) to (B, width, S/8, S/8)."""
+STEM_STRIDE = 8
+STEM_CHANNELS = 128
+
+
+def conv_stem() -> nn.Sequential:
+    """Pixels to a feature grid: (B, 3, S, S) to (B, 128, S/8, S/8)."""
 
     def down(channels_in: int, channels_out: int) -> list[nn.Module]:
         return [
@@ -52,7 +57,12 @@ def conv_stem(width: int) -> nn.Sequential:
         ]
 
     return nn.Sequential(
-        *down(3, 32), *down(32, 64), ResidualBlock(64), *down(64, 128), ResidualBlock(128), nn.Conv2d(128, width, 1)
+        *down(3, 32),
+        *down(32, 64),
+        ResidualBlock(64),
+        *down(64, STEM_CHANNELS),
+        ResidualBlock(STEM_CHANNELS),
+        ResidualBlock(STEM_CHANNELS),
     )
 
 
@@ -80,7 +90,6 @@ def _vision_cfg(tower: ImageTower) -> CLIPVisionCfg:
         layers=tower.layers,
         head_width=tower.head_width,
         pool_type="tok",
-        output_tokens=True,
     )
 
 
@@ -111,8 +120,12 @@ class HySAC(nn.Module):
             ),
         )
         del self.clip.logit_scale  # ours is below, with its clamps
+        # With a stem, open_clip's patch embedding works on feature maps instead of pixels.
+        self.stem: nn.Module = nn.Identity()
         if image.stem == "conv":
-            self.clip.visual.conv1 = conv_stem(image.width)
+            self.stem = conv_stem()
+            merge = image.patch // STEM_STRIDE
+            self.clip.visual.conv1 = nn.Conv2d(STEM_CHANNELS, image.width, merge, stride=merge, bias=False)
         self.image_head = HeadMLP(config.dim) if image.head_mlp else nn.Identity()
         self.text_head = HeadMLP(config.dim) if text.head_mlp else nn.Identity()
         self.log_curvature = nn.Parameter(
@@ -148,16 +161,16 @@ class HySAC(nn.Module):
         self.log_alpha_image.clamp_(max=0.0)
         self.log_alpha_text.clamp_(max=0.0)
         # Starting value and lower bound are one: the temperature can only sharpen.
-        self.log_logit_scale.clamp_(math.log(LOGIT_SCALE_INIT), math.log(LOGIT_SCALE_MAX))
+        self.log_logit_scale.clamp_(math.log(LOGIT_SCALE_INIT), LOG_LOGIT_SCALE_MAX)
 
     def image_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features before the map onto the hyperboloid, (B, d) float32, and image tokens, (B, n, width).
+        """Features before the map onto the hyperboloid, (B, d) float32, and the stem's grid, (B, C, g, g).
 
         Args:
             pixels: Normalised pixels, (B, 3, S, S).
         """
-        pooled, tokens = self.clip.visual(pixels)
-        return self.image_head(pooled).float(), tokens
+        grid = self.stem(pixels)
+        return self.image_head(self.clip.visual(grid)).float(), grid
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Features before the map onto the hyperboloid, (B, d) float32, of token ids, (B, L) int64."""
@@ -181,20 +194,18 @@ class HySAC(nn.Module):
 
 
 class WordHead(nn.Module):
-    """Predicts which tokens the caption holds from the image tokens (auxiliary, dropped after training).
+    """Predicts which words the caption holds from the stem's grid (auxiliary, dropped after training).
 
-    Multiple-instance pooling: a word is present if some part of the picture says so (log-sum-exp over parts). Parts are
-    2×2 neighbourhoods of tokens: a quarter of the logits, and still smaller than any thing worth a word.
+    Multiple-instance pooling: a word is present if some part of the picture, a 2×2 neighbourhood of the grid, says so
+    (log-sum-exp over parts). The stem is supervised directly: through an untrained transformer the signal hardly
+    reaches it (benchmarks/results/mini.md).
     """
 
-    def __init__(self, width: int, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.classify = nn.Linear(width, vocab_size)
-        nn.init.constant_(self.classify.bias, -5.0)  # a word is rare: start near its base rate
+        self.classify = nn.Linear(STEM_CHANNELS, vocab_size)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, g², width) image tokens, rows of a square grid, to (B, vocab) logits."""
-        side = math.isqrt(tokens.shape[1])
-        grid = tokens.transpose(1, 2).unflatten(2, (side, side))
+    def forward(self, grid: Tensor) -> Tensor:
+        """(B, C, g, g) features to (B, vocab) logits."""
         parts = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
         return torch.logsumexp(self.classify(parts).float(), dim=1)

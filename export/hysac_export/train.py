@@ -64,7 +64,7 @@ class Trainer:
         self.model = HySAC(config.model).to(self.device)
         self.words: WordHead | None = None
         if config.loss.words:
-            self.words = WordHead(config.model.image.width, config.model.text.vocab_size).to(self.device)
+            self.words = WordHead(config.model.text.vocab_size).to(self.device)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self._modules(), config.optim.weight_decay),
             lr=config.optim.lr,
@@ -118,10 +118,10 @@ class Trainer:
         with _attention(self.device), torch.autocast(
             self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
         ):
-            features, image_tokens = self.model.image_features(pixels)
+            features, grid = self.model.image_features(pixels)
             text = self.model.text_features(batch.tokens)
             word_weight = config.loss.words if self.words and done < config.loss.words_end else 0.0
-            word_logits = self.words(image_tokens) if self.words and word_weight else None
+            word_logits = self.words(grid) if self.words and word_weight else None
         images = self.model.project(features, self.model.log_alpha_image)
         texts = self.model.project(text, self.model.log_alpha_text)
         safe_text, unsafe_text = texts.chunk(2)

@@ -1,0 +1,174 @@
+"""The trainer: a run of a few steps, resume to the same numbers, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hysac_export.config import TrainConfig, bundled_configs
+from hysac_export.data import IMAGE_MEAN, SceneBatches, augment, normalise
+from hysac_export.run import TrainedRun
+from hysac_export.train import Trainer, learning_rate
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import TrainingError
+
+TINY = {
+    "steps": 6,
+    "batch_size": 8,
+    "workers": 0,
+    "threads": 1,
+    "checkpoint_every": 100,
+    "log_every": 1,
+    "precision": "fp32",
+    "data.quadruplets": 40,
+    "model.dim": 16,
+    "model.image": {"width": 32, "layers": 1, "head_width": 16, "stem": "conv", "patch": 16, "head_mlp": True},
+    "model.text": {"width": 32, "layers": 1, "heads": 2, "vocab_size": 600, "head_mlp": True},
+}
+
+
+def tiny(**overrides: object) -> TrainConfig:
+    return TrainConfig.load("mini", **TINY, **overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    Trainer(tiny(), folder).run()
+    return folder
+
+
+def _lines(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_a_run_reports_every_term_and_lowers_the_loss(finished):
+    rows = _lines(finished)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "T-I", "T*<I*", "joint", "radius", "words", "curvature", "radius/unsafe_image"} <= rows[0].keys()
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_resumed_run_continues_to_the_same_numbers(finished, tmp_path):
+    folder = tmp_path / "resumed"
+    Trainer(tiny(), folder).run(stop_after=3)
+    # The process ends here; a new trainer knows only what is in the folder.
+    Trainer(tiny(), folder, resume=True).run()
+    assert _lines(folder) == _lines(finished)
+    whole, resumed = (TrainedRun.load(path).model.state_dict() for path in (finished, folder))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_finished_run_encodes_points_on_the_hyperboloid(finished):
+    run = TrainedRun.load(finished)
+    texts = run.encode_text(["a dog on a beach", "a cook with a knife"])
+    images = run.encode_image(np.zeros((3, 64, 64, 3), dtype=np.uint8))
+    assert texts.shape == (2, 16)
+    assert images.shape == (3, 16)
+    assert (lorentz.dist0(texts.astype(np.float64), run.curvature) > 0).all()
+
+
+def test_the_baseline_gives_unit_vectors(tmp_path):
+    Trainer(tiny(**{"model.geometry": "euclidean", "steps": 2}), tmp_path / "clip").run()
+    run = TrainedRun.load(tmp_path / "clip")
+    assert np.linalg.norm(run.encode_text(["a dog"]), axis=1) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_published_recipe_trains_too(tmp_path):
+    published = {
+        "loss": {},
+        "optim": {"lr": 1e-4, "warmup": 0.0, "schedule": "constant", "clip_norm": None},
+        "steps": 2,
+    }
+    Trainer(tiny(**published), tmp_path / "run").run()
+    assert not {"joint", "radius", "words"} & _lines(tmp_path / "run")[0].keys()
+
+
+def test_a_batch_depends_on_nothing_but_its_step(tmp_path):
+    trainer = Trainer(tiny(), tmp_path / "run")
+    batches = SceneBatches(trainer.config, trainer.tokenizer)
+    forward = [batches[step] for step in range(3)]
+    again = SceneBatches(trainer.config, trainer.tokenizer)[2]
+    assert torch.equal(forward[2].pixels, again.pixels)
+    assert torch.equal(forward[2].tokens, again.tokens)
+    assert not torch.equal(forward[0].pixels, forward[1].pixels)
+
+
+def test_every_quadruplet_is_seen_once_an_epoch(tmp_path):
+    trainer = Trainer(tiny(), tmp_path / "run")
+    batches = SceneBatches(trainer.config, trainer.tokenizer)
+    seen = [row for step in range(5) for row in batches._rows(step)]
+    assert sorted(seen) == list(range(40))
+
+
+def test_a_folder_is_not_trained_over(finished):
+    with pytest.raises(TrainingError, match="--resume"):
+        Trainer(tiny(), finished)
+
+
+def test_resuming_with_another_config_is_refused(finished):
+    with pytest.raises(TrainingError, match="another config"):
+        Trainer(tiny(**{"optim.lr": 0.5}), finished, resume=True)
+
+
+def test_resuming_nothing_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="no run"):
+        Trainer(tiny(), tmp_path / "none", resume=True)
+
+
+def test_a_folder_without_a_finished_run_says_what_is_missing(tmp_path):
+    with pytest.raises(TrainingError, match="model.safetensors"):
+        TrainedRun.load(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_the_mend(tmp_path):
+    with pytest.raises(TrainingError, match="lower optim.lr"):
+        Trainer(tiny(**{"optim.lr": 1e30, "optim.warmup": 0.0}), tmp_path / "run").run()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"), [({"optim.lr": -1}, "lr"), ({"model.image": {"patch": 7}}, "patch"), ({"stepz": 1}, "stepz")]
+)
+def test_a_bad_config_names_the_field(overrides, field):
+    with pytest.raises(TrainingError, match=field):
+        TrainConfig.load("mini", **overrides)
+
+
+def test_configs_are_read_from_yaml_and_toml(tmp_path):
+    (tmp_path / "a.yaml").write_text("steps: 7\noptim: {lr: 0.5}\n")
+    (tmp_path / "b.toml").write_text("steps = 7\n[optim]\nlr = 0.5\n")
+    assert TrainConfig.load(tmp_path / "a.yaml") == TrainConfig.load(tmp_path / "b.toml")
+    with pytest.raises(TrainingError, match=r"missing\.yaml"):
+        TrainConfig.load(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("name", bundled_configs())
+def test_bundled_configs_are_valid(name):
+    assert TrainConfig.load(name).steps > 0
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    config = tiny(**{"optim.lr": 1.0, "optim.warmup": 0.1}).optim
+    assert learning_rate(config, 0.05) == pytest.approx(0.5, abs=0.01)
+    assert learning_rate(config, 0.1) == pytest.approx(1.0)
+    assert learning_rate(config, 0.55) == pytest.approx(0.5)
+    assert learning_rate(config, 0.9999) < 1e-5
+
+
+def test_augmentation_is_repeatable_keeps_the_shape_and_is_off_at_zero():
+    pixels = normalise(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8))
+    assert augment(pixels, 0.0, torch.Generator()) is pixels
+    first, second = (augment(pixels, 0.5, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == pixels.shape
+    assert not torch.equal(first, pixels)
+
+
+def test_normalise_maps_the_channel_mean_to_zero():
+    pixels = torch.tensor(IMAGE_MEAN).mul(255).round().to(torch.uint8).expand(1, 2, 2, 3)
+    assert normalise(pixels).abs().max() < 0.01
