@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, json_option, model_option, print_json, progress_bar
+from hysac_retrieval.cli.common import Command, console, json_option, model_option, print_json, progress_bar, shorten
 
 if TYPE_CHECKING:
     from hysac_retrieval.demo import DemoSearch
@@ -79,5 +79,5 @@ def _print_hits(label: str, result: SearchResult, threshold: float) -> None:
         unsafe = "–" if hit.unsafe is None else f"{hit.unsafe:.3f}"
         line = Text(f"    {hit.distance:.3f}  unsafe ")
         line.append(unsafe, style="green" if is_safe(hit, threshold) else "red")
-        line.append(f"  {hit.payload.get('caption', hit.payload.get('file', ''))}")
+        line.append(f"  {shorten(hit.payload.get('caption', hit.payload.get('file', '')), 90)}")
         out.print(line)
