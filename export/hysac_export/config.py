@@ -23,8 +23,10 @@ class _Config(BaseModel):
 
 
 class ImageTower(_Config):
-    """The vision transformer; `size`, `patch` in pixels. ``stem="conv"`` replaces the linear patch embedding by
-    residual convolutions with batch norm (three stages of stride 2, then a merge: the patch is 8 or 16)."""
+    """The vision transformer; `size` and `patch` in pixels.
+
+    ``stem="conv"`` puts residual convolutions with batch norm before it (stride 8; the patch is then 8 or 16).
+    """
 
     size: int = Field(64, gt=0)
     patch: int = Field(8, gt=0)
@@ -158,7 +160,9 @@ class TrainConfig(_Config):
             values: Any = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
             names = ", ".join(bundled_configs())
-            raise TrainingError(f"cannot read the config {str(source)!r} (a file, or one of {names}): {error}") from error
+            raise TrainingError(
+                f"cannot read the config {str(source)!r} (a file, or one of {names}): {error}"
+            ) from error
         if not isinstance(values, dict):
             raise TrainingError(f"{path} holds {type(values).__name__}, expected a table of settings")
         for key, value in overrides.items():

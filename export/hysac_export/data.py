@@ -143,7 +143,9 @@ def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tens
     rows, columns = top[:, None] + grid, left[:, None] + grid
     channels = torch.arange(3, device=pixels.device)
     batch = torch.arange(n, device=pixels.device)
-    return padded[batch[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None]]
+    return padded[
+        batch[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None]
+    ]
 
 
 def _one_thread(_worker: int) -> None:

@@ -49,7 +49,10 @@ def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
 
 
 def entailment(apex: Tensor, inside: Tensor, curvature: Tensor | float, aperture_scale: float = 1.0) -> Tensor:
-    """mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))): `inside` belongs into the cone of `apex`."""
+    """Penalty for each point of `inside` outside of its `apex`'s cone, 0-d.
+
+    mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))); arXiv 2503.12127, section 3.
+    """
     angle = lorentz.exterior_angle(apex, inside, curvature)
     aperture = lorentz.half_aperture(apex, curvature)
     return F.relu(angle - aperture_scale * aperture).mean()
@@ -65,7 +68,9 @@ def published_terms(
     }
 
 
-def published_total(terms: dict[str, Tensor], contrastive_weight: float = 1.0, entailment_weight: float = 1.0) -> Tensor:
+def published_total(
+    terms: dict[str, Tensor], contrastive_weight: float = 1.0, entailment_weight: float = 1.0
+) -> Tensor:
     """Weighted sum of the seven terms, divided by 7 (4 w_c + 3 w_e) as the published code does."""
     weights = {name: entailment_weight if "<" in name else contrastive_weight for name in terms}
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()

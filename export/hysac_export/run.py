@@ -51,14 +51,18 @@ class TrainedRun:
         folder = Path(folder)
         missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (folder / name).is_file()]
         if missing:
-            raise TrainingError(f"{folder} holds no finished run: {', '.join(missing)} missing; `hysac train` makes one")
+            raise TrainingError(
+                f"{folder} holds no finished run: {', '.join(missing)} missing; `hysac train` makes one"
+            )
         try:
             config = TrainConfig.model_validate_json((folder / CONFIG).read_bytes())
         except ValidationError as error:
             raise TrainingError(f"{folder / CONFIG} is not a valid run config: {error}") from error
         model = HySAC(config.model)
         weights = load_file(folder / WEIGHTS)
-        model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+        model.load_state_dict(
+            {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+        )
         return cls(model.eval(), open_tokenizer(folder / TOKENIZER, config.model.text.context_length), config)
 
     @property

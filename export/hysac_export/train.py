@@ -50,9 +50,7 @@ class Trainer:
         TrainingError: The folder holds a run already, has nothing to resume, or was made with another config.
     """
 
-    def __init__(
-        self, config: TrainConfig, folder: Path, *, resume: bool = False, device: str | None = None
-    ) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, *, resume: bool = False, device: str | None = None) -> None:
         self.config = config
         self.folder = folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -115,8 +113,9 @@ class Trainer:
         self.model.clamp()
         generator = torch.Generator().manual_seed(hash((config.seed, self.step)) & 0x7FFFFFFF)
         pixels = augment(normalise(batch.pixels), config.data.augment, generator)
-        with _attention(self.device), torch.autocast(
-            self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+        with (
+            _attention(self.device),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
         ):
             features, grid = self.model.image_features(pixels)
             text = self.model.text_features(batch.tokens)

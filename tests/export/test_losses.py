@@ -89,8 +89,10 @@ def test_entailment_is_the_published_one_for_every_aperture_scale_and_curvature(
                 assert relative_error(leaf.grad, golden[f"k{k}_A_g_{name}"][s]).max() < 1e-7
 
 
-@pytest.mark.parametrize(("dtype", "suffix", "tolerance", "gradient_tolerance"), DTYPES, ids=DTYPE_NAMES)
-def test_seven_terms_total_and_gradients_are_the_published_ones(dtype, suffix, tolerance, gradient_tolerance):
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "gradient_tolerance"), [(d, t, g) for d, _, t, g in DTYPES], ids=DTYPE_NAMES
+)
+def test_seven_terms_total_and_gradients_are_the_published_ones(dtype, tolerance, gradient_tolerance):
     golden = load_golden("total_loss")
     for k in range(int(golden["n_cases"])):
         groups = {name: _leaf(golden[f"k{k}_{key}"], dtype) for name, key in GOLDEN_GROUPS.items()}
@@ -107,12 +109,12 @@ def test_seven_terms_total_and_gradients_are_the_published_ones(dtype, suffix, t
         assert relative_error(total.detach(), golden[f"k{k}_total"]).max() < tolerance, k
         total.backward()
         for name, key in GOLDEN_GROUPS.items():
-            error = relative_error(groups[name].grad, golden[f"k{k}_g_{key}{suffix}"])
+            error = relative_error(groups[name].grad, golden[f"k{k}_g_{key}"])
             assert error.max() < gradient_tolerance, (k, name)
         inside = golden[f"k{k}_log_curv_in"] == golden[f"k{k}_log_curv_clamped"]
         if inside:
-            assert relative_error(log_curvature.grad, golden[f"k{k}_g_log_curv{suffix}"]).max() < gradient_tolerance
-            assert relative_error(log_scale.grad, golden[f"k{k}_g_log_scale{suffix}"]).max() < gradient_tolerance
+            assert relative_error(log_curvature.grad, golden[f"k{k}_g_log_curv"]).max() < gradient_tolerance
+            assert relative_error(log_scale.grad, golden[f"k{k}_g_log_scale"]).max() < gradient_tolerance
 
 
 def test_scalars_are_clamped_as_published():
@@ -162,7 +164,7 @@ def test_radius_hinge_pulls_safe_points_in_and_pushes_unsafe_points_out():
     groups = _points([1.0, 1.0, 1.0, 1.0], 1.0)
     leaves = {name: getattr(groups, name).clone().requires_grad_() for name in GROUPS}
     radius_hinge(Quadruplets(**leaves), 1.0, 0.3).backward()
-    outward = {name: float((leaf.grad * leaf).sum()) for name, leaf in leaves.items()}
+    outward = {name: (leaf.grad * leaf).sum().item() for name, leaf in leaves.items()}
     assert outward["safe_text"] > outward["safe_image"] > outward["unsafe_text"] > outward["unsafe_image"]
     assert outward["safe_text"] > 0 > outward["unsafe_image"]
 
