@@ -145,7 +145,10 @@ def aconnect(
             )
         engine.close()  # it has done its part: opening, or making, the collection
         client = AsyncQdrantClient(
-            url=url, api_key=connection.get("api_key"), prefer_grpc=bool(connection.get("prefer_grpc"))
+            url=url,
+            api_key=connection.get("api_key"),
+            prefer_grpc=bool(connection.get("prefer_grpc")),
+            check_compatibility=False,
         )
         return _Session(engine.core, _sender(client, name), client.close)
 

@@ -129,7 +129,9 @@ class QdrantStore:
         """
         try:
             if url is not None:
-                client = QdrantClient(url=url, api_key=api_key, prefer_grpc=prefer_grpc)
+                # Without the client's check of versions, which only warns, from a thread of its own: a server that is
+                # away or too old is found out by the first request, as an error.
+                client = QdrantClient(url=url, api_key=api_key, prefer_grpc=prefer_grpc, check_compatibility=False)
             elif path is not None:
                 client = QdrantClient(path=path)
             else:

@@ -1,0 +1,116 @@
+"""Qdrant's REST interface in front of qdrant-client's local mode: what of it this package speaks, over real HTTP.
+
+It answers as a server does where it matters here (envelope, status codes, JSON in and out) and keeps every request.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from qdrant_client import QdrantClient, models
+
+
+@dataclass
+class RestServer:
+    url: str
+    backend: QdrantClient
+    requests: list[tuple[str, str, Any]] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    keep_metadata: bool = True
+    broken: bool = False
+
+    def bodies(self, method: str, path: str) -> list[Any]:
+        return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
+
+    def answer(self, method: str, path: str, body: Any) -> Any:
+        client = self.backend
+        if path == "/":
+            return None
+        if path == "/collections":
+            return client.get_collections().model_dump(mode="json")
+        name, _, action = path.removeprefix("/collections/").partition("/")
+        if action == "exists":
+            return {"exists": client.collection_exists(name)}
+        if method == "PUT" and not action:
+            spec = models.CreateCollection.model_validate(body)
+            metadata = spec.metadata if self.keep_metadata else None
+            return client.create_collection(name, vectors_config=spec.vectors, metadata=metadata)
+        if method == "DELETE" and not action:
+            return client.delete_collection(name)
+        if not client.collection_exists(name):
+            raise LookupError(f"Not found: Collection `{name}` doesn't exist!")
+        if method == "GET":
+            info = client.get_collection(name).model_dump(mode="json")
+            return info | {"status": "yellow" if len(self.bodies("GET", path)) % 2 else "green"}
+        done = {"operation_id": 1, "status": "completed"}
+        if (method, action) == ("PUT", "index"):
+            return done
+        if (method, action) == ("PUT", "points"):
+            client.upsert(name, models.PointsList.model_validate(body).points)
+            return done
+        if (method, action) == ("POST", "points/delete"):
+            client.delete(name, models.PointIdsList.model_validate(body))
+            return done
+        if action == "points/count":
+            request = models.CountRequest.model_validate(body)
+            return {"count": client.count(name, request.filter).count}
+        if action == "points/query/batch":
+            batch = models.QueryRequestBatch.model_validate(body).searches
+            plain = [search.model_copy(update={"params": None}) for search in batch]
+            return [r.model_dump(mode="json") for r in client.query_batch_points(name, plain)]
+        raise LookupError(f"{method} {path} is not part of this server")
+
+
+@contextmanager
+def rest_server() -> Iterator[RestServer]:
+    backend = QdrantClient(":memory:")
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def _handle(self) -> None:
+            length = int(self.headers.get("content-length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
+            path = self.path.partition("?")[0]
+            with lock:
+                server.requests.append((self.command, path, body))
+                server.headers.update({key.lower(): value for key, value in self.headers.items()})
+                status, reply = 200, {"time": 0.0, "status": "ok", "result": None}
+                try:
+                    if server.broken:
+                        raise RuntimeError("disk full")
+                    result = server.answer(self.command, path, body)
+                    reply = {"title": "qdrant", "version": "1.20.0"} if path == "/" else reply | {"result": result}
+                except LookupError as error:
+                    status, reply = 404, {"status": {"error": str(error)}}
+                except RuntimeError as error:
+                    status, reply = 500, {"status": {"error": str(error)}}
+            data = json.dumps(reply).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = RestServer(f"http://127.0.0.1:{http.server_port}", backend)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+        backend.close()

@@ -1,0 +1,103 @@
+"""The store on a Qdrant server, as far as the wire: what is sent, in which order, and what errors become."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from rest_server import RestServer, rest_server
+from spaces import CURVATURE, DIM, nearest, profile, random_points
+
+from hysac_retrieval.errors import CollectionNotFoundError, ModelMismatchError, StoreError
+from hysac_retrieval.index import Index
+from hysac_retrieval.lorentz import dist0
+from hysac_retrieval.stores.qdrant import QdrantStore
+
+
+@pytest.fixture
+def server() -> Iterator[RestServer]:
+    with rest_server() as running:
+        yield running
+
+
+def make(server: RestServer, **options: object) -> Index:
+    settings = {
+        "dim": DIM,
+        "curvature": CURVATURE,
+        "safety": profile(),
+        "fingerprint": "f1",
+        "url": server.url,
+    } | options
+    return Index.create("c", **settings)  # type: ignore[arg-type]
+
+
+def test_a_server_holds_an_index_and_answers_as_exact_search_does(server: RestServer) -> None:
+    points = random_points(30)
+    with make(server) as index:
+        index.upsert(range(30), points, modality="image", payloads=[{"k": i} for i in range(30)])
+        assert index.info().points == 30
+        index.optimize()
+    with Index.open("c", url=server.url, expect_fingerprint="f1") as index:
+        query = random_points(1, seed=9)[0]
+        safe = np.flatnonzero(profile().unsafe(dist0(points, CURVATURE), "image") <= 0.5)
+        assert [hit.id for hit in index.query(query, limit=5)] == safe[nearest(query, points[safe])[:5]].tolist()
+        assert len(index.query_batch(random_points(3), limit=2, ef=64)) == 3
+        index.delete([1, 2])
+        assert index.count() == 28
+    with pytest.raises(ModelMismatchError):
+        Index.open("c", url=server.url, expect_fingerprint="f2")
+
+
+def test_the_safety_filter_is_part_of_every_request(server: RestServer) -> None:
+    with make(server) as index:
+        index.query_batch(random_points(2), ef=64, threshold=0.25, filter={"should": [{"is_empty": {"key": "a"}}]})
+    for search in server.bodies("POST", "/collections/c/points/query/batch")[0]["searches"]:
+        must = search["filter"]["must"]
+        assert must[0] == {"key": "hysac.unsafe", "range": {"gte": 0.0, "lte": 0.25}}
+        assert must[1] == {"key": "hysac.model", "match": {"value": "f1"}}
+        assert must[2] == {"should": [{"is_empty": {"key": "a"}}]}
+        assert "should" not in search["filter"]
+        assert search["params"] == {"hnsw_ef": 64}
+        assert search["using"] == "hysac"
+
+
+def test_payload_indexes_are_made_before_the_first_point(server: RestServer) -> None:
+    with make(server) as index:
+        index.upsert([1], random_points(1), modality="text")
+    puts = [(path, body) for method, path, body in server.requests if method == "PUT"]
+    assert [path for path, _ in puts] == ["/collections/c", *["/collections/c/index"] * 4, "/collections/c/points"]
+    fields = {body["field_name"]: body["field_schema"] for path, body in puts if path.endswith("index")}
+    wanted = {"hysac.unsafe": "float", "hysac.modality": "keyword", "hysac.model": "keyword"}
+    assert wanted.items() <= fields.items()
+    assert puts[0][1]["vectors"] == {"hysac": {"size": DIM + 2, "distance": "Dot"}}
+
+
+def test_an_old_server_that_keeps_no_metadata_is_named_and_nothing_left_behind(server: RestServer) -> None:
+    server.keep_metadata = False
+    with pytest.raises(StoreError, match=r"1\.16"):
+        make(server)
+    assert not server.backend.collection_exists("c")
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_what_goes_wrong_on_the_wire_is_a_store_error(server: RestServer) -> None:
+    with make(server, api_key="secret") as index:  # type: ignore[arg-type]
+        assert server.headers["api-key"] == "secret"
+        server.backend.delete_collection("c")
+        with pytest.raises(CollectionNotFoundError, match="doesn't exist"):
+            index.query(random_points(1)[0])
+        server.broken = True
+        with pytest.raises(StoreError, match=r"500.*disk full") as caught:
+            index.query(random_points(1)[0])
+        assert "secret" not in str(caught.value)
+    server.broken = False
+    with pytest.raises(CollectionNotFoundError, match="none"):
+        Index.open("c", url=server.url)
+
+
+def test_a_server_that_is_not_there_is_a_store_error() -> None:
+    store = QdrantStore.connect(url="http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="cannot be reached"):
+        store.open("c")
+    store.close()
