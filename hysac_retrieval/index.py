@@ -347,9 +347,7 @@ def _metadata(
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
         raise SettingsError(f"dim is {dim!r}; it must be a whole number of 1 or more")
     if not (math.isfinite(curvature) and curvature > 0):
-        raise SettingsError(
-            f"curvature is {curvature}; it must be finite and above 0 (the space has curvature −c)"
-        )
+        raise SettingsError(f"curvature is {curvature}; it must be finite and above 0 (the space has curvature −c)")
     if lift is not None and sample is not None:
         raise SettingsError("lift and sample both say how points are stored; give one of them")
     if sample is not None:

@@ -93,8 +93,8 @@ class SafetyProfile(BaseModel):
             profile = self.of(name)
             if profile.safe.mean >= profile.unsafe.mean:
                 raise ValueError(
-                    f"the mean radius of safe {name} samples ({profile.safe.mean:.4g}) is not below that of unsafe ones "
-                    f"({profile.unsafe.mean:.4g}): the radius says nothing about safety; train or calibrate again"
+                    f"the mean radius of safe {name} samples ({profile.safe.mean:.4g}) is not below that of unsafe "
+                    f"ones ({profile.unsafe.mean:.4g}): the radius says nothing about safety; train or calibrate again"
                 )
         return self
 

@@ -90,16 +90,12 @@ def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> 
     return torch.stack(hinges).mean()
 
 
-def words_loss(logits: Tensor, tokens: Tensor, ignore: Tensor) -> Tensor:
-    """Ours: cross-entropy of the caption's words, (B, V) logits against (B, L) token ids, per word.
+def words_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Ours: cross-entropy per word between (B, w) logits and the words that each caption holds, (B, w) 0 or 1.
 
-    Softmax over the vocabulary with the set of the caption's words as the target: with hundreds of rare words it
-    learns several times faster than a sigmoid for each. `ignore` (V,) bool marks tokens that are no words (start, end,
-    padding).
+    Softmax over the words, not a sigmoid for each: with hundreds of rare words it learns several times faster.
     """
-    target = torch.zeros_like(logits).scatter_(1, tokens, 1.0).masked_fill_(ignore, 0.0)
-    log_probability = F.log_softmax(logits.masked_fill(ignore, float("-inf")), dim=1).masked_fill(ignore, 0.0)
-    return -(target * log_probability).sum() / target.sum()
+    return -(targets * F.log_softmax(logits, dim=1)).sum() / targets.sum().clamp(min=1.0)
 
 
 def hyperbolic_loss(

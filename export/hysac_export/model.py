@@ -196,16 +196,29 @@ class HySAC(nn.Module):
 class WordHead(nn.Module):
     """Predicts which words the caption holds from the stem's grid (auxiliary, dropped after training).
 
-    Multiple-instance pooling: a word is present if some part of the picture, a 2×2 neighbourhood of the grid, says so
-    (log-sum-exp over parts). The stem is supervised directly: through an untrained transformer the signal hardly
-    reaches it (benchmarks/results/mini.md).
+    Multiple-instance pooling: a word is present if some place of the grid says so (log-sum-exp over places). The stem
+    is supervised directly: through an untrained transformer the signal hardly reaches it (benchmarks/results/mini.md).
+
+    Args:
+        words: Token ids of the words to predict, (w,) int64.
+        vocab_size: Size of the tokenizer's vocabulary.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    index: Tensor
+    """Position of each token id among the words, or w for a token that is none: (vocab,) int64."""
+
+    def __init__(self, words: Tensor, vocab_size: int) -> None:
         super().__init__()
-        self.classify = nn.Linear(STEM_CHANNELS, vocab_size)
+        self.classify = nn.Linear(STEM_CHANNELS, len(words))
+        index = torch.full((vocab_size,), len(words))
+        index[words] = torch.arange(len(words))
+        self.register_buffer("index", index)
 
     def forward(self, grid: Tensor) -> Tensor:
-        """(B, C, g, g) features to (B, vocab) logits."""
-        parts = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)
-        return torch.logsumexp(self.classify(parts).float(), dim=1)
+        """(B, C, g, g) features to (B, w) logits."""
+        return torch.logsumexp(self.classify(grid.flatten(2).transpose(1, 2)).float(), dim=1)
+
+    def targets(self, tokens: Tensor) -> Tensor:
+        """Which of the words each caption holds: (B, L) token ids to (B, w) float32, 0 or 1."""
+        hot = torch.zeros(tokens.shape[0], self.classify.out_features + 1, device=tokens.device)
+        return hot.scatter_(1, self.index[tokens], 1.0)[:, :-1]

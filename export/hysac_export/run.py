@@ -79,12 +79,12 @@ class TrainedRun:
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
         """Points of texts, (n, d) float32."""
         ids = torch.from_numpy(tokenize(self.tokenizer, texts))
-        return _stack([self.model.encode_text(part) for part in ids.split(batch_size)])
+        return _stack([self.model.encode_text(part) for part in torch.split(ids, batch_size)])
 
     @torch.inference_mode()
     def encode_image(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
         """Points of images, (n, S, S, 3) uint8 to (n, d) float32."""
-        parts = torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size)
+        parts = torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), batch_size)
         return _stack([self.model.encode_image(normalise(part)) for part in parts])
 
 

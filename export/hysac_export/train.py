@@ -24,12 +24,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hysac_export.config import OptimConfig, TrainConfig
-from hysac_export.data import Batch, SceneBatches, augment, normalise, open_tokenizer, training_scenes
+from hysac_export.data import Batch, SceneBatches, augment, normalise, open_tokenizer, tokenize, training_scenes
 from hysac_export.losses import Quadruplets, euclidean_loss, hyperbolic_loss, words_loss
 from hysac_export.model import HySAC, WordHead
 from hysac_export.run import CHECKPOINT, CONFIG, METRICS, TOKENIZER, WEIGHTS, TrainedRun
 from hysac_export.scenes import caption
-from hysac_export.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from hysac_export.tokenizer import train_tokenizer
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import TrainingError
 
@@ -62,16 +62,14 @@ class Trainer:
         self.model = HySAC(config.model).to(self.device)
         self.words: WordHead | None = None
         if config.loss.words:
-            self.words = WordHead(config.model.text.vocab_size).to(self.device)
+            words = telling_words(config, self.tokenizer)
+            self.words = WordHead(words, config.model.text.vocab_size).to(self.device)
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self._modules(), config.optim.weight_decay),
             lr=config.optim.lr,
             betas=config.optim.betas,
             fused=True,
         )
-        special = torch.zeros(config.model.text.vocab_size, dtype=torch.bool)
-        special[[self.tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]] = True
-        self._special = special.to(self.device)
         self.step = 0
         if resume:
             self._load_checkpoint()
@@ -130,8 +128,8 @@ class Trainer:
             total, terms = euclidean_loss(points, self.model.logit_scale)
         else:
             total, terms = hyperbolic_loss(points, self.model.curvature, self.model.logit_scale, config.loss, done)
-        if word_logits is not None:
-            terms["words"] = words_loss(word_logits, batch.tokens, self._special)
+        if self.words and word_logits is not None:
+            terms["words"] = words_loss(word_logits, self.words.targets(batch.tokens))
             total = total + word_weight * terms["words"]
         if not bool(torch.isfinite(total)):
             raise TrainingError(
@@ -218,11 +216,26 @@ def _tokenizer(config: TrainConfig, folder: Path) -> Tokenizer:
     """The run's tokenizer, learned from the training captions the first time."""
     path = folder / TOKENIZER
     if not path.is_file():
-        rng = np.random.default_rng((config.seed, 2))
-        scenes = training_scenes(config.data)[:20_000]
-        texts = [caption(scene, rng) for q in scenes for scene in (q.safe, q.unsafe)]
-        train_tokenizer(texts, config.model.text.vocab_size).save(str(path))
+        train_tokenizer(_sample_captions(config), config.model.text.vocab_size).save(str(path))
     return open_tokenizer(path, config.model.text.context_length)
+
+
+def telling_words(config: TrainConfig, tokenizer: Tokenizer, most: float = 0.05) -> Tensor:
+    """Token ids that say something of the picture: in at least five captions, and in at most a share `most` of them.
+
+    That leaves out articles and the words of the templates, which no picture can tell and which would drown the rest.
+    """
+    captions = _sample_captions(config)
+    seen = np.zeros(config.model.text.vocab_size, dtype=np.int64)
+    for row in tokenize(tokenizer, captions):
+        seen[np.unique(row)] += 1
+    return torch.from_numpy(np.flatnonzero((seen >= 5) & (seen <= most * len(captions))))
+
+
+def _sample_captions(config: TrainConfig) -> list[str]:
+    rng = np.random.default_rng((config.seed, 2))
+    scenes = training_scenes(config.data)[:20_000]
+    return [caption(scene, rng) for q in scenes for scene in (q.safe, q.unsafe)]
 
 
 def _parameter_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:

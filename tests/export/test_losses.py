@@ -23,7 +23,7 @@ from hysac_export.losses import (
     ramp,
     words_loss,
 )
-from hysac_export.model import HySAC
+from hysac_export.model import STEM_CHANNELS, HySAC, WordHead
 from hysac_retrieval import lorentz
 
 GOLDEN_GROUPS = {
@@ -170,12 +170,16 @@ def test_radius_hinge_pulls_safe_points_in_and_pushes_unsafe_points_out():
 
 
 def test_words_loss_by_hand():
-    logits = torch.tensor([[0.0, 2.0, -1.0, 7.0]], dtype=torch.float64)
-    tokens = torch.tensor([[3, 1, 3]])
-    ignore = torch.tensor([False, False, False, True])
-    # Token 3 is ignored on both sides; token 1 is the caption's only word, a softmax over tokens 0, 1, 2.
+    logits = torch.tensor([[0.0, 2.0, -1.0]], dtype=torch.float64)
     expected = np.log(np.exp(0.0) + np.exp(2.0) + np.exp(-1.0)) - 2.0
-    assert float(words_loss(logits, tokens, ignore)) == pytest.approx(expected)
+    assert float(words_loss(logits, torch.tensor([[0.0, 1.0, 0.0]]))) == pytest.approx(expected)
+    assert float(words_loss(logits, torch.zeros(1, 3))) == 0.0
+
+
+def test_word_head_predicts_only_the_words_it_was_given():
+    head = WordHead(torch.tensor([4, 7]), vocab_size=10)
+    assert head(torch.zeros(3, STEM_CHANNELS, 2, 2)).shape == (3, 2)
+    assert head.targets(torch.tensor([[1, 7, 7, 9], [0, 0, 4, 7]])).tolist() == [[0.0, 1.0], [1.0, 1.0]]
 
 
 def test_ramp_is_off_before_its_start_and_full_after_a_tenth():
