@@ -80,7 +80,7 @@ class LossConfig(_Config):
         radius_gap: Margin between neighbouring groups, in units of distance.
         words: Auxiliary prediction of the caption's words from the convolutional stem.
         entailment_start: Share of the run after which the entailment terms are ramped in (over a tenth of the run).
-        words_end: Share of the run after which the word prediction is off.
+        words_end: Share of the main phase after which the word prediction is off.
     """
 
     contrastive: float = Field(1.0, ge=0)
@@ -124,7 +124,8 @@ class TrainConfig(_Config):
 
     name: str = "hysac"
     seed: int = 0
-    steps: int = Field(2000, gt=0)
+    steps: int = Field(2000, gt=0, description="Steps of the main phase.")
+    stem_steps: int = Field(0, ge=0, description="Steps before it in which only the stem learns, from words.")
     batch_size: int = Field(128, gt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int | None = Field(None, gt=0)
@@ -141,7 +142,14 @@ class TrainConfig(_Config):
     def _words_need_a_stem(self) -> Self:
         if self.loss.words and self.model.image.stem != "conv":
             raise ValueError("loss.words supervises the convolutional stem; set model.image.stem to 'conv'")
+        if self.stem_steps and not self.loss.words:
+            raise ValueError("stem_steps needs loss.words: words are all that the stem learns from on its own")
         return self
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of both phases."""
+        return self.stem_steps + self.steps
 
     @classmethod
     def load(cls, source: str | Path, **overrides: Any) -> Self:

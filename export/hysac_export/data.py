@@ -54,7 +54,7 @@ class SceneBatches(Dataset[Batch]):
         self._artist: Artist | None = None
 
     def __len__(self) -> int:
-        return self.config.steps
+        return self.config.total_steps
 
     def __getitem__(self, step: int) -> Batch:
         if self._artist is None:  # built in the worker: sprites are decoded once per process
@@ -83,7 +83,7 @@ class SceneBatches(Dataset[Batch]):
         return DataLoader(
             self,
             batch_size=None,
-            sampler=range(start, self.config.steps),
+            sampler=range(start, self.config.total_steps),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_one_thread if workers else None,

@@ -76,7 +76,7 @@ def load_subject(model: str | Path) -> Subject:
         raise MissingExtraError(error.name or "torch", "train", f"reading the run folder {model}") from error
     run = TrainedRun.load(model)
     config = run.config
-    source = f"run {config.name}, seed {config.seed}, {config.steps} steps of {config.batch_size}"
+    source = f"run {config.name}, seed {config.seed}, {config.total_steps} steps of {config.batch_size}"
     return Subject(config.name, run, curvature_of(run), config.model.image.size, None, source)
 
 

@@ -81,7 +81,7 @@ class Trainer:
             The trained encoders; also readable later with `TrainedRun.load`.
         """
         config = self.config
-        last = config.steps if stop_after is None else min(config.steps, self.step + stop_after)
+        last = config.total_steps if stop_after is None else min(config.total_steps, self.step + stop_after)
         loader = SceneBatches(config, self.tokenizer).loader(self.step)
         self.model.train()
         with (self.folder / METRICS).open("a", encoding="utf-8") as log:
@@ -92,7 +92,7 @@ class Trainer:
                 metrics = self._train_step(batch.to(self.device))
                 self.step += 1
                 metrics["seconds"] = time.perf_counter() - began
-                if self.step % config.log_every == 0 or self.step == config.steps:
+                if self.step % config.log_every == 0 or self.step == config.total_steps:
                     log.write(json.dumps({"step": self.step, **metrics}) + "\n")
                     log.flush()
                 if self.step % config.checkpoint_every == 0 or self.step == last:
@@ -100,23 +100,39 @@ class Trainer:
                 if progress:
                     progress(self.step, metrics)
         self.model.eval()
-        if self.step == config.steps:
+        if self.step == config.total_steps:
             save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, self.folder / WEIGHTS)
         return TrainedRun(self.model, self.tokenizer, config)
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
-        config, done = self.config, self.step / self.config.steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config.optim, done)
+        generator = torch.Generator().manual_seed(hash((self.config.seed, self.step)) & 0x7FFFFFFF)
+        pixels = augment(normalise(batch.pixels), self.config.data.augment, generator)
+        if self.words and self.step < self.config.stem_steps:
+            return self._stem_step(self.words, pixels, batch.tokens)
+        return self._main_step(pixels, batch.tokens)
+
+    def _stem_step(self, words: WordHead, pixels: Tensor, tokens: Tensor) -> dict[str, float]:
+        """Two updates of the stem alone, on half a batch each: small updates teach it fastest, and cost least."""
+        self._set_lr(self.config.optim.lr * min(1.0, (self.step + 1) / 20))
+        losses = []
+        for part, ids in zip(pixels.chunk(2), tokens.chunk(2), strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                logits = words(self.model.stem(part))
+            loss = words_loss(logits, words.targets(ids))
+            self._update(loss)
+            losses.append(loss.item())
+        return {"loss": self.config.loss.words * sum(losses) / 2, "words": sum(losses) / 2}
+
+    def _main_step(self, pixels: Tensor, tokens: Tensor) -> dict[str, float]:
+        config, done = self.config, (self.step - self.config.stem_steps) / self.config.steps
+        self._set_lr(learning_rate(config.optim, done))
         self.model.clamp()
-        generator = torch.Generator().manual_seed(hash((config.seed, self.step)) & 0x7FFFFFFF)
-        pixels = augment(normalise(batch.pixels), config.data.augment, generator)
         with (
             _attention(self.device),
             torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
         ):
             features, grid = self.model.image_features(pixels)
-            text = self.model.text_features(batch.tokens)
+            text = self.model.text_features(tokens)
             word_weight = config.loss.words if self.words and done < config.loss.words_end else 0.0
             word_logits = self.words(grid) if self.words and word_weight else None
         images = self.model.project(features, self.model.log_alpha_image)
@@ -129,22 +145,29 @@ class Trainer:
         else:
             total, terms = hyperbolic_loss(points, self.model.curvature, self.model.logit_scale, config.loss, done)
         if self.words and word_logits is not None:
-            terms["words"] = words_loss(word_logits, self.words.targets(batch.tokens))
+            terms["words"] = words_loss(word_logits, self.words.targets(tokens))
             total = total + word_weight * terms["words"]
-        if not bool(torch.isfinite(total)):
+        self._update(total)
+        return self._metrics(total, terms, points)
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def _update(self, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
             raise TrainingError(
-                f"the loss is {float(total)} at step {self.step}; lower optim.lr, or train with precision fp32"
+                f"the loss is {loss.item()} at step {self.step}; lower optim.lr, or train with precision fp32"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        if config.optim.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self._parameters(), config.optim.clip_norm)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.config.optim.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self._parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
-        return self._metrics(total, terms, points)
 
     @torch.no_grad()
     def _metrics(self, total: Tensor, terms: dict[str, Tensor], points: Quadruplets) -> dict[str, float]:
-        metrics = {"loss": float(total), **{name: float(term) for name, term in terms.items()}}
+        metrics = {"loss": total.item(), **{name: term.item() for name, term in terms.items()}}
         metrics["lr"] = float(self.optimizer.param_groups[0]["lr"])
         if self.config.model.geometry == "hyperbolic":
             metrics["curvature"] = float(self.model.curvature)
@@ -229,7 +252,13 @@ def telling_words(config: TrainConfig, tokenizer: Tokenizer, most: float = 0.05)
     seen = np.zeros(config.model.text.vocab_size, dtype=np.int64)
     for row in tokenize(tokenizer, captions):
         seen[np.unique(row)] += 1
-    return torch.from_numpy(np.flatnonzero((seen >= 5) & (seen <= most * len(captions))))
+    words = np.flatnonzero((seen >= 5) & (seen <= most * len(captions)))
+    if not words.size:
+        raise TrainingError(
+            f"of {len(captions)} captions no word is in at least five and at most {most:.0%}; "
+            "train on more quadruplets, or set loss.words to 0"
+        )
+    return torch.from_numpy(words)
 
 
 def _sample_captions(config: TrainConfig) -> list[str]:

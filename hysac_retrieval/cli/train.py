@@ -39,7 +39,7 @@ def command(config: str, out: Path, resume: bool, changes: tuple[str, ...], devi
     trainer = Trainer(settings, out, resume=resume, device=device)
     last: dict[str, float] = {}
     with progress_bar("figures") as bar:
-        task = bar.add_task("Training", total=settings.steps, completed=trainer.step, figures="")
+        task = bar.add_task("Training", total=settings.total_steps, completed=trainer.step, figures="")
 
         def show(step: int, metrics: dict[str, float]) -> None:
             last.update(metrics)
