@@ -35,6 +35,10 @@ mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again (about
 	$(BIN)/hysac train mini --out runs/hysac-mini
 	$(BIN)/hysac export runs/hysac-mini --out hysac_retrieval/models/hysac-mini --name hysac-mini --overwrite
 
+.PHONY: baseline
+baseline: $(VENV)/.dev ## Train the Euclidean baseline again (about half an hour on 2 cores)
+	$(BIN)/python benchmarks/baseline.py
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/
 	$(BIN)/python benchmarks/recall.py

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from hysac_export.config import TrainConfig
@@ -60,10 +60,30 @@ class TrainedRun:
             raise TrainingError(f"{folder / CONFIG} is not a valid run config: {error}") from error
         model = HySAC(config.model)
         weights = load_file(folder / WEIGHTS)
-        model.load_state_dict(
-            {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-        )
+        try:
+            model.load_state_dict(
+                {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+            )
+        except RuntimeError as error:
+            raise TrainingError(f"the weights in {folder} do not fit its {CONFIG}; train again: {error}") from error
         return cls(model.eval(), open_tokenizer(folder / TOKENIZER, config.model.text.context_length), config)
+
+    def save(self, folder: str | Path, *, half: bool = False) -> int:
+        """Write the encoders alone: config, tokenizer and weights, in float16 if `half`.
+
+        Returns:
+            Size of the weights in bytes.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: (value.half() if half and value.is_floating_point() else value).contiguous()
+            for name, value in self.model.state_dict().items()
+        }
+        save_file(weights, folder / WEIGHTS)
+        self.tokenizer.save(str(folder / TOKENIZER))
+        (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        return (folder / WEIGHTS).stat().st_size
 
     @property
     def geometry(self) -> Literal["hyperbolic", "euclidean"]:

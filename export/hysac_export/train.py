@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,7 +26,7 @@ from hysac_export.config import OptimConfig, TrainConfig
 from hysac_export.data import Batch, SceneBatches, augment, normalise, open_tokenizer, tokenize, training_scenes
 from hysac_export.losses import Quadruplets, euclidean_loss, hyperbolic_loss, words_loss
 from hysac_export.model import HySAC, WordHead
-from hysac_export.run import CHECKPOINT, CONFIG, METRICS, TOKENIZER, WEIGHTS, TrainedRun
+from hysac_export.run import CHECKPOINT, CONFIG, METRICS, TOKENIZER, TrainedRun
 from hysac_export.scenes import caption
 from hysac_export.tokenizer import train_tokenizer
 from hysac_retrieval import lorentz
@@ -99,10 +98,10 @@ class Trainer:
                     self._save_checkpoint()
                 if progress:
                     progress(self.step, metrics)
-        self.model.eval()
+        trained = TrainedRun(self.model.eval(), self.tokenizer, config)
         if self.step == config.total_steps:
-            save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, self.folder / WEIGHTS)
-        return TrainedRun(self.model, self.tokenizer, config)
+            trained.save(self.folder)
+        return trained
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         generator = torch.Generator().manual_seed(hash((self.config.seed, self.step)) & 0x7FFFFFFF)

@@ -76,6 +76,22 @@ def test_a_finished_run_encodes_points_on_the_hyperboloid(finished):
     assert (lorentz.dist0(texts.astype(np.float64), run.curvature) > 0).all()
 
 
+def test_encoders_saved_in_half_precision_give_nearly_the_same_points(finished, tmp_path):
+    run = TrainedRun.load(finished)
+    size = run.save(tmp_path / "half", half=True)
+    assert size < 0.6 * (finished / "model.safetensors").stat().st_size
+    halved = TrainedRun.load(tmp_path / "half").encode_text(["a dog"])
+    assert np.abs(halved - run.encode_text(["a dog"])).max() < 1e-2
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(finished, tmp_path):
+    TrainedRun.load(finished).save(tmp_path / "other")
+    config = tiny(**{"model.dim": 24}).model_dump_json()
+    (tmp_path / "other" / "config.json").write_text(config)
+    with pytest.raises(TrainingError, match="do not fit"):
+        TrainedRun.load(tmp_path / "other")
+
+
 def test_the_baseline_gives_unit_vectors(tmp_path):
     Trainer(tiny(**{"model.geometry": "euclidean", "steps": 2}), tmp_path / "clip").run()
     run = TrainedRun.load(tmp_path / "clip")
