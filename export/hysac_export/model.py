@@ -197,7 +197,7 @@ class WordHead(nn.Module):
     """Predicts which words the caption holds from the stem's grid (auxiliary, dropped after training).
 
     Multiple-instance pooling: a word is present if some place of the grid says so (log-sum-exp over places). The stem
-    is supervised directly: through an untrained transformer the signal hardly reaches it (benchmarks/results/mini.md).
+    is supervised directly, because through an untrained transformer the signal hardly reaches it.
 
     Args:
         words: Token ids of the words to predict, (w,) int64.
