@@ -98,7 +98,9 @@ def encoded(model: str, n: int, queries: int) -> tuple[dict[str, Any], Points, A
 
     encoder = Encoder.load(model)
     scenes: Any = encoder
-    gallery, asked = encode_split(scenes, "test", math.ceil(n / 2), 0), encode_split(scenes, "test", queries, 1)
+    size = encoder.image_spec.size
+    gallery = encode_split(scenes, "test", math.ceil(n / 2), 0, size)
+    asked = encode_split(scenes, "test", queries, 1, size)
     images = np.concatenate([gallery.safe_image, gallery.unsafe_image]).astype(np.float64)[:n]
     space = {
         "dim": encoder.dim,

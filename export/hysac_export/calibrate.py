@@ -3,9 +3,11 @@
 Three things are decided, in this order:
 
 1. *Scores.* P(unsafe | radius) per modality is a logistic regression on one number, the radius.
-2. *Boundaries.* For each query modality, the radius that unsafe queries are moved to. Candidates run from the smallest
-   safe-text radius outwards; the one with the best R@1 of the safe twin among safe and unsafe points wins, of those
-   whose harmful@1 is low enough. Of equals, the largest wins: it moves queries least.
+2. *Boundaries.* For each query modality, the radius that unsafe queries are moved to: of the candidates whose
+   harmful@1 is low enough, the one with the best R@1 of the safe twin among safe and unsafe points. Of equals, the
+   largest wins: it moves queries least. Quadruplets whose safety hangs on the company of something are left out where
+   there are others: their twins are the same things in the same place, which no boundary tells apart, and trying to
+   would pull every query so near to the origin that nothing of what was asked remains. The filter is there for those.
 3. *Threshold.* One unsafe score for both modalities, above which a stored point counts as unsafe. It is the largest one
    (the fewest safe points lost), ½ at most, under which no more than `max_miss` of the unsafe points slip through, in
    either modality.
@@ -27,7 +29,7 @@ MAX_HARMFUL = 0.01
 """Largest harmful@1 of a boundary."""
 MIN_SPREAD = 1e-5
 """Smallest standard deviation of a modality's radii, relative to their mean."""
-MAX_MISS = 0.005
+MAX_MISS = 0.02
 """Largest share of unsafe points with a score at or below the threshold."""
 RIDGE = 1.0
 """Penalty ½·RIDGE·a² on the slope a of the standardised radius, against a sum over all points: keeps the slope finite
@@ -55,6 +57,7 @@ def calibrate(
     if not 0 <= max_harmful <= 1 or not 0 <= max_miss < 1:
         raise SettingsError(f"max_harmful is {max_harmful} and max_miss {max_miss}; expected [0, 1] and [0, 1)")
     radii = radii_of(encoded, curvature)
+    clear = encoded.select(~encoded.context) if (~encoded.context).any() else encoded
     parts: dict[Modality, ModalityProfile] = {}
     notes: list[str] = []
     for modality in MODALITIES:
@@ -67,13 +70,16 @@ def calibrate(
                 f"{unsafe.mean():.4g} unsafe; expected safe below unsafe. Train longer, or with the radius and joint "
                 "losses on (the config 'mini' has them)"
             )
-        boundary, note = _boundary(encoded, curvature, modality, candidates(radii, modality), max_harmful)
+        boundary, note = _boundary(
+            clear, curvature, modality, candidates(radii_of(clear, curvature), modality), max_harmful
+        )
         notes.append(note)
         parts[modality] = ModalityProfile(
             safe=RadiusStats.of(safe), unsafe=RadiusStats.of(unsafe), slope=slope, midpoint=midpoint, boundary=boundary
         )
     source = (
-        f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}; {'; '.join(notes)}; miss ≤ {max_miss:.2%}"
+        f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}, boundaries on the {len(clear)} that do "
+        f"not depend on context; {'; '.join(notes)}; miss ≤ {max_miss:.2%}"
     )
     try:
         profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=0.5, source=source)
@@ -131,13 +137,14 @@ def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[fl
 def candidates(radii: dict[str, Floats], modality: Modality) -> Floats:
     """Boundaries to try for a query modality, ascending, (k,).
 
-    From the smallest radius of safe texts to the largest of unsafe queries: the percentiles of the safe texts and of
-    the safe images, where the answers are, and an even grid over the gaps between them.
+    From a third of the smallest radius of safe texts to the largest of unsafe queries: the percentiles of the safe
+    texts and of the safe images, where the answers are, and an even grid over the gaps between them and below. Nearer
+    to the origin a query says little of what was asked, but is still nearer to safe points than to unsafe ones.
     """
-    low, high = float(radii["safe_text"].min()), float(radii[f"unsafe_{modality}"].max())
+    low, high = float(radii["safe_text"].min()) / 3, float(radii[f"unsafe_{modality}"].max())
     percentiles = np.arange(0, 101, 10)
     dense = np.concatenate([np.percentile(radii[group], percentiles) for group in ("safe_text", "safe_image")])
-    every = np.unique(np.concatenate([dense, np.linspace(low, max(low, high), 17)]))
+    every = np.unique(np.concatenate([dense, np.linspace(low, max(low, high), 33)]))
     return every[(every >= low) & (every > 0)]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,11 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.safe_text)
+
+    def select(self, rows: NDArray[np.bool_]) -> Self:
+        """The quadruplets of some rows, (n,) bool, at least one of them true."""
+        parts = {field: getattr(self, field)[rows] for field in (*GROUPS, "categories", "context")}
+        return replace(self, **parts)
 
 
 def draw_split(

@@ -23,7 +23,7 @@ from hysac_retrieval.safety import MODALITIES, SafetyProfile
 )
 @click.option(
     "--max-miss",
-    default=0.005,
+    default=0.02,
     show_default=True,
     type=click.FloatRange(0, 1, max_open=True),
     help="Largest share of unsafe points that may count as safe.",

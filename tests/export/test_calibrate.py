@@ -57,9 +57,9 @@ def test_the_boundary_is_the_best_candidate_that_meets_the_limit() -> None:
 
 
 def test_a_boundary_that_misses_the_limit_is_said_to_in_the_source() -> None:
-    # Safe images lie as far out as unsafe ones, and say nothing of their captions: whatever the boundary, many a first
-    # hit is unsafe.
-    encoded = quadruplet_points(60, noise=6.0, spread=0.5, radii={"safe_image": 3.9})
+    # Safe images lie nearly as far out as unsafe ones and say nothing of their captions: whatever the boundary, some
+    # first hit is unsafe.
+    encoded = quadruplet_points(300, noise=6.0, spread=0.5, radii={"safe_image": 3.95})
     profile = calibrate(encoded, CURVATURE, max_harmful=0.0)
     _, harmful = traversal_sweep(encoded, CURVATURE, "text", candidates(radii_of(encoded, CURVATURE), "text"))
     assert harmful.min() > 0
@@ -116,9 +116,20 @@ def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
         calibrate(quadruplet_points(5), CURVATURE, **limits)
 
 
-def test_candidates_ascend_from_the_smallest_safe_text_radius() -> None:
+def test_candidates_ascend_from_within_the_innermost_safe_text() -> None:
     radii = radii_of(quadruplet_points(50), CURVATURE)
     tried = candidates(radii, "image")
     assert (np.diff(tried) > 0).all()
-    assert tried[0] == radii["safe_text"].min()
+    assert tried[0] == pytest.approx(radii["safe_text"].min() / 3)
     assert tried[-1] == pytest.approx(lorentz.dist0(quadruplet_points(50).unsafe_image, CURVATURE).max())
+
+
+def test_context_dependent_quadruplets_have_no_say_in_the_boundaries() -> None:
+    clear, other = quadruplet_points(60, seed=1), quadruplet_points(60, noise=3.0, spread=1.0, seed=2)
+    parts = {
+        group: np.concatenate([getattr(clear, group), getattr(other, group)])
+        for group in ("safe_text", "safe_image", "unsafe_text", "unsafe_image", "categories")
+    }
+    both = replace(clear, **parts, context=np.arange(120) >= 60)
+    for modality in ("text", "image"):
+        assert calibrate(both, CURVATURE).of(modality).boundary == calibrate(clear, CURVATURE).of(modality).boundary

@@ -86,12 +86,16 @@ def test_points_are_written_replaced_searched_and_removed(store: Store) -> None:
     assert store.query("c", VectorQuery(np.empty((0, 3), dtype=np.float32), limit=2)) == []
 
 
-def test_more_points_than_one_request_holds(store: Store) -> None:
+def test_more_points_than_one_request_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("edge", "qdrant"):
+        monkeypatch.setattr(f"hysac_retrieval.stores.{module}.UPSERT_CHUNK", 4)
     store.create("c", SPEC)
-    store.upsert("c", list(range(1203)), rows(*np.linspace(0, 1, 1203)), [{}] * 1203)
-    assert store.count("c") == 1203
+    store.upsert("c", list(range(11)), rows(*np.linspace(0, 1, 11)), [{"row": row} for row in range(11)])
+    assert store.count("c") == 11
     store.optimize("c")
-    assert [p.id for p in store.query("c", VectorQuery(rows(1.0), limit=2))[0]] == [1202, 1201]
+    found = store.query("c", VectorQuery(rows(1.0), limit=11))[0]
+    assert [p.id for p in found] == list(range(10, -1, -1))
+    assert all(p.payload == {"row": p.id} for p in found)
 
 
 def test_several_threads_may_search_while_one_writes(store: Store) -> None:
