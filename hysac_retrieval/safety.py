@@ -58,7 +58,7 @@ class ModalityProfile(BaseModel):
         unsafe: Radii of unsafe calibration samples.
         slope: Steepness of the logistic calibration, > 0 (an unsafe point is farther out).
         midpoint: Radius at which P(unsafe) = ½.
-        boundary: Largest radius a query of this modality keeps under traversal.
+        boundary: Radius that an unsafe query of this modality is moved to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -126,14 +126,15 @@ def redirect(
     curvature: float,
     mode: Traversal = "geodesic",
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Move query points that lie beyond the safe boundary toward the origin.
+    """Move unsafe query points toward the origin.
 
     Args:
         points: Space components, shape (n, d).
         modality: Kind of the queries; each has its own boundary.
         profile: The model's calibration.
         curvature: Curvature c > 0 of the space (−c).
-        mode: ``"geodesic"`` puts a point beyond the boundary exactly onto it; ``"reference"`` is the formula of
+        mode: ``"geodesic"`` puts a point whose score is above the profile's threshold exactly onto the boundary, if it
+            lies beyond it, and leaves a safe query as it is; ``"reference"`` is the formula of
             the published code (see `traverse_reference`); ``"none"`` moves nothing.
 
     Returns:
@@ -145,7 +146,8 @@ def redirect(
         return x, np.zeros(x.shape[0], dtype=np.bool_)
     calibration = profile.of(modality)
     if mode == "geodesic":
-        moved = lorentz.dist0(x, curvature) > calibration.boundary
+        radius = lorentz.dist0(x, curvature)
+        moved = (profile.unsafe(radius, modality) > profile.threshold) & (radius > calibration.boundary)
         return np.where(moved[:, None], lorentz.traverse(x, calibration.boundary, curvature), x), moved
     if mode == "reference":
         # The published bounds: 95th percentile of safe images for image queries, of safe texts for the others.

@@ -202,15 +202,15 @@ class SearchCore:
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         metadata = self.collection.metadata
         searched, moved = points.copy(), np.zeros(len(points), dtype=np.bool_)
-        # A point of unknown kind is held to the stricter of the two boundaries.
-        strictest = min(MODALITIES, key=lambda kind: metadata.safety.of(kind).boundary)
-        judged = [strictest if kind is None else kind for kind in kinds]
         for kind in MODALITIES:
-            rows = [row for row, found in enumerate(judged) if found == kind]
-            if rows:
-                searched[rows], moved[rows] = redirect(
-                    points[rows], kind, metadata.safety, metadata.curvature, self.traversal
-                )
+            # A point of unknown kind is held to both calibrations; the one that moves it farther in wins.
+            rows = [row for row, found in enumerate(kinds) if found in (kind, None)]
+            if not rows:
+                continue
+            nearer, was = redirect(points[rows], kind, metadata.safety, metadata.curvature, self.traversal)
+            wins = lorentz.dist0(nearer, metadata.curvature) < lorentz.dist0(searched[rows], metadata.curvature)
+            searched[rows] = np.where(wins[:, None], nearer, searched[rows])
+            moved[rows] |= was
         return searched, moved
 
     def _score(self, radius: float, kind: Modality | None) -> float:
@@ -284,7 +284,7 @@ class SafeSearch:
             filter: The caller's own Qdrant filter; it can only narrow the result.
             threshold: Stricter threshold than the engine's, for this search.
             ef: Candidates that the graph search keeps; None for the engine's own.
-            query_modality: What a point was encoded from. Without it a point is held to the stricter boundary.
+            query_modality: What a point was encoded from. Without it a point is held to both calibrations.
 
         Raises:
             UnsafeNotAllowedError: ``safe=False`` where the engine does not allow it.

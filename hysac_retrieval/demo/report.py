@@ -100,7 +100,7 @@ def _what_was_done(query: QueryInfo) -> str:
     found = f"Radius {query.radius:.2f}, unsafe score {query.unsafe:.2f}. "
     if query.redirected:
         return found + f"Redirected to radius {query.radius_searched:.2f} before the search."
-    return found + "Searched as it is: it lies within the boundary."
+    return found + "Searched as it is: it counts as safe."
 
 
 def _answer(title: str, call: str, result: SearchResult, demo: DemoResult, kind: str) -> str:
