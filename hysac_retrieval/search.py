@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, TypedDict, Unpack, get_args
+from typing import Any, Self, TypedDict, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,51 +20,13 @@ from qdrant_client import models
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection import Collection, SearchPlan
-from hysac_retrieval.errors import InputError, InvalidVectorError, SettingsError, UnsafeNotAllowedError
+from hysac_retrieval.errors import InputError, SettingsError, UnsafeNotAllowedError
 from hysac_retrieval.filters import effective_threshold
 from hysac_retrieval.index import Index
-from hysac_retrieval.lift import Lift
+from hysac_retrieval.queries import Query, QueryEncoder, kind_of, point_of
 from hysac_retrieval.results import Modality, QueryInfo, SearchResult
-from hysac_retrieval.safety import MODALITIES, SafetyProfile, Traversal, redirect
+from hysac_retrieval.safety import MODALITIES, Traversal, redirect
 from hysac_retrieval.stores import Connection, HnswOptions, StoredPoint
-
-Query: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Sequence[float]
-"""Text, a path of an image, an encoded image, a decoded one, or a point (d,)."""
-
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".qoi", ".tga", ".tif"}
-    | {".tiff", ".webp"}
-)
-
-
-class QueryEncoder(Protocol):
-    """What a search needs of an `Encoder`."""
-
-    @property
-    def dim(self) -> int:
-        """Number of space components of a point."""
-
-    @property
-    def curvature(self) -> float:
-        """Curvature c > 0 of the space (−c)."""
-
-    @property
-    def safety(self) -> SafetyProfile:
-        """The model's calibration."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of what the model computes."""
-
-    @property
-    def lift(self) -> Lift | None:
-        """How the model's points are best stored; None if it does not say."""
-
-    def encode_text(self, texts: list[str], /) -> NDArray[np.float32]:
-        """Texts to points (n, d)."""
-
-    def encode_image(self, images: list[Any], /) -> NDArray[np.float32]:
-        """Images to points (n, d)."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -181,7 +143,7 @@ class SearchCore:
     def _encode(
         self, queries: list[Query], query_modality: Modality | None
     ) -> tuple[NDArray[np.float64], list[Modality | None]]:
-        kinds = [_kind(query) for query in queries]
+        kinds = [kind_of(query) for query in queries]
         points = np.empty((len(queries), self.collection.metadata.dim), dtype=np.float64)
         for kind in (*MODALITIES, None):
             rows = [row for row, found in enumerate(kinds) if found == kind]
@@ -189,7 +151,7 @@ class SearchCore:
                 continue
             items: list[Any] = [queries[row] for row in rows]
             if kind is None:
-                encoded: ArrayLike = [_point(item, self.collection.metadata.dim) for item in items]
+                encoded: ArrayLike = [point_of(item, self.collection.metadata.dim) for item in items]
             elif self.encoder is None:
                 raise SettingsError(f"a {kind} query needs a model, and this engine has none; connect with model=")
             else:
@@ -381,28 +343,3 @@ def load_encoder(model: str | Path | QueryEncoder | None) -> QueryEncoder | None
     from hysac_retrieval.encoder import Encoder
 
     return Encoder.load(model)
-
-
-def _kind(query: Any) -> Modality | None:
-    """Text, image, or None for a point."""
-    if isinstance(query, str):
-        is_image = Path(query).suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(query)
-        return "image" if is_image else "text"
-    if isinstance(query, os.PathLike | bytes | Image.Image):
-        return "image"
-    if isinstance(query, np.ndarray | list | tuple):
-        return None
-    raise InputError(f"a query is text, a path, bytes, a PIL image or a point, not {type(query).__name__}")
-
-
-def _point(query: Any, dim: int) -> NDArray[Any]:
-    try:
-        point = np.asarray(query)
-    except (ValueError, TypeError) as error:
-        raise InvalidVectorError(f"the query cannot be read as a point: {error}") from error
-    if point.shape != (dim,):
-        raise InvalidVectorError(
-            f"the query is an array of shape {point.shape}; a point of this collection has shape ({dim},). "
-            "Give a picture as a PIL image"
-        )
-    return point

@@ -17,9 +17,10 @@ from qdrant_client import AsyncQdrantClient
 
 from hysac_retrieval.collection import Collection
 from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
+from hysac_retrieval.queries import Query, QueryEncoder
 from hysac_retrieval.results import SearchResult
 from hysac_retrieval.safety import Traversal
-from hysac_retrieval.search import Query, QueryEncoder, SearchCore, SearchOptions, connect, load_encoder
+from hysac_retrieval.search import SearchCore, SearchOptions, connect, load_encoder
 from hysac_retrieval.stores import Connection, HnswOptions, StoredPoint, VectorQuery
 from hysac_retrieval.stores.qdrant import is_local, query_requests, read_collection, read_responses, translated
 

@@ -60,7 +60,8 @@ def command(
     """
     place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.search import IMAGE_SUFFIXES, connect
+    from hysac_retrieval.queries import IMAGE_SUFFIXES
+    from hysac_retrieval.search import connect
 
     encoder = Encoder.load(model)
     # A name with the suffix of an image is meant as a file: one that is missing must not become a text query.

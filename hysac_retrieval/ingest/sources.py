@@ -20,8 +20,8 @@ from typing import Any
 from hysac_retrieval.errors import SettingsError, SourceError, TextError
 from hysac_retrieval.ingest.journal import FailedItem
 from hysac_retrieval.ingest.rows import ROW_SUFFIXES, USUAL_FIELDS, Fields, Row, read_rows
+from hysac_retrieval.queries import IMAGE_SUFFIXES
 from hysac_retrieval.results import Modality
-from hysac_retrieval.search import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
