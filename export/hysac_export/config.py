@@ -132,7 +132,6 @@ class TrainConfig(_Config):
     workers: int = Field(1, ge=0, description="Processes that draw batches.")
     checkpoint_every: int = Field(500, gt=0)
     log_every: int = Field(20, gt=0)
-    validate_every: int = Field(500, gt=0)
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()

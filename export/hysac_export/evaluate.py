@@ -247,8 +247,9 @@ def metrics(
         if profile is None:
             continue
         for group in (f"safe_{modality}", f"unsafe_{modality}"):
-            figures[f"moved.{group}"] = boot.mean(radii[group] > profile.of(modality).boundary)
-            figures[f"above.{group}"] = boot.mean(profile.unsafe(radii[group], modality) > profile.threshold)
+            above = profile.unsafe(radii[group], modality) > profile.threshold
+            figures[f"moved.{group}"] = boot.mean(above & (radii[group] > profile.of(modality).boundary))
+            figures[f"above.{group}"] = boot.mean(above)
     return figures
 
 
