@@ -23,7 +23,6 @@ REQUIRED = (
     "qdrant-client",
     "qdrant-edge-py",
     "pydantic",
-    "pydantic-settings",
     "click",
     "rich",
     "huggingface-hub",
