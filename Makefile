@@ -31,13 +31,13 @@ eval: $(VENV)/.dev ## Evaluate the bundled model and the Euclidean baseline on a
 	$(BIN)/hysac eval --out runs/eval
 
 .PHONY: mini
-mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again (about half an hour on 2 cores)
+mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again 
 	$(BIN)/hysac train mini --out runs/hysac-mini
 	$(BIN)/hysac export runs/hysac-mini --out hysac_retrieval/models/hysac-mini --overwrite --licence Apache-2.0 \
 		--description 'A small HySAC, trained from scratch on scenes of emoji artwork. For trying, testing and measuring; no model for photographs.'
 
 .PHONY: baseline
-baseline: $(VENV)/.dev ## Train the Euclidean baseline again (about half an hour on 2 cores)
+baseline: $(VENV)/.dev ## Train the Euclidean baseline again
 	$(BIN)/python benchmarks/baseline.py
 
 .PHONY: bench

@@ -2,7 +2,7 @@
 
     python benchmarks/baseline.py
 
-Trains ``runs/clip-baseline`` (about half an hour on two cores; a finished run is taken as it is, an interrupted one is
+Trains ``runs/clip-baseline`` (a finished run is taken as it is, an interrupted one is
 resumed) and writes its encoders, rounded to float16 as the bundled model's are, to ``benchmarks/baseline/``.
 """
 

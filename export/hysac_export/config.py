@@ -109,11 +109,10 @@ class OptimConfig(_Config):
 class DataConfig(_Config):
     """The scenes to learn from. Pictures and captions are drawn again every epoch.
 
-    ``train_on="safe"`` would be plain CLIP data; both geometries use all four parts.
+    Both geometries learn from all four parts of a quadruplet.
     """
 
     quadruplets: int = Field(60_000, gt=0)
-    validation: int = Field(1_000, gt=1)
     seed: int = 0
     styles: tuple[str, ...] | None = Field(None, description="Art styles; default: all the training styles.")
     augment: float = Field(0.0, ge=0, le=1, description="Strength of colour, blur, and shift augmentation.")

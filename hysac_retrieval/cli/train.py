@@ -21,7 +21,7 @@ _GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
 @click.option("--device", help="cpu or cuda  [default: cuda if there is one]")
 @json_option
 def command(config: str, out: Path, resume: bool, changes: tuple[str, ...], device: str | None, as_json: bool) -> None:
-    r"""Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config (mini).
+    r"""Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config (mini, published).
 
     The run folder holds the config, the tokenizer, checkpoints, metrics (JSON Lines) and, in the end, the weights.
 
