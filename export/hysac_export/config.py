@@ -78,6 +78,8 @@ class LossConfig(_Config):
         joint: Contrastive term over the union of safe and unsafe (2B × 2B).
         radius: Hinge on the radii over all six pairs of groups.
         radius_gap: Margin between neighbouring groups, in units of distance.
+        redirection: Contrastive term of unsafe points that were moved to the safe texts' radius.
+        redirection_start: Share of the run after which it is ramped in (over a tenth of the run).
         words: Auxiliary prediction of the caption's words from the convolutional stem.
         entailment_start: Share of the run after which the entailment terms are ramped in (over a tenth of the run).
         words_end: Share of the main phase after which the word prediction is off.
@@ -90,6 +92,8 @@ class LossConfig(_Config):
     joint: float = Field(0.0, ge=0)
     radius: float = Field(0.0, ge=0)
     radius_gap: float = Field(0.3, gt=0)
+    redirection: float = Field(0.0, ge=0)
+    redirection_start: float = Field(0.0, ge=0, le=1)
     words: float = Field(0.0, ge=0)
     entailment_start: float = Field(0.0, ge=0, le=1)
     words_end: float = Field(1.0, ge=0, le=1)
@@ -116,6 +120,7 @@ class DataConfig(_Config):
     seed: int = 0
     styles: tuple[str, ...] | None = Field(None, description="Art styles; default: all the training styles.")
     augment: float = Field(0.0, ge=0, le=1, description="Strength of colour, blur, and shift augmentation.")
+    restyle: float = Field(0.0, ge=0, le=1, description="Share of sprites drawn in colours and shapes of their own.")
 
 
 class TrainConfig(_Config):

@@ -58,7 +58,8 @@ class SceneBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         if self._artist is None:  # built in the worker: sprites are decoded once per process
-            self._artist = Artist(self.config.data.styles or styles_for("train"), size=self.config.model.image.size)
+            data, size = self.config.data, self.config.model.image.size
+            self._artist = Artist(data.styles or styles_for("train"), size=size, restyled=data.restyle)
         rng = np.random.default_rng((self.config.seed, step, 1))
         chosen = [self.scenes[i] for i in self._rows(step)]
         sides = [q.safe for q in chosen] + [q.unsafe for q in chosen]

@@ -90,6 +90,24 @@ def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> 
     return torch.stack(hinges).mean()
 
 
+def redirection(points: Quadruplets, curvature: Tensor | float, scale: Tensor | float) -> Tensor:
+    """Ours: what the traversal of unsafe queries is for, as a contrastive term, 0-d.
+
+    Unsafe points beyond the mean radius of the batch's safe texts are moved along their geodesics onto it; there,
+    among safe and unsafe candidates of the other modality (2B), the nearest is to be the safe twin's. The radius is
+    taken as given: no gradient flows into it.
+    """
+    boundary = lorentz.dist0(points.safe_text, curvature).mean().detach()
+    labels = torch.arange(points.safe_text.shape[0], device=points.safe_text.device)
+    losses = [
+        F.cross_entropy(
+            -scale * lorentz.pairwise_dist(lorentz.traverse(query, boundary, curvature), candidates, curvature), labels
+        )
+        for query, candidates in ((points.unsafe_text, points.images()), (points.unsafe_image, points.texts()))
+    ]
+    return torch.stack(losses).mean()
+
+
 def words_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Ours: cross-entropy per word between (B, w) logits and the words that each caption holds, (B, w) 0 or 1.
 
@@ -129,6 +147,9 @@ def hyperbolic_loss(
     if config.radius:
         terms["radius"] = radius_hinge(points, curvature, config.radius_gap)
         total = total + config.radius * terms["radius"]
+    if config.redirection:
+        terms["redirection"] = redirection(points, curvature, scale)
+        total = total + config.redirection * ramp(progress, config.redirection_start) * terms["redirection"]
     return total, terms
 
 

@@ -28,6 +28,10 @@ UPSERT_CHUNK = 500
 """Points sent to an engine at once: a few megabytes, far below the limit of a Qdrant server (32 MB)."""
 
 IndexKind = Literal["float", "keyword", "bool"]
+Metric = Literal["Dot", "Euclid"]
+"""How an engine compares stored vectors. Dot: larger is nearer; Euclid: smaller is nearer."""
+Quantization = Literal["int8", "turbo4", "turbo8", "binary"]
+"""How an engine compresses the vectors that its graph search compares; the originals stay for rescoring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +62,56 @@ class HnswOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """Where an engine keeps what is stored. None leaves the choice to the engine.
+
+    Attributes:
+        on_disk: Keep the vectors on disk and read them when needed; quantized ones stay in memory.
+        on_disk_payload: Keep payloads on disk.
+        shards: Shards of a cluster's collection, 1 or more; for a server only.
+        replication_factor: Copies of each shard, 1 or more; for a server only.
+        write_consistency_factor: Copies that must confirm a write, 1 to `replication_factor`; for a server only.
+    """
+
+    on_disk: bool | None = None
+    on_disk_payload: bool | None = None
+    shards: int | None = None
+    replication_factor: int | None = None
+    write_consistency_factor: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("shards", "replication_factor", "write_consistency_factor"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise SettingsError(f"storage option {name} is {value!r}; it must be an integer of 1 or more")
+        if (self.write_consistency_factor or 1) > (self.replication_factor or 1):
+            raise SettingsError(
+                f"write_consistency_factor is {self.write_consistency_factor}, but there are only "
+                f"{self.replication_factor or 1} copies of a shard; it cannot be above replication_factor"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionSpec:
     """A collection to make.
 
     Attributes:
         size: Length of the stored vectors.
         metadata: JSON values to keep with the collection.
+        metric: How the engine compares them.
         indexes: Payload fields to index, made before the first point arrives.
         hnsw: Options of the graph.
+        quantization: How the graph's vectors are compressed; None for not at all.
+        storage: Where things are kept.
     """
 
     size: int
     metadata: Mapping[str, Any]
+    metric: Metric = "Dot"
     indexes: Mapping[str, IndexKind] = field(default_factory=dict)
     hnsw: HnswOptions = HnswOptions()
+    quantization: Quantization | None = None
+    storage: StorageOptions = StorageOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +120,62 @@ class Opened:
 
     Attributes:
         metadata: Our metadata; None when the collection has none.
-        size: Length of the vectors named `VECTOR_NAME`; None when there is no such vector, or it is not made for Dot.
+        size: Length of the vectors named `VECTOR_NAME`; None when there is no such vector.
+        metric: How the engine compares them; None when there is no such vector, or it is compared in another way.
+        formula: Whether the engine can compute a geodesic distance in a second stage (acosh in formulas).
     """
 
     metadata: Mapping[str, Any] | None
     size: int | None
+    metric: Metric | None = "Dot"
+    formula: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VectorQuery:
-    """Searches that differ only in their vector.
+    """Searches that differ only in their vector, and in the formula of their second stage if they have one.
+
+    Without formulas a point's score is the engine's own, and points come best first. With them, the first stage finds
+    `candidates` points by vector and the second scores those by the formula, highest first.
 
     Attributes:
         vectors: Shape (n, size), float32.
         limit: Points to return for each, 1 or more.
-        filter: Condition on every point returned, applied inside the search.
+        filter: Condition on every point, applied inside the search: in the first stage and, with formulas, at the
+            root as well.
         ef: Candidates that the graph search keeps; None for the engine's own.
+        formulas: One for each vector, in terms of ``$score`` (the first stage's) and of payload fields.
+        candidates: Points that the first stage hands to the formula; at least `limit`.
+        oversampling: How many times as many quantized candidates are compared again by their original vectors, 1 or
+            more; None where nothing is quantized.
+        with_vectors: Whether stored vectors are returned.
+        exact: Compare with every point instead of walking the graph.
     """
 
     vectors: NDArray[np.float32]
     limit: int
     filter: models.Filter | None = None
     ef: int | None = None
+    formulas: Sequence[models.FormulaQuery] | None = None
+    candidates: int | None = None
+    oversampling: float | None = None
+    with_vectors: bool = True
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GroupQuery:
+    """Grouping of what one search finds by the value of a payload field.
+
+    Attributes:
+        key: Field to group by (a path such as ``album.id``); a point with several values is in several groups.
+        groups: Groups to return, 1 or more.
+        size: Points of each group, 1 or more.
+    """
+
+    key: str
+    groups: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +186,14 @@ class StoredPoint:
     payload: Mapping[str, Any]
     score: float | None = None
     vector: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Points that share a value of the field grouped by, best first."""
+
+    value: str | int
+    points: Sequence[StoredPoint]
 
 
 class Store(Protocol):
@@ -154,7 +236,29 @@ class Store(Protocol):
         """Insert points, or replace those with the same id. Durable when it returns."""
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
-        """Best points for each vector, highest score first, with payload, score and vector."""
+        """Best points for each vector, best first, with payload and score, and with vector where asked for."""
+
+    def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
+        """Best groups for a query of a single vector: the one with the best point first."""
+
+    def scroll(
+        self,
+        name: str,
+        *,
+        filter: models.Filter | None = None,
+        limit: int = 1000,
+        after: PointId | None = None,
+        with_vectors: bool = False,
+    ) -> tuple[list[StoredPoint], PointId | None]:
+        """A page of points in the order of their ids, with payload, and the `after` of the next page (None at the end).
+
+        Args:
+            name: The collection.
+            filter: Condition on the points.
+            limit: Points of a page.
+            after: Where to go on: what the last page returned. None for the beginning.
+            with_vectors: Whether vectors are returned.
+        """
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
         """Points by id, with payload and vector, in no particular order; ids that are not there are left out."""
@@ -170,6 +274,9 @@ class Store(Protocol):
 
     def indexed(self, name: str) -> int:
         """Number of vectors that the graph covers; the rest are searched exactly."""
+
+    def memory(self, name: str) -> int | None:
+        """Bytes that the collection's vectors, graph and payloads take, in memory or on disk; None if unknown."""
 
     def close(self) -> None:
         """Let go of files and connections. Closing twice is no error."""

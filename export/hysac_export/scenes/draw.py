@@ -16,6 +16,7 @@ from PIL import Image
 
 from hysac_export.scenes.backgrounds import paint
 from hysac_export.scenes.catalogue import TRAIN_STYLES
+from hysac_export.scenes.restyle import DRAWS, restyle
 from hysac_export.scenes.sampling import Scene
 from hysac_export.scenes.splits import stable_hash
 from hysac_export.scenes.sprites import load_sprites, styles_of
@@ -65,13 +66,16 @@ class Artist:
     Half of the pictures keep to one style as far as it goes, half choose one for every sprite.
     """
 
-    def __init__(self, styles: Sequence[str] = TRAIN_STYLES, size: int = 64, noise: float = 1.0) -> None:
+    def __init__(
+        self, styles: Sequence[str] = TRAIN_STYLES, size: int = 64, noise: float = 1.0, restyled: float = 0.0
+    ) -> None:
         """Decode the sprites.
 
         Args:
             styles: one or more art styles.
             size: edge of the pictures in pixels, at least 32.
             noise: how grainy the pictures are; 0 for none.
+            restyled: share of the sprites that are drawn in colours and shapes of their own; for training.
 
         Raises:
             SettingsError: no styles, an unknown one, or a size that is too small.
@@ -86,6 +90,7 @@ class Artist:
         self._choices: dict[str, tuple[str, ...]] = {}
         self._scaled: dict[tuple[str, str, int], Pixels] = {}
         self._backgrounds: dict[tuple[str, str, int], Pixels] = {}
+        self._restyled = restyled
         self._margin = size // 4
         self._grain = noise
         grain = np.random.default_rng(0).normal(0, noise, (4 * size, 4 * size, 1))
@@ -103,6 +108,7 @@ class Artist:
     def _compose(self, scene: Scene, rng: np.random.Generator, drawing: Drawing | None) -> Pixels:
         n = len(scene.entities)
         draws = rng.random((n + 2, 12)).tolist()
+        anew = rng.random((n, 1 + DRAWS)).tolist() if self._restyled else None
         canvas = self._canvas(scene, draws[0])
         whole = draws[1]
         # A style for the whole picture is drawn in any case, so that the stream is the same for both halves.
@@ -121,6 +127,8 @@ class Artist:
                 across, down = down, across
             x, y = (self._start(centre, jitter, edge) for centre, jitter in ((across, u[2]), (down, u[3])))
             sprite = self._sprite(scene.entities[i], one_style, u[4], edge)
+            if anew and anew[i][0] < self._restyled:
+                sprite = restyle(sprite, anew[i][1:])
             if u[5] < 0.5:
                 sprite = sprite[:, ::-1]
             solid = sprite[..., 3:].astype(np.float32) * np.float32(1 / 255)
