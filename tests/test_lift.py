@@ -108,7 +108,8 @@ def test_ranking_and_distances_are_the_exact_ones(seed, curv, rotate_seed):
     lift = PaddedLift.fit(points, curv, rotate_seed=rotate_seed)
     scores = products(lift, queries, points)
     exact = lorentz.dist(queries[:, None], points[None], curv)
-    np.testing.assert_allclose(lift.score_to_distance(scores), exact, rtol=1e-4, atol=1e-4 / curv**0.5)
+    found = np.stack([lift.distances(q, row, lift.extras(points)) for q, row in zip(queries, scores, strict=True)])
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4 / curv**0.5)
     # Along the returned ranking the exact distance never falls, but for ties at float32 resolution.
     along = np.take_along_axis(exact, np.argsort(-scores, axis=1), axis=1)
     assert np.all(np.diff(along, axis=1) >= -1e-4 / curv**0.5)
@@ -150,7 +151,7 @@ def test_default_makes_room_for_the_radius_it_is_given():
     assert not lift.beyond(inside)[0]
     assert lift.beyond(outside)[0]
     assert lift.centroid == (0.0,) * DIM
-    assert (lift.dim, lift.size, lift.distance) == (DIM, DIM + 2, "Dot")
+    assert (lift.dim, lift.size, lift.metric, lift.exact) == (DIM, DIM + 2, "Dot", True)
 
 
 def test_without_margin_the_outermost_point_of_the_sample_is_just_within():
@@ -178,9 +179,11 @@ def test_a_damaged_description_is_refused(change):
         lift_from_dict(PaddedLift.default(3, 1.0).to_dict() | change)
 
 
-def test_score_to_distance_takes_self_matches_that_rounding_put_above_minus_one_over_c():
+def test_distances_take_self_matches_that_rounding_put_above_minus_one_over_c():
     lift = PaddedLift.default(3, 4.0)
-    distances = lift.score_to_distance(np.array([-0.25, -0.2499999, -0.25 * np.cosh(2 * 1.5)], dtype=np.float32))
+    distances = lift.distances(
+        np.zeros(3), np.array([-0.25, -0.2499999, -0.25 * np.cosh(2 * 1.5)], dtype=np.float32), [{}] * 3
+    )
     np.testing.assert_allclose(distances, [0, 0, 1.5], rtol=1e-6)
     assert distances.dtype == np.float64
 

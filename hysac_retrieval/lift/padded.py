@@ -19,57 +19,24 @@ it is worse. Count such points with `beyond`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import InvalidVectorError, SettingsError
+from hysac_retrieval.lift.checks import checked_matrix, checked_point, checked_scores, validated
 
-__all__ = ["Lift", "PaddedLift", "lift_from_dict"]
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+__all__ = ["PaddedLift"]
 
 _DEFAULT_MAX_RADIUS = 4.0  # in units of 1/√c; published HySAC radii stay well within
-
-
-class Lift(Protocol):
-    """How points of the hyperboloid are stored in an engine that knows only flat metrics."""
-
-    @property
-    def kind(self) -> str:
-        """Name of the strategy, the `kind` entry of `to_dict`."""
-
-    @property
-    def dim(self) -> int:
-        """Number of space components of a point."""
-
-    @property
-    def size(self) -> int:
-        """Length of a stored vector."""
-
-    @property
-    def distance(self) -> str:
-        """Name of the Qdrant distance that the stored vectors are made for."""
-
-    def lift(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Points (n, d) to stored vectors (n, size)."""
-
-    def lift_query(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Points (n, d) to query vectors (n, size)."""
-
-    def unlift(self, vectors: ArrayLike) -> NDArray[np.float64]:
-        """Stored vectors (n, size) back to points (n, d)."""
-
-    def beyond(self, points: ArrayLike) -> NDArray[np.bool_]:
-        """Which of the points (n, d) lie outside the region that the index serves well; shape (n,)."""
-
-    def score_to_distance(self, score: ArrayLike) -> NDArray[np.float64]:
-        """Scores of the engine to geodesic distances, same shape."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable form, read back by `lift_from_dict`."""
 
 
 class PaddedLift(BaseModel):
@@ -113,16 +80,17 @@ class PaddedLift(BaseModel):
         """
         if not 0 <= margin < np.inf:
             raise SettingsError(f"margin is {margin}; it must be a finite number of 0 or more")
-        sample = _matrix(points, None, "points")
+        sample = checked_matrix(points, None, "points")
         if not len(sample):
             raise InvalidVectorError(
                 "the sample to fit the lift on is empty; give at least one point, or use default()"
             )
         center = lorentz.centroid(sample, curvature)
-        unpadded = _validated(cls, curvature=curvature, centroid=tuple(center.tolist()), norm=1.0)
+        unpadded = validated(cls, {"curvature": curvature, "centroid": tuple(center.tolist()), "norm": 1.0})
         boosted, height = unpadded._boosted(sample)
         norm = float(np.sqrt(np.max(_sum_squares(boosted) + height**2))) * (1 + margin) / curvature**0.5
-        return _validated(cls, curvature=curvature, centroid=unpadded.centroid, norm=norm, rotate_seed=rotate_seed)
+        entries = {"curvature": curvature, "centroid": unpadded.centroid, "norm": norm, "rotate_seed": rotate_seed}
+        return validated(cls, entries)
 
     @classmethod
     def default(
@@ -139,20 +107,21 @@ class PaddedLift(BaseModel):
         Raises:
             SettingsError: An argument is out of range.
         """
-        unpadded = _validated(cls, curvature=curvature, centroid=(0.0,) * dim, norm=1.0, rotate_seed=rotate_seed)
+        entries = {"curvature": curvature, "centroid": (0.0,) * dim, "norm": 1.0, "rotate_seed": rotate_seed}
+        unpadded = validated(cls, entries)
         reach = _DEFAULT_MAX_RADIUS if max_radius is None else max_radius * curvature**0.5
         if not 0 <= reach <= 20:  # cosh(2 · 20) has left the precision of float32 long ago
             raise SettingsError(f"max_radius is {max_radius}; it must be between 0 and {20 / curvature**0.5:.4g}")
         return unpadded.model_copy(update={"norm": float(np.sqrt(np.cosh(2 * reach) / curvature))})
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PaddedLift:
+    def from_dict(cls, data: Mapping[str, Any]) -> PaddedLift:
         """Inverse of `to_dict`.
 
         Raises:
             SettingsError: The entries are not those of a padded lift.
         """
-        return _validated(cls, **data)
+        return validated(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serialisable form: kind, curvature, centroid, norm, rotate_seed."""
@@ -169,9 +138,14 @@ class PaddedLift(BaseModel):
         return self.dim + 2
 
     @property
-    def distance(self) -> str:
-        """Name of the Qdrant distance: ``"Dot"``."""
+    def metric(self) -> Literal["Dot"]:
+        """``"Dot"``."""
         return "Dot"
+
+    @property
+    def exact(self) -> Literal[True]:
+        """True: the score is the Lorentzian inner product, which falls as the distance grows."""
+        return True
 
     def lift(self, points: ArrayLike) -> NDArray[np.float32]:
         """Vectors to store.
@@ -185,7 +159,7 @@ class PaddedLift(BaseModel):
         Raises:
             InvalidVectorError: Wrong shape or dimension, not numbers, not finite, or too large for float32.
         """
-        space, height = self._boosted(_matrix(points, self.dim, "points"))
+        space, height = self._boosted(checked_matrix(points, self.dim, "points"))
         room = self.curvature * self.norm**2 - _sum_squares(space) - height**2
         return self._finish(space, height, np.sqrt(np.maximum(room, 0.0)))
 
@@ -201,14 +175,15 @@ class PaddedLift(BaseModel):
         Raises:
             InvalidVectorError: Wrong shape or dimension, not numbers, not finite, or too large for float32.
         """
-        space, height = self._boosted(_matrix(points, self.dim, "points"))
+        space, height = self._boosted(checked_matrix(points, self.dim, "points"))
         return self._finish(space, -height, np.zeros_like(height))
 
-    def unlift(self, vectors: ArrayLike) -> NDArray[np.float64]:
+    def unlift(self, vectors: ArrayLike, radii: ArrayLike | None = None) -> NDArray[np.float64]:
         """Stored vectors (or query vectors) back to points.
 
         Args:
             vectors: Shape (n, d + 2), as returned by `lift`.
+            radii: Not needed: the vectors hold the radius as accurately as the direction.
 
         Returns:
             Shape (n, d), float64, to float32 accuracy.
@@ -216,7 +191,7 @@ class PaddedLift(BaseModel):
         Raises:
             InvalidVectorError: Wrong shape or length, not numbers, not finite.
         """
-        stored = _matrix(vectors, self.size, "vectors")
+        stored = checked_matrix(vectors, self.size, "vectors")
         if self.rotate_seed is not None:
             stored = stored @ _rotation(self.size, self.rotate_seed)
         root = self.curvature**0.5
@@ -235,21 +210,53 @@ class PaddedLift(BaseModel):
         Raises:
             InvalidVectorError: Wrong shape or dimension, not numbers, not finite.
         """
-        space, height = self._boosted(_matrix(points, self.dim, "points"))
+        space, height = self._boosted(checked_matrix(points, self.dim, "points"))
         # A last-digit allowance, so that the very points that set M are within it.
         return np.asarray(_sum_squares(space) + height**2 > self.curvature * self.norm**2 * (1 + 1e-12))
 
-    def score_to_distance(self, score: ArrayLike) -> NDArray[np.float64]:
-        """Geodesic distance from the score of the engine: acosh(max(1, −c · score)) / √c.
+    def extras(self, points: ArrayLike) -> list[dict[str, float]]:
+        """Nothing: the score says all. An empty mapping for each of the points (n, d)."""
+        return [{} for _ in checked_matrix(points, self.dim, "points")]
+
+    def formula(self, point: ArrayLike) -> models.Expression:
+        """Geodesic distance in terms of the score: acosh(max(1, −c · $score)) / √c, whichever the point (d,).
+
+        Without the maximum, the rounding of a score would leave points at distance 0 outside the domain of acosh.
+
+        Raises:
+            InvalidVectorError: The point is not finite or not of shape (d,).
+        """
+        from qdrant_client import models
+
+        checked_point(point, self.dim)
+        cosh = models.MultExpression(mult=[-self.curvature, "$score"])
+        distance = models.AcoshExpression(acosh=models.MaxExpression(max=[1.0, cosh]))
+        return models.MultExpression(mult=[self.curvature**-0.5, distance])
+
+    def defaults(self) -> dict[str, Any]:
+        """Nothing: `formula` uses no payload."""
+        return {}
+
+    def distances(
+        self, point: ArrayLike, scores: ArrayLike, extras: Sequence[Mapping[str, Any]]
+    ) -> NDArray[np.float64]:
+        """Geodesic distances from the scores of the engine: acosh(max(1, −c · score)) / √c.
 
         Args:
-            score: Lorentzian inner products, any shape.
+            point: Shape (d,), the point that was searched with.
+            scores: Shape (k,), Lorentzian inner products.
+            extras: k mappings; what they hold is not needed.
 
         Returns:
-            Same shape. A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance.
+            Shape (k,). A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance.
+
+        Raises:
+            InvalidVectorError: The point is not finite or not of shape (d,), or the numbers of scores and extras
+                differ.
         """
-        scores = np.asarray(score, dtype=np.float64)
-        return np.asarray(np.arccosh(np.maximum(1.0, -self.curvature * scores)) / self.curvature**0.5)
+        checked_point(point, self.dim)
+        cosh = np.maximum(1.0, -self.curvature * checked_scores(scores, extras))
+        return np.asarray(np.arccosh(cosh) / self.curvature**0.5)
 
     @cached_property
     def _shift(self) -> NDArray[np.float64]:
@@ -271,17 +278,6 @@ class PaddedLift(BaseModel):
         if not np.isfinite(single).all():
             raise InvalidVectorError("a point lies so far out that float32 cannot hold it; are these Lorentz points?")
         return single
-
-
-def lift_from_dict(data: dict[str, Any]) -> Lift:
-    """Lift of whichever kind `to_dict` wrote.
-
-    Raises:
-        SettingsError: The kind is not known, or its entries are wrong.
-    """
-    if data.get("kind") != "padded":
-        raise SettingsError(f"lift of kind {data.get('kind')!r}; this version knows 'padded'")
-    return PaddedLift.from_dict(data)
 
 
 def _boost(space: NDArray[np.float64], shift: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -306,29 +302,3 @@ def _rotation(size: int, seed: int) -> NDArray[np.float64]:
     q *= np.sign(np.diag(r))  # makes the factorisation unique, whichever LAPACK computed it
     q.flags.writeable = False
     return q
-
-
-def _matrix(values: ArrayLike, width: int | None, what: str) -> NDArray[np.float64]:
-    """Checked float64 array of shape (n, width)."""
-    try:
-        array = np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InvalidVectorError(f"{what} cannot be read as an array of shape (n, d): {error}") from error
-    if array.dtype.kind not in "fiu":
-        raise InvalidVectorError(f"{what} have dtype {array.dtype}; expected real numbers, shape (n, d)")
-    if array.ndim != 2 or array.shape[1] == 0 or (width is not None and array.shape[1] != width):
-        hint = "; wrap a single one as points[None]" if array.ndim == 1 else ""
-        raise InvalidVectorError(f"{what} have shape {array.shape}; expected (n, {width or 'd'}){hint}")
-    if not np.isfinite(array).all():
-        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise InvalidVectorError(f"{what} must be finite, but row {bad} holds NaN or infinity")
-    return array.astype(np.float64)
-
-
-def _validated(cls: type[PaddedLift], **entries: Any) -> PaddedLift:
-    """Construct, with pydantic's complaint turned into ours."""
-    try:
-        return cls(**entries)
-    except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"these are not the entries of a padded lift: {found}") from error

@@ -1,0 +1,29 @@
+"""How points of the hyperboloid are stored in an engine that knows only flat metrics.
+
+`PaddedLift` (Dot) is exact by itself where radii are narrow, as those of encoders are. All strategies are a `Lift`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.lift.base import Lift
+from hysac_retrieval.lift.padded import PaddedLift
+
+__all__ = ["Lift", "PaddedLift", "lift_from_dict"]
+
+_KINDS = {"padded": PaddedLift}
+
+
+def lift_from_dict(data: Mapping[str, Any]) -> Lift:
+    """Lift of whichever kind `Lift.to_dict` wrote.
+
+    Raises:
+        SettingsError: The kind is not known, or its entries are wrong.
+    """
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise SettingsError(f"lift of kind {kind!r}; this version knows {', '.join(map(repr, _KINDS))}")
+    return _KINDS[kind].from_dict(data)

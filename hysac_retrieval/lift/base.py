@@ -1,0 +1,88 @@
+"""What every lift offers: points of the hyperboloid to stored vectors and back, and scores to distances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:  # encoders know lifts too, and need no store
+    from qdrant_client import models
+
+__all__ = ["Lift"]
+
+
+class Lift(Protocol):
+    """A way to store Lorentz points as vectors of an engine that compares by Dot or Euclid.
+
+    Immutable; `to_dict` is kept with a collection, so that any process can read its vectors. n points of d space
+    components have shape (n, d).
+    """
+
+    @property
+    def kind(self) -> str:
+        """Name of the strategy, the `kind` entry of `to_dict`."""
+
+    @property
+    def dim(self) -> int:
+        """Number d of space components of a point."""
+
+    @property
+    def size(self) -> int:
+        """Length of a stored vector."""
+
+    @property
+    def metric(self) -> Literal["Dot", "Euclid"]:
+        """How the engine must compare stored vectors."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the engine's score orders points as the geodesic distance does.
+
+        If not, a search must fetch more candidates than it returns, and order them by `formula` or `distances`.
+        """
+
+    def lift(self, points: ArrayLike) -> NDArray[np.float32]:
+        """Points (n, d) to stored vectors (n, size)."""
+
+    def lift_query(self, points: ArrayLike) -> NDArray[np.float32]:
+        """Points (n, d) to query vectors (n, size)."""
+
+    def unlift(self, vectors: ArrayLike, radii: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Stored vectors (n, size) back to points (n, d).
+
+        Args:
+            vectors: As returned by `lift`.
+            radii: Geodesic radii (n,) of the points, where they are known apart from the vectors; NaN where not.
+        """
+
+    def beyond(self, points: ArrayLike) -> NDArray[np.bool_]:
+        """Which of the points (n, d) lie outside the region that the index serves well; shape (n,)."""
+
+    def extras(self, points: ArrayLike) -> list[dict[str, float]]:
+        """What each of the points (n, d) carries in its ``hysac`` payload for `formula` and `distances`; n mappings."""
+
+    def formula(self, point: ArrayLike) -> models.Expression:
+        """Geodesic distance to a point (d,), in terms of ``$score`` and of the extras as ``hysac.<name>``."""
+
+    def defaults(self) -> dict[str, Any]:
+        """Values that `formula` takes for extras that a stored point lacks, such that it comes last."""
+
+    def distances(
+        self, point: ArrayLike, scores: ArrayLike, extras: Sequence[Mapping[str, Any]]
+    ) -> NDArray[np.float64]:
+        """What `formula` computes, computed here.
+
+        Args:
+            point: Shape (d,), the point that was searched with.
+            scores: Shape (k,), the engine's scores of stored points.
+            extras: k mappings that hold the points' extras, such as their ``hysac`` payloads.
+
+        Returns:
+            Shape (k,), geodesic distances; NaN where an extra is missing or unusable.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-serialisable form, read back by `lift_from_dict`."""

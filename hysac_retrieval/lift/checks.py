@@ -1,0 +1,73 @@
+"""Checks that the lifts share, each with an error that says what was found and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ValidationError
+
+from hysac_retrieval.errors import InvalidVectorError, SettingsError
+
+__all__ = ["checked_matrix", "checked_point", "checked_scores", "validated"]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def checked_matrix(values: ArrayLike, width: int | None, what: str) -> NDArray[np.float64]:
+    """Finite float64 array of shape (n, width); any width if None.
+
+    Raises:
+        InvalidVectorError: It is not that; the message names the row.
+    """
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidVectorError(f"{what} cannot be read as an array of shape (n, d): {error}") from error
+    if array.dtype.kind not in "fiu":
+        raise InvalidVectorError(f"{what} have dtype {array.dtype}; expected real numbers, shape (n, d)")
+    if array.ndim != 2 or array.shape[1] == 0 or (width is not None and array.shape[1] != width):
+        hint = "; wrap a single one as points[None]" if array.ndim == 1 else ""
+        raise InvalidVectorError(f"{what} have shape {array.shape}; expected (n, {width or 'd'}){hint}")
+    if not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise InvalidVectorError(f"{what} must be finite, but row {bad} holds NaN or infinity")
+    return array.astype(np.float64)
+
+
+def checked_point(value: ArrayLike, dim: int) -> NDArray[np.float64]:
+    """Finite float64 array of shape (dim,).
+
+    Raises:
+        InvalidVectorError: It is not that.
+    """
+    if np.ndim(value) != 1:
+        raise InvalidVectorError(f"the point has shape {np.shape(value)}; expected ({dim},)")
+    return checked_matrix(np.asarray(value)[None], dim, "the point's coordinates").reshape(dim)
+
+
+def checked_scores(scores: ArrayLike, extras: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Scores as float64, one for each mapping.
+
+    Raises:
+        InvalidVectorError: Their numbers differ.
+    """
+    found = np.asarray(scores, dtype=np.float64)
+    if found.shape != (len(extras),):
+        raise InvalidVectorError(f"scores have shape {found.shape}, but there are extras of {len(extras)} points")
+    return found
+
+
+def validated(cls: type[_Model], entries: Mapping[str, Any]) -> _Model:
+    """Construct a lift, with pydantic's complaint turned into ours.
+
+    Raises:
+        SettingsError: The entries do not fit; the message names them.
+    """
+    try:
+        return cls(**entries)
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"these are not the entries of a {cls.__name__}: {found}") from error
