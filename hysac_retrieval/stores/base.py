@@ -133,7 +133,8 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class VectorQuery:
-    """Searches that differ only in their vector, and in the formula of their second stage if they have one.
+    """Searches that differ only in their vector, in the formula of their second stage if they have one, and perhaps in
+    their condition.
 
     Without formulas a point's score is the engine's own, and points come best first. With them, the first stage finds
     `candidates` points by vector and the second scores those by the formula, highest first.
@@ -143,6 +144,7 @@ class VectorQuery:
         limit: Points to return for each, 1 or more.
         filter: Condition on every point, applied inside the search: in the first stage and, with formulas, at the
             root as well.
+        filters: One condition for each vector, which takes the place of `filter`; a store asks `condition`.
         ef: Candidates that the graph search keeps; None for the engine's own.
         formulas: One for each vector, in terms of ``$score`` (the first stage's) and of payload fields.
         candidates: Points that the first stage hands to the formula; at least `limit`.
@@ -161,6 +163,11 @@ class VectorQuery:
     oversampling: float | None = None
     with_vectors: bool = True
     exact: bool = False
+    filters: Sequence[models.Filter | None] | None = None
+
+    def condition(self, row: int) -> models.Filter | None:
+        """The condition on what is found for one of the vectors."""
+        return self.filter if self.filters is None else self.filters[row]
 
 
 @dataclass(frozen=True, slots=True)
