@@ -1,6 +1,8 @@
 """How points of the hyperboloid are stored in an engine that knows only flat metrics.
 
-`PaddedLift` (Dot) is exact by itself where radii are narrow, as those of encoders are. All strategies are a `Lift`.
+`PaddedLift` (Dot) ranks exactly in one stage and is right where radii are narrow, as those of encoders are;
+`PoincareLift` (Euclid) with a second stage is for radii that span much, as those of trees do. `choose_lift` measures
+both on a sample.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from typing import Any
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.lift.base import Lift
+from hysac_retrieval.lift.choose import choose_lift
 from hysac_retrieval.lift.padded import PaddedLift
+from hysac_retrieval.lift.poincare import PoincareLift
 
-__all__ = ["Lift", "PaddedLift", "lift_from_dict"]
+__all__ = ["Lift", "PaddedLift", "PoincareLift", "choose_lift", "lift_from_dict"]
 
-_KINDS = {"padded": PaddedLift}
+_KINDS: dict[str, type[PaddedLift] | type[PoincareLift]] = {"padded": PaddedLift, "poincare": PoincareLift}
 
 
 def lift_from_dict(data: Mapping[str, Any]) -> Lift:

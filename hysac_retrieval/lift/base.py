@@ -81,7 +81,8 @@ class Lift(Protocol):
             extras: k mappings that hold the points' extras, such as their ``hysac`` payloads.
 
         Returns:
-            Shape (k,), geodesic distances; NaN where an extra is missing or unusable.
+            Shape (k,), geodesic distances; infinity where a score or an extra is missing or unusable, so that the
+            point comes last.
         """
 
     def to_dict(self) -> dict[str, Any]:

@@ -248,14 +248,16 @@ class PaddedLift(BaseModel):
             extras: k mappings; what they hold is not needed.
 
         Returns:
-            Shape (k,). A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance.
+            Shape (k,). A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance. Infinity
+            where a score is not finite.
 
         Raises:
             InvalidVectorError: The point is not finite or not of shape (d,), or the numbers of scores and extras
                 differ.
         """
         checked_point(point, self.dim)
-        cosh = np.maximum(1.0, -self.curvature * checked_scores(scores, extras))
+        found = checked_scores(scores, extras)
+        cosh = np.maximum(1.0, -self.curvature * np.where(np.isfinite(found), found, -np.inf))
         return np.asarray(np.arccosh(cosh) / self.curvature**0.5)
 
     @cached_property
