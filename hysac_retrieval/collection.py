@@ -1,4 +1,4 @@
-"""What a collection is, apart from where it lives: its metadata, its records, its searches.
+"""What a collection is, apart from where it lives: its records, its searches.
 
 Pure functions of their arguments. `Index` sends what `plan` makes to a store and hands the answer to `interpret`;
 the asynchronous search does the same with another sender.
@@ -6,122 +6,77 @@ the asynchronous search does the same with another sender.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import PydanticSerializationError, to_jsonable_python
 from qdrant_client import models
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.errors import InputError, InvalidVectorError, ModelMismatchError, NotACollectionError
-from hysac_retrieval.filters import BEYOND, MODALITY, MODEL, PAYLOAD_KEY, UNSAFE, checked_count, effective_threshold
+from hysac_retrieval.errors import (
+    InputError,
+    InvalidVectorError,
+    ModelMismatchError,
+    NotACollectionError,
+    PointNotFoundError,
+    SettingsError,
+)
+from hysac_retrieval.filters import (
+    BEYOND,
+    MAX_LIMIT,
+    MODALITY,
+    MODEL,
+    PAYLOAD_KEY,
+    UNSAFE,
+    checked_count,
+    effective_threshold,
+)
 from hysac_retrieval.filters import search_filter as _search_filter
 from hysac_retrieval.lift import Lift, lift_from_dict
+from hysac_retrieval.metadata import CollectionMetadata
+from hysac_retrieval.plans import QueryOptions, Rerank, SearchPlan
+from hysac_retrieval.records import (
+    finite_number,
+    normal_ids,
+    own_payload,
+    plain_payload,
+    short_number,
+    stored_modality,
+)
 from hysac_retrieval.results import Hit, Modality, PointId
-from hysac_retrieval.safety import MODALITIES, SafetyProfile
-from hysac_retrieval.stores.base import IndexKind, Opened, StoredPoint, VectorQuery
+from hysac_retrieval.stores.base import Group, GroupQuery, IndexKind, Opened, Quantization, StoredPoint, VectorQuery
 
-FORMAT_VERSION: Literal[1] = 1
 PAYLOAD_INDEXES: dict[str, IndexKind] = {UNSAFE: "float", MODALITY: "keyword", MODEL: "keyword", BEYOND: "bool"}
 
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "hysac-retrieval")
+OVERSAMPLING: dict[Quantization, float] = {"int8": 2.0, "turbo8": 2.0, "turbo4": 3.0, "binary": 8.0}
+"""Quantized candidates compared again by their originals, per hit; chosen by benchmarks/recall.py."""
+
+_CANDIDATES = 100
+"""First-stage points for a second stage, where the engine's own ranking is not the final one."""
 # A few candidates more than asked for, so that the float32 scores of an engine do not decide which point is last.
 _SPARE = 8
 
 _log = logging.getLogger(__name__)
 
 
-class CollectionMetadata(BaseModel):
-    """What is needed to read a collection's vectors, kept with it.
-
-    Attributes:
-        format_version: Version of this contract.
-        fingerprint: Identity of the model that made the points.
-        dim: Number d of space components of a point.
-        curvature: Curvature c > 0 of the space (−c).
-        lift: How points are stored, as `Lift.to_dict`.
-        safety: Calibration that gave the points their scores.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-    format_version: Literal[1] = FORMAT_VERSION
-    fingerprint: str = Field(min_length=1)
-    dim: int = Field(gt=0)
-    curvature: float = Field(gt=0)
-    lift: dict[str, Any]
-    safety: SafetyProfile
-
-
-def point_id(source_key: str) -> str:
-    """Deterministic id of a point: the same key, such as a path or a URL, always has the same UUID."""
-    return str(uuid.uuid5(_NAMESPACE, source_key))
-
-
-def raw_fingerprint(dim: int, curvature: float, safety: SafetyProfile) -> str:
-    """Identity for points that come from no bundle: a hash of the space and its calibration."""
-    content = {"dim": dim, "curvature": curvature, "safety": safety.model_dump(mode="json", exclude={"source"})}
-    return "raw-" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:28]
-
-
-def normal_ids(ids: Iterable[Any]) -> list[PointId]:
-    """Ids as the engines return them: integers of 0 to 2⁶⁴ − 1, or UUIDs as canonical strings.
-
-    Raises:
-        InputError: An id is neither.
-    """
-    return [_normal_id(value, row) for row, value in enumerate(ids)]
-
-
-def _normal_id(value: Any, row: int) -> PointId:
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) < 2**64:
-        return int(value)
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if isinstance(value, str):
-        try:
-            return str(uuid.UUID(value))
-        except ValueError:
-            pass
-    raise InputError(
-        f"id {value!r} (row {row}) is neither an integer from 0 to 2^64 − 1 nor a UUID; "
-        "point_id(key) makes one of any text"
-    )
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """A search ready to be sent.
-
-    Attributes:
-        query: What goes to the store.
-        points: The points searched with, (n, d) float64.
-        limit: Hits to return for each, at most.
-        threshold: Largest unsafe score of a hit; None for a search that may return anything.
-    """
-
-    query: VectorQuery
-    points: NDArray[np.float64]
-    limit: int
-    threshold: float | None
-
-
 @dataclass(frozen=True)
 class Collection:
-    """A collection by name and metadata."""
+    """A collection by name, metadata and what its engine can do.
+
+    Attributes:
+        name: Its name.
+        metadata: What is kept with it.
+        formula: Whether the engine can compute geodesic distances in a second stage.
+    """
 
     name: str
     metadata: CollectionMetadata
+    formula: bool = False
 
     @classmethod
     def read(cls, name: str, opened: Opened, expect_fingerprint: str | None = None) -> Self:
@@ -133,7 +88,7 @@ class Collection:
         """
         what = f"collection {name!r}"
         if opened.size is None or opened.metadata is None:
-            lack = "vector named 'hysac' (Dot)" if opened.size is None else "metadata"
+            lack = "vector named 'hysac'" if opened.size is None else "metadata"
             raise NotACollectionError(
                 f"{what} exists but has no {lack} of ours; create one of another name, or index with hysac-index"
             )
@@ -142,12 +97,14 @@ class Collection:
             lift = lift_from_dict(metadata.lift)
         except ValueError as error:  # pydantic's own, and SettingsError of a lift this version does not know
             raise NotACollectionError(f"{what} has metadata that this version cannot read: {error}") from error
-        if lift.size != opened.size or lift.dim != metadata.dim:
+        found, needed = (opened.size, opened.metric), (lift.size, lift.metric)
+        if found != needed or lift.dim != metadata.dim:
             raise NotACollectionError(
-                f"{what} has vectors of length {opened.size}, but its metadata describes {lift.size} for points of "
-                f"dimension {lift.dim} where {metadata.dim} was declared; index again"
+                f"{what} has vectors of length {found[0]} compared by {found[1]}, but its metadata describes "
+                f"{needed[0]} and {needed[1]} for points of dimension {lift.dim} where {metadata.dim} was declared; "
+                "index again"
             )
-        collection = cls(name, metadata)
+        collection = cls(name, metadata, opened.formula)
         if expect_fingerprint is not None:
             collection.expect(expect_fingerprint)
         return collection
@@ -175,90 +132,192 @@ class Collection:
         points: ArrayLike,
         modality: Modality,
         payloads: Sequence[Mapping[str, Any] | None] | None,
+        marks: Sequence[Mapping[str, Any]] | None = None,
     ) -> tuple[list[PointId], NDArray[np.float32], list[dict[str, Any]]]:
-        """Turn points into what is stored: ids, vectors (n, size) and payloads with radius and score."""
+        """Turn points into what is stored: ids, vectors (n, size) and payloads with radius and score.
+
+        `marks` are further entries of our payload key, such as a source and its hash; they replace none of the others.
+        """
         keys = normal_ids(ids)
         x = self.checked(points)
         given: Sequence[Mapping[str, Any] | None] = [None] * len(keys) if payloads is None else payloads
-        if not len(keys) == len(x) == len(given):
-            raise InputError(f"{len(keys)} ids, {len(x)} points and {len(given)} payloads; give as many of each")
+        marked: Sequence[Mapping[str, Any]] = [{}] * len(keys) if marks is None else marks
+        if not len(keys) == len(x) == len(given) == len(marked):
+            raise InputError(
+                f"{len(keys)} ids, {len(x)} points, {len(given)} payloads and {len(marked)} marks; give as many of each"
+            )
         radius = np.asarray(lorentz.dist0(x, self.metadata.curvature))
         unsafe = self.metadata.safety.unsafe(radius, modality)
-        beyond = self.lift.beyond(x)
+        beyond, extras = self.lift.beyond(x), self.lift.extras(x)
         rows = []
         for row, payload in enumerate(given):
             ours = {
-                "unsafe": min(_short(unsafe[row], up=True), 1.0),
-                "radius": _short(radius[row]),
+                "unsafe": min(short_number(unsafe[row], up=True), 1.0),
+                "radius": short_number(radius[row]),
                 "modality": modality,
                 "model": self.metadata.fingerprint,
+                **extras[row],
             }
-            rows.append(_plain(payload, row) | {PAYLOAD_KEY: ours | ({"beyond": True} if beyond[row] else {})})
+            if beyond[row]:
+                ours["beyond"] = True
+            rows.append(plain_payload(payload, row) | {PAYLOAD_KEY: dict(marked[row]) | ours})
         return keys, self.lift.lift(x), rows
+
+    def stored_points(self, stored: Sequence[StoredPoint]) -> tuple[NDArray[np.float64], list[Modality | None]]:
+        """Points (n, d) and modalities of records that came back with their vectors."""
+        if not stored:
+            return np.empty((0, self.metadata.dim)), []
+        lacking = [point.id for point in stored if point.vector is None]
+        if lacking:
+            raise InvalidVectorError(f"point {lacking[0]} of {self.name!r} has no vector named 'hysac'; index it")
+        ours = [own_payload(point) for point in stored]
+        vectors = np.asarray([point.vector for point in stored], dtype=np.float64)
+        radii = np.array([math.nan if (r := finite_number(own.get("radius"))) is None else r for own in ours])
+        return self.lift.unlift(vectors, radii), [stored_modality(own) for own in ours]
+
+    def found_points(
+        self, ids: Sequence[PointId], stored: Sequence[StoredPoint]
+    ) -> tuple[NDArray[np.float64], list[Modality | None]]:
+        """Points and modalities of records, in the order of `ids`.
+
+        Raises:
+            PointNotFoundError: An id is not among the records.
+        """
+        by_id = {point.id: point for point in stored}
+        lacking = [identity for identity in ids if identity not in by_id]
+        if lacking:
+            raise PointNotFoundError(f"collection {self.name!r} has no point {lacking[0]!r}; give the id of one it has")
+        return self.stored_points([by_id[identity] for identity in ids])
 
     def plan(
         self,
         points: ArrayLike,
         *,
         limit: int = 10,
+        offset: int = 0,
         safe: bool = True,
         threshold: float | None = None,
         filter: models.Filter | Mapping[str, Any] | None = None,
+        rules: models.Filter | None = None,
         modality: Modality | None = None,
         ef: int | None = None,
+        candidates: int | None = None,
+        rerank: Rerank | None = None,
+        penalty: float = 0.0,
     ) -> SearchPlan:
         """Make the request of a search with points (n, d); the arguments are those of `Index.query`."""
         x = self.checked(points)
-        wanted = checked_count(limit, "limit")
+        wanted = checked_count(limit, "limit") + _checked_offset(offset)
+        if wanted > MAX_LIMIT:
+            raise SettingsError(f"limit and offset add up to {wanted}; a search reaches {MAX_LIMIT:,} hits at most")
+        if rerank is not None and rerank not in get_args(Rerank):
+            raise SettingsError(f"unknown rerank {rerank!r}; expected one of {', '.join(get_args(Rerank))}, or None")
+        if isinstance(penalty, bool) or not (math.isfinite(penalty) and penalty >= 0):
+            raise SettingsError(f"penalty is {penalty!r}; it must be a finite number of 0 or more")
+        quantization = self.metadata.quantization
+        exact = rerank == "exact" or quantization is not None
+        reordered = penalty > 0 or not self.lift.exact
+        formulas = [self._formula(point, penalty) for point in x] if reordered or rerank == "formula" else None
+        asked = wanted + (_SPARE if exact else 0)
+        first = asked
+        if formulas is not None:
+            least = max(_CANDIDATES, 2 * wanted) if reordered else asked
+            first = max(asked, least if candidates is None else checked_count(candidates, "candidates"))
+        elif candidates is not None:
+            first = max(asked, checked_count(candidates, "candidates"))
+        if not self.formula:
+            # The engine ranks by its own score and the final ranking is ours, so all candidates come back.
+            asked, formulas = first, None
         bound = effective_threshold(threshold, self.metadata.safety.threshold)
         allowed = bound if safe else None
         query = VectorQuery(
             vectors=self.lift.lift_query(x),
-            limit=wanted + _SPARE,
+            limit=asked,
             filter=_search_filter(
-                threshold=allowed, fingerprint=self.metadata.fingerprint, modality=modality, user=filter
+                threshold=allowed,
+                fingerprint=self.metadata.fingerprint,
+                modality=modality,
+                user=filter,
+                rules=rules,
             ),
-            ef=None if ef is None else max(checked_count(ef, "ef"), wanted + _SPARE),
+            ef=None if ef is None and first == asked else max(first, checked_count(ef or first, "ef")),
+            formulas=formulas,
+            candidates=first if formulas is not None else None,
+            oversampling=None if quantization is None else OVERSAMPLING[quantization],
+            with_vectors=exact,
         )
-        return SearchPlan(query, x, wanted, allowed)
+        return SearchPlan(query, x, limit, offset, allowed, float(penalty), exact)
+
+    def plan_groups(
+        self, points: ArrayLike, by: str, groups: int = 10, size: int = 3, **options: Unpack[QueryOptions]
+    ) -> tuple[SearchPlan, GroupQuery]:
+        """Make the request of a grouped search with one point (1, d); the arguments are those of `Index.query_groups`.
+
+        Raises:
+            SettingsError: An argument is out of range.
+        """
+        if not isinstance(by, str) or not by:
+            raise SettingsError(f"the field to group by is {by!r}; expected the name of a payload field")
+        if options.keys() & {"limit", "offset"}:
+            raise SettingsError("a grouped search takes groups and size instead of limit and offset")
+        grouping = GroupQuery(by, checked_count(groups, "groups"), checked_count(size, "size"))
+        return self.plan(points, limit=min(groups * size, MAX_LIMIT), **options), grouping
+
+    def interpret_groups(self, plan: SearchPlan, answer: Sequence[Group]) -> dict[str | int, list[Hit]]:
+        """Turn a store's groups into hits by value, nearest first, as groups and within them."""
+        read = {group.value: self.hits(plan, 0, group.points) for group in answer}
+        found = [(value, hits) for value, hits in read.items() if hits]
+        return dict(sorted(found, key=lambda pair: _rank(pair[1][0], plan.penalty)))
 
     def interpret(self, plan: SearchPlan, answers: Sequence[Sequence[StoredPoint]]) -> list[list[Hit]]:
-        """Turn a store's answers into hits in ascending geodesic distance, computed here in float64."""
-        return [
-            self._hits(point, answer, plan.threshold)[: plan.limit]
-            for point, answer in zip(plan.points, answers, strict=True)
-        ]
+        """Turn a store's answers into hits, nearest first (with the plan's penalty, if it has one)."""
+        return [self.hits(plan, row, answer)[plan.offset :][: plan.limit] for row, answer in enumerate(answers)]
 
-    def _hits(self, point: NDArray[np.float64], answer: Sequence[StoredPoint], threshold: float | None) -> list[Hit]:
-        distances = self._distances(point, answer)
+    def hits(self, plan: SearchPlan, row: int, answer: Sequence[StoredPoint]) -> list[Hit]:
+        """Every point that a store returned for one query of a plan, in order."""
+        distances = self._distances(plan, row, answer)
         hits = [self._hit(stored, distance) for stored, distance in zip(answer, distances, strict=True)]
-        if threshold is not None:
+        if plan.threshold is not None:
             # The search itself guarantees this; a hit that fails here is a defect of a store, and stays in.
-            leaked = [hit for hit in hits if hit.unsafe is None or hit.unsafe > threshold]
+            bound = plan.threshold
+            leaked = [hit for hit in hits if hit.unsafe is None or hit.unsafe > bound]
             for hit in leaked:
                 _log.error("store returned point %s of %r in spite of the safety filter; dropped", hit.id, self.name)
-            hits = [hit for hit in hits if hit.unsafe is not None and hit.unsafe <= threshold]
-        return sorted(hits, key=lambda hit: (hit.distance, str(hit.id)))
+            hits = [hit for hit in hits if hit.unsafe is not None and hit.unsafe <= bound]
+        return sorted(hits, key=lambda hit: (_rank(hit, plan.penalty), str(hit.id)))
 
-    def _distances(self, point: NDArray[np.float64], answer: Sequence[StoredPoint]) -> list[float]:
-        vectors = [stored.vector for stored in answer]
-        if vectors and all(vector is not None for vector in vectors):
-            found = self.lift.unlift(np.asarray(vectors, dtype=np.float64))
+    def _formula(self, point: NDArray[np.float64], penalty: float) -> models.FormulaQuery:
+        """Score of the second stage: the geodesic distance with the penalty, negative, as the highest comes first."""
+        distance, defaults = self.lift.formula(point), self.lift.defaults()
+        if penalty > 0:
+            distance = models.SumExpression(sum=[distance, models.MultExpression(mult=[penalty, UNSAFE])])
+            defaults = {**defaults, UNSAFE: 1.0}
+        return models.FormulaQuery(formula=models.NegExpression(neg=distance), defaults=defaults or None)
+
+    def _distances(self, plan: SearchPlan, row: int, answer: Sequence[StoredPoint]) -> list[float]:
+        if not answer:
+            return []
+        point = plan.points[row]
+        if plan.exact:
+            found, _ = self.stored_points(answer)
             return [float(d) for d in lorentz.dist(found, point[None, :], self.metadata.curvature)]
-        scores = [math.nan if stored.score is None else stored.score for stored in answer]
-        return [float(d) for d in self.lift.score_to_distance(scores)]
+        scores = np.array([math.nan if stored.score is None else stored.score for stored in answer], dtype=np.float64)
+        ours = [own_payload(stored) for stored in answer]
+        if plan.query.formulas is None:
+            return [float(d) for d in self.lift.distances(point, scores, ours)]
+        added = np.array([plan.penalty * _risk(finite_number(own.get("unsafe"))) for own in ours])
+        return [max(float(d), 0.0) for d in -scores - added]
 
     def _hit(self, stored: StoredPoint, distance: float) -> Hit:
-        ours = stored.payload.get(PAYLOAD_KEY)
-        ours = ours if isinstance(ours, Mapping) else {}
-        unsafe, radius, modality = _number(ours.get("unsafe")), _number(ours.get("radius")), ours.get("modality")
+        ours = own_payload(stored)
+        unsafe = finite_number(ours.get("unsafe"))
         valid = unsafe is not None and unsafe <= 1 and ours.get("model") == self.metadata.fingerprint
         return Hit(
             id=stored.id,
             distance=distance,
             unsafe=unsafe if valid else None,
-            radius=radius,
-            modality=modality if modality in MODALITIES else None,
+            radius=finite_number(ours.get("radius")),
+            modality=stored_modality(ours),
             payload={key: value for key, value in stored.payload.items() if key != PAYLOAD_KEY},
         )
 
@@ -287,33 +346,16 @@ class Collection:
         return x
 
 
-def _short(value: float, *, up: bool = False) -> float:
-    """Round to 12 decimals, a score upward, so that it never looks safer than it is.
-
-    Engines parse JSON numbers of more than 15 digits to within one unit in the last place only; these come back exact.
-    """
-    return round(math.ceil(value * 1e12) / 1e12 if up else float(value), 12)
+def _rank(hit: Hit, penalty: float) -> float:
+    """What hits are ordered by; a distance that could not be computed comes last."""
+    value = hit.distance + penalty * _risk(hit.unsafe) if penalty > 0 else hit.distance
+    return math.inf if math.isnan(value) else value
 
 
-def _number(value: Any) -> float | None:
-    """A finite number of 0 or more; None for anything else, True and False included."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+def _risk(unsafe: float | None) -> float:
+    """A stored score, or the worst there is for a point without one."""
+    return 1.0 if unsafe is None else unsafe
 
 
-def _plain(payload: Mapping[str, Any] | None, row: int) -> dict[str, Any]:
-    """A caller's payload as JSON values; dates, paths and UUIDs become strings."""
-    if payload is None:
-        return {}
-    if not isinstance(payload, Mapping):
-        raise InputError(f"payload in row {row} is {type(payload).__name__}; expected a mapping")
-    if PAYLOAD_KEY in payload:
-        raise InputError(f"payload in row {row} has a key {PAYLOAD_KEY!r}, which is reserved; rename that field")
-    try:
-        plain = to_jsonable_python(dict(payload))
-        json.dumps(plain, allow_nan=False)
-    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"payload in row {row} does not consist of JSON values: {error}") from error
-    result: dict[str, Any] = plain
-    return result
+def _checked_offset(offset: int) -> int:
+    return 0 if offset == 0 and not isinstance(offset, bool) else checked_count(offset, "offset")

@@ -13,6 +13,7 @@ HysacError
 │   └── SourceError             an indexing source that cannot be read
 ├── StoreError                  the vector store said no
 │   ├── CollectionNotFoundError the collection does not exist
+│   ├── PointNotFoundError      it has no point of that id
 │   ├── CollectionExistsError   it exists already
 │   ├── NotACollectionError     it exists but lacks our vector or our metadata
 │   ├── StorageLockedError      another process has the folder open
@@ -87,6 +88,12 @@ class StoreError(HysacError):
 
 class CollectionNotFoundError(StoreError):
     """The collection does not exist."""
+
+
+class PointNotFoundError(StoreError, KeyError):
+    """The collection has no point of that id."""
+
+    __str__ = Exception.__str__  # KeyError's would quote the message
 
 
 class CollectionExistsError(StoreError):

@@ -51,14 +51,16 @@ def search_filter(
     fingerprint: str,
     modality: Modality | None = None,
     user: models.Filter | Mapping[str, Any] | None = None,
+    rules: models.Filter | None = None,
 ) -> models.Filter | None:
-    """Filter of a search: safety, modality and the caller's own, all of which must hold.
+    """Filter of a search: safety, modality, the policy's rules and the caller's own, all of which must hold.
 
     Args:
         threshold: Largest unsafe score of a hit; None for a search that may return anything.
         fingerprint: Model of the collection.
         modality: Kind of points to find; None for any.
         user: The caller's filter, as a model or as its JSON form.
+        rules: The policy's own condition.
 
     Raises:
         SettingsError: The modality is unknown or the caller's filter is none.
@@ -72,6 +74,8 @@ def search_filter(
         if modality not in MODALITIES:
             raise SettingsError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}, or None")
         must.append(models.FieldCondition(key=MODALITY, match=models.MatchValue(value=modality)))
+    if rules is not None:
+        must.append(rules)
     if user is not None:
         must.append(as_filter(user))
     return models.Filter(must=must, must_not=must_not or None) if must else None

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike
-from pydantic import ValidationError
+from numpy.typing import ArrayLike, NDArray
 from qdrant_client import models
 
-from hysac_retrieval.collection import (
-    PAYLOAD_INDEXES,
-    Collection,
-    CollectionMetadata,
-    normal_ids,
-    point_id,
-    raw_fingerprint,
-)
+from hysac_retrieval.collection import PAYLOAD_INDEXES, Collection
 from hysac_retrieval.errors import CollectionExistsError, InvalidVectorError, ModelMismatchError, SettingsError
 from hysac_retrieval.filters import BEYOND, safety_filter
-from hysac_retrieval.lift import Lift, PaddedLift
+from hysac_retrieval.metadata import CollectionMetadata
+from hysac_retrieval.plans import QueryOptions
+from hysac_retrieval.records import normal_ids, point_id
 from hysac_retrieval.results import Hit, Modality, PointId
-from hysac_retrieval.safety import MODALITIES, SafetyProfile
+from hysac_retrieval.safety import SafetyProfile
+from hysac_retrieval.schema import LiftChoice, collection_metadata
 from hysac_retrieval.stores import CollectionSpec, Connection, HnswOptions, Store, StoredPoint, open_store
+from hysac_retrieval.stores.base import Quantization, StorageOptions
 
 __all__ = ["Index", "IndexInfo", "point_id"]
-
-_MARGIN_SIGMAS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +36,16 @@ class IndexInfo:
         safe: Points that a search with ``safe=True`` can return.
         unsafe: All others: above the threshold, without a valid score, or scored by another model.
         indexed: Vectors that the graph covers; the others are searched one by one (`Index.optimize`).
-        beyond: Points outside the norm of the lift: exact scores, found less surely by the graph. Many of them mean
-            that the collection should be made again with a `sample` of its points.
+        beyond: Points outside what the lift serves well: exact scores, found less surely by the graph. Many of them
+            mean that the collection should be made again with a `sample` of its points.
         dim: Number of space components of a point.
         curvature: Curvature c > 0 of the space (−c).
         threshold: Largest unsafe score that counts as safe.
         model: Fingerprint of the model that made the points.
         lift: Kind of the lift.
+        quantization: How the vectors that the graph compares are compressed; None for not at all.
+        bytes_per_point: What a point takes: vectors, graph and payload; None where the engine does not say.
+        measured: What the choice of the lift was based on (``lift="auto"``).
     """
 
     name: str
@@ -63,6 +59,9 @@ class IndexInfo:
     threshold: float
     model: str
     lift: str
+    quantization: str | None = None
+    bytes_per_point: float | None = None
+    measured: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-serialisable values."""
@@ -89,9 +88,11 @@ class Index:
         curvature: float,
         safety: SafetyProfile,
         fingerprint: str | None = None,
-        lift: Lift | Mapping[str, Any] | None = None,
+        lift: LiftChoice | None = None,
         sample: ArrayLike | None = None,
+        quantization: Quantization | None = None,
         hnsw: HnswOptions | None = None,
+        storage: StorageOptions | None = None,
         exist_ok: bool = False,
         recreate: bool = False,
         **connection: Unpack[Connection],
@@ -100,6 +101,8 @@ class Index:
 
         How points are stored is fixed here, once: by `lift` (a model bundle carries one), else fitted on `sample`,
         else a default without boost whose norm holds radii up to eight standard deviations beyond the calibration's.
+        ``"padded"`` suits points of encoders, whose radii are narrow; ``"poincare"`` points whose radii spread widely,
+        such as those of trees; ``"auto"`` measures both on the sample and records what it found.
 
         Args:
             name: Name of the collection.
@@ -109,8 +112,10 @@ class Index:
             fingerprint: Identity of the model; None for points that come from no bundle, which derives one from the
                 space and its calibration.
             lift: How points are stored.
-            sample: Points (n, d) to fit the lift on.
+            sample: Points (n, d) to fit the lift on, or to choose it by.
+            quantization: How the vectors that the graph compares are compressed; hits are then ranked again in float64.
             hnsw: Options of the graph.
+            storage: Where things are kept; shards and copies in a cluster.
             exist_ok: Open a collection that exists already, if it is of the same model.
             recreate: Remove a collection that exists already, with all its points.
             **connection: Where it lives; see `Connection`.
@@ -123,8 +128,10 @@ class Index:
         """
         if exist_ok and recreate:
             raise SettingsError("exist_ok keeps a collection that exists and recreate removes it; give one of them")
-        metadata = _metadata(dim, curvature, safety, fingerprint, lift, sample)
-        size = Collection(name, metadata).lift.size
+        metadata = collection_metadata(
+            dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
+        )
+        made = Collection(name, metadata).lift
         store, owned = open_store(connection)
         try:
             if recreate and store.exists(name):
@@ -133,10 +140,13 @@ class Index:
                 store.create(
                     name,
                     CollectionSpec(
-                        size=size,
-                        metadata=metadata.model_dump(mode="json"),
+                        size=made.size,
+                        metric=made.metric,
+                        metadata=metadata.model_dump(mode="json", exclude_none=True),
                         indexes=PAYLOAD_INDEXES,
                         hnsw=hnsw or HnswOptions(),
+                        quantization=quantization,
+                        storage=storage or StorageOptions(),
                     ),
                 )
             except CollectionExistsError:
@@ -206,6 +216,7 @@ class Index:
         *,
         modality: Modality,
         payloads: Sequence[Mapping[str, Any] | None] | None = None,
+        marks: Sequence[Mapping[str, Any]] | None = None,
     ) -> int:
         """Insert points, or replace those with the same id; all are checked before the first is written.
 
@@ -214,6 +225,7 @@ class Index:
             points: Shape (n, d), space components.
             modality: What the points were encoded from; it decides which calibration scores them.
             payloads: n mappings of JSON values, without a key ``hysac``.
+            marks: n mappings of JSON values to keep beside our own under that key, such as a source and its hash.
 
         Returns:
             The number of points written.
@@ -223,66 +235,65 @@ class Index:
             InputError: An id or a payload cannot be stored, or the numbers of each differ.
             SettingsError: The modality is unknown.
         """
-        keys, vectors, rows = self._collection.records(ids, points, modality, payloads)
+        keys, vectors, rows = self._collection.records(ids, points, modality, payloads, marks)
         if keys:
             self._store.upsert(self.name, keys, vectors, rows)
         return len(keys)
 
-    def query(
-        self,
-        point: ArrayLike,
-        *,
-        limit: int = 10,
-        safe: bool = True,
-        threshold: float | None = None,
-        filter: models.Filter | Mapping[str, Any] | None = None,
-        modality: Modality | None = None,
-        ef: int | None = None,
-    ) -> list[Hit]:
+    def query(self, point: ArrayLike, **options: Unpack[QueryOptions]) -> list[Hit]:
         """Nearest points by geodesic distance.
 
         Args:
             point: Shape (d,), space components.
-            limit: Hits to return at most, 1 to 10,000.
-            safe: Whether every hit must have an unsafe score of at most the threshold. This holds inside the search
-                and whatever `filter` says; a point without a valid score of this collection's model is not safe.
-            threshold: Stricter threshold than the calibration's, from 0 to that one.
-            filter: The caller's own condition, as a Qdrant filter or its JSON form; it can only narrow the result.
-            modality: Kind of points to find; None for both.
-            ef: Candidates that the graph search keeps; None for the engine's own. Raised to what `limit` needs.
+            **options: See `QueryOptions`.
 
         Returns:
-            Hits in ascending distance, which is computed in float64 from the stored vectors.
+            Hits, nearest first.
 
         Raises:
             InvalidVectorError: The point is not finite or not of dimension d.
-            SettingsError: Another argument is out of range.
+            SettingsError: An option is out of range.
         """
+        return self.query_batch(self._row(point), **options)[0]
+
+    def query_batch(self, points: ArrayLike, **options: Unpack[QueryOptions]) -> list[list[Hit]]:
+        """As `query`, for points of shape (n, d) in one request to the store."""
+        plan = self._collection.plan(points, **options)
+        return self._collection.interpret(plan, self._store.query(self.name, plan.query))
+
+    def query_groups(
+        self, point: ArrayLike, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[QueryOptions]
+    ) -> dict[str | int, list[Hit]]:
+        """Nearest points, grouped by the value of a payload field.
+
+        Args:
+            point: Shape (d,), space components.
+            by: Field to group by; points without it are in no group.
+            groups: Groups to return at most, 1 or more.
+            size: Hits of each group at most, 1 or more.
+            **options: See `QueryOptions`; without `limit` and `offset`.
+
+        Returns:
+            Hits by value, nearest first; the group with the nearest hit first.
+        """
+        plan, grouping = self._collection.plan_groups(self._row(point), by, groups, size, **options)
+        return self._collection.interpret_groups(plan, self._store.query_groups(self.name, plan.query, grouping))
+
+    def points(self, ids: Sequence[Any]) -> tuple[NDArray[np.float64], list[Modality | None]]:
+        """Stored points, (n, d), and what they were encoded from, in the order of `ids`.
+
+        Raises:
+            PointNotFoundError: There is none with one of the ids.
+        """
+        return self._collection.found_points(normal_ids(ids), self.retrieve(ids))
+
+    def _row(self, point: ArrayLike) -> NDArray[Any]:
         row = np.asarray(point)
         if row.ndim != 1:
             raise InvalidVectorError(
                 f"the point has shape {row.shape}; expected ({self.metadata.dim},). For several use query_batch"
             )
-        return self.query_batch(
-            row[None, :], limit=limit, safe=safe, threshold=threshold, filter=filter, modality=modality, ef=ef
-        )[0]
-
-    def query_batch(
-        self,
-        points: ArrayLike,
-        *,
-        limit: int = 10,
-        safe: bool = True,
-        threshold: float | None = None,
-        filter: models.Filter | Mapping[str, Any] | None = None,
-        modality: Modality | None = None,
-        ef: int | None = None,
-    ) -> list[list[Hit]]:
-        """As `query`, for points of shape (n, d) in one request to the store."""
-        plan = self._collection.plan(
-            points, limit=limit, safe=safe, threshold=threshold, filter=filter, modality=modality, ef=ef
-        )
-        return self._collection.interpret(plan, self._store.query(self.name, plan.query))
+        return row[None, :]
 
     def retrieve(self, ids: Sequence[Any]) -> list[StoredPoint]:
         """Points by id with their whole payload, scored or not, in no particular order."""
@@ -305,7 +316,7 @@ class Index:
     def info(self) -> IndexInfo:
         """Count what is there."""
         metadata = self.metadata
-        points = self.count()
+        points, size = self.count(), self._store.memory(self.name)
         safe = self.count(safety_filter(metadata.safety.threshold, metadata.fingerprint))
         flagged = models.Filter(must=[models.FieldCondition(key=BEYOND, match=models.MatchValue(value=True))])
         return IndexInfo(
@@ -320,6 +331,9 @@ class Index:
             threshold=metadata.safety.threshold,
             model=metadata.fingerprint,
             lift=self._collection.lift.kind,
+            quantization=metadata.quantization,
+            bytes_per_point=None if not points or size is None else size / points,
+            measured=metadata.measured,
         )
 
     def close(self) -> None:
@@ -334,47 +348,3 @@ class Index:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _metadata(
-    dim: int,
-    curvature: float,
-    safety: SafetyProfile,
-    fingerprint: str | None,
-    lift: Lift | Mapping[str, Any] | None,
-    sample: ArrayLike | None,
-) -> CollectionMetadata:
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise SettingsError(f"dim is {dim!r}; it must be a whole number of 1 or more")
-    if not (math.isfinite(curvature) and curvature > 0):
-        raise SettingsError(f"curvature is {curvature}; it must be finite and above 0 (the space has curvature −c)")
-    if lift is not None and sample is not None:
-        raise SettingsError("lift and sample both say how points are stored; give one of them")
-    if sample is not None:
-        lift = PaddedLift.fit(sample, curvature)
-    elif lift is None:
-        lift = PaddedLift.default(dim, curvature, _reach(safety, curvature))
-    try:
-        metadata = CollectionMetadata(
-            fingerprint=fingerprint or raw_fingerprint(dim, curvature, safety),
-            dim=dim,
-            curvature=curvature,
-            lift=dict(lift) if isinstance(lift, Mapping) else lift.to_dict(),
-            safety=safety,
-        )
-    except ValidationError as error:
-        raise SettingsError(f"these describe no collection: {error}") from error
-    made = Collection("", metadata).lift
-    if made.dim != dim:
-        raise SettingsError(f"the lift or its sample is for points of dimension {made.dim}, the collection for {dim}")
-    stored = metadata.lift.get("curvature")
-    if stored is not None and not np.isclose(stored, curvature, rtol=1e-9, atol=0):
-        raise SettingsError(f"the lift is for curvature {stored}, the collection for {curvature}")
-    return metadata
-
-
-def _reach(safety: SafetyProfile, curvature: float) -> float:
-    """Radius that a default lift makes room for."""
-    groups = [group for kind in MODALITIES for group in (safety.of(kind).safe, safety.of(kind).unsafe)]
-    # The norm grows as e^(2√c r); 20/√c is the largest that a lift accepts.
-    return float(min(max(group.mean + _MARGIN_SIGMAS * group.std for group in groups), 20 / curvature**0.5))
