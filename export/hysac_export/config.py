@@ -118,6 +118,12 @@ class DataConfig(_Config):
 
     quadruplets: int = Field(60_000, gt=0)
     seed: int = 0
+    group: int = Field(
+        1,
+        gt=0,
+        description="Quadruplets of a batch that share setting and light, so that only what is in a scene tells them "
+        "apart; 1 for none.",
+    )
     styles: tuple[str, ...] | None = Field(None, description="Art styles; default: all the training styles.")
     augment: float = Field(0.0, ge=0, le=1, description="Strength of colour, blur, and shift augmentation.")
     restyle: float = Field(0.0, ge=0, le=1, description="Share of sprites drawn in colours and shapes of their own.")

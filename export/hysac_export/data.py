@@ -51,6 +51,8 @@ class SceneBatches(Dataset[Batch]):
         self.config = config
         self.tokenizer = tokenizer
         self.scenes = training_scenes(config.data)
+        places: dict[tuple[str, str], int] = {}
+        self._places = np.array([places.setdefault((q.safe.setting, q.safe.light), len(places)) for q in self.scenes])
         self._artist: Artist | None = None
 
     def __len__(self) -> int:
@@ -68,15 +70,27 @@ class SceneBatches(Dataset[Batch]):
         return Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
 
     def _rows(self, step: int) -> Iterator[int]:
-        """Rows of the batch: consecutive in a permutation that changes every epoch."""
+        """Rows of the batch: consecutive in an order that changes every epoch."""
         size, n = self.config.batch_size, len(self.scenes)
-        permutation: NDArray[np.int64] | None = None
+        order: NDArray[np.int64] | None = None
         current = -1
         for position in range(step * size, (step + 1) * size):
             epoch, row = divmod(position, n)
-            if permutation is None or epoch != current:
-                permutation, current = np.random.default_rng((self.config.seed, epoch, 0)).permutation(n), epoch
-            yield int(permutation[row])
+            if order is None or epoch != current:
+                order, current = self._order(epoch), epoch
+            yield int(order[row])
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Rows of an epoch: a permutation, in groups that share setting and light where the config asks for groups."""
+        rng = np.random.default_rng((self.config.seed, epoch, 0))
+        order = rng.permutation(len(self.scenes))
+        group = self.config.data.group
+        if group == 1:
+            return order
+        alike = order[np.argsort(self._places[order], kind="stable")]
+        whole = len(alike) // group * group
+        shuffled = rng.permutation(alike[:whole].reshape(-1, group), axis=0)
+        return np.concatenate([shuffled.reshape(-1), alike[whole:]])
 
     def loader(self, start: int = 0) -> DataLoader[Batch]:
         """Iterate from step `start` to the end, drawing ahead in worker processes."""
