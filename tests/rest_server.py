@@ -25,6 +25,8 @@ class RestServer:
     headers: dict[str, str] = field(default_factory=dict)
     keep_metadata: bool = True
     broken: bool = False
+    version: str = "1.20.0"
+    telemetry: dict[str, Any] | None = None
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
@@ -33,6 +35,8 @@ class RestServer:
         client = self.backend
         if path == "/":
             return None
+        if path == "/telemetry":
+            return self.telemetry
         if path == "/collections":
             return client.get_collections().model_dump(mode="json")
         name, _, action = path.removeprefix("/collections/").partition("/")
@@ -42,6 +46,8 @@ class RestServer:
             spec = models.CreateCollection.model_validate(body)
             metadata = spec.metadata if self.keep_metadata else None
             return client.create_collection(name, vectors_config=spec.vectors, metadata=metadata)
+        if method == "PATCH" and not action:
+            return client.update_collection(name, metadata=models.UpdateCollection.model_validate(body).metadata)
         if method == "DELETE" and not action:
             return client.delete_collection(name)
         if not client.collection_exists(name):
@@ -63,9 +69,45 @@ class RestServer:
             return {"count": client.count(name, request.filter).count}
         if action == "points/query/batch":
             batch = models.QueryRequestBatch.model_validate(body).searches
-            plain = [search.model_copy(update={"params": None}) for search in batch]
+            plain = [without_params(search) for search in batch]
             return [r.model_dump(mode="json") for r in client.query_batch_points(name, plain)]
+        if action == "points/query/groups":
+            asked = models.QueryGroupsRequest.model_validate(body)
+            found = client.query_points_groups(
+                name,
+                asked.group_by,
+                query=asked.query,
+                using=asked.using,
+                prefetch=[without_params(first) for first in asked.prefetch] if asked.prefetch else None,
+                query_filter=asked.filter,
+                limit=asked.limit or 3,
+                group_size=asked.group_size or 10,
+                with_payload=asked.with_payload,
+                with_vectors=asked.with_vector,
+            )
+            return found.model_dump(mode="json")
+        if action == "points/scroll":
+            page = models.ScrollRequest.model_validate(body)
+            records, following = client.scroll(
+                name,
+                scroll_filter=page.filter,
+                limit=page.limit or 10,
+                offset=page.offset,
+                with_payload=page.with_payload,
+                with_vectors=page.with_vector,
+            )
+            return {"points": [record.model_dump(mode="json") for record in records], "next_page_offset": following}
+        if (method, action) == ("POST", "points"):
+            wanted = models.PointRequest.model_validate(body)
+            records = client.retrieve(name, wanted.ids, with_payload=True, with_vectors=wanted.with_vector)
+            return [record.model_dump(mode="json") for record in records]
         raise LookupError(f"{method} {path} is not part of this server")
+
+
+def without_params(stage: Any) -> Any:
+    """Local mode searches exactly and warns about the parameters of a graph."""
+    first = stage.prefetch and [without_params(one) for one in stage.prefetch]
+    return stage.model_copy(update={"params": None, "prefetch": first})
 
 
 @contextmanager
@@ -86,7 +128,9 @@ def rest_server() -> Iterator[RestServer]:
                     if server.broken:
                         raise RuntimeError("disk full")
                     result = server.answer(self.command, path, body)
-                    reply = {"title": "qdrant", "version": "1.20.0"} if path == "/" else reply | {"result": result}
+                    reply = (
+                        {"title": "qdrant", "version": server.version} if path == "/" else reply | {"result": result}
+                    )
                 except LookupError as error:
                     status, reply = 404, {"status": {"error": str(error)}}
                 except RuntimeError as error:
@@ -98,7 +142,7 @@ def rest_server() -> Iterator[RestServer]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815
+        do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -15,9 +15,9 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import qdrant_edge as edge
@@ -38,21 +38,20 @@ from hysac_retrieval.stores.base import (
     UPSERT_CHUNK,
     VECTOR_NAME,
     CollectionSpec,
-    IndexKind,
+    Group,
+    GroupQuery,
+    Metric,
     Opened,
     StoredPoint,
     VectorQuery,
 )
 from hysac_retrieval.stores.edge_filter import edge_filter
+from hysac_retrieval.stores.edge_requests import INDEX_TYPES, point_id, query_batch, shard_config, stored
+from hysac_retrieval.stores.grouping import grouped
 
 SIDECAR = "collection.json"
 _SHARD = "shard"
 _FORBIDDEN = frozenset('<>:"/\\|?*') | {chr(code) for code in range(32)} | {"\x7f"}
-_INDEX_TYPES: dict[IndexKind, Any] = {
-    "float": edge.PayloadSchemaType.Float,
-    "keyword": edge.PayloadSchemaType.Keyword,
-    "bool": edge.PayloadSchemaType.Bool,
-}
 
 
 class EdgeStore:
@@ -82,24 +81,17 @@ class EdgeStore:
         )
         if folder.exists():
             raise exists
-        hnsw = spec.hnsw
-        config = edge.EdgeConfig(
-            vectors={VECTOR_NAME: edge.EdgeVectorParams(size=spec.size, distance=edge.Distance.Dot)},
-            hnsw_config=edge.HnswIndexConfig(
-                m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
-            ),
-            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=hnsw.indexing_threshold),
-        )
+        config = shard_config(spec)
         making = self._root / f".making-{uuid.uuid4().hex}"
         try:
             making.mkdir(parents=True)
             with _translated(name):
                 shard = edge.EdgeShard.create(str(making / _SHARD), config)
                 for key, kind in spec.indexes.items():
-                    shard.update(edge.UpdateOperation.create_field_index(key, _INDEX_TYPES[kind]))
+                    shard.update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
                 shard.flush()
                 shard.close()
-            _write_json(making / SIDECAR, {"size": spec.size, "metadata": dict(spec.metadata)})
+            _write_json(making / SIDECAR, _sidecar(spec.size, spec.metric, spec.metadata))
             making.rename(folder)
         except OSError as error:
             if folder.exists():
@@ -118,10 +110,13 @@ class EdgeStore:
             )
         try:
             sidecar = json.loads((folder / SIDECAR).read_text("utf-8"))
-            opened = Opened(metadata=dict(sidecar["metadata"]), size=int(sidecar["size"]))
+            metric = sidecar.get("metric", "Dot")  # the only one before there was a choice
+            if metric not in get_args(Metric):
+                raise ValueError(f"metric {metric!r} is none of {', '.join(get_args(Metric))}")
+            opened = Opened(dict(sidecar["metadata"]), int(sidecar["size"]), metric=metric, formula=True)
         except FileNotFoundError as error:
             raise NotACollectionError(f"{folder} has no {SIDECAR}, so it is no collection of ours") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotACollectionError(
                 f"{folder / SIDECAR} cannot be read: {error}. Restore the file, or index again"
             ) from error
@@ -143,8 +138,8 @@ class EdgeStore:
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
         """See `Store.write_metadata`."""
         with self._lock:
-            size = self.open(name).size
-            _write_json(self._folder(name) / SIDECAR, {"size": size, "metadata": dict(metadata)})
+            opened = self.open(name)
+            _write_json(self._folder(name) / SIDECAR, _sidecar(opened.size, opened.metric, metadata))
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
@@ -164,28 +159,43 @@ class EdgeStore:
         """See `Store.query`."""
         if not len(query.vectors):
             return []
-        condition = None if query.filter is None else edge_filter(query.filter)
-        params = None if query.ef is None else edge.SearchParams(hnsw_ef=query.ef)
         with _translated(name):
-            requests = [
-                edge.QueryRequest(
-                    query=edge.Query.Nearest(vector, using=VECTOR_NAME),
-                    limit=query.limit,
+            answers = self._shard(name).query_batch(query_batch(query))
+            return [[stored(point, point.score) for point in answer] for answer in answers]
+
+    def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
+        """See `Store.query_groups`."""
+        descending = query.formulas is not None or self.open(name).metric == "Dot"
+        return grouped(lambda one: self.query(name, one)[0], query, groups, descending=descending)
+
+    def scroll(
+        self,
+        name: str,
+        *,
+        filter: models.Filter | None = None,
+        limit: int = 1000,
+        after: PointId | None = None,
+        with_vectors: bool = False,
+    ) -> tuple[list[StoredPoint], PointId | None]:
+        """See `Store.scroll`."""
+        condition = None if filter is None else edge_filter(filter)
+        with _translated(name):
+            records, following = self._shard(name).scroll(
+                edge.ScrollRequest(
+                    offset=after,
+                    limit=limit,
                     filter=condition,
-                    params=params,
                     with_payload=True,
-                    with_vector=[VECTOR_NAME],
+                    with_vector=[VECTOR_NAME] if with_vectors else False,
                 )
-                for vector in query.vectors.tolist()
-            ]
-            answers = self._shard(name).query_batch(edge.QueryBatchRequest(requests))
-            return [[_stored(point, point.score) for point in answer] for answer in answers]
+            )
+            return [stored(record) for record in records], None if following is None else point_id(following)
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
         """See `Store.retrieve`."""
         with _translated(name):
             records = self._shard(name).retrieve(list(ids), with_payload=True, with_vector=[VECTOR_NAME])
-            return [_stored(record) for record in records]
+            return [stored(record) for record in records]
 
     def count(self, name: str, filter: models.Filter | None = None) -> int:
         """See `Store.count`."""
@@ -209,6 +219,16 @@ class EdgeStore:
         """See `Store.indexed`."""
         with _translated(name):
             return int(self._shard(name).info().indexed_vectors_count)
+
+    def memory(self, name: str) -> int | None:
+        """Bytes of the engine's files, without the log of writes that it keeps beside them."""
+        self._shard(name)
+        shard, total = self._folder(name) / _SHARD, 0
+        for path in shard.rglob("*"):
+            if "wal" not in path.relative_to(shard).parts:
+                with suppress(FileNotFoundError):  # the engine tidies up on its own
+                    total += _allocated(path.stat()) if path.is_file() else 0
+        return total
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -255,10 +275,14 @@ def _translated(name: str) -> Iterator[None]:
         raise StoreError(f"collection {name!r}: {error}") from error
 
 
-def _stored(point: Any, score: float | None = None) -> StoredPoint:
-    identity = point.id if isinstance(point.id, int) else str(point.id)
-    vector = point.vector.get(VECTOR_NAME) if isinstance(point.vector, dict) else None
-    return StoredPoint(id=identity, payload=point.payload or {}, score=score, vector=vector)
+def _sidecar(size: int | None, metric: Metric | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {"size": size, "metric": metric, "metadata": dict(metadata)}
+
+
+def _allocated(status: os.stat_result) -> int:
+    # The engine makes files of 32 MB ahead of need; what they hold is what the file system has given them.
+    blocks: int | None = getattr(status, "st_blocks", None)  # not on every platform
+    return status.st_size if blocks is None else blocks * 512
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

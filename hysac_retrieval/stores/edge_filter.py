@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date, datetime
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
+
+CONDITIONS: tuple[type, ...] = get_args(models.Condition)
+"""Every type of condition that Qdrant knows."""
 
 
 def edge_filter(filter: models.Filter) -> Any:
@@ -43,10 +46,11 @@ def edge_filter(filter: models.Filter) -> Any:
 def _conditions(conditions: Any) -> list[Any] | None:
     if conditions is None:
         return None
-    return [_condition(c) for c in (conditions if isinstance(conditions, list) else [conditions])]
+    return [edge_condition(c) for c in (conditions if isinstance(conditions, list) else [conditions])]
 
 
-def _condition(condition: Any) -> Any:
+def edge_condition(condition: Any) -> Any:
+    """Translate one condition; see `edge_filter`."""
     if isinstance(condition, models.Filter):
         return edge_filter(condition)
     if isinstance(condition, models.FieldCondition):
@@ -55,7 +59,7 @@ def _condition(condition: Any) -> Any:
             match=_maybe(condition.match, _match),
             range=_maybe(condition.range, _range),
             geo_bounding_box=_maybe(condition.geo_bounding_box, _box),
-            geo_radius=_maybe(condition.geo_radius, lambda r: edge.GeoRadius(_geo(r.center), r.radius)),
+            geo_radius=_maybe(condition.geo_radius, lambda r: edge.GeoRadius(edge_point(r.center), r.radius)),
             geo_polygon=_maybe(condition.geo_polygon, _polygon),
             values_count=_maybe(condition.values_count, lambda v: edge.ValuesCount(**_bounds(v))),
             is_empty=condition.is_empty,
@@ -119,16 +123,17 @@ def _instant(value: date) -> str:
     return value.isoformat() if value.tzinfo else value.isoformat() + "Z"
 
 
-def _geo(point: models.GeoPoint) -> Any:
+def edge_point(point: models.GeoPoint) -> Any:
+    """Translate a place."""
     return edge.GeoPoint(point.lon, point.lat)
 
 
 def _box(box: models.GeoBoundingBox) -> Any:
-    return edge.GeoBoundingBox(_geo(box.top_left), _geo(box.bottom_right))
+    return edge.GeoBoundingBox(edge_point(box.top_left), edge_point(box.bottom_right))
 
 
 def _polygon(polygon: models.GeoPolygon) -> Any:
-    rings = [[_geo(point) for point in ring.points] for ring in (polygon.exterior, *(polygon.interiors or []))]
+    rings = [[edge_point(point) for point in ring.points] for ring in (polygon.exterior, *(polygon.interiors or []))]
     return edge.GeoPolygon(rings[0], rings[1:] or None)
 
 

@@ -19,25 +19,51 @@ from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from hysac_retrieval.errors import CollectionExistsError, CollectionNotFoundError, StorageLockedError, StoreError
+from hysac_retrieval.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    SettingsError,
+    StorageLockedError,
+    StoreError,
+)
 from hysac_retrieval.results import PointId
 from hysac_retrieval.stores.base import (
     METADATA_KEY,
     UPSERT_CHUNK,
     VECTOR_NAME,
     CollectionSpec,
-    IndexKind,
+    Group,
+    GroupQuery,
     Opened,
     StoredPoint,
     VectorQuery,
 )
+from hysac_retrieval.stores.requests import (
+    INDEX_TYPES,
+    collection_request,
+    group_request,
+    knows_formulas,
+    query_requests,
+    read_collection,
+    read_groups,
+    read_responses,
+    stored,
+)
 
-_INDEX_TYPES: dict[IndexKind, models.PayloadSchemaType] = {
-    "float": models.PayloadSchemaType.FLOAT,
-    "keyword": models.PayloadSchemaType.KEYWORD,
-    "bool": models.PayloadSchemaType.BOOL,
-}
+__all__ = [
+    "QdrantStore",
+    "group_request",
+    "is_local",
+    "knows_formulas",
+    "query_requests",
+    "read_collection",
+    "read_groups",
+    "read_responses",
+    "translated",
+]
+
 _OPTIMIZE_TIMEOUT = 3600.0
+_TELEMETRY_OF_SHARDS = 3  # the least level of detail at which a server describes the shards of its collections
 
 
 @contextmanager
@@ -58,41 +84,6 @@ def translated(name: str | None = None) -> Iterator[None]:
         raise StoreError(f"{where}{error}") from error
 
 
-def query_requests(query: VectorQuery, *, local: bool = False) -> list[models.QueryRequest]:
-    """The searches as the requests of one batch."""
-    # Local mode searches exactly and warns about parameters of a graph that it does not have.
-    params = models.SearchParams(hnsw_ef=query.ef) if query.ef is not None and not local else None
-    return [
-        models.QueryRequest(
-            query=vector,
-            using=VECTOR_NAME,
-            filter=query.filter,
-            limit=query.limit,
-            params=params,
-            with_payload=True,
-            with_vector=[VECTOR_NAME],
-        )
-        for vector in query.vectors.tolist()
-    ]
-
-
-def read_responses(responses: Sequence[models.QueryResponse]) -> list[list[StoredPoint]]:
-    """The replies to `query_requests`."""
-    return [[_stored(point, point.score) for point in response.points] for response in responses]
-
-
-def read_collection(info: models.CollectionInfo) -> Opened:
-    """What a collection's description says about it."""
-    vectors = info.config.params.vectors
-    ours = vectors.get(VECTOR_NAME) if isinstance(vectors, Mapping) else None
-    fits = ours is not None and ours.distance == models.Distance.DOT and ours.multivector_config is None
-    metadata = (info.config.metadata or {}).get(METADATA_KEY)
-    return Opened(
-        metadata=metadata if isinstance(metadata, Mapping) else None,
-        size=ours.size if ours is not None and fits else None,
-    )
-
-
 def is_local(client: Any) -> bool:
     """Whether a client keeps its collections in this process."""
     return isinstance(getattr(client, "_client", None), QdrantLocal | AsyncQdrantLocal)
@@ -110,6 +101,7 @@ class QdrantStore:
         self._client = client
         self._owned = owned
         self._local = is_local(client)
+        self._knows_formulas: bool | None = None
         # The local mode changes plain Python containers while it writes; a server needs no lock of ours.
         self._lock: AbstractContextManager[Any] = threading.RLock() if self._local else nullcontext()
 
@@ -146,6 +138,12 @@ class QdrantStore:
             raise StoreError(f"no client for url {url!r}: {error}") from error
         return cls(client, owned=True)
 
+    def _formulas(self) -> bool:
+        """Whether the engine computes geodesic distances: found out once, by the server's version."""
+        if self._knows_formulas is None:
+            self._knows_formulas = self._local or knows_formulas(self._client.info().version)
+        return self._knows_formulas
+
     @property
     def client(self) -> QdrantClient:
         """The client behind this store."""
@@ -167,24 +165,21 @@ class QdrantStore:
             raise CollectionExistsError(
                 f"collection {name!r} exists already; open it, or recreate it (which removes its points)"
             )
-        hnsw = spec.hnsw
-        with self._lock, translated(name):
-            self._client.create_collection(
-                name,
-                vectors_config={VECTOR_NAME: models.VectorParams(size=spec.size, distance=models.Distance.DOT)},
-                hnsw_config=models.HnswConfigDiff(
-                    m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
-                ),
-                optimizers_config=models.OptimizersConfigDiff(indexing_threshold=hnsw.indexing_threshold),
-                metadata={METADATA_KEY: dict(spec.metadata)},
+        storage = spec.storage
+        if self._local and any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
+            raise SettingsError(
+                "shards, replication_factor and write_consistency_factor are for a Qdrant server (url=); "
+                "this client keeps its collections in this process"
             )
+        with self._lock, translated(name):
+            self._client.create_collection(name, **collection_request(spec))
         try:
             if self.open(name).metadata is None:
                 raise StoreError("this Qdrant server keeps no collection metadata; it needs version 1.16 or later")
             if not self._local:  # payload indexes have no effect in local mode, which warns about them
                 with translated(name):
                     for key, kind in spec.indexes.items():
-                        self._client.create_payload_index(name, key, _INDEX_TYPES[kind], wait=True)
+                        self._client.create_payload_index(name, key, INDEX_TYPES[kind], wait=True)
         except StoreError:
             self.drop(name)
             raise
@@ -197,7 +192,7 @@ class QdrantStore:
                 f"no collection {name!r}; there are: {found}. Index something first, or create it"
             )
         with self._lock, translated(name):
-            return read_collection(self._client.get_collection(name))
+            return read_collection(self._client.get_collection(name), formula=self._formulas())
 
     def drop(self, name: str) -> None:
         """See `Store.drop`."""
@@ -231,11 +226,39 @@ class QdrantStore:
             responses = self._client.query_batch_points(name, query_requests(query, local=self._local))
         return read_responses(responses)
 
+    def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
+        """See `Store.query_groups`."""
+        with self._lock, translated(name):
+            return read_groups(
+                self._client.query_points_groups(name, **group_request(query, groups, local=self._local))
+            )
+
+    def scroll(
+        self,
+        name: str,
+        *,
+        filter: models.Filter | None = None,
+        limit: int = 1000,
+        after: PointId | None = None,
+        with_vectors: bool = False,
+    ) -> tuple[list[StoredPoint], PointId | None]:
+        """See `Store.scroll`."""
+        with self._lock, translated(name):
+            records, following = self._client.scroll(
+                name,
+                scroll_filter=filter,
+                limit=limit,
+                offset=after,
+                with_payload=True,
+                with_vectors=[VECTOR_NAME] if with_vectors else False,
+            )
+        return [stored(record) for record in records], following  # type: ignore[return-value]
+
     def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
         """See `Store.retrieve`."""
         with self._lock, translated(name):
             records = self._client.retrieve(name, list(ids), with_payload=True, with_vectors=[VECTOR_NAME])
-        return [_stored(record) for record in records]
+        return [stored(record) for record in records]
 
     def count(self, name: str, filter: models.Filter | None = None) -> int:
         """See `Store.count`."""
@@ -264,13 +287,24 @@ class QdrantStore:
         with self._lock, translated(name):
             return self._client.get_collection(name).indexed_vectors_count or 0
 
+    def memory(self, name: str) -> int | None:
+        """Bytes of vectors and payloads on the node that answers, as it estimates them; local mode does not know."""
+        if self._local:
+            return None
+        try:
+            with translated(name):
+                reply = self._client.http.service_api.telemetry(details_level=_TELEMETRY_OF_SHARDS)
+        except StoreError:  # a key that may read the collection need not be allowed to read telemetry
+            return None
+        found = reply.result.collections.collections or [] if reply.result else []
+        for collection in found:
+            if isinstance(collection, models.CollectionTelemetry) and collection.id == name:
+                shards = [shard.local for shard in collection.shards or [] if shard.local is not None]
+                return sum((s.vectors_size_bytes or 0) + (s.payloads_size_bytes or 0) for s in shards)
+        return None
+
     def close(self) -> None:
         """See `Store.close`."""
         if self._owned:
             with self._lock:
                 self._client.close()
-
-
-def _stored(point: models.ScoredPoint | models.Record, score: float | None = None) -> StoredPoint:
-    vector = point.vector.get(VECTOR_NAME) if isinstance(point.vector, dict) else None
-    return StoredPoint(id=point.id, payload=point.payload or {}, score=score, vector=vector)  # type: ignore[arg-type]

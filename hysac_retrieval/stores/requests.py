@@ -1,0 +1,180 @@
+"""What is sent to Qdrant and how its replies are read: pure functions, shared by blocking and asynchronous code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qdrant_client import models
+
+from hysac_retrieval.stores.base import (
+    METADATA_KEY,
+    VECTOR_NAME,
+    CollectionSpec,
+    Group,
+    GroupQuery,
+    IndexKind,
+    Metric,
+    Opened,
+    Quantization,
+    StoredPoint,
+    VectorQuery,
+)
+
+FORMULA_VERSION = (1, 20)
+"""First version of a Qdrant server whose formulas know acosh (qdrant/qdrant#10231, released after 1.19)."""
+
+INDEX_TYPES: dict[IndexKind, models.PayloadSchemaType] = {
+    "float": models.PayloadSchemaType.FLOAT,
+    "keyword": models.PayloadSchemaType.KEYWORD,
+    "bool": models.PayloadSchemaType.BOOL,
+}
+_DISTANCES: dict[Metric, models.Distance] = {"Dot": models.Distance.DOT, "Euclid": models.Distance.EUCLID}
+_METRICS = {distance: metric for metric, distance in _DISTANCES.items()}
+
+
+def knows_formulas(version: str) -> bool:
+    """Whether a Qdrant server of this version computes geodesic distances; False if the version cannot be read."""
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) >= FORMULA_VERSION
+
+
+def collection_request(spec: CollectionSpec) -> dict[str, Any]:
+    """Arguments of `QdrantClient.create_collection` that make a collection."""
+    hnsw, storage = spec.hnsw, spec.storage
+    vector = models.VectorParams(size=spec.size, distance=_DISTANCES[spec.metric], on_disk=storage.on_disk)
+    return {
+        "vectors_config": {VECTOR_NAME: vector},
+        "hnsw_config": models.HnswConfigDiff(
+            m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
+        ),
+        "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=hnsw.indexing_threshold),
+        "quantization_config": None if spec.quantization is None else _quantization(spec.quantization),
+        "on_disk_payload": storage.on_disk_payload,
+        "shard_number": storage.shards,
+        "replication_factor": storage.replication_factor,
+        "write_consistency_factor": storage.write_consistency_factor,
+        "metadata": {METADATA_KEY: dict(spec.metadata)},
+    }
+
+
+def _quantization(kind: Quantization) -> models.QuantizationConfig:
+    # Quantized vectors stay in memory, whatever happens to the originals: they are what every search reads first.
+    if kind == "int8":
+        return models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+        )
+    if kind == "binary":
+        return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
+    bits = models.TurboQuantBitSize.BITS4 if kind == "turbo4" else models.TurboQuantBitSize.BITS8
+    return models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=bits, always_ram=True))
+
+
+def read_collection(info: models.CollectionInfo, *, formula: bool = False) -> Opened:
+    """What a collection's description says about it.
+
+    Args:
+        info: The description.
+        formula: Whether the engine that holds it computes geodesic distances; see `knows_formulas`.
+    """
+    vectors = info.config.params.vectors
+    ours = vectors.get(VECTOR_NAME) if isinstance(vectors, Mapping) else None
+    if ours is not None and ours.multivector_config is not None:
+        ours = None
+    metric = _METRICS.get(ours.distance) if ours is not None else None
+    metadata = (info.config.metadata or {}).get(METADATA_KEY)
+    return Opened(
+        metadata=metadata if isinstance(metadata, Mapping) else None,
+        size=ours.size if ours is not None and metric is not None else None,
+        metric=metric,
+        formula=formula,
+    )
+
+
+def query_requests(query: VectorQuery, *, local: bool = False) -> list[models.QueryRequest]:
+    """The searches as the requests of one batch."""
+    return [
+        models.QueryRequest(
+            **stages,
+            using=None if stages["prefetch"] else VECTOR_NAME,
+            filter=query.condition(row),
+            limit=query.limit,
+            with_payload=True,
+            with_vector=[VECTOR_NAME] if query.with_vectors else False,
+        )
+        for row, stages in enumerate(_stages(query, local))
+    ]
+
+
+def group_request(query: VectorQuery, groups: GroupQuery, *, local: bool = False) -> dict[str, Any]:
+    """Arguments of `query_points_groups`, but for the name of the collection, for a query of a single vector."""
+    (stages,) = _stages(query, local)
+    return {
+        "group_by": groups.key,
+        "query": stages["query"],
+        "prefetch": stages["prefetch"],
+        "using": None if stages["prefetch"] else VECTOR_NAME,
+        "query_filter": query.condition(0),
+        "search_params": stages["params"],
+        "limit": groups.groups,
+        "group_size": groups.size,
+        "with_payload": True,
+        "with_vectors": [VECTOR_NAME] if query.with_vectors else False,
+    }
+
+
+def read_responses(responses: Sequence[models.QueryResponse]) -> list[list[StoredPoint]]:
+    """The replies to `query_requests`."""
+    return [[stored(point, point.score) for point in response.points] for response in responses]
+
+
+def read_groups(result: models.GroupsResult) -> list[Group]:
+    """The reply to `group_request`."""
+    return [
+        Group(value=group.id, points=[stored(point, point.score) for point in group.hits]) for group in result.groups
+    ]
+
+
+def stored(point: models.ScoredPoint | models.Record, score: float | None = None) -> StoredPoint:
+    """A point of a reply."""
+    vector = point.vector.get(VECTOR_NAME) if isinstance(point.vector, dict) else None
+    return StoredPoint(id=point.id, payload=point.payload or {}, score=score, vector=vector)  # type: ignore[arg-type]
+
+
+def _stages(query: VectorQuery, local: bool) -> list[dict[str, Any]]:
+    """Query, first stage and parameters of each search."""
+    params = None if local else _params(query)
+    vectors: list[list[float]] = query.vectors.tolist()
+    if query.formulas is None:
+        return [{"query": vector, "prefetch": None, "params": params} for vector in vectors]
+    # The parameters belong to the stage that walks the graph. The condition stands in both stages, so that neither can
+    # return what the other was told to leave out.
+    return [
+        {
+            "query": formula,
+            "prefetch": [
+                models.Prefetch(
+                    query=vector,
+                    using=VECTOR_NAME,
+                    filter=query.condition(row),
+                    params=params,
+                    limit=max(query.candidates or 0, query.limit),
+                )
+            ],
+            "params": None,
+        }
+        for row, (vector, formula) in enumerate(zip(vectors, query.formulas, strict=True))
+    ]
+
+
+def _params(query: VectorQuery) -> models.SearchParams | None:
+    # Local mode searches exactly and warns about parameters of a graph that it does not have; it gets none at all.
+    if query.exact:
+        return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
+    if query.ef is None and query.oversampling is None:
+        return None
+    quantization = None
+    if query.oversampling is not None:
+        quantization = models.QuantizationSearchParams(rescore=True, oversampling=query.oversampling)
+    return models.SearchParams(hnsw_ef=query.ef, quantization=quantization)
