@@ -33,6 +33,24 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class PathStep:
+    """A point of the way from an unsafe query toward the origin, and what was found there.
+
+    Attributes:
+        radius: The point's distance from the origin.
+        unsafe: P(unsafe | radius, modality) of the query at that radius, in [0, 1].
+        safe_share: Share of the nearest points of any score (as many as the policy's `top`) whose score is at most the
+            threshold; 1 where nothing is near.
+        chosen: Whether this point was searched with.
+    """
+
+    radius: float
+    unsafe: float
+    safe_share: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
 class QueryInfo:
     """What was done to the query.
 
@@ -44,6 +62,7 @@ class QueryInfo:
         radius_searched: Distance from the origin of the point that was searched; never above `radius`.
         safe: Whether only safe points were asked for.
         threshold: The largest unsafe score a hit could have; ``None`` when ``safe`` is false.
+        path: The way of an adaptive traversal, from the query to its boundary; empty where there was none.
     """
 
     modality: Modality | None
@@ -53,6 +72,7 @@ class QueryInfo:
     radius_searched: float
     safe: bool
     threshold: float | None
+    path: tuple[PathStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +93,44 @@ class SearchResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON-serialisable values."""
         return {"query": asdict(self.query), "hits": [asdict(hit) for hit in self.hits]}
+
+
+@dataclass(frozen=True, slots=True)
+class ResultGroup:
+    """Hits that share a value of the payload field grouped by, nearest first.
+
+    Attributes:
+        value: The value they share.
+        hits: The hits.
+    """
+
+    value: str | int
+    hits: tuple[Hit, ...]
+
+    def __iter__(self) -> Iterator[Hit]:
+        """Iterate over the hits, nearest first."""
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        """Number of hits."""
+        return len(self.hits)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedResult:
+    """Groups, that with the nearest hit first, and what was done to the query. Iterates over its groups."""
+
+    query: QueryInfo
+    groups: tuple[ResultGroup, ...]
+
+    def __iter__(self) -> Iterator[ResultGroup]:
+        """Iterate over the groups."""
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return len(self.groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain JSON-serialisable values."""
+        return asdict(self)

@@ -18,9 +18,11 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import Modality
 
-Traversal = Literal["geodesic", "reference", "none"]
+RedirectMode = Literal["geodesic", "reference", "none"]
+Traversal = Literal[RedirectMode, "adaptive"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 PERCENTILES = (5, 25, 50, 75, 95)
+"""Percentiles kept of each calibration set."""
 
 REFERENCE_ALPHA = 0.8
 """Default of the published traversal's offset α."""
@@ -124,7 +126,7 @@ def redirect(
     modality: Modality,
     profile: SafetyProfile,
     curvature: float,
-    mode: Traversal = "geodesic",
+    mode: RedirectMode = "geodesic",
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Move unsafe query points toward the origin.
 
@@ -135,7 +137,8 @@ def redirect(
         curvature: Curvature c > 0 of the space (−c).
         mode: ``"geodesic"`` puts a point whose score is above the profile's threshold exactly onto the boundary, if it
             lies beyond it, and leaves a safe query as it is; ``"reference"`` is the formula of
-            the published code (see `traverse_reference`); ``"none"`` moves nothing.
+            the published code (see `traverse_reference`); ``"none"`` moves nothing. (``"adaptive"`` depends on what
+            is found; see `traversal`.)
 
     Returns:
         The points to search with, (n, d) float64, and which of them were moved, (n,) bool. No point is ever
@@ -152,7 +155,7 @@ def redirect(
     if mode == "reference":
         # The published bounds: 95th percentile of safe images for image queries, of safe texts for the others.
         return traverse_reference(x, calibration.safe.percentiles[95], curvature)
-    raise SettingsError(f"unknown traversal {mode!r}; expected one of {', '.join(get_args(Traversal))}")
+    raise SettingsError(f"unknown redirection {mode!r}; expected one of {', '.join(get_args(RedirectMode))}")
 
 
 def traverse_reference(

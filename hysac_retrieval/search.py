@@ -1,183 +1,26 @@
-"""The query pipeline: encode, assess, redirect if unsafe, search, rank by geodesic distance.
+"""Safe search, blocking: `connect` opens a collection, `SafeSearch` searches it.
 
-`SearchCore` holds everything but the sending: it plans a request and interprets the answer. `SafeSearch` sends it to a
-store; `AsyncSafeSearch` sends the same request without blocking.
+What a search is, is in `search_core`; here its requests are sent to a store.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack, get_args
+from typing import Self, TypeVar, Unpack
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image
-from qdrant_client import models
-
-from hysac_retrieval import lorentz
-from hysac_retrieval.collection import Collection, SearchPlan
-from hysac_retrieval.errors import InputError, SettingsError, UnsafeNotAllowedError
-from hysac_retrieval.filters import effective_threshold
+from hysac_retrieval.effects import Steps, perform, run
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.explain import ExplainOptions, Explanation, explain
 from hysac_retrieval.index import Index
-from hysac_retrieval.queries import Query, QueryEncoder, kind_of, point_of
-from hysac_retrieval.results import Modality, QueryInfo, SearchResult
-from hysac_retrieval.safety import MODALITIES, Traversal, redirect
-from hysac_retrieval.stores import Connection, HnswOptions, StoredPoint
+from hysac_retrieval.policy import SafetyPolicy
+from hysac_retrieval.queries import PointRef, Query, QueryEncoder
+from hysac_retrieval.results import GroupedResult, PointId, SearchResult
+from hysac_retrieval.search_core import AskOptions, SearchCore, SearchOptions
+from hysac_retrieval.stores import Connection, HnswOptions
 
-
-class SearchOptions(TypedDict, total=False):
-    """Options of a search; see `SafeSearch.search`."""
-
-    safe: bool
-    limit: int
-    modality: Modality | None
-    filter: models.Filter | Mapping[str, Any] | None
-    threshold: float | None
-    ef: int | None
-    query_modality: Modality | None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Queries ready to be sent: the plan for the store, and what was done to each."""
-
-    plan: SearchPlan
-    infos: tuple[QueryInfo, ...]
-
-
-@dataclass(frozen=True)
-class SearchCore:
-    """Everything of a search but the sending. Immutable, so that threads can share it.
-
-    Attributes:
-        collection: The collection searched.
-        encoder: Encodes queries; None where only points are searched with.
-        traversal: How unsafe queries are redirected.
-        threshold: Largest unsafe score that any search with ``safe=True`` returns.
-        allow_unsafe: Whether ``safe=False`` may be asked for.
-    """
-
-    collection: Collection
-    encoder: QueryEncoder | None
-    traversal: Traversal
-    threshold: float
-    allow_unsafe: bool
-
-    @classmethod
-    def make(
-        cls,
-        collection: Collection,
-        encoder: QueryEncoder | None,
-        traversal: Traversal = "geodesic",
-        threshold: float | None = None,
-        allow_unsafe: bool = True,
-    ) -> Self:
-        """Check the settings and put them together.
-
-        Raises:
-            ModelMismatchError: The collection was indexed with another model than the encoder's.
-            SettingsError: A setting is out of range.
-        """
-        if traversal not in get_args(Traversal):
-            raise SettingsError(f"unknown traversal {traversal!r}; expected one of {', '.join(get_args(Traversal))}")
-        if encoder is not None:
-            collection.expect(encoder.fingerprint)
-        bound = effective_threshold(threshold, collection.metadata.safety.threshold)
-        return cls(collection, encoder, traversal, bound, allow_unsafe)
-
-    def prepare(
-        self,
-        queries: Iterable[Query],
-        *,
-        safe: bool = True,
-        limit: int = 10,
-        modality: Modality | None = None,
-        filter: models.Filter | Mapping[str, Any] | None = None,
-        threshold: float | None = None,
-        ef: int | None = None,
-        query_modality: Modality | None = None,
-    ) -> Prepared:
-        """Encode, assess and redirect queries, and plan the search."""
-        if not isinstance(safe, bool):
-            raise SettingsError(f"safe is {safe!r}; it must be True or False")
-        if not safe and not self.allow_unsafe:
-            raise UnsafeNotAllowedError(
-                "safe=False was asked for, but this engine only returns safe results; "
-                "make it with allow_unsafe=True for callers who may see the others"
-            )
-        if query_modality is not None and query_modality not in MODALITIES:
-            raise SettingsError(f"unknown query_modality {query_modality!r}; expected {' or '.join(MODALITIES)}")
-        # A bare string would be taken for a sequence of one-letter queries.
-        if isinstance(queries, str | bytes | os.PathLike | Image.Image):
-            raise InputError("queries must be a sequence of queries; use search() for a single one")
-        bound = effective_threshold(threshold, self.threshold)
-        points, kinds = self._encode(list(queries), query_modality)
-        searched, moved = self._redirect(points, kinds) if safe else (points, np.zeros(len(points), dtype=np.bool_))
-        plan = self.collection.plan(
-            searched, limit=limit, safe=safe, threshold=bound, filter=filter, modality=modality, ef=ef
-        )
-        radius, radius_searched = (lorentz.dist0(x, self.collection.metadata.curvature) for x in (points, searched))
-        infos = tuple(
-            QueryInfo(
-                modality=kind,
-                radius=float(radius[row]),
-                unsafe=self._score(float(radius[row]), kind),
-                redirected=bool(moved[row]),
-                radius_searched=float(min(radius[row], radius_searched[row])),
-                safe=safe,
-                threshold=bound if safe else None,
-            )
-            for row, kind in enumerate(kinds)
-        )
-        return Prepared(plan, infos)
-
-    def interpret(self, prepared: Prepared, answers: Sequence[Sequence[StoredPoint]]) -> list[SearchResult]:
-        """Put the answers of a store together with what was done to the queries."""
-        found = self.collection.interpret(prepared.plan, answers)
-        return [SearchResult(info, tuple(hits)) for info, hits in zip(prepared.infos, found, strict=True)]
-
-    def _encode(
-        self, queries: list[Query], query_modality: Modality | None
-    ) -> tuple[NDArray[np.float64], list[Modality | None]]:
-        kinds = [kind_of(query) for query in queries]
-        points = np.empty((len(queries), self.collection.metadata.dim), dtype=np.float64)
-        for kind in (*MODALITIES, None):
-            rows = [row for row, found in enumerate(kinds) if found == kind]
-            if not rows:
-                continue
-            items: list[Any] = [queries[row] for row in rows]
-            if kind is None:
-                encoded: ArrayLike = [point_of(item, self.collection.metadata.dim) for item in items]
-            elif self.encoder is None:
-                raise SettingsError(f"a {kind} query needs a model, and this engine has none; connect with model=")
-            else:
-                encoded = self.encoder.encode_text(items) if kind == "text" else self.encoder.encode_image(items)
-            points[rows] = self.collection.checked(encoded)
-        return points, [query_modality if kind is None else kind for kind in kinds]
-
-    def _redirect(
-        self, points: NDArray[np.float64], kinds: Sequence[Modality | None]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        metadata = self.collection.metadata
-        searched, moved = points.copy(), np.zeros(len(points), dtype=np.bool_)
-        for kind in MODALITIES:
-            # A point of unknown kind is held to both calibrations; the one that moves it farther in wins.
-            rows = [row for row, found in enumerate(kinds) if found in (kind, None)]
-            if not rows:
-                continue
-            nearer, was = redirect(points[rows], kind, metadata.safety, metadata.curvature, self.traversal)
-            wins = lorentz.dist0(nearer, metadata.curvature) < lorentz.dist0(searched[rows], metadata.curvature)
-            searched[rows] = np.where(wins[:, None], nearer, searched[rows])
-            moved[rows] |= was
-        return searched, moved
-
-    def _score(self, radius: float, kind: Modality | None) -> float:
-        kinds = MODALITIES if kind is None else (kind,)
-        return max(float(self.collection.metadata.safety.unsafe(radius, name)) for name in kinds)
+T = TypeVar("T")
 
 
 class SafeSearch:
@@ -186,26 +29,16 @@ class SafeSearch:
     Args:
         index: The collection.
         encoder: Encodes text and image queries; None to search with points only.
-        traversal: How unsafe queries are redirected: ``"geodesic"``, ``"reference"`` or ``"none"``.
-        threshold: Stricter threshold than the model's, for every search of this engine.
-        allow_unsafe: Whether ``safe=False`` may be asked for.
+        policy: What a search may ask for; None for the defaults of `SafetyPolicy`.
 
     Raises:
         ModelMismatchError: The collection was indexed with another model than the encoder's.
-        SettingsError: A setting is out of range.
+        SettingsError: The policy is looser than the model's calibration.
     """
 
-    def __init__(
-        self,
-        index: Index,
-        encoder: QueryEncoder | None,
-        *,
-        traversal: Traversal = "geodesic",
-        threshold: float | None = None,
-        allow_unsafe: bool = True,
-    ) -> None:
+    def __init__(self, index: Index, encoder: QueryEncoder | None, *, policy: SafetyPolicy | None = None) -> None:
         self._index = index
-        self._core = SearchCore.make(index.collection, encoder, traversal, threshold, allow_unsafe)
+        self._core = SearchCore.make(index.collection, encoder, policy)
 
     @property
     def index(self) -> Index:
@@ -218,56 +51,62 @@ class SafeSearch:
         return self._core.encoder
 
     @property
+    def policy(self) -> SafetyPolicy:
+        """What a search may ask for."""
+        return self._core.policy
+
+    @property
     def core(self) -> SearchCore:
         """Everything of a search but the sending."""
         return self._core
 
-    def search(
-        self,
-        query: Query,
-        *,
-        safe: bool = True,
-        limit: int = 10,
-        modality: Modality | None = None,
-        filter: models.Filter | Mapping[str, Any] | None = None,
-        threshold: float | None = None,
-        ef: int | None = None,
-        query_modality: Modality | None = None,
-    ) -> SearchResult:
+    def search(self, query: Query, **options: Unpack[SearchOptions]) -> SearchResult:
         """Find what is nearest to a query.
 
         Args:
-            query: Text; an image as `Path`, bytes or PIL image; or a point (d,). A `str` is text, unless it ends in
-                the suffix of an image format and is the path of an existing file.
-            safe: Redirect an unsafe query toward its safe counterpart and return only hits whose unsafe score is at
-                most the threshold. With False the query is answered as asked.
-            limit: Hits at most, 1 to 10,000.
-            modality: Kind of points to find, ``"image"`` or ``"text"``; None for both.
-            filter: The caller's own Qdrant filter; it can only narrow the result.
-            threshold: Stricter threshold than the engine's, for this search.
-            ef: Candidates that the graph search keeps; None for the engine's own.
-            query_modality: What a point was encoded from. Without it a point is held to both calibrations.
+            query: Text; an image as `Path`, bytes or PIL image; a point (d,); a stored point (`PointRef`); or
+                `Examples`. A `str` is text, unless it ends in the suffix of an image format and is the path of an
+                existing file.
+            **options: ``safe``, ``limit``, ``offset``, ``modality``, ``filter``, ``threshold``, ``penalty``,
+                ``rerank``, ``context`` and others; see `SearchOptions`.
 
         Raises:
-            UnsafeNotAllowedError: ``safe=False`` where the engine does not allow it.
+            UnsafeNotAllowedError: ``safe=False`` where the policy does not allow it.
             InputError: The query cannot be read (`TextError`, `ImageError`, `InvalidVectorError`).
+            PointNotFoundError: A stored point is not there.
             SettingsError: An option is out of range.
         """
-        return self.search_batch(
-            [query],
-            safe=safe,
-            limit=limit,
-            modality=modality,
-            filter=filter,
-            threshold=threshold,
-            ef=ef,
-            query_modality=query_modality,
-        )[0]
+        return self.search_batch([query], **options)[0]
 
     def search_batch(self, queries: Iterable[Query], **options: Unpack[SearchOptions]) -> list[SearchResult]:
         """As `search`, for many queries (kinds may be mixed) in one request to the store; same order."""
-        prepared = self._core.prepare(queries, **options)
-        return self._core.interpret(prepared, self._index.store.query(self._index.name, prepared.plan.query))
+        return self._run(self._core.search(queries, **options))
+
+    def similar(self, id: PointId, **options: Unpack[SearchOptions]) -> SearchResult:
+        """Find what is nearest to a stored point, which is judged and redirected as any query and not among the hits.
+
+        Raises:
+            PointNotFoundError: There is no such point.
+        """
+        return self.search(PointRef(id), **options)
+
+    def search_groups(
+        self, query: Query, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[AskOptions]
+    ) -> GroupedResult:
+        """As `search`, with the hits grouped by a payload field: the nearest groups, the nearest hits of each.
+
+        Args:
+            query: See `search`.
+            by: The payload field, such as ``album`` or ``meta.album``; points without it are left out.
+            groups: Groups at most.
+            size: Hits of each group at most.
+            **options: See `AskOptions`.
+        """
+        return self._run(self._core.groups(query, by, groups, size, **options))
+
+    def explain(self, query: Query, **options: Unpack[ExplainOptions]) -> Explanation:
+        """Show the way of a query to the origin, and which stored texts entail it on the way; see `explain.explain`."""
+        return self._run(explain(self._core, query, **options))
 
     def close(self) -> None:
         """Let go of the store, unless it was the caller's."""
@@ -281,14 +120,15 @@ class SafeSearch:
     ) -> None:
         self.close()
 
+    def _run(self, steps: Steps[T]) -> T:
+        return run(steps, lambda effect: perform(self._index.store, self._index.name, effect))
+
 
 def connect(
     name: str,
     *,
     model: str | Path | QueryEncoder | None = "hysac-mini",
-    traversal: Traversal = "geodesic",
-    threshold: float | None = None,
-    allow_unsafe: bool = True,
+    policy: SafetyPolicy | None = None,
     create: bool = False,
     hnsw: HnswOptions | None = None,
     **connection: Unpack[Connection],
@@ -298,9 +138,7 @@ def connect(
     Args:
         name: Name of the collection.
         model: Bundled name, folder or hub repository of the model; an `Encoder`; or None to search with points only.
-        traversal: How unsafe queries are redirected: ``"geodesic"``, ``"reference"`` or ``"none"``.
-        threshold: Stricter threshold than the model's, for every search of this engine.
-        allow_unsafe: Whether ``safe=False`` may be asked for.
+        policy: What a search may ask for; None for the defaults of `SafetyPolicy`.
         create: Make the collection if it does not exist.
         hnsw: Options of the graph, for a collection that is made.
         **connection: Where it lives: `location`, `url` (with `api_key`, `prefer_grpc`) or `client`; see `Connection`.
@@ -330,7 +168,7 @@ def connect(
     else:
         index = Index.open(name, expect_fingerprint=encoder.fingerprint if encoder else None, **connection)
     try:
-        return SafeSearch(index, encoder, traversal=traversal, threshold=threshold, allow_unsafe=allow_unsafe)
+        return SafeSearch(index, encoder, policy=policy)
     except BaseException:
         index.close()
         raise

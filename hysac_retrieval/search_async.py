@@ -11,26 +11,40 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, Unpack
+from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 from qdrant_client import AsyncQdrantClient
 
 from hysac_retrieval.collection import Collection
+from hysac_retrieval.effects import Effect, Find, FindGroups, Steps, advance, perform
 from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
-from hysac_retrieval.queries import Query, QueryEncoder
-from hysac_retrieval.results import SearchResult
-from hysac_retrieval.safety import Traversal
-from hysac_retrieval.search import SearchCore, SearchOptions, connect, load_encoder
-from hysac_retrieval.stores import Connection, HnswOptions, StoredPoint, VectorQuery
-from hysac_retrieval.stores.qdrant import is_local, query_requests, read_collection, read_responses, translated
+from hysac_retrieval.explain import ExplainOptions, Explanation, explain
+from hysac_retrieval.policy import SafetyPolicy
+from hysac_retrieval.queries import PointRef, Query, QueryEncoder
+from hysac_retrieval.results import GroupedResult, PointId, SearchResult
+from hysac_retrieval.search import connect, load_encoder
+from hysac_retrieval.search_core import AskOptions, SearchCore, SearchOptions
+from hysac_retrieval.stores import Connection, HnswOptions
+from hysac_retrieval.stores.base import VECTOR_NAME
+from hysac_retrieval.stores.qdrant import is_local, translated
+from hysac_retrieval.stores.requests import (
+    group_request,
+    knows_formulas,
+    query_requests,
+    read_collection,
+    read_groups,
+    read_responses,
+    stored,
+)
 
-_Send: TypeAlias = Callable[[VectorQuery], Awaitable[list[list[StoredPoint]]]]
+T = TypeVar("T")
+_CarryOut: TypeAlias = Callable[[Effect], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class _Session:
     core: SearchCore
-    send: _Send
+    carry_out: _CarryOut
     close: Callable[[], Awaitable[None]]
 
 
@@ -51,10 +65,30 @@ class AsyncSafeSearch:
 
     async def search_batch(self, queries: Iterable[Query], **options: Unpack[SearchOptions]) -> list[SearchResult]:
         """See `SafeSearch.search_batch`."""
+        return await self._run(lambda core: core.search(queries, **options))
+
+    async def similar(self, id: PointId, **options: Unpack[SearchOptions]) -> SearchResult:
+        """See `SafeSearch.similar`."""
+        return await self.search(PointRef(id), **options)
+
+    async def search_groups(
+        self, query: Query, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[AskOptions]
+    ) -> GroupedResult:
+        """See `SafeSearch.search_groups`."""
+        return await self._run(lambda core: core.groups(query, by, groups, size, **options))
+
+    async def explain(self, query: Query, **options: Unpack[ExplainOptions]) -> Explanation:
+        """See `SafeSearch.explain`."""
+        return await self._run(lambda core: explain(core, query, **options))
+
+    async def _run(self, begin: Callable[[SearchCore], Steps[T]]) -> T:
         session = await self._opened()
-        prepared = await asyncio.to_thread(session.core.prepare, queries, **options)
-        answers = await session.send(prepared.plan.query)
-        return session.core.interpret(prepared, answers)
+        steps = begin(session.core)
+        # Between its effects a search encodes and computes, which must not hold up the event loop.
+        effect, result = await asyncio.to_thread(advance, steps, None)
+        while effect is not None:
+            effect, result = await asyncio.to_thread(advance, steps, await session.carry_out(effect))
+        return result  # type: ignore[return-value]  # without a further effect, it is the result
 
     async def close(self) -> None:
         """Let go of the connection, unless it was the caller's. Closing twice is no error."""
@@ -89,9 +123,7 @@ def aconnect(
     name: str,
     *,
     model: str | Path | QueryEncoder | None = "hysac-mini",
-    traversal: Traversal = "geodesic",
-    threshold: float | None = None,
-    allow_unsafe: bool = True,
+    policy: SafetyPolicy | None = None,
     create: bool = False,
     hnsw: HnswOptions | None = None,
     async_client: AsyncQdrantClient | None = None,
@@ -102,9 +134,7 @@ def aconnect(
     Args:
         name: See `connect`, as for the other arguments.
         model: See there.
-        traversal: See there.
-        threshold: See there.
-        allow_unsafe: See there.
+        policy: See there.
         create: See there; with `async_client` the collection must exist.
         hnsw: See there.
         async_client: The application's own asynchronous client, instead of a connection.
@@ -119,18 +149,17 @@ def aconnect(
         with translated(name):
             if not await client.collection_exists(name):
                 raise CollectionNotFoundError(f"no collection {name!r}; index something first, or create it")
-            opened = read_collection(await client.get_collection(name))
-        core = SearchCore.make(Collection.read(name, opened), encoder, traversal, threshold, allow_unsafe)
-        return _Session(core, _sender(client, name), _nothing)
+            formula = is_local(client) or knows_formulas((await client.info()).version)
+            opened = read_collection(await client.get_collection(name), formula=formula)
+        core = SearchCore.make(Collection.read(name, opened), encoder, policy)
+        return _Session(core, _through(client, name), _nothing)
 
     async def through_connection() -> _Session:
         engine = await asyncio.to_thread(
             lambda: connect(
                 name,
                 model=model,
-                traversal=traversal,
-                threshold=threshold,
-                allow_unsafe=allow_unsafe,
+                policy=policy,
                 create=create,
                 hnsw=hnsw,
                 **connection,
@@ -141,7 +170,7 @@ def aconnect(
             store = engine.index.store
             return _Session(
                 engine.core,
-                lambda query: asyncio.to_thread(store.query, name, query),
+                lambda effect: asyncio.to_thread(perform, store, name, effect),
                 lambda: asyncio.to_thread(engine.close),
             )
         engine.close()  # it has done its part: opening, or making, the collection
@@ -151,7 +180,7 @@ def aconnect(
             prefer_grpc=bool(connection.get("prefer_grpc")),
             check_compatibility=False,
         )
-        return _Session(engine.core, _sender(client, name), client.close)
+        return _Session(engine.core, _through(client, name), client.close)
 
     if async_client is None:
         return AsyncSafeSearch(through_connection)
@@ -160,13 +189,21 @@ def aconnect(
     return AsyncSafeSearch(lambda: through_client(async_client))
 
 
-def _sender(client: AsyncQdrantClient, name: str) -> _Send:
-    async def send(query: VectorQuery) -> list[list[StoredPoint]]:
-        with translated(name):
-            responses = await client.query_batch_points(name, query_requests(query, local=is_local(client)))
-        return read_responses(responses)
+def _through(client: AsyncQdrantClient, name: str) -> _CarryOut:
+    """Carry out effects with an asynchronous client; what `effects.perform` does with a store."""
+    local = is_local(client)
 
-    return send
+    async def carry_out(effect: Effect) -> Any:
+        with translated(name):
+            if isinstance(effect, Find):
+                return read_responses(await client.query_batch_points(name, query_requests(effect.query, local=local)))
+            if isinstance(effect, FindGroups):
+                request = group_request(effect.query, effect.groups, local=local)
+                return read_groups(await client.query_points_groups(name, **request))
+            records = await client.retrieve(name, list(effect.ids), with_payload=True, with_vectors=[VECTOR_NAME])
+            return [stored(record) for record in records]
+
+    return carry_out
 
 
 async def _nothing() -> None:

@@ -28,6 +28,7 @@ from hysac_retrieval.errors import (
     UnsafeNotAllowedError,
 )
 from hysac_retrieval.index import Index
+from hysac_retrieval.policy import SafetyPolicy
 from hysac_retrieval.safety import redirect
 from hysac_retrieval.search import SafeSearch
 from hysac_retrieval.search_async import AsyncSafeSearch
@@ -92,7 +93,7 @@ def test_the_same_query_is_answered_as_asked_when_the_caller_may_see_it(engine: 
     assert result.query.radius_searched == result.query.radius
     assert (result.query.safe, result.query.threshold) == (False, None)
     assert result.hits[0].id == 1
-    assert result.hits[0].distance == pytest.approx(0, abs=1e-5)
+    assert result.hits[0].distance == pytest.approx(0, abs=2e-3)  # a float32 score of 1 + x holds x to 1e-7
     assert len(result) == 9
 
 
@@ -178,7 +179,7 @@ def test_options_out_of_range_are_refused(engine: SafeSearch, options: dict[str,
 
 
 def test_an_engine_may_forbid_unsafe_results(encoder: Encoder) -> None:
-    with connect("toy", location=":memory:", model=encoder, create=True, allow_unsafe=False) as engine:
+    with connect("toy", location=":memory:", model=encoder, create=True, policy=SafetyPolicy(allow_unsafe=False)) as engine:
         fill(engine.index, encoder)
         assert len(engine.search("a dog")) == 5
         with pytest.raises(UnsafeNotAllowedError):
@@ -186,20 +187,20 @@ def test_an_engine_may_forbid_unsafe_results(encoder: Encoder) -> None:
 
 
 def test_an_engine_may_be_stricter_than_the_model_and_no_search_looser_than_the_engine(encoder: Encoder) -> None:
-    with connect("toy", location=":memory:", model=encoder, create=True, threshold=1e-3) as engine:
+    with connect("toy", location=":memory:", model=encoder, create=True, policy=SafetyPolicy(threshold=1e-3)) as engine:
         fill(engine.index, encoder)
         assert engine.search("a dog").query.threshold == 1e-3
         assert engine.search("a dog", threshold=1e-6).query.threshold == 1e-6
         with pytest.raises(SettingsError, match="stricter"):
             engine.search("a dog", threshold=0.4)
     with pytest.raises(SettingsError):
-        connect("toy", location=":memory:", model=encoder, create=True, threshold=0.9)
+        connect("toy", location=":memory:", model=encoder, create=True, policy=SafetyPolicy(threshold=0.9))
 
 
 @pytest.mark.parametrize("mode", ["geodesic", "reference", "none"])
 def test_each_traversal_is_the_one_of_the_safety_module(encoder: Encoder, mode: Any) -> None:
     point = lorentz.exp_map0(np.array([[5.0] + [0.0] * 7]), 1.0)
-    with connect("toy", location=":memory:", model=encoder, create=True, traversal=mode) as engine:
+    with connect("toy", location=":memory:", model=encoder, create=True, policy=SafetyPolicy(traversal=mode)) as engine:
         info = engine.search(point[0], query_modality="image").query
     expected, moved = redirect(point, "image", encoder.safety, 1.0, mode)
     assert info.redirected == bool(moved[0]) == (mode != "none")
@@ -207,9 +208,9 @@ def test_each_traversal_is_the_one_of_the_safety_module(encoder: Encoder, mode: 
     assert info.radius_searched <= info.radius
 
 
-def test_an_unknown_traversal_is_refused(encoder: Encoder) -> None:
+def test_an_unknown_traversal_is_refused() -> None:
     with pytest.raises(SettingsError, match="sideways"):
-        connect("toy", location=":memory:", model=encoder, create=True, traversal="sideways")  # type: ignore[arg-type]
+        SafetyPolicy(traversal="sideways")  # type: ignore[arg-type]
 
 
 def test_a_collection_of_another_model_is_refused(encoder: Encoder, tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_asynchronous_search_answers_as_the_other_does(encoder: Encoder, tmp_pat
 
 def test_asynchronous_search_speaks_to_a_server(encoder: Encoder) -> None:
     async def run() -> None:
-        async with aconnect("toy", url=server.url, model=encoder, allow_unsafe=False) as engine:
+        async with aconnect("toy", url=server.url, model=encoder, policy=SafetyPolicy(allow_unsafe=False)) as engine:
             assert await engine.search("a man with a gun", limit=4) == expected
             with pytest.raises(UnsafeNotAllowedError):
                 await engine.search("a dog", safe=False)
