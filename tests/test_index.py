@@ -23,6 +23,7 @@ from hysac_retrieval.errors import (
     InvalidVectorError,
     ModelMismatchError,
     NotACollectionError,
+    PointNotFoundError,
     SettingsError,
 )
 from hysac_retrieval.index import Index, point_id
@@ -72,7 +73,7 @@ def test_ranking_is_exact_for_any_curvature_and_radius(
         index_on(store, Path(folder), curvature=curvature, lift=lift) as index,
     ):
         index.upsert(range(n), points, modality="text")
-        hits = index.query(query, limit=10, safe=False)
+        hits = index.query(query, limit=10, safe=False, rerank="exact")
     exact = np.sort(lorentz.dist(points, query[None, :], curvature))[:10]
     found = lorentz.dist(points[[int(hit.id) for hit in hits]], query[None, :], curvature)
     # Stored vectors are float32: points that differ by less than its rounding may change places.
@@ -219,6 +220,12 @@ def test_payloads_come_back_as_json(index: Index, tmp_path: Path) -> None:
         {"limit": 1.5},
         {"limit": True},
         {"ef": 0},
+        {"offset": -1},
+        {"offset": 9_999},
+        {"candidates": 0},
+        {"penalty": -1.0},
+        {"penalty": float("nan")},
+        {"rerank": "best"},
         {"modality": "sound"},
         {"filter": "k = 1"},
         {"filter": {"most": []}},
@@ -322,3 +329,121 @@ def test_the_default_lift_has_room_for_the_calibrated_radii(tmp_path: Path) -> N
     with index_on("memory", tmp_path) as index:
         index.upsert(range(50), random_points(50, low=1.5, high=3.5), modality="image")
         assert index.info().beyond == 0
+
+
+def test_pages_of_an_exact_search_are_the_parts_of_one_long_page(index: Index) -> None:
+    index.upsert(range(40), random_points(40), modality="text")
+    query = random_points(1, seed=9)[0]
+    whole = [hit.id for hit in index.query(query, limit=30, safe=False)]
+    pages = [hit.id for start in range(0, 30, 7) for hit in index.query(query, limit=7, offset=start, safe=False)]
+    assert pages[:30] == whole
+    assert index.query(query, limit=5, offset=40, safe=False) == []
+
+
+@pytest.mark.parametrize("lift", ["padded", "poincare"])
+@pytest.mark.parametrize("rerank", [None, "formula", "exact"])
+@pytest.mark.parametrize("store", STORES)
+def test_every_way_of_ranking_finds_the_same(store: str, tmp_path: Path, lift: Any, rerank: Any) -> None:
+    points, query = random_points(200, seed=2), random_points(1, seed=3)[0]
+    with index_on(store, tmp_path, lift=lift) as index:
+        index.upsert(range(200), points, modality="image")
+        hits = index.query(query, limit=20, safe=False, rerank=rerank)
+    expected = nearest(query, points)[:20]
+    assert [hit.id for hit in hits] == expected.tolist()
+    distances = lorentz.dist(points[expected], query[None], CURVATURE)
+    np.testing.assert_allclose([hit.distance for hit in hits], distances, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lift", ["padded", "poincare"])
+@pytest.mark.parametrize("store", STORES)
+def test_a_penalty_orders_by_safety_and_excludes_nothing(store: str, tmp_path: Path, lift: Any) -> None:
+    points, query = random_points(60, seed=4), random_points(1, seed=5)[0]
+    with index_on(store, tmp_path, lift=lift) as index:
+        index.upsert(range(60), points, modality="image")
+        plain = index.query(query, limit=60, safe=False)
+        weighed = index.query(query, limit=60, safe=False, penalty=2.0)
+        every = index.query(query, limit=60, safe=False, penalty=100.0)
+    assert {hit.id for hit in weighed} == {hit.id for hit in plain}
+    keys = {hit.id: hit.distance + 2.0 * (hit.unsafe or 0.0) for hit in plain}
+    assert [hit.id for hit in weighed] == sorted(keys, key=lambda identity: keys[identity])
+    assert [hit.id for hit in weighed] != [hit.id for hit in plain]
+    distance = {hit.id: hit.distance for hit in plain}
+    np.testing.assert_allclose([hit.distance for hit in weighed], [distance[hit.id] for hit in weighed], atol=2e-5)
+    unsafe = [hit.unsafe or 0.0 for hit in every]
+    assert np.all(np.diff(unsafe) > -0.02)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_groups_hold_the_nearest_of_each_value(store: str, tmp_path: Path) -> None:
+    points, query = random_points(90, seed=6), random_points(1, seed=7)[0]
+    payloads: list[dict[str, Any] | None] = [{"album": f"a{row % 9}"} if row % 10 else {} for row in range(90)]
+    with index_on(store, tmp_path) as index:
+        index.upsert(range(90), points, modality="image", payloads=payloads)
+        found = index.query_groups(query, "album", groups=4, size=3, safe=False)
+        with pytest.raises(SettingsError, match="instead of limit"):
+            index.query_groups(query, "album", limit=3)
+    expected: dict[str, list[int]] = {}
+    for row in nearest(query, points).tolist():
+        if row % 10:
+            expected.setdefault(f"a{row % 9}", []).append(row)
+    assert list(found) == list(expected)[:4]
+    assert {value: [hit.id for hit in hits] for value, hits in found.items()} == {
+        value: rows[:3] for value, rows in list(expected.items())[:4]
+    }
+
+
+@pytest.mark.parametrize("lift", ["padded", "poincare"])
+@pytest.mark.parametrize("store", STORES)
+def test_points_come_back_from_the_store(store: str, tmp_path: Path, lift: Any) -> None:
+    points = random_points(8, seed=8)
+    with index_on(store, tmp_path, lift=lift) as index:
+        index.upsert(range(8), points, modality="text")
+        back, kinds = index.points([5, 0, 7])
+        with pytest.raises(PointNotFoundError, match="99"):
+            index.points([1, 99])
+    np.testing.assert_allclose(back, points[[5, 0, 7]], rtol=1e-5, atol=1e-6)
+    assert kinds == ["text"] * 3
+
+
+@pytest.mark.parametrize("lift", ["padded", "poincare"])
+@pytest.mark.parametrize("quantization", ["int8", "turbo4", "turbo8", "binary"])
+def test_quantized_collections_find_nearly_all_and_rank_by_the_originals(
+    tmp_path: Path, lift: Any, quantization: Any
+) -> None:
+    points = random_points(1500, seed=9, dim=32, low=2.2, high=3.4)
+    options = HnswOptions(full_scan_threshold=10, indexing_threshold=10)
+    sample = points[:500] if lift == "padded" else None
+    settings = {"dim": 32, "lift": lift, "sample": sample, "hnsw": options, "quantization": quantization}
+    with index_on("edge", tmp_path, **settings) as index:
+        index.upsert(range(1500), points, modality="image")
+        index.optimize()
+        queries = lorentz.exp_map0(lorentz.log_map0(points[:20], CURVATURE) * 0.97, CURVATURE)
+        shares = []
+        for query, hits in zip(queries, index.query_batch(queries, limit=10, safe=False), strict=True):
+            expected = nearest(query, points)[:10]
+            shares.append(len({hit.id for hit in hits} & set(expected.tolist())) / 10)
+            distances = [float(lorentz.dist(points[int(hit.id)], query, CURVATURE)) for hit in hits]
+            np.testing.assert_allclose([hit.distance for hit in hits], distances, rtol=1e-4)
+            assert distances == sorted(distances)
+        assert index.info().quantization == quantization
+    assert np.mean(shares) >= (0.5 if quantization == "binary" else 0.9)
+
+
+def test_auto_measures_and_remembers_what_it_measured(tmp_path: Path) -> None:
+    sample = random_points(600, seed=10)
+    with index_on("edge", tmp_path, lift="auto", sample=sample) as index:
+        assert index.info().lift in {"padded", "poincare"}
+    with Index.open("points", location=tmp_path) as index:
+        measured = index.info().measured
+        assert measured is not None
+        assert measured["chosen"] == index.info().lift
+    with pytest.raises(SettingsError, match="sample"):
+        Index.create("other", dim=DIM, curvature=CURVATURE, safety=profile(), lift="auto", location=tmp_path)
+
+
+def test_marks_are_kept_beside_our_own_entries_and_replace_none(index: Index) -> None:
+    marks = [{"source": "a.png", "hash": "00", "unsafe": 0.0, "model": "other"}]
+    index.upsert([1], random_points(1, low=3.4, high=3.5), modality="image", marks=marks)
+    own = index.retrieve([1])[0].payload["hysac"]
+    assert (own["source"], own["hash"], own["model"]) == ("a.png", "00", index.metadata.fingerprint)
+    assert own["unsafe"] > 0.5
