@@ -116,9 +116,9 @@ def _print(entry: dict[str, Any]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     for key, value in entry.items():
-        if key not in ("name", "safety") and not isinstance(value, dict):
+        if key not in ("name", "safety") and value is not None and not isinstance(value, dict):
             table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
-    for key in ("metrics", "training", "verification"):
+    for key in ("measured", "metrics", "training", "verification"):
         for path, value in _flat(entry.get(key) or {}, key):
             table.add_row(path, f"{value:.4g}" if isinstance(value, float) else str(value))
     out.print(table)
