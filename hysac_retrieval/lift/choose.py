@@ -49,7 +49,7 @@ def choose_lift(
         queries: Points (m, d) like those to be searched with, of which 200 are used; None holds out some of the sample.
         candidates: Points that a search through the Poincaré lift ranks by distance; at least k.
         k: Neighbours that count.
-        seed: Of the random choices.
+        seed: Of the random choices. The engine's graphs differ a little each time, and recall with them.
 
     Returns:
         The lift, fitted on the whole sample, and a JSON-serialisable report: ``chosen`` kind, ``recall`` at k of each

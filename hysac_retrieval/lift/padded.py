@@ -221,7 +221,8 @@ class PaddedLift(BaseModel):
     def formula(self, point: ArrayLike) -> models.Expression:
         """Geodesic distance in terms of the score: acosh(max(1, −c · $score)) / √c, whichever the point (d,).
 
-        Without the maximum, the rounding of a score would leave points at distance 0 outside the domain of acosh.
+        Without the maximum, the rounding of a score would leave points at distance 0 outside the domain of acosh. An
+        engine keeps constants in float32, which adds as much to the error of `distances` as the score does.
 
         Raises:
             InvalidVectorError: The point is not finite or not of shape (d,).

@@ -171,7 +171,7 @@ class PoincareLift(BaseModel):
         """Geodesic distance: acosh(max(1, 1 + 2 s(q) · hysac.scale · $score²)) / √c.
 
         To this comes 10⁶ · max(0, 1 − hysac.scale), which is 0 for every weight that `extras` gives and puts a point
-        without a valid one last. The engines compute in float64, where acosh is accurate from a distance of 1e-7 on.
+        without a valid one last. The engines compute in float64, so that acosh near 1 is accurate enough.
 
         Args:
             point: Shape (d,), the point searched with.
