@@ -59,5 +59,5 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(TORCH)
-	$(PIP) --editable '.[cpu,train,art,dev]'
+	$(PIP) --editable '.[cpu,train,art,tables,datasets,dev]'
 	touch $@ $(VENV)/.runtime

@@ -16,6 +16,7 @@ from hysac_retrieval.cli.common import reported
 
 _COMMANDS = {
     "index": "Index images and texts into a collection.",
+    "status": "Compare a collection with its sources.",
     "search": "Search a collection by text or image.",
     "explain": "Show how a query was judged and ranked.",
     "info": "Describe collections and models.",

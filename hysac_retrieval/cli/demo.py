@@ -36,7 +36,7 @@ def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
     with progress_bar() as bar:
         task = bar.add_task("Indexing the gallery", total=None)
         result = run_demo(
-            out, model=model, on_progress=lambda done, total: bar.update(task, completed=done, total=total)
+            out, model=model, on_progress=lambda now: bar.update(task, completed=now.done, total=now.total)
         )
     path = write_report(result, out / "report.html")
     if as_json:

@@ -1,4 +1,4 @@
-"""``hysac index`` and ``hysac-index``: folders, images, texts and tables into a collection."""
+"""``hysac index`` and ``hysac-index``: folders, images, texts, tables, shards and datasets into a collection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,125 +21,184 @@ from hysac_retrieval.cli.common import (
     print_json,
     progress_bar,
 )
+from hysac_retrieval.cli.sourcing import journal_path, source_options, take_source_options
+from hysac_retrieval.errors import CollectionNotFoundError
 
 if TYPE_CHECKING:
-    from hysac_retrieval.ingest import IndexReport
+    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.ingest import IndexReport, Progress, SourceOptions
+    from hysac_retrieval.stores import Connection
 
 _SHOWN = 20
 
 
 @click.command("index", cls=Command)
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@source_options
 @click.option("--collection", required=True, help="Name of the collection; made if it does not exist.")
 @connection_options
-@click.option("--captions", metavar="FILE", help="JSONL or CSV of file, caption and fields for the payload.")
-@click.option("--index-captions", is_flag=True, help="Index captions also as texts of their own.")
-@click.option("--text-field", help="Field of the text in tables  [default: caption, text]")
-@click.option("--image-field", help="Field of the image file in tables  [default: file, image]")
-@click.option("--namespace", help="Stands for the source's folder in ids, which then survive a move of the folder.")
 @model_option
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(min=1), help="Threads decoding images.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that decode images; 0 decodes in this one  [default: one per core, up to 8]",
+)
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Largest width × height of an image.")
 @click.option("--recreate", is_flag=True, help="Remove the collection first, with all its points.")
-@click.option("--resume", is_flag=True, help="Leave out what is in the collection already.")
-@click.option("--journal", metavar="FILE", help="Write failed items and cut texts to FILE as JSON Lines.")
+@click.option("--resume/--no-resume", default=True, show_default=True, help="Skip what is stored already, unchanged.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(("missing", "stale", "failed")),
+    help="Do only what is not stored, has changed, or failed before; may be given several times.",
+)
+@click.option("--prune", is_flag=True, help="Remove the points whose items have left the sources.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @json_option
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     sources: tuple[str, ...],
     collection: str,
     location: str | None,
     url: str | None,
     api_key: str | None,
     prefer_grpc: bool,
-    captions: str | None,
-    index_captions: bool,
-    text_field: str | None,
-    image_field: str | None,
-    namespace: str | None,
+    journal: str | None,
     model: str,
-    batch_size: int,
-    workers: int,
     max_pixels: int | None,
     recreate: bool,
-    resume: bool,
-    journal: str | None,
+    dry_run: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     r"""Index images and texts into a collection.
 
-    SOURCE is a folder of images (searched recursively), an image, a text file (one text per line), or a JSONL or CSV
-    table with a field for an image file, a text, or both; further fields go into the payload. Indexing a source again
-    replaces its points. An item that fails is reported, the rest goes on, and the exit code is 3.
+    SOURCE is a folder of images (searched recursively), an image, a text file (one text per line), a table (.jsonl,
+    .csv, .parquet) with a field for an image, a text, or both, whose further fields go into the payload, a webdataset
+    shard (.tar; {000..010} stands for a range), or a Hugging Face dataset (hf:NAME, or a folder).
+
+    What is stored already and has not changed is skipped, so a run that was stopped goes on when it is started again.
+    An item that fails is reported and kept in the journal, the rest goes on, and the exit code is 3.
 
     \b
     hysac-index photos/ --collection photos --location ./data
     hysac-index photos/ --captions captions.jsonl --collection photos --url http://localhost:6333
-    hysac-index captions.txt --collection photos --location ./data --json
+    hysac-index 'shards/{000..127}.tar' --collection web --location ./data --workers 8
+    hysac-index photos/ --collection photos --location ./data --prune --only failed
     """
     place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.ingest.pipeline import collection_for, index_sources
-    from hysac_retrieval.ingest.rows import Fields
-    from hysac_retrieval.ingest.sources import SourceOptions
 
+    options = take_source_options(given)
+    notes = journal_path(journal, location, collection)
     encoder = Encoder.load(model)
-    options = SourceOptions(captions, Fields(image_field, text_field), index_captions, namespace)
-    limit: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
+    if dry_run:
+        _dry_run(sources, options, encoder, collection, place, notes, recreate, given["only"], given["prune"], as_json)
+        return
+    if max_pixels is not None:
+        given["max_pixels"] = max_pixels
+    from hysac_retrieval.ingest import collection_for, index_sources
+
     with collection_for(encoder, collection, recreate=recreate, **place) as index, _stop_on_interrupt() as stopped:
-        with progress_bar("rate") as bar:
-            task = bar.add_task("Indexing", total=None, rate="")
-
-            def show(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
-                speed = bar.tasks[0].speed
-                bar.update(task, rate=f"{speed:.0f}/s" if speed else "")
-
+        with _progress() as show:
             report = index_sources(
                 sources,
                 index,
                 encoder,
                 options=options,
-                batch_size=batch_size,
-                workers=workers,
-                resume=resume,
-                journal=journal,
+                journal=notes,
                 on_progress=show,
                 should_stop=stopped,
-                **limit,
+                **given,
             )
         info = index.info()
     if as_json:
         print_json({"collection": info.to_dict(), "report": report.to_dict()})
     else:
-        _print_report(report)
+        _print_report(report, notes)
         click.echo(f"Collection {info.name!r}: {info.points} points, {info.safe} safe, {info.unsafe} unsafe.")
         if info.beyond:
             click.echo(f"{info.beyond} points lie beyond the lift of the collection; --recreate fits a new one.")
     if report.interrupted:
-        click.echo("Interrupted. What was indexed is stored; go on with --resume.", err=True)
+        click.echo("Interrupted. What was indexed is stored; the same command goes on from there.", err=True)
         ctx.exit(1)
-    ctx.exit(FAILED_ITEMS if report.failed else 0)
+    ctx.exit(FAILED_ITEMS if report.failures else 0)
 
 
-def _print_report(report: IndexReport) -> None:
+def _dry_run(
+    sources: tuple[str, ...],
+    options: SourceOptions,
+    encoder: Encoder,
+    collection: str,
+    place: Connection,
+    notes: Path | None,
+    recreate: bool,
+    only: tuple[str, ...],
+    prune: bool,
+    as_json: bool,
+) -> None:
+    from hysac_retrieval.cli.status import print_status
+    from hysac_retrieval.index import Index
+    from hysac_retrieval.ingest import status_of
+
+    try:
+        with Index.open(collection, expect_fingerprint=encoder.fingerprint, **place) as index:
+            status = status_of(sources, None if recreate else index, options=options, journal=notes)
+    except CollectionNotFoundError:
+        status = status_of(sources, None, options=options, journal=notes)
+    would = {
+        "index": sum(getattr(status, state) for state in only or ("missing", "stale", "failed")),
+        "prune": (status.left or 0) if prune else 0,
+    }
+    if as_json:
+        print_json({"dry_run": True, "would": would, "status": status.to_dict()})
+        return
+    print_status(status)
+    click.echo(f"Would index {would['index']:,} and remove {would['prune']:,}; nothing was done.")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar with the number of items, of failed ones, the rate and the time left."""
+    with progress_bar("rate", "failed") as bar:
+        task = bar.add_task("Indexing", total=None, rate="", failed="")
+
+        def show(progress: Progress) -> None:
+            bar.update(task, completed=progress.done, total=progress.total)
+            speed = bar.tasks[0].speed
+            bar.update(
+                task,
+                rate=f"{speed:.0f}/s" if speed else "",
+                failed=f"{progress.failed} failed" if progress.failed else "",
+            )
+
+        yield show
+
+
+def _print_report(report: IndexReport, notes: Path | None) -> None:
     counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
     rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
     click.echo(f"Indexed {', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}.")
     if report.skipped:
         click.echo(f"{report.skipped} were in the collection already.")
-    if report.truncated:
-        some = ", ".join(report.truncated[:3]) + (", …" if len(report.truncated) > 3 else "")
-        cut = len(report.truncated)
-        click.echo(f"{cut} texts are longer than the model reads; only their beginning counts: {some}")
-    if report.failed:
-        click.echo(f"Failed: {len(report.failed)}", err=True)
+    if report.left_out:
+        click.echo(f"{report.left_out} were left out, as --only asks.")
+    if report.pruned:
+        click.echo(f"{report.pruned} were removed, having left their source.")
+    if report.unpruned:
+        click.echo(f"Nothing was removed: {report.unpruned}.", err=True)
+    if report.cut:
+        some = ", ".join(report.truncated[:3]) + (", …" if report.cut > 3 else "")
+        click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
+    if report.failures:
+        click.echo(f"Failed: {report.failures}", err=True)
         for failure in report.failed[:_SHOWN]:
             click.echo(f"  {failure.item}: {failure.error}", err=True)
-        if len(report.failed) > _SHOWN:
-            click.echo(f"  … and {len(report.failed) - _SHOWN} more; --journal FILE writes all of them", err=True)
+        if report.failures > _SHOWN:
+            where = f"{notes} holds" if notes else "--journal FILE writes"
+            click.echo(f"  … and {report.failures - _SHOWN} more; {where} all of them", err=True)
 
 
 @contextmanager

@@ -1,16 +1,57 @@
-"""Indexing of folders, files and rows: sources become items, items become points in a collection."""
+"""Indexing of folders, files, tables and datasets: sources become items, items become points in a collection.
 
-from hysac_retrieval.ingest.journal import FailedItem, IndexReport, Journal
-from hysac_retrieval.ingest.pipeline import collection_for, index_sources
-from hysac_retrieval.ingest.sources import Item, SourceOptions, read_sources
+Data flows one way: `sources` lists items, `plan` decides which are to be done, `workers` decode, `pipeline` encodes and
+stores, `journal` keeps what failed. The names below are loaded when they are first used, so that a worker process loads
+next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hysac_retrieval.ingest.items import FailedItem, Item
+    from hysac_retrieval.ingest.journal import IndexReport, Journal
+    from hysac_retrieval.ingest.options import Fields, SourceOptions
+    from hysac_retrieval.ingest.pipeline import Progress, collection_for, index_sources
+    from hysac_retrieval.ingest.sources import Listing
+    from hysac_retrieval.ingest.status import Status, status_of
 
 __all__ = [
     "FailedItem",
+    "Fields",
     "IndexReport",
     "Item",
     "Journal",
+    "Listing",
+    "Progress",
     "SourceOptions",
+    "Status",
     "collection_for",
     "index_sources",
-    "read_sources",
+    "status_of",
 ]
+
+_HOMES = {
+    "FailedItem": "items",
+    "Fields": "options",
+    "IndexReport": "journal",
+    "Item": "items",
+    "Journal": "journal",
+    "Listing": "sources",
+    "Progress": "pipeline",
+    "SourceOptions": "options",
+    "Status": "status",
+    "collection_for": "pipeline",
+    "index_sources": "pipeline",
+    "status_of": "status",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # asked for once, then an ordinary attribute
+    return value

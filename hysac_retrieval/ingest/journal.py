@@ -1,34 +1,27 @@
-"""What became of the items of an indexing run."""
+"""What became of the items of indexing runs: a report of each run, and a journal of failures across runs."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import os
+import threading
+from collections.abc import Collection, Container
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from hysac_retrieval.errors import SourceError
+from hysac_retrieval.ingest.items import FailedItem, Item
 
+LISTED = 1000
+"""Failures and cut texts that a report lists; it counts all of them, and the journal holds all of them."""
 
-@dataclass(frozen=True, slots=True)
-class FailedItem:
-    """An item that could not be indexed.
+JOURNAL_NAME = "journal.jsonl"
+"""File beside a collection of the embedded engine."""
 
-    Attributes:
-        item: Where it came from: a path, or ``file:line``.
-        error: What is wrong with it and what mends it.
-        kind: Name of the error's class.
-    """
-
-    item: str
-    error: str
-    kind: str
-
-    @classmethod
-    def of(cls, item: str, error: Exception) -> Self:
-        """Record an error."""
-        return cls(item, str(error), type(error).__name__)
+_START = '{"event"'
+_FAILED, _TRUNCATED, _MENDED = "failed", "truncated", "mended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +30,28 @@ class IndexReport:
 
     Attributes:
         indexed: Points written, by modality: ``{"image": …, "text": …}``.
-        skipped: Items that were in the collection already (with ``resume=True``).
-        failed: Items that could not be indexed.
-        truncated: Texts longer than the model's context, of which only the beginning was encoded (by origin).
+        skipped: Items that were there already, unchanged.
+        left_out: Items that `only` did not ask for.
+        failures: Number of items that could not be indexed.
+        failed: The first 1,000 of them.
+        cut: Number of texts longer than the model's context, of which only the beginning was encoded.
+        truncated: Where the first 1,000 of them are.
+        pruned: Points removed because they have left their source.
+        unpruned: Why none was looked for although that was asked for; empty otherwise.
         seconds: Time that it took.
         interrupted: Whether it was stopped before the end.
     """
 
     indexed: dict[str, int]
-    skipped: int
-    failed: tuple[FailedItem, ...]
-    truncated: tuple[str, ...]
-    seconds: float
+    skipped: int = 0
+    left_out: int = 0
+    failures: int = 0
+    failed: tuple[FailedItem, ...] = ()
+    cut: int = 0
+    truncated: tuple[str, ...] = ()
+    pruned: int = 0
+    unpruned: str = ""
+    seconds: float = 0.0
     interrupted: bool = False
 
     @property
@@ -61,40 +64,99 @@ class IndexReport:
         return asdict(self)
 
 
+@dataclass
 class Journal:
-    """Collects failures and cut texts, and writes each to a JSON Lines file as it happens.
+    """Failures and cut texts, written as they happen and kept until they are mended.
+
+    The file holds one JSON object per line, of which the last about an item counts; a run that ends in good order
+    leaves one line per item. Use it as a context manager; several threads may write.
 
     Args:
-        path: File to write, replaced if it exists; None to collect only.
+        path: The file; made when something happens. None keeps nothing.
+
+    Attributes:
+        failed: The first failures of this run.
+        failures: Number of all of them.
+        truncated: Where the first texts are that were cut in this run.
+        cut: Number of all of them.
 
     Raises:
-        SourceError: The file cannot be written.
+        SourceError: The file cannot be read or written, or is no journal.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
-        self.failed: list[FailedItem] = []
-        self.truncated: list[str] = []
+    path: Path | None = None
+    failed: list[FailedItem] = field(default_factory=list)
+    failures: int = 0
+    truncated: list[str] = field(default_factory=list)
+    cut: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
         self._stream: IO[str] | None = None
-        if path is not None:
-            try:
-                self._stream = Path(path).open("w", encoding="utf-8")  # noqa: SIM115  closed by __exit__
-            except OSError as error:
-                raise SourceError(f"the journal {path} cannot be written: {error}; choose another file") from error
+        self._entries = {} if self.path is None else read_journal(self.path)
+        self._new: set[str] = set()
+        if self.path is not None and not os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
+            raise SourceError(f"the journal {self.path} cannot be written; choose another file")
+
+    @property
+    def earlier(self) -> frozenset[str]:
+        """Ids of the items that failed when they were last tried."""
+        return frozenset(key for key, entry in self._entries.items() if entry["event"] == _FAILED)
 
     def fail(self, failure: FailedItem) -> None:
         """Note an item that could not be indexed."""
-        self.failed.append(failure)
-        self._write({"event": "failed", **asdict(failure)})
+        with self._lock:
+            self.failures += 1
+            if len(self.failed) < LISTED:
+                self.failed.append(failure)
+            self._write({"event": _FAILED, **asdict(failure)})
 
-    def truncate(self, item: str, tokens: int, limit: int) -> None:
+    def truncate(self, item: Item, tokens: int, limit: int) -> None:
         """Note a text that is longer than the model reads."""
-        self.truncated.append(item)
-        self._write({"event": "truncated", "item": item, "tokens": tokens, "limit": limit})
+        with self._lock:
+            self.cut += 1
+            if len(self.truncated) < LISTED:
+                self.truncated.append(item.origin)
+            found = {"item": item.origin, "source": item.source, "id": item.id, "tokens": tokens, "limit": limit}
+            self._write({"event": _TRUNCATED, **found})
 
-    def _write(self, event: dict[str, Any]) -> None:
-        if self._stream is not None:
-            self._stream.write(json.dumps(event, ensure_ascii=False) + "\n")
+    def indexed(self, ids: Collection[str]) -> None:
+        """Note items that were indexed: nothing noted about them before this run holds any longer."""
+        self._mend(ids, (_FAILED, _TRUNCATED))
+
+    def unchanged(self, ids: Collection[str]) -> None:
+        """Note items that are stored as they are: they do not fail."""
+        self._mend(ids, (_FAILED,))
+
+    def settle(self, sources: Collection[str], seen: Container[str]) -> None:
+        """After sources were read whole: forget what is no longer in them, or no longer fails."""
+        with self._lock:
+            for key, entry in list(self._entries.items()):
+                if entry.get("source") in sources and key not in seen and key not in self._new:
+                    del self._entries[key]
+
+    def _mend(self, ids: Collection[str], events: Collection[str]) -> None:
+        with self._lock:
+            for key in ids:
+                if key not in self._new and key in self._entries and self._entries[key]["event"] in events:
+                    self._write({"event": _MENDED, "id": key})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if self.path is None:
+            return
+        try:
+            if self._stream is None:
+                self._tidy()
+                self._stream = self.path.open("a", encoding="utf-8")
+            self._stream.write(json.dumps(entry, ensure_ascii=True) + "\n")
             self._stream.flush()  # a run that is killed leaves its journal
+        except OSError as error:
+            raise SourceError(f"the journal {self.path} cannot be written: {error}; choose another file") from error
+        if entry["event"] == _MENDED:
+            self._entries.pop(entry["id"], None)
+        else:
+            self._entries[entry["id"]] = entry
+            self._new.add(entry["id"])
 
     def __enter__(self) -> Self:
         return self
@@ -104,3 +166,36 @@ class Journal:
     ) -> None:
         if self._stream is not None:
             self._stream.close()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Leave one line per item in place of all that happened; the file is replaced whole or not at all."""
+        if self.path is not None and self.path.exists():
+            fresh = self.path.with_name(self.path.name + ".new")
+            fresh.write_text("".join(json.dumps(entry) + "\n" for entry in self._entries.values()), encoding="utf-8")
+            fresh.replace(self.path)
+
+
+def read_journal(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a journal: the last entry about each item that is not mended, by id.
+
+    Raises:
+        SourceError: The file cannot be read, or is something else.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"the journal {path} cannot be read: {error}; choose another file") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            key, event = entry["id"], entry["event"]
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines) and _START.startswith(line[: len(_START)]):
+                break  # a run that was killed may have written half of its last line
+            raise SourceError(f"{path} is no journal of hysac-index (line {number}); choose another file") from error
+        entries.pop(key, None)
+        if event != _MENDED:
+            entries[key] = entry
+    return entries

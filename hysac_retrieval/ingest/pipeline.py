@@ -1,31 +1,32 @@
-"""Items to points in a collection: decode ahead in threads, encode in batches, write each batch when it is done."""
+"""Indexing: from sources to points in a collection, and what is told about it."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hysac_retrieval.errors import InputError, SettingsError
-from hysac_retrieval.index import Index, point_id
-from hysac_retrieval.ingest.journal import FailedItem, IndexReport, Journal
-from hysac_retrieval.ingest.sources import Item, SourceOptions, read_sources
-from hysac_retrieval.preprocess import DEFAULT_MAX_PIXELS, load_image, preprocess
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety import MODALITIES
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.index import Index
+from hysac_retrieval.ingest.decode import Decoding
+from hysac_retrieval.ingest.journal import IndexReport, Journal
+from hysac_retrieval.ingest.options import SourceOptions
+from hysac_retrieval.ingest.plan import Planner, left_points
+from hysac_retrieval.ingest.sources import Listing
+from hysac_retrieval.ingest.stages import OnProgress, Progress, Stages
+from hysac_retrieval.ingest.workers import Decoder
+from hysac_retrieval.preprocess import DEFAULT_MAX_PIXELS
 from hysac_retrieval.stores import Connection
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder import Encoder
 
-OnProgress = Callable[[int, int], None]
-"""Called with the number of items that are finished, whether indexed or not, and the number of all."""
+__all__ = ["OnProgress", "Progress", "collection_for", "index_sources"]
+
+UNREADABLE = "some of the sources could not be read, so what has left them is not known"
+"""Why nothing is pruned."""
 
 
 def index_sources(
@@ -35,69 +36,83 @@ def index_sources(
     *,
     options: SourceOptions | None = None,
     batch_size: int = 64,
-    workers: int = 4,
+    workers: int | None = 0,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    resume: bool = False,
+    resume: bool = True,
+    only: Collection[str] = (),
+    prune: bool = False,
     journal: str | os.PathLike[str] | None = None,
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> IndexReport:
-    """Index folders, images, text files and tables; see `hysac_retrieval.ingest.sources` for what they may be.
+    """Index folders, files, tables, shards and datasets; `hysac_retrieval.ingest.sources` says what they may be.
 
-    An item that cannot be indexed is noted in the report and the rest goes on. Each batch is durable when it is
-    written. Indexing a source again replaces its points.
+    What is stored already, with the same content and from the same model, is skipped. An item that cannot be indexed is
+    noted in the report and the rest goes on. Each batch is durable when it is written, so a run that is stopped or
+    killed is continued by the same call.
 
     Args:
-        sources: Paths of folders and files.
+        sources: Paths of folders and files, names of datasets.
         index: The collection, indexed with the encoder's model.
         encoder: Encodes the items.
         options: How the sources are read.
         batch_size: Items encoded and written at once, at least 1.
-        workers: Threads that decode images, at least 1.
+        workers: Processes that decode images; 0 decodes in a thread; None takes as many as there are cores, up to 8. A
+            script that uses processes needs ``if __name__ == "__main__":``.
         max_pixels: Largest width × height of an image.
-        resume: Leave out items that are in the collection already.
-        journal: JSON Lines file for failed items and texts that were cut, written as they occur.
+        resume: Whether to skip what is stored already; False does everything again.
+        only: States to do: ``missing`` (not stored), ``stale`` (stored from other content), ``failed`` (failed when
+            last tried, by the journal). None of them means all.
+        prune: Remove the points of the sources whose items are no longer there. Nothing is removed unless every source
+            could be read whole, and never a point of another source, or one that was not indexed from a source.
+        journal: File of failed items and cut texts; see `Journal`.
         on_progress: See `OnProgress`.
-        should_stop: Asked before each batch; True ends the run in good order.
+        should_stop: Asked now and then; True ends the run in good order.
 
     Returns:
         What was indexed and what was not.
 
     Raises:
-        SourceError: A source is missing or cannot be read; nothing has been indexed.
+        SourceError: A source is missing or cannot be read from its beginning; nothing has been indexed.
+        MissingExtraError: A source needs a package that is not installed.
         ModelMismatchError: The collection was indexed with another model.
-        SettingsError: An option is out of range.
+        SettingsError: An option is out of range, or worker processes cannot be started.
         StoreError: The store fails; what was written before stays.
     """
-    for name, value in (("batch_size", batch_size), ("workers", workers), ("max_pixels", max_pixels)):
-        if value < 1:
-            raise SettingsError(f"{name} is {value}; expected at least 1")
+    least = (("batch_size", batch_size, 1), ("workers", workers, 0), ("max_pixels", max_pixels, 1))
+    for name, value, smallest in least:
+        if value is not None and value < smallest:
+            raise SettingsError(f"{name} is {value}; expected at least {smallest}")
+    if "failed" in only and journal is None:
+        raise SettingsError("only='failed' does what the journal lists; name the journal of the earlier run")
     began = time.perf_counter()
     index.collection.expect(encoder.fingerprint)
-    items, unusable = read_sources(sources, options or SourceOptions())
+    listing = Listing(sources, options)
     with Journal(None if journal is None else Path(journal)) as notes:
-        for failure in unusable:
-            notes.fail(failure)
-        run = _Run(index, encoder, notes, batch_size, max_pixels, resume)
-        finished = len(unusable)
-        total = finished + len(items)
-        interrupted = False
-        with ThreadPoolExecutor(workers, thread_name_prefix="hysac-decode") as pool:
-            for batch in run.batches(items, pool, should_stop):
-                if batch is None:
-                    interrupted = True
-                    break
-                run.write(batch)
-                finished += len(batch)
-                if on_progress:
-                    on_progress(finished, total)
+        planner = Planner(index, notes.earlier, only, resume=resume)
+        with Decoder(workers, Decoding(encoder.image_spec, max_pixels)) as decoder:
+            stages = Stages(index, encoder, notes, planner, decoder, batch_size)
+            interrupted = stages.run(listing, on_progress, should_stop)
+        pruned, unpruned = 0, ""
         if not interrupted:
+            notes.settle(set(listing.described) - listing.broken, listing.seen)
+            if prune and listing.complete:
+                for left in left_points(index, listing.whole, listing.seen):
+                    index.delete(left)
+                    pruned += len(left)
+            elif prune:
+                unpruned = UNREADABLE
             index.optimize()
         return IndexReport(
-            indexed=dict(run.indexed),
-            skipped=run.skipped,
+            indexed=dict(stages.indexed),
+            skipped=stages.skipped,
+            left_out=stages.left_out,
+            failures=notes.failures,
             failed=tuple(notes.failed),
+            cut=notes.cut,
             truncated=tuple(notes.truncated),
+            pruned=pruned,
+            unpruned=unpruned,
             seconds=time.perf_counter() - began,
             interrupted=interrupted,
         )
@@ -127,88 +142,3 @@ def collection_for(encoder: Encoder, name: str, *, recreate: bool = False, **con
         recreate=recreate,
         **connection,
     )
-
-
-class _Run:
-    def __init__(
-        self, index: Index, encoder: Encoder, notes: Journal, batch_size: int, max_pixels: int, resume: bool
-    ) -> None:
-        self.index = index
-        self.encoder = encoder
-        self.notes = notes
-        self.batch_size = batch_size
-        self.max_pixels = max_pixels
-        self.resume = resume
-        self.indexed: dict[str, int] = dict.fromkeys(MODALITIES, 0)
-        self.skipped = 0
-
-    def batches(
-        self, items: Sequence[Item], pool: ThreadPoolExecutor, should_stop: Callable[[], bool] | None
-    ) -> Iterator[list[tuple[Item, Future[Any] | None]] | None]:
-        """Batches of one modality each, of which the next is being decoded already; None where the run is stopped."""
-        ahead: list[tuple[Item, Future[Any] | None]] | None = None
-        for modality in MODALITIES:
-            of_kind = [item for item in items if item.modality == modality]
-            for start in range(0, len(of_kind), self.batch_size):
-                if should_stop is not None and should_stop():
-                    yield None
-                    return
-                chunk = self._submit(of_kind[start : start + self.batch_size], pool)
-                if ahead is not None:
-                    yield ahead
-                ahead = chunk
-        if ahead is not None:
-            yield ahead
-
-    def _submit(self, items: list[Item], pool: ThreadPoolExecutor) -> list[tuple[Item, Future[Any] | None]]:
-        """Start preparing the items; those that are in the collection already get no future."""
-        present: set[Any] = set()
-        if self.resume:
-            present = {stored.id for stored in self.index.retrieve([point_id(item.key) for item in items])}
-        return [(item, None if point_id(item.key) in present else pool.submit(self._prepare, item)) for item in items]
-
-    def _prepare(self, item: Item) -> NDArray[np.uint8] | int:
-        """Pixels of an image, (size, size, 3); number of tokens of a text. Runs in a thread."""
-        if item.modality == "image":
-            return preprocess(load_image(item.content, max_pixels=self.max_pixels), self.encoder.image_spec)
-        return self.encoder.count_tokens(str(item.content))
-
-    def write(self, batch: list[tuple[Item, Future[Any] | None]]) -> None:
-        """Encode what could be prepared of a batch and write it; note what could not."""
-        ready: list[tuple[Item, Any]] = []
-        for item, future in batch:
-            if future is None:
-                self.skipped += 1
-                continue
-            try:
-                ready.append((item, future.result()))
-            except InputError as error:
-                self.notes.fail(FailedItem.of(item.origin, error))
-        if not ready:
-            return
-        modality = ready[0][0].modality
-        items = [item for item, _ in ready]
-        if modality == "image":
-            points = self.encoder.encode_image(np.stack([pixels for _, pixels in ready]), batch_size=self.batch_size)
-        else:
-            limit = self.encoder.text_spec.context_length
-            for item, tokens in ready:
-                if tokens > limit:
-                    self.notes.truncate(item.origin, tokens, limit)
-            points = self.encoder.encode_text([str(item.content) for item in items], batch_size=self.batch_size)
-        self._upsert(items, points, modality)
-
-    def _upsert(self, items: list[Item], points: NDArray[np.float32], modality: Modality) -> None:
-        ids = [point_id(item.key) for item in items]
-        payloads = [item.payload for item in items]
-        try:
-            self.indexed[modality] += self.index.upsert(ids, points, modality=modality, payloads=payloads)
-        except InputError:
-            # Nothing of the batch was written; find the items that are to blame.
-            for row, item in enumerate(items):
-                try:
-                    one = slice(row, row + 1)
-                    written = self.index.upsert(ids[one], points[one], modality=modality, payloads=payloads[one])
-                    self.indexed[modality] += written
-                except InputError as error:
-                    self.notes.fail(FailedItem.of(item.origin, error))

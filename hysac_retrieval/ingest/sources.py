@@ -1,231 +1,232 @@
-"""What there is to index: folders, images, text files and tables become items, before anything is encoded.
+"""What there is to index: sources of every kind, listed as a stream of items before anything is decoded.
 
-    folder of images      every file with the suffix of an image, recursively
-    image file            itself
-    .jsonl .ndjson .csv   rows with a field for an image file, a text, or both (the text is then its caption)
-    any other file        UTF-8 text, one item per line
+    folder of images            every file with the suffix of an image, recursively
+    image file                  itself
+    .jsonl .ndjson .csv .tsv    rows with a field for an image file, a text, or both (the text is then its caption)
+    .parquet                    the same; an image may also lie in the table itself
+    .tar .tar.gz .tgz           shards of webdataset; ``shards/{000..010}.tar`` names eleven
+    hf:NAME, hf:FOLDER          a Hugging Face dataset; a folder of `save_to_disk` is known without the prefix
+    any other file              UTF-8 text, one item per line
 
 An item's key decides its point's id, so that indexing the same source again replaces its points instead of adding to
-them. The key of an image is its path; of a text, its file and the text itself.
+them. The key of an image file is its path; of a text, its file and the text itself; of a sample, its shard and name; of
+an image inside a table, the table and the number of its row, unless a field identifies rows.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from hysac_retrieval.errors import SettingsError, SourceError, TextError
-from hysac_retrieval.ingest.journal import FailedItem
-from hysac_retrieval.ingest.rows import ROW_SUFFIXES, USUAL_FIELDS, Fields, Row, read_rows
+from hysac_retrieval.errors import SettingsError, SourceError
+from hysac_retrieval.ingest.files import ImageFiles, TextFile
+from hysac_retrieval.ingest.huggingface import PREFIX, dataset_tables, is_saved_dataset
+from hysac_retrieval.ingest.items import FailedItem, Item
+from hysac_retrieval.ingest.options import SourceOptions
+from hysac_retrieval.ingest.rows import ROW_SUFFIXES
+from hysac_retrieval.ingest.scratch import Captions, Seen
+from hysac_retrieval.ingest.shards import SHARD_SUFFIXES, Shard
+from hysac_retrieval.ingest.tables import PARQUET_SUFFIXES, normal, read_table, table
 from hysac_retrieval.queries import IMAGE_SUFFIXES
-from hysac_retrieval.results import Modality
+
+__all__ = ["Item", "Listing", "Source", "SourceOptions", "expand_braces"]
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """Something to index.
+class Source(Protocol):
+    """Something that holds items; it can be listed any number of times."""
 
-    Attributes:
-        origin: Where it came from, for people: a path or ``file:line``.
-        key: Identity; `point_id` makes the point's id of it.
-        modality: What it is.
-        content: Path of an image, or a text.
-        payload: What is stored with the point.
-    """
+    @property
+    def name(self) -> str:
+        """What people call it."""
 
-    origin: str
-    key: str
-    modality: Modality
-    content: Path | str
-    payload: Mapping[str, Any]
+    @property
+    def source(self) -> str:
+        """What its points carry as their source."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of that source, so that points with items no longer in it have left it."""
 
-@dataclass(frozen=True, slots=True)
-class SourceOptions:
-    """How sources are read.
+    def items(self) -> Iterator[Item | FailedItem]:
+        """List it.
 
-    Attributes:
-        captions: A table of captions and further fields for the images of folders, by file name.
-        fields: Names of the fields of tables.
-        index_captions: Whether captions are also indexed as texts of their own.
-        namespace: Takes the place of the source's folder in keys, so that ids stay the same when the folder moves.
-    """
+        Raises:
+            SourceError: It is empty or cannot be read (any further).
+        """
 
-    captions: str | os.PathLike[str] | None = None
-    fields: Fields = USUAL_FIELDS
-    index_captions: bool = False
-    namespace: str | None = None
+    def count(self) -> int | None:
+        """About how many items it has; None if that takes too long to find out."""
 
 
-def read_sources(
-    sources: Sequence[str | os.PathLike[str]], options: SourceOptions | None = None
-) -> tuple[list[Item], list[FailedItem]]:
-    """List all items of the sources, each key once.
+class Listing:
+    """All items of the sources, each key once; to be listed once.
+
+    A source that breaks in the middle becomes a failed item, and the next one follows.
 
     Args:
-        sources: Paths of folders and files.
+        sources: Paths of folders and files, and names of datasets.
         options: How to read them.
 
-    Returns:
-        The items, and the rows that describe none.
+    Attributes:
+        seen: Ids of everything listed so far.
+        complete: Whether everything could be read that was listed so far: what was not seen is not there.
+        broken: Sources that could not be read to their end.
 
     Raises:
-        SourceError: A source is missing or cannot be read as what it should be. Nothing has been indexed yet.
-        SettingsError: Captions are given but no source has images to go with them, or two sources share a namespace
-            and a file name.
+        SourceError: A source is missing or empty, or cannot be read from its beginning.
+        SettingsError: Captions are given but no source has images to go with them.
+        MissingExtraError: A kind of source needs a package that is not installed.
     """
-    reader = _Reader(options or SourceOptions())
-    for source in sources:
-        reader.read(Path(source).expanduser())
-    reader.finish()
-    return list(reader.items.values()), reader.failed
 
-
-class _Reader:
-    def __init__(self, options: SourceOptions) -> None:
-        self.options = options
-        self.items: dict[str, Item] = {}
-        self.failed: list[FailedItem] = []
-        self.captions = self._captions()
-        self.matched: set[str] = set()
-        self.has_images = False
-
-    def read(self, source: Path) -> None:
-        if source.is_dir():
-            self._folder(source)
-        elif not source.exists():
-            raise SourceError(f"{source} does not exist; give a folder of images, an image, a text file or a table")
-        elif source.suffix.lower() in IMAGE_SUFFIXES:
-            self._image_of_folder(source.parent, source)
-        elif source.suffix.lower() in ROW_SUFFIXES:
-            self._table(source)
-        else:
-            self._text_file(source)
-
-    def finish(self) -> None:
-        if self.options.captions is not None and not self.has_images:
+    def __init__(self, sources: Sequence[str | os.PathLike[str]], options: SourceOptions | None = None) -> None:
+        self._options = options or SourceOptions()
+        if self._options.namespace == "":
+            raise SettingsError("the namespace is empty; give it a name, or leave it out")
+        self._captions_path = None if self._options.captions is None else Path(self._options.captions).expanduser()
+        self._bad_captions: list[FailedItem] = []
+        self._captions = self._read_captions()
+        self._sources: dict[str, Source] = {}
+        for name in sources:
+            for path in expand_braces(os.fspath(name)):
+                for source in self._open(path):
+                    self._sources.setdefault(os.path.abspath(source.name), source)
+        if self._captions is not None and not any(isinstance(source, ImageFiles) for source in self._sources.values()):
             raise SettingsError("--captions describes the images of a folder, but no source is a folder or an image")
-        for file, rows in self.captions.items():
-            if file not in self.matched:
-                error = SourceError(f"no source holds the image {file!r}; correct the name or remove the row")
-                self.failed += [FailedItem.of(row.origin, error) for row in rows]
+        self.seen = Seen()
+        self.complete = True
+        self.broken: set[str] = set()
+        for source in self._sources.values():
+            next(source.items(), None)  # what cannot be read at all is an error before anything is indexed
 
-    def _captions(self) -> dict[str, list[Row]]:
-        by_file: dict[str, list[Row]] = {}
-        if self.options.captions is not None:
-            path = Path(self.options.captions).expanduser()
-            for row in self._rows(path):
-                if row.file is None:
-                    error = SourceError(f"the row names no image; it has {', '.join(row.extra) or 'no fields'}")
-                    self.failed.append(FailedItem.of(row.origin, error))
-                else:
-                    by_file.setdefault(_normal(row.file), []).append(row)
-        return by_file
+    @property
+    def whole(self) -> list[str]:
+        """Sources that are listed whole; see `Source.whole`."""
+        return list(dict.fromkeys(source.source for source in self._sources.values() if source.whole))
 
-    def _folder(self, folder: Path) -> None:
-        unreadable: list[OSError] = []
-        found = []
-        for parent, folders, files in os.walk(folder, onerror=unreadable.append):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            found += [
-                Path(parent, name)
-                for name in sorted(files)
-                if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-            ]
-        for error in unreadable:
-            self.failed.append(FailedItem.of(str(error.filename), SourceError(f"folder cannot be read: {error}")))
-        if not found and not unreadable:
-            known = " ".join(sorted(IMAGE_SUFFIXES))
-            raise SourceError(f"{folder} holds no images; looked for {known}. For texts give a text file or a table")
-        for path in found:
-            self._image_of_folder(folder, path)
+    @property
+    def described(self) -> list[str]:
+        """As `whole`, and the table of captions: whatever failed in them earlier fails again or is mended."""
+        return self.whole if self._captions_path is None else [*self.whole, str(self._captions_path)]
 
-    def _image_of_folder(self, root: Path, path: Path) -> None:
-        self.has_images = True
-        file = path.relative_to(root).as_posix()
-        name = file if file in self.captions else path.resolve().as_posix()
-        self.matched.add(name)
-        self._image(root, file, self.captions.get(name, ()), str(path))
+    def count(self) -> int | None:
+        """About how many items there are; None if that takes too long to find out."""
+        total = 0
+        for source in self._sources.values():
+            try:
+                found = source.count()
+            except (OSError, SourceError):
+                found = None
+            if found is None:
+                return None
+            total += found
+        return total
 
-    def _table(self, path: Path) -> None:
-        images: dict[str, list[Row]] = {}
-        texts: list[Row] = []
-        for row in self._rows(path):
-            if row.file is not None:
-                images.setdefault(_normal(row.file), []).append(row)
-            else:
-                texts.append(row)
-        for file, rows in images.items():
-            self._image(path.parent, file, rows, rows[0].origin)
-        self._texts(path, texts)
-
-    def _text_file(self, path: Path) -> None:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            known = " ".join(sorted(IMAGE_SUFFIXES | ROW_SUFFIXES))
-            raise SourceError(
-                f"{path} cannot be read as UTF-8 text: {error}. Convert it to UTF-8, or give it the suffix of what it "
-                f"is: {known}"
-            ) from error
-        lines = enumerate(text.split("\n"), start=1)
-        rows = [Row(f"{path}:{number}", None, line.strip(), {}) for number, line in lines if line.strip()]
-        if not rows:
-            raise SourceError(f"{path} holds no text; give a file with one text per line")
-        self._texts(path, rows)
-
-    def _rows(self, path: Path) -> Iterable[Row]:
-        for row in read_rows(path, self.options.fields):
-            if isinstance(row, FailedItem):
-                self.failed.append(row)
-            else:
-                yield row
-
-    def _image(self, root: Path, file: str, rows: Sequence[Row], origin: str) -> None:
-        path = root / file  # an absolute file stays what it is
-        namespace = self.options.namespace
-        key = path.resolve().as_posix() if namespace is None else f"{namespace}/{file}"
-        extra = {name: value for row in rows for name, value in row.extra.items()}
-        captions = list(dict.fromkeys(row.text for row in rows if row.text))
-        payload = extra | {"file": file}
-        if captions:
-            # Qdrant filters a list as it does its members, so one name serves both.
-            payload["caption"] = captions[0] if len(captions) == 1 else captions
-        self._add(Item(origin, key, "image", path, payload))
-        if self.options.index_captions:
-            for text in captions:
-                self._add(Item(origin, f"{key}#{text}", "text", text, extra | {"file": file, "text": text}))
-
-    def _texts(self, path: Path, rows: Sequence[Row]) -> None:
-        base = path.resolve().as_posix() if self.options.namespace is None else self.options.namespace
-        seen: dict[str, int] = {}
-        for row in rows:
-            if row.text is None or not row.text.strip():
-                self.failed.append(_empty(row))
+    def __iter__(self) -> Iterator[Item | FailedItem]:
+        for found in self._all():
+            if isinstance(found, FailedItem):
+                yield found
                 continue
-            count = seen[row.text] = seen.get(row.text, 0) + 1
-            # Rows with the same text and other fields are points of their own.
-            key = f"{base}#{row.text}" if count == 1 else f"{base}#{row.text}#{count}"
-            if count > 1 and not row.extra:
-                continue
-            self._add(Item(row.origin, key, "text", row.text, row.extra | {"text": row.text}))
+            accepted = self._once(found)
+            if accepted is not None:
+                yield accepted
+            if isinstance(accepted, Item) and self._options.index_captions:
+                yield from filter(None, (self._once(text) for text in _caption_items(accepted)))
 
-    def _add(self, item: Item) -> None:
-        other = self.items.setdefault(item.key, item)
-        if other.content != item.content and other.modality == "image":
-            raise SettingsError(
-                f"{other.origin} and {item.origin} would get the same id in namespace {self.options.namespace!r}; "
-                "index them in separate namespaces"
+    def _all(self) -> Iterator[Item | FailedItem]:
+        yield from self._bad_captions
+        self.complete = self.complete and not self._bad_captions
+        for source in self._sources.values():
+            try:
+                for found in source.items():
+                    # A text that is empty is no text; a row that cannot be read may be one that has a point.
+                    if isinstance(found, FailedItem) and found.kind == SourceError.__name__:
+                        self.complete = False
+                    yield found
+            except SourceError as error:
+                self.complete = False
+                self.broken.add(source.source)
+                yield FailedItem.of(source.name, error, source=source.source)
+        for origin, file in self._captions.unmatched() if self._captions else ():
+            wrong = SourceError(f"no source holds the image {file!r}; correct the name or remove the row")
+            yield FailedItem.of(origin, wrong, source=str(self._captions_path))
+
+    def _once(self, item: Item) -> Item | FailedItem | None:
+        """The item, or None if it has been listed already, or a failure if something else has its key."""
+        before, same = self.seen.add(item.id, item.place)
+        if not before:
+            return item
+        if same:
+            return None
+        if item.modality == "image":
+            wrong = SourceError(
+                f"another item has the same key ({item.key}); put rows of one image next to each other, and index "
+                "sources that share file names in separate namespaces"
             )
+            return FailedItem.of(item.origin, wrong, source=item.source)
+        if item.payload.keys() <= {"text"}:
+            return None
+        # Rows with the same text and other fields are points of their own.
+        again = Item(
+            item.origin, f"{item.key}#{before + 1}", item.source, "text", item.content, item.payload, item.place
+        )
+        return None if self.seen.add(again.id, again.place)[0] else again
+
+    def _open(self, name: str) -> list[Source]:
+        if name.startswith(PREFIX):
+            return list(dataset_tables(name.removeprefix(PREFIX), self._options))
+        path = Path(name).expanduser()
+        lower = path.name.lower()
+        if path.is_dir():
+            if is_saved_dataset(path):
+                return list(dataset_tables(str(path), self._options))
+            return [ImageFiles(path, self._options, self._captions)]
+        if not path.exists():
+            raise SourceError(
+                f"{path} does not exist; give a folder of images, an image, a text file, a table, a shard, or "
+                f"{PREFIX}NAME for a Hugging Face dataset"
+            )
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return [ImageFiles(path.parent, self._options, self._captions, only=path)]
+        if path.suffix.lower() in ROW_SUFFIXES | PARQUET_SUFFIXES:
+            return [table(path, self._options)]
+        return [Shard(path, self._options) if lower.endswith(SHARD_SUFFIXES) else TextFile(path, self._options)]
+
+    def _read_captions(self) -> Captions | None:
+        if self._captions_path is None:
+            return None
+        captions = Captions()
+        for row in read_table(self._captions_path, self._options.fields):
+            if isinstance(row, FailedItem):
+                self._bad_captions.append(replace(row, source=str(self._captions_path)))
+            elif row.file is None:
+                wrong = SourceError(f"the row names no image; it has {', '.join(row.extra) or 'no fields'}")
+                self._bad_captions.append(FailedItem.of(row.origin, wrong, source=str(self._captions_path)))
+            else:
+                captions.add(normal(row.file), row)
+        return captions
 
 
-def _empty(row: Row) -> FailedItem:
-    return FailedItem.of(row.origin, TextError("the text is empty; fill it in, or leave the row out"))
+def expand_braces(name: str) -> list[str]:
+    """The names that ``{000..010}`` stands for, with leading zeros as written; the name itself without braces."""
+    found = _RANGE.search(name)
+    if found is None or Path(name).exists():
+        return [name]
+    first, last = found.groups()
+    if int(last) < int(first):
+        raise SourceError(f"{name} counts backwards; write {{{last}..{first}}}")
+    numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    return [rest for number in numbers for rest in expand_braces(name[: found.start()] + number + name[found.end() :])]
 
 
-def _normal(file: str) -> str:
-    """A file name as in payloads: with forward slashes and without ``./``."""
-    return Path(file.replace("\\", "/")).as_posix()
+def _caption_items(image: Item) -> Iterator[Item]:
+    """The captions of an image as texts of their own."""
+    payload = {name: value for name, value in image.payload.items() if name != "caption"}
+    for text in image.captions:
+        fields = payload | {"text": text}
+        yield Item(image.origin, f"{image.key}#{text}", image.source, "text", text, fields, f"{image.place}#{text}")

@@ -50,14 +50,18 @@ def test_failed_items_give_exit_code_3_and_the_others_are_stored(run: Run, tmp_p
     assert json.loads(journal.read_text(encoding="utf-8"))["kind"] == "ImageError"
 
 
-def test_indexing_again_keeps_the_number_of_points(run: Run, photos: Photos) -> None:
+def test_indexing_again_skips_what_is_there(run: Run, photos: Photos) -> None:
     result = run("index", photos.pictures, photos.texts, *photos.options)
+    assert "6 were in the collection already" in result.stdout
     assert "6 points" in result.stdout
 
 
-def test_resume_skips_what_is_there(run: Run, photos: Photos) -> None:
-    result = run("index", photos.pictures, *photos.options, "--resume", "--json")
-    assert json.loads(result.stdout)["report"]["skipped"] == len(COLOURS)
+def test_without_resume_everything_is_indexed_again(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    command = ("index", write_pictures(tmp_path / "p"), *place(tmp_path, toy_bundle), "--json")
+    run(*command)
+    found = json.loads(run(*command, "--no-resume").stdout)
+    assert (found["report"]["indexed"]["image"], found["report"]["skipped"]) == (len(COLOURS), 0)
+    assert found["collection"]["points"] == len(COLOURS)
 
 
 def test_recreate_starts_afresh(run: Run, tmp_path: Path, photos: Photos) -> None:
@@ -115,7 +119,7 @@ def test_a_collection_of_another_model_is_refused_and_keeps_its_points(
         result = run(*command, *collection, "--model", other)
         assert result.exit_code == 1
         assert "was indexed with model" in result.stderr
-    assert "points     6" in run("info", "photos", "--location", photos.data).stdout
+    assert json.loads(run("info", "photos", "--location", photos.data, "--json").stdout)[0]["points"] == 6
 
 
 def test_a_damaged_bundle_is_refused(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
@@ -155,7 +159,7 @@ def test_ctrl_c_finishes_the_batch_and_keeps_it(tmp_path: Path, toy_bundle: Path
         if process.returncode != -signal.SIGINT and json.loads(out)["report"]["indexed"]["text"]:
             break
     assert process.returncode == 1, err
-    assert "--resume" in err
+    assert "goes on from there" in err
     found = json.loads(out)
     assert found["report"]["interrupted"]
     assert 0 < found["report"]["indexed"]["text"] == found["collection"]["points"] < 20_000

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ import pytest
 from pictures import COLOURS, write_pictures, write_truncated
 
 from hysac_retrieval.encoder import Encoder
-from hysac_retrieval.errors import ModelMismatchError, SettingsError, SourceError
+from hysac_retrieval.errors import ModelMismatchError, SettingsError, SourceError, StoreError
 from hysac_retrieval.index import Index
-from hysac_retrieval.ingest import IndexReport, collection_for, index_sources
+from hysac_retrieval.ingest import Item, Listing, Progress, collection_for, index_sources
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,17 @@ def everything(index: Index) -> dict[Any, Any]:
     """Payload of every point by id, found by a search that may return anything."""
     hits = index.query([0.0] * index.metadata.dim, limit=1000, safe=False)
     return {hit.id: dict(hit.payload) | {"modality": hit.modality} for hit in hits}
+
+
+def entries(journal: Path) -> list[dict[str, Any]]:
+    """Lines of a journal."""
+    return [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+
+
+def texts_file(path: Path, count: int) -> Path:
+    """A file of texts that differ."""
+    path.write_text("".join(f"a dog {n} in the park\n" for n in range(count)), encoding="utf-8")
+    return path
 
 
 def test_pictures_and_texts_become_points_with_scores(tmp_path: Path, encoder: Encoder, index: Index) -> None:
@@ -52,8 +65,9 @@ def test_indexing_twice_replaces_points_instead_of_adding_to_them(
     index_sources([rows], index, encoder)
     first = everything(index)
     rows.write_text('{"text": "a dog", "year": 2}\n', encoding="utf-8")
-    index_sources([rows], index, encoder)
+    report = index_sources([rows], index, encoder)
     second = everything(index)
+    assert (report.total, report.skipped) == (1, 0)
     assert first.keys() == second.keys()
     assert [payload["year"] for payload in second.values()] == [2]
 
@@ -71,9 +85,9 @@ def test_items_that_fail_are_reported_and_the_rest_goes_on(tmp_path: Path, encod
     assert failed.keys() == {"fake.png", "half.png", "rows.jsonl:1", "rows.jsonl:2"}
     assert failed["fake.png"].kind == failed["half.png"].kind == "ImageError"
     assert "reserved" in failed["rows.jsonl:1"].error
-    events = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
-    assert [event["item"] for event in events] == [failure.item for failure in report.failed]
-    assert {event["event"] for event in events} == {"failed"}
+    assert report.failures == len(report.failed)
+    assert {entry["item"] for entry in entries(journal)} == {failure.item for failure in report.failed}
+    assert {entry["event"] for entry in entries(journal)} == {"failed"}
 
 
 def test_pictures_beyond_the_pixel_limit_fail(tmp_path: Path, encoder: Encoder, index: Index) -> None:
@@ -89,36 +103,89 @@ def test_texts_that_are_cut_are_counted_and_still_indexed(tmp_path: Path, encode
     report = index_sources([texts], index, encoder, journal=journal)
     assert report.total == 2
     assert report.truncated == (f"{texts}:2",)
-    event = json.loads(journal.read_text(encoding="utf-8"))
+    (event,) = entries(journal)
     assert event["event"] == "truncated"
     assert event["tokens"] > event["limit"] == encoder.text_spec.context_length
 
 
-def test_a_stopped_run_keeps_its_batches_and_resume_finishes_the_rest(
+def test_a_stopped_run_keeps_its_batches_and_the_next_one_finishes_the_rest(
     tmp_path: Path, encoder: Encoder, index: Index
 ) -> None:
-    texts = tmp_path / "texts.txt"
-    texts.write_text("".join(f"a dog {'in the park ' * n}\n" for n in range(6)), encoding="utf-8")
-    done: list[int] = []
-
-    def run(**options: Any) -> IndexReport:
-        return index_sources([texts], index, encoder, batch_size=2, **options)
-
-    first = run(on_progress=lambda count, total: done.append(count), should_stop=lambda: bool(done))
+    texts = texts_file(tmp_path / "texts.txt", 3000)
+    calls: list[Progress] = []
+    first = index_sources(
+        [texts], index, encoder, batch_size=2, on_progress=calls.append, should_stop=lambda: len(calls) > 1
+    )
     assert first.interrupted
-    assert first.total == index.count() == 2
-    second = run(resume=True)
-    assert (second.skipped, second.total, second.interrupted) == (2, 4, False)
-    assert index.count() == 6
+    assert 0 < first.total == index.count() < 3000
+    second = index_sources([texts], index, encoder)
+    assert (second.skipped, second.total, second.interrupted) == (first.total, 3000 - first.total, False)
+    assert index.count() == 3000
+
+
+def test_without_resume_everything_is_done_again(tmp_path: Path, encoder: Encoder, index: Index) -> None:
+    folder = write_pictures(tmp_path / "p")
+    index_sources([folder], index, encoder)
+    report = index_sources([folder], index, encoder, resume=False)
+    assert (report.total, report.skipped, index.count()) == (len(COLOURS), 0, len(COLOURS))
+
+
+def test_only_what_changed_is_done_again(tmp_path: Path, encoder: Encoder, index: Index) -> None:
+    folder = write_pictures(tmp_path / "p")
+    index_sources([folder], index, encoder)
+    before = everything(index)
+    shutil.copy(folder / "deep" / "blood.png", folder / "grass.png")
+    report = index_sources([folder], index, encoder)
+    assert (report.total, report.skipped) == (1, len(COLOURS) - 1)
+    assert everything(index) == before
+    unsafe = {hit.payload["file"] for hit in index.query([0.0] * encoder.dim, safe=False) if (hit.unsafe or 0) > 0.5}
+    assert unsafe == {"grass.png", "deep/blood.png"}
+
+
+def test_points_say_where_they_come_from_and_what_they_were_made_of(
+    tmp_path: Path, encoder: Encoder, index: Index
+) -> None:
+    folder = write_pictures(tmp_path / "p")
+    index_sources([folder, texts_file(tmp_path / "t.txt", 1)], index, encoder)
+    ours = [point.payload["hysac"] for point in index.store.scroll(index.name)[0]]
+    assert {own["source"] for own in ours} == {folder.resolve().as_posix(), (tmp_path / "t.txt").resolve().as_posix()}
+    assert len({own["hash"] for own in ours}) == len(COLOURS) + 1
+    assert all(len(own["hash"]) == 32 for own in ours)
+
+
+def test_points_of_an_application_or_another_model_are_stale(tmp_path: Path, encoder: Encoder, index: Index) -> None:
+    texts = texts_file(tmp_path / "texts.txt", 2)
+    ids = [item.id for item in Listing([texts]) if isinstance(item, Item)]
+    index.upsert(ids[:1], encoder.encode_text(["something"]), modality="text")
+    assert index_sources([texts], index, encoder, only=["stale"]).total == 1
+    assert index_sources([texts], index, encoder).total == 1
 
 
 def test_progress_counts_every_item_whether_it_fails_or_not(tmp_path: Path, encoder: Encoder, index: Index) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a dog"}\nnonsense\n{"file": "lost.png"}\n', encoding="utf-8")
-    calls: list[tuple[int, int]] = []
-    index_sources([rows], index, encoder, on_progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (3, 3)
-    assert [total for _, total in calls] == [3] * len(calls)
+    calls: list[Progress] = []
+    index_sources([rows], index, encoder, on_progress=calls.append)
+    assert calls[-1] == Progress(done=3, total=3, failed=2)
+    assert all(call.total in (None, 3) for call in calls)
+    assert [call.done for call in calls] == sorted(call.done for call in calls)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unknown_failure_of_the_encoder_ends_the_run(
+    tmp_path: Path, encoder: Encoder, index: Index, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise StoreError("no more")
+
+    monkeypatch.setattr(index.store, "upsert", broken)
+    with pytest.raises(StoreError, match="no more"):
+        index_sources([write_pictures(tmp_path / "p")], index, encoder, batch_size=1, workers=workers)
+    monkeypatch.undo()
+    monkeypatch.setattr(encoder, "encode_image", broken)
+    with pytest.raises(StoreError, match="no more"):
+        index_sources([tmp_path / "p"], index, encoder, batch_size=1, workers=workers)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hysac_")]
 
 
 def test_nothing_is_indexed_when_a_source_is_missing(tmp_path: Path, encoder: Encoder, index: Index) -> None:
@@ -135,10 +202,22 @@ def test_a_collection_of_another_model_is_refused(tmp_path: Path, encoder: Encod
         assert index.count() == 0
 
 
-@pytest.mark.parametrize("option", ["batch_size", "workers", "max_pixels"])
-def test_options_below_one_are_refused(tmp_path: Path, encoder: Encoder, index: Index, option: str) -> None:
-    with pytest.raises(SettingsError, match=option):
-        index_sources([tmp_path], index, encoder, **{option: 0})
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"workers": -1}, "workers"),
+        ({"max_pixels": 0}, "max_pixels"),
+        ({"only": ["present"]}, "unknown state"),
+        ({"only": ["failed"]}, "journal"),
+        ({"only": ["stale"], "resume": False}, "without resume"),
+    ],
+)
+def test_options_out_of_range_are_refused(
+    tmp_path: Path, encoder: Encoder, index: Index, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SettingsError, match=says):
+        index_sources([write_pictures(tmp_path)], index, encoder, **options)
 
 
 def test_a_journal_that_cannot_be_written_is_an_error_before_indexing(

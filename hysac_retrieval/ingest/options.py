@@ -1,0 +1,60 @@
+"""How sources are read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+IMAGE_FIELDS = ("file", "image")
+TEXT_FIELDS = ("caption", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Names of the fields that hold the image, the text and the identity; None takes the first of the usual ones.
+
+    Attributes:
+        image: A file's name or, in Parquet tables and datasets, an encoded image. Default ``file``, else ``image``.
+        text: Default ``caption``, else ``text``.
+        id: Identity of a row within its table. By default it is the path of an image file, a text itself, or the number
+            of a row that holds an encoded image.
+    """
+
+    image: str | None = None
+    text: str | None = None
+    id: str | None = None
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Candidates for the image field, in order."""
+        return IMAGE_FIELDS if self.image is None else (self.image,)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Candidates for the text field, in order."""
+        return TEXT_FIELDS if self.text is None else (self.text,)
+
+
+USUAL_FIELDS = Fields()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How sources are read.
+
+    Attributes:
+        captions: A table of captions and further fields for the images of folders, by file name.
+        fields: Names of the fields of tables.
+        index_captions: Whether captions are also indexed as texts of their own.
+        namespace: Takes the place of the source's path in ids, so that they stay the same when the source moves. All
+            that is in a namespace counts as one source.
+        split: Split of a Hugging Face dataset; None for all of them.
+        subset: Subset (configuration) of a Hugging Face dataset.
+    """
+
+    captions: str | os.PathLike[str] | None = None
+    fields: Fields = USUAL_FIELDS
+    index_captions: bool = False
+    namespace: str | None = None
+    split: str | None = None
+    subset: str | None = None

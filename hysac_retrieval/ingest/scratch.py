@@ -1,0 +1,90 @@
+"""What a run must remember of millions of items, in a temporary database that spills to disk.
+
+SQLite keeps a database without a name in memory up to its cache and in a deleted file beyond; nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from hysac_retrieval.ingest.rows import Row
+
+_CACHE = -64_000  # KiB
+
+
+def _scratch(*tables: str) -> sqlite3.Connection:
+    # Used by one thread at a time, but not always the same one.
+    database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+    for statement in (f"PRAGMA cache_size={_CACHE}", "PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF", *tables):
+        database.execute(statement)
+    return database
+
+
+class Seen:
+    """Ids that a run has met."""
+
+    def __init__(self) -> None:
+        self._db = _scratch("CREATE TABLE seen (id BLOB PRIMARY KEY, place BLOB, times INT) WITHOUT ROWID")
+
+    def add(self, identity: str, place: str) -> tuple[int, bool]:
+        """Note an id.
+
+        Args:
+            identity: A UUID.
+            place: What it stands for; see `Item.place`.
+
+        Returns:
+            How often it has been met before, and whether it then stood for the same thing.
+        """
+        key, here = uuid.UUID(identity).bytes, hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=8)
+        found = self._db.execute("SELECT place, times FROM seen WHERE id = ?", (key,)).fetchone()
+        if found is None:
+            self._db.execute("INSERT INTO seen VALUES (?, ?, 1)", (key, here.digest()))
+            return 0, False
+        same = found[0] == here.digest()
+        if not same:
+            self._db.execute("UPDATE seen SET times = times + 1 WHERE id = ?", (key,))
+        return int(found[1]), same
+
+    def __contains__(self, identity: Any) -> bool:
+        try:
+            key = uuid.UUID(identity).bytes
+        except (ValueError, AttributeError, TypeError):  # ids of an application may be numbers
+            return False
+        return self._db.execute("SELECT 1 FROM seen WHERE id = ?", (key,)).fetchone() is not None
+
+
+class Captions:
+    """Rows of captions by the name of their image's file."""
+
+    def __init__(self) -> None:
+        self._db = _scratch(
+            "CREATE TABLE captions (file TEXT, origin TEXT, text TEXT, extra TEXT)",
+            "CREATE INDEX by_file ON captions (file)",
+            "CREATE TABLE matched (file TEXT PRIMARY KEY) WITHOUT ROWID",
+        )
+
+    def add(self, file: str, row: Row) -> None:
+        """Keep a row."""
+        extra = json.dumps(row.extra, default=str)
+        self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", (file, row.origin, row.text, extra))
+
+    def of(self, *files: str) -> list[Row]:
+        """Rows of the first of the names that has any."""
+        for file in files:
+            query = "SELECT origin, text, extra FROM captions WHERE file = ? ORDER BY rowid"
+            found = self._db.execute(query, (file,)).fetchall()
+            if found:
+                self._db.execute("INSERT OR IGNORE INTO matched VALUES (?)", (file,))
+                return [Row(origin, file, text, json.loads(extra)) for origin, text, extra in found]
+        return []
+
+    def unmatched(self) -> Iterator[tuple[str, str]]:
+        """Origin and file of the rows whose image nobody asked for."""
+        query = "SELECT origin, file FROM captions WHERE file NOT IN (SELECT file FROM matched) ORDER BY rowid"
+        yield from self._db.execute(query)

@@ -1,0 +1,97 @@
+"""How a collection compares with its sources; nothing is changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hysac_retrieval.index import Index
+from hysac_retrieval.ingest.decode import Decoding, Job
+from hysac_retrieval.ingest.items import FailedItem
+from hysac_retrieval.ingest.journal import LISTED, Journal
+from hysac_retrieval.ingest.options import SourceOptions
+from hysac_retrieval.ingest.plan import Planner, State, Task, grouped, left_points
+from hysac_retrieval.ingest.sources import Listing
+
+_THREADS = 8  # reading files; hashing lets other threads run
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How many items of the sources are in which state.
+
+    Attributes:
+        present: Stored as they are.
+        missing: Not stored.
+        stale: Stored from other content, or by another model.
+        failed: Failed when last tried, by the journal, or cannot be read now.
+        left: Points of the sources whose items are no longer there; None where a source cannot be read whole.
+        unreadable: The first 1,000 that cannot be read now.
+    """
+
+    present: int
+    missing: int
+    stale: int
+    failed: int
+    left: int | None
+    unreadable: tuple[FailedItem, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-serialisable values."""
+        return asdict(self)
+
+
+def status_of(
+    sources: Sequence[str | os.PathLike[str]],
+    index: Index | None,
+    *,
+    options: SourceOptions | None = None,
+    journal: str | os.PathLike[str] | None = None,
+) -> Status:
+    """Compare a collection with its sources. Every file is read and hashed.
+
+    Args:
+        sources: As for `index_sources`, with the same `options`.
+        index: The collection; None for one that is not there yet.
+        options: How the sources are read.
+        journal: Journal of the runs that indexed them.
+
+    Raises:
+        SourceError: A source is missing or cannot be read from its beginning, or the journal cannot be read.
+        MissingExtraError: A source needs a package that is not installed.
+        StoreError: The store fails.
+    """
+    listing = Listing(sources, options)
+    notes = Journal(None if journal is None else Path(journal))
+    planner = Planner(index, notes.earlier)
+    unreadable: list[FailedItem] = []
+    counts: dict[State, int] = {"present": 0, "missing": 0, "stale": 0, "failed": 0}
+
+    def fail(failure: FailedItem) -> None:
+        counts["failed"] += 1
+        if len(unreadable) < LISTED:
+            unreadable.append(failure)
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="hysac-hash") as pool:
+        for items in grouped(listing, fail):
+            for state in pool.map(_state, planner.tasks(items)):
+                counts[state] += 1
+    left = 0 if listing.complete else None
+    if listing.complete and index is not None:
+        left = sum(len(page) for page in left_points(index, listing.whole, listing.seen))
+    return Status(**counts, left=left, unreadable=tuple(unreadable))
+
+
+def _state(task: Task) -> State:
+    if task.state != "stale" or task.known is None:
+        return task.state
+    item = task.item
+    if isinstance(item.content, str):
+        found = item.text_hash()
+    else:
+        found = Decoding(spec=None, max_pixels=1)([Job(item.content, item.salt())])[0].hash
+    return "present" if found == task.known else "stale"
