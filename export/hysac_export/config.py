@@ -33,6 +33,7 @@ class ImageTower(_Config):
     width: int = Field(192, gt=0)
     layers: int = Field(3, gt=0)
     head_width: int = Field(32, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0)
     stem: Literal["patch", "conv"] = "patch"
     head_mlp: bool = False
 
@@ -53,6 +54,7 @@ class TextTower(_Config):
     width: int = Field(192, gt=0)
     layers: int = Field(3, gt=0)
     heads: int = Field(6, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0)
     head_mlp: bool = False
 
 
@@ -65,6 +67,7 @@ class ModelConfig(_Config):
     text: TextTower = TextTower()
     curvature: float = Field(1.0, ge=0.1, le=10.0, description="Initial curvature c.")
     learn_curvature: bool = True
+    quick_gelu: bool = Field(False, description="x · σ(1.702 x) for GELU, as OpenAI's CLIP has it.")
 
 
 class LossConfig(_Config):

@@ -89,6 +89,7 @@ def _vision_cfg(tower: ImageTower) -> CLIPVisionCfg:
         width=tower.width,
         layers=tower.layers,
         head_width=tower.head_width,
+        mlp_ratio=tower.mlp_ratio,
         pool_type="tok",
     )
 
@@ -117,7 +118,9 @@ class HySAC(nn.Module):
                 width=text.width,
                 heads=text.heads,
                 layers=text.layers,
+                mlp_ratio=text.mlp_ratio,
             ),
+            quick_gelu=config.quick_gelu,
         )
         del self.clip.logit_scale  # ours is below, with its clamps
         # With a stem, open_clip's patch embedding works on feature maps instead of pixels.
