@@ -116,7 +116,7 @@ def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -
     rest: dict[str, Any] = dict(options)
     steps = checked_count(rest.pop("steps", 9), "steps", 64)
     near = checked_count(rest.pop("near", 3), "near", 20)
-    asked = core.checked(rest, _OPTIONS)
+    asked = core.checked(rest, _OPTIONS, steps=steps, near=near)
     located = yield from core.locate([query], asked.query_modality)
     ((searched, info),) = yield from core.settle(located, asked)
     metadata = core.collection.metadata

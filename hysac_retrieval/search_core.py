@@ -182,7 +182,7 @@ class SearchCore:
         self, query: Query, by: str, groups: int = 10, size: int = 3, **options: Unpack[AskOptions]
     ) -> Steps[GroupedResult]:
         """Search with one query and group what is found; an adaptive traversal takes one request more."""
-        asked = self.checked(options, ASK_OPTIONS)
+        asked = self.checked(options, ASK_OPTIONS, by=by, groups=groups, size=size)
         located = yield from self.locate([query], asked.query_modality)
         ((searched, info),) = yield from self.settle(located, asked)
         plan, grouping = self.collection.plan_groups(searched[None, :], by, groups, size, **asked.plan)
@@ -192,12 +192,13 @@ class SearchCore:
         self.audit("search_groups", asked, located, [(info, [hit for hits in found.values() for hit in hits])])
         return GroupedResult(info, tuple(ResultGroup(value, tuple(hits)) for value, hits in found.items()))
 
-    def checked(self, options: Mapping[str, Any], known: Iterable[str] = SEARCH_OPTIONS) -> Asked:
+    def checked(self, options: Mapping[str, Any], known: Iterable[str] = SEARCH_OPTIONS, **more: Any) -> Asked:
         """Check a call's options against the policy.
 
         Args:
             options: The options, some or all of `SearchOptions`.
             known: Those that the kind of call takes.
+            **more: What else of the call an audit should be told.
 
         Raises:
             UnsafeNotAllowedError: ``safe=False`` where the policy forbids it.
@@ -226,7 +227,11 @@ class SearchCore:
             "filter": condition,
             "rules": self.policy.condition(safe),
         }
-        record = rest | ({} if condition is None else {"filter": condition.model_dump(mode="json", exclude_none=True)})
+        record = (
+            more
+            | rest
+            | ({} if condition is None else {"filter": condition.model_dump(mode="json", exclude_none=True)})
+        )
         return Asked(safe, bound, query_modality, plan, record, dict(context or {}))
 
     def locate(self, queries: Sequence[Query], query_modality: Modality | None) -> Steps[Located]:
