@@ -17,6 +17,8 @@ HysacError
 │   ├── CollectionExistsError   it exists already
 │   ├── NotACollectionError     it exists but lacks our vector or our metadata
 │   ├── StorageLockedError      another process has the folder open
+│   ├── StorageFullError        there is no room left to write
+│   ├── StoreUnavailableError   it is away, slow or overloaded; later it may work
 │   └── ModelMismatchError      it was indexed with another model
 ├── UnsafeNotAllowedError       the caller asked for more than the policy allows
 ├── SettingsError               options that are out of range or contradict each other
@@ -83,7 +85,14 @@ class SourceError(InputError):
 
 
 class StoreError(HysacError):
-    """The vector store refused or failed."""
+    """The vector store refused or failed.
+
+    Attributes:
+        written: Of the points of one upsert, how many were certainly written before it failed; None where nothing was
+            being written.
+    """
+
+    written: int | None = None
 
 
 class CollectionNotFoundError(StoreError):
@@ -106,6 +115,22 @@ class NotACollectionError(StoreError):
 
 class StorageLockedError(StoreError):
     """Another process has the storage folder open."""
+
+
+class StorageFullError(StoreError):
+    """There is no room left to write."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store is away, too slow, overloaded or in trouble: the same call may work later.
+
+    Attributes:
+        retry_after: Seconds that the store asks to wait; None if it named none.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ModelMismatchError(StoreError):

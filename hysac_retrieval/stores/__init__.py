@@ -9,9 +9,32 @@ from typing import TypedDict
 from qdrant_client import QdrantClient
 
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.stores.base import CollectionSpec, HnswOptions, Store, StoredPoint, VectorQuery
+from hysac_retrieval.stores.base import (
+    CollectionSpec,
+    Group,
+    GroupQuery,
+    HnswOptions,
+    StorageOptions,
+    Store,
+    StoredPoint,
+    VectorQuery,
+)
+from hysac_retrieval.stores.retry import Retry, checked_timeout
 
-__all__ = ["CollectionSpec", "Connection", "HnswOptions", "Store", "StoredPoint", "VectorQuery", "open_store"]
+__all__ = [
+    "CollectionSpec",
+    "Connection",
+    "Group",
+    "GroupQuery",
+    "HnswOptions",
+    "Retry",
+    "StorageOptions",
+    "Store",
+    "StoredPoint",
+    "VectorQuery",
+    "open_store",
+    "retry_of",
+]
 
 MEMORY = ":memory:"
 
@@ -27,6 +50,8 @@ class Connection(TypedDict, total=False):
         store: A store opened before, to be shared; it is never closed here.
         api_key: Key for `url`.
         prefer_grpc: Whether to speak gRPC to `url`.
+        timeout: Seconds that `url` may take to answer a request, 30 by default.
+        retries: Further attempts when the server of `url` or `client` is away, slow or overloaded, 3 by default.
     """
 
     location: str | os.PathLike[str] | None
@@ -36,6 +61,8 @@ class Connection(TypedDict, total=False):
     store: Store | None
     api_key: str | None
     prefer_grpc: bool
+    timeout: float | None
+    retries: int | None
 
 
 def open_store(connection: Connection) -> tuple[Store, bool]:
@@ -63,6 +90,12 @@ def open_store(connection: Connection) -> tuple[Store, bool]:
     url, api_key = connection.get("url"), connection.get("api_key")
     if url is None and (api_key is not None or connection.get("prefer_grpc")):
         raise SettingsError(f"api_key and prefer_grpc go with url, not with {given[0]}")
+    timeout, retries = connection.get("timeout"), connection.get("retries")
+    if timeout is not None and url is None:
+        raise SettingsError(f"timeout goes with url, not with {given[0]}")
+    if retries is not None and given[0] not in ("url", "client"):
+        raise SettingsError(f"retries goes with url or client, not with {given[0]}")
+    retry = retry_of(connection)
     if (store := connection.get("store")) is not None:
         return store, False
     location = connection.get("location")
@@ -77,9 +110,24 @@ def open_store(connection: Connection) -> tuple[Store, bool]:
     if (client := connection.get("client")) is not None:
         if not isinstance(client, QdrantClient):
             raise SettingsError(f"client must be a qdrant_client.QdrantClient, not {type(client).__name__}")
-        return QdrantStore(client), False
+        return QdrantStore(client, retry=retry), False
     path = connection.get("path")
     folder = None if path is None else os.fspath(path)
     return QdrantStore.connect(
-        url=url, path=folder, api_key=api_key, prefer_grpc=bool(connection.get("prefer_grpc"))
+        url=url,
+        path=folder,
+        api_key=api_key,
+        prefer_grpc=bool(connection.get("prefer_grpc")),
+        timeout=None if timeout is None else checked_timeout(timeout),
+        retry=retry,
     ), True
+
+
+def retry_of(connection: Connection) -> Retry:
+    """What a connection says about trying again.
+
+    Raises:
+        SettingsError: It is no whole number of 0 or more.
+    """
+    retries = connection.get("retries")
+    return Retry() if retries is None else Retry(retries)

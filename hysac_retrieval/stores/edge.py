@@ -14,8 +14,9 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +31,7 @@ from hysac_retrieval.errors import (
     HysacError,
     NotACollectionError,
     SettingsError,
+    StorageFullError,
     StorageLockedError,
     StoreError,
 )
@@ -48,9 +50,17 @@ from hysac_retrieval.stores.base import (
 from hysac_retrieval.stores.edge_filter import edge_filter
 from hysac_retrieval.stores.edge_requests import INDEX_TYPES, point_id, query_batch, shard_config, stored
 from hysac_retrieval.stores.grouping import grouped
+from hysac_retrieval.stores.retry import counted
 
 SIDECAR = "collection.json"
+SPACE = 64 * 2**20
+"""Free bytes that the engine needs to work in."""
+
+SCARCE = 4 * 2**30
+"""Free bytes from which on the size of what is to be written does not matter."""
+
 _SHARD = "shard"
+_FULL = ("No space left", "Not enough space", "File too large", "Disk quota exceeded")
 _FORBIDDEN = frozenset('<>:"/\\|?*') | {chr(code) for code in range(32)} | {"\x7f"}
 
 
@@ -85,6 +95,7 @@ class EdgeStore:
         making = self._root / f".making-{uuid.uuid4().hex}"
         try:
             making.mkdir(parents=True)
+            self._check_space(name)
             with _translated(name):
                 shard = edge.EdgeShard.create(str(making / _SHARD), config)
                 for key, kind in spec.indexes.items():
@@ -96,7 +107,7 @@ class EdgeStore:
         except OSError as error:
             if folder.exists():
                 raise exists from error
-            raise StoreError(f"cannot make the collection {name!r} in {self._root}: {error}") from error
+            raise _failed(name, f"it cannot be made in {self._root}: {error}") from error
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
@@ -139,7 +150,10 @@ class EdgeStore:
         """See `Store.write_metadata`."""
         with self._lock:
             opened = self.open(name)
-            _write_json(self._folder(name) / SIDECAR, _sidecar(opened.size, opened.metric, metadata))
+            try:
+                _write_json(self._folder(name) / SIDECAR, _sidecar(opened.size, opened.metric, metadata))
+            except OSError as error:
+                raise _failed(name, f"its metadata cannot be written: {error}") from error
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
@@ -148,7 +162,8 @@ class EdgeStore:
         shard, rows = self._shard(name), vectors.tolist()
         for start in range(0, len(ids), UPSERT_CHUNK):
             chunk = slice(start, start + UPSERT_CHUNK)
-            with _translated(name):
+            with counted(start, len(ids)), _translated(name):
+                self._check_space(name, partial(_size, vectors[chunk], payloads[chunk]))
                 points = [
                     edge.Point(i, {VECTOR_NAME: v}, dict(p))
                     for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
@@ -206,6 +221,7 @@ class EdgeStore:
     def delete(self, name: str, ids: Sequence[PointId]) -> None:
         """See `Store.delete`."""
         with _translated(name):
+            self._check_space(name)
             self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
 
     def optimize(self, name: str) -> None:
@@ -240,6 +256,24 @@ class EdgeStore:
                     shard.flush()
                     shard.close()
 
+    def _check_space(self, name: str, size: Callable[[], int] = lambda: 0) -> None:
+        """Refuse to write when the disk is nearly full.
+
+        The engine writes through memory maps of files that it makes ahead of need. Where the disk has no page left for
+        one, the operating system ends the process (SIGBUS); no error could be raised any more.
+
+        Args:
+            name: The collection.
+            size: Bytes to be written; only asked for when space is scarce.
+        """
+        free = shutil.disk_usage(self._root).free
+        # Points are written twice, to the log and to a segment, and both round up.
+        if free < SCARCE and free < (needed := SPACE + 4 * size()):
+            raise StorageFullError(
+                f"collection {name!r}: the disk of {self._root} has {free / 2**20:.0f} MB left, and writing needs "
+                f"{needed / 2**20:.0f} MB. Free some space, or move the folder to a larger disk"
+            )
+
     def _folder(self, name: str) -> Path:
         """Folder of a collection: strictly inside the location, whatever the name."""
         if not name or len(name) > 200 or name.startswith(".") or _FORBIDDEN & set(name):
@@ -272,7 +306,17 @@ def _translated(name: str) -> Iterator[None]:
                 f"collection {name!r} is open elsewhere (another process, or another Index of this one); "
                 "close that one or share it, or run a Qdrant server and use url= for several processes"
             ) from error
-        raise StoreError(f"collection {name!r}: {error}") from error
+        raise _failed(name, str(error)) from error
+
+
+def _failed(name: str, what: str) -> StoreError:
+    if any(sign in what for sign in _FULL):
+        return StorageFullError(f"collection {name!r}: {what}. Free some space, or move the folder to a larger disk")
+    return StoreError(f"collection {name!r}: {what}")
+
+
+def _size(vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]) -> int:
+    return vectors.nbytes + sum(len(json.dumps(payload, default=str)) for payload in payloads)
 
 
 def _sidecar(size: int | None, metric: Metric | None, metadata: Mapping[str, Any]) -> dict[str, Any]:

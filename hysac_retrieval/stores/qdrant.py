@@ -5,17 +5,18 @@ Building requests and reading replies are functions of their own, shared with th
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from typing import Any, TypeVar
 
-import grpc  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 from qdrant_client.local.qdrant_local import QdrantLocal
 
@@ -38,6 +39,7 @@ from hysac_retrieval.stores.base import (
     StoredPoint,
     VectorQuery,
 )
+from hysac_retrieval.stores.faults import translated
 from hysac_retrieval.stores.requests import (
     INDEX_TYPES,
     collection_request,
@@ -49,6 +51,7 @@ from hysac_retrieval.stores.requests import (
     read_responses,
     stored,
 )
+from hysac_retrieval.stores.retry import Retry, counted
 
 __all__ = [
     "QdrantStore",
@@ -62,26 +65,13 @@ __all__ = [
     "translated",
 ]
 
+T = TypeVar("T")
+
+TIMEOUT = 30.0
+"""Seconds that a server of ours may take to answer, if the caller does not say."""
+
 _OPTIMIZE_TIMEOUT = 3600.0
 _TELEMETRY_OF_SHARDS = 3  # the least level of detail at which a server describes the shards of its collections
-
-
-@contextmanager
-def translated(name: str | None = None) -> Iterator[None]:
-    """Turn what a client raises into `StoreError`, with the name of the collection if there is one."""
-    where = f"collection {name!r}: " if name else ""
-    try:
-        yield
-    except UnexpectedResponse as error:
-        kind = CollectionNotFoundError if error.status_code == 404 else StoreError
-        detail = error.content.decode(errors="replace") if error.content else error.reason_phrase
-        raise kind(f"{where}Qdrant answered {error.status_code}: {detail}") from error
-    except grpc.RpcError as error:
-        raise StoreError(f"{where}Qdrant answered over gRPC: {error}") from error
-    except ApiException as error:
-        raise StoreError(f"{where}Qdrant cannot be reached: {error}. Is it running at the url you gave?") from error
-    except (ValueError, RuntimeError, KeyError) as error:  # what the client's local mode raises
-        raise StoreError(f"{where}{error}") from error
 
 
 def is_local(client: Any) -> bool:
@@ -95,11 +85,13 @@ class QdrantStore:
     Args:
         client: The client to use.
         owned: Whether `close` closes the client; False for a client that belongs to the application.
+        retry: What is done when a server cannot answer just now.
     """
 
-    def __init__(self, client: QdrantClient, *, owned: bool = False) -> None:
+    def __init__(self, client: QdrantClient, *, owned: bool = False, retry: Retry | None = None) -> None:
         self._client = client
         self._owned = owned
+        self._retry = retry or Retry()
         self._local = is_local(client)
         self._knows_formulas: bool | None = None
         # The local mode changes plain Python containers while it writes; a server needs no lock of ours.
@@ -113,8 +105,18 @@ class QdrantStore:
         path: str | None = None,
         api_key: str | None = None,
         prefer_grpc: bool = False,
+        timeout: float | None = None,
+        retry: Retry | None = None,
     ) -> QdrantStore:
         """Make a client of our own: for a server (`url`), a folder in local mode (`path`) or memory (neither).
+
+        Args:
+            url: See above.
+            path: See above.
+            api_key: Key for the server.
+            prefer_grpc: Whether to speak gRPC to the server.
+            timeout: Seconds that the server may take to answer, rounded up to whole ones; `TIMEOUT` by default.
+            retry: See the class.
 
         Raises:
             StorageLockedError: Another client has the folder open.
@@ -123,7 +125,13 @@ class QdrantStore:
             if url is not None:
                 # Without the client's check of versions, which only warns, from a thread of its own: a server that is
                 # away or too old is found out by the first request, as an error.
-                client = QdrantClient(url=url, api_key=api_key, prefer_grpc=prefer_grpc, check_compatibility=False)
+                client = QdrantClient(
+                    url=url,
+                    api_key=api_key,
+                    prefer_grpc=prefer_grpc,
+                    timeout=math.ceil(TIMEOUT if timeout is None else timeout),
+                    check_compatibility=False,
+                )
             elif path is not None:
                 client = QdrantClient(path=path)
             else:
@@ -136,13 +144,7 @@ class QdrantStore:
             raise
         except ValueError as error:
             raise StoreError(f"no client for url {url!r}: {error}") from error
-        return cls(client, owned=True)
-
-    def _formulas(self) -> bool:
-        """Whether the engine computes geodesic distances: found out once, by the server's version."""
-        if self._knows_formulas is None:
-            self._knows_formulas = self._local or knows_formulas(self._client.info().version)
-        return self._knows_formulas
+        return cls(client, owned=True, retry=retry)
 
     @property
     def client(self) -> QdrantClient:
@@ -151,38 +153,49 @@ class QdrantStore:
 
     def names(self) -> list[str]:
         """See `Store.names`."""
-        with self._lock, translated():
-            return sorted(collection.name for collection in self._client.get_collections().collections)
+        collections = self._call(None, lambda: self._client.get_collections().collections)
+        return sorted(collection.name for collection in collections)
 
     def exists(self, name: str) -> bool:
         """See `Store.exists`."""
-        with self._lock, translated(name):
-            return self._client.collection_exists(name)
+        return self._call(name, lambda: self._client.collection_exists(name))
 
     def create(self, name: str, spec: CollectionSpec) -> None:
         """See `Store.create`."""
-        if self.exists(name):
-            raise CollectionExistsError(
-                f"collection {name!r} exists already; open it, or recreate it (which removes its points)"
-            )
         storage = spec.storage
         if self._local and any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
             raise SettingsError(
                 "shards, replication_factor and write_consistency_factor are for a Qdrant server (url=); "
                 "this client keeps its collections in this process"
             )
-        with self._lock, translated(name):
-            self._client.create_collection(name, **collection_request(spec))
+        if self.exists(name):
+            raise _exists(name)
+        self._make(name, spec)
         try:
             if self.open(name).metadata is None:
                 raise StoreError("this Qdrant server keeps no collection metadata; it needs version 1.16 or later")
             if not self._local:  # payload indexes have no effect in local mode, which warns about them
-                with translated(name):
-                    for key, kind in spec.indexes.items():
-                        self._client.create_payload_index(name, key, INDEX_TYPES[kind], wait=True)
+                for key, kind in spec.indexes.items():
+                    self._call(name, partial(self._client.create_payload_index, name, key, INDEX_TYPES[kind]))
         except StoreError:
-            self.drop(name)
+            with suppress(StoreError):  # the first error says what happened
+                self.drop(name)
             raise
+
+    def _make(self, name: str, spec: CollectionSpec) -> None:
+        request, attempts = collection_request(spec), 0
+
+        def make() -> None:
+            nonlocal attempts
+            attempts += 1
+            # An attempt whose answer was lost may have made the collection, or another process may have.
+            if attempts > 1 and self._client.collection_exists(name):
+                if read_collection(self._client.get_collection(name)).metadata == _plain(spec.metadata):
+                    return
+                raise _exists(name)
+            self._client.create_collection(name, **request)
+
+        self._call(name, make)
 
     def open(self, name: str) -> Opened:
         """See `Store.open`."""
@@ -191,18 +204,17 @@ class QdrantStore:
             raise CollectionNotFoundError(
                 f"no collection {name!r}; there are: {found}. Index something first, or create it"
             )
-        with self._lock, translated(name):
-            return read_collection(self._client.get_collection(name), formula=self._formulas())
+        info = self._call(name, lambda: self._client.get_collection(name))
+        return read_collection(info, formula=self._formulas())
 
     def drop(self, name: str) -> None:
         """See `Store.drop`."""
-        with self._lock, translated(name):
-            self._client.delete_collection(name)
+        self._call(name, lambda: self._client.delete_collection(name))
 
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
         """See `Store.write_metadata`."""
-        with self._lock, translated(name):
-            self._client.update_collection(name, metadata={METADATA_KEY: dict(metadata)})
+        ours = {METADATA_KEY: dict(metadata)}
+        self._call(name, lambda: self._client.update_collection(name, metadata=ours))
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
@@ -211,27 +223,24 @@ class QdrantStore:
         rows = vectors.tolist()
         for start in range(0, len(ids), UPSERT_CHUNK):
             chunk = slice(start, start + UPSERT_CHUNK)
-            points = [
-                models.PointStruct(id=i, vector={VECTOR_NAME: v}, payload=dict(p))
-                for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
-            ]
-            with self._lock, translated(name):
-                self._client.upsert(name, points, wait=True)
+            with counted(start, len(ids)):
+                points = [
+                    models.PointStruct(id=i, vector={VECTOR_NAME: v}, payload=dict(p))
+                    for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
+                ]
+                self._call(name, partial(self._client.upsert, name, points, wait=True))
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """See `Store.query`."""
         if not len(query.vectors):
             return []
-        with self._lock, translated(name):
-            responses = self._client.query_batch_points(name, query_requests(query, local=self._local))
-        return read_responses(responses)
+        requests = query_requests(query, local=self._local)
+        return read_responses(self._call(name, lambda: self._client.query_batch_points(name, requests)))
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
         """See `Store.query_groups`."""
-        with self._lock, translated(name):
-            return read_groups(
-                self._client.query_points_groups(name, **group_request(query, groups, local=self._local))
-            )
+        request = group_request(query, groups, local=self._local)
+        return read_groups(self._call(name, lambda: self._client.query_points_groups(name, **request)))
 
     def scroll(
         self,
@@ -243,39 +252,43 @@ class QdrantStore:
         with_vectors: bool = False,
     ) -> tuple[list[StoredPoint], PointId | None]:
         """See `Store.scroll`."""
-        with self._lock, translated(name):
-            records, following = self._client.scroll(
+        records, following = self._call(
+            name,
+            lambda: self._client.scroll(
                 name,
                 scroll_filter=filter,
                 limit=limit,
                 offset=after,
                 with_payload=True,
                 with_vectors=[VECTOR_NAME] if with_vectors else False,
-            )
+            ),
+        )
         return [stored(record) for record in records], following  # type: ignore[return-value]
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
         """See `Store.retrieve`."""
-        with self._lock, translated(name):
-            records = self._client.retrieve(name, list(ids), with_payload=True, with_vectors=[VECTOR_NAME])
-        return [stored(record) for record in records]
+        found: list[StoredPoint] = []
+        for start in range(0, len(ids), UPSERT_CHUNK):
+            few = list(ids[start : start + UPSERT_CHUNK])
+            read = partial(self._client.retrieve, name, few, with_payload=True, with_vectors=[VECTOR_NAME])
+            found.extend(stored(record) for record in self._call(name, read))
+        return found
 
     def count(self, name: str, filter: models.Filter | None = None) -> int:
         """See `Store.count`."""
-        with self._lock, translated(name):
-            return self._client.count(name, count_filter=filter, exact=True).count
+        return self._call(name, lambda: self._client.count(name, count_filter=filter, exact=True).count)
 
     def delete(self, name: str, ids: Sequence[PointId]) -> None:
         """See `Store.delete`."""
-        with self._lock, translated(name):
-            self._client.delete(name, models.PointIdsList(points=list(ids)), wait=True)
+        for start in range(0, len(ids), UPSERT_CHUNK):
+            few = models.PointIdsList(points=list(ids[start : start + UPSERT_CHUNK]))
+            self._call(name, partial(self._client.delete, name, few, wait=True))
 
     def optimize(self, name: str) -> None:
         """Wait until a server has finished its graph, which it builds on its own; local mode has none."""
         deadline = time.monotonic() + _OPTIMIZE_TIMEOUT
         while not self._local:
-            with translated(name):
-                status = self._client.get_collection(name).status
+            status = self._call(name, lambda: self._client.get_collection(name).status)
             if status in (models.CollectionStatus.GREEN, models.CollectionStatus.GREY):
                 return
             if time.monotonic() > deadline:
@@ -284,16 +297,15 @@ class QdrantStore:
 
     def indexed(self, name: str) -> int:
         """See `Store.indexed`."""
-        with self._lock, translated(name):
-            return self._client.get_collection(name).indexed_vectors_count or 0
+        return self._call(name, lambda: self._client.get_collection(name).indexed_vectors_count or 0)
 
     def memory(self, name: str) -> int | None:
         """Bytes of vectors and payloads on the node that answers, as it estimates them; local mode does not know."""
         if self._local:
             return None
+        level = _TELEMETRY_OF_SHARDS
         try:
-            with translated(name):
-                reply = self._client.http.service_api.telemetry(details_level=_TELEMETRY_OF_SHARDS)
+            reply = self._call(name, lambda: self._client.http.service_api.telemetry(details_level=level))
         except StoreError:  # a key that may read the collection need not be allowed to read telemetry
             return None
         found = reply.result.collections.collections or [] if reply.result else []
@@ -308,3 +320,29 @@ class QdrantStore:
         if self._owned:
             with self._lock:
                 self._client.close()
+
+    def _call(self, name: str | None, act: Callable[[], T]) -> T:
+        """Ask the client, again if need be; what fails is a `StoreError`."""
+
+        def once() -> T:
+            with self._lock, translated(name):
+                return act()
+
+        return self._retry.call(once)
+
+    def _formulas(self) -> bool:
+        """Whether the engine computes geodesic distances: found out once, by the server's version."""
+        if self._knows_formulas is None:
+            self._knows_formulas = self._local or knows_formulas(self._call(None, self._client.info).version)
+        return self._knows_formulas
+
+
+def _exists(name: str) -> CollectionExistsError:
+    return CollectionExistsError(
+        f"collection {name!r} exists already; open it, or recreate it (which removes its points)"
+    )
+
+
+def _plain(metadata: Mapping[str, Any]) -> Any:
+    """Metadata as it comes back from a server: through JSON."""
+    return json.loads(json.dumps(dict(metadata)))

@@ -13,6 +13,7 @@ from hysac_retrieval.errors import CollectionNotFoundError, ModelMismatchError, 
 from hysac_retrieval.index import Index
 from hysac_retrieval.lorentz import dist0
 from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.retry import Retry
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_an_old_server_that_keeps_no_metadata_is_named_and_nothing_left_behind(s
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_what_goes_wrong_on_the_wire_is_a_store_error(server: RestServer) -> None:
-    with make(server, api_key="secret") as index:  # type: ignore[arg-type]
+    with make(server, api_key="secret", retries=0) as index:  # type: ignore[arg-type]
         assert server.headers["api-key"] == "secret"
         server.backend.delete_collection("c")
         with pytest.raises(CollectionNotFoundError, match="doesn't exist"):
@@ -97,7 +98,7 @@ def test_what_goes_wrong_on_the_wire_is_a_store_error(server: RestServer) -> Non
 
 
 def test_a_server_that_is_not_there_is_a_store_error() -> None:
-    store = QdrantStore.connect(url="http://127.0.0.1:9")
+    store = QdrantStore.connect(url="http://127.0.0.1:9", retry=Retry(0))
     with pytest.raises(StoreError, match="cannot be reached"):
         store.open("c")
     store.close()
