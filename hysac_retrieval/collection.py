@@ -230,9 +230,6 @@ class Collection:
             asked, formulas = first, None
         bound = effective_threshold(threshold, self.metadata.safety.threshold)
         allowed = bound if safe else None
-        effort = None if ef is None else max(checked_count(ef, "ef"), first)
-        if effort is None and first > asked:
-            effort = first
         query = VectorQuery(
             vectors=self.lift.lift_query(x),
             limit=asked,
@@ -243,7 +240,7 @@ class Collection:
                 user=filter,
                 rules=rules,
             ),
-            ef=effort,
+            ef=None if ef is None else max(checked_count(ef, "ef"), first),
             formulas=formulas,
             candidates=first if formulas is not None else None,
             oversampling=None if quantization is None else OVERSAMPLING[quantization],

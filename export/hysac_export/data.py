@@ -7,7 +7,7 @@ see the numbers it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hysac_export.config import DataConfig, TrainConfig
-from hysac_export.scenes import Artist, Quadruplet, caption, quadruplets, styles_for
+from hysac_export.scenes import Artist, Quadruplet, Scene, caption, quadruplets, styles_for
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Channel means of CLIP's preprocessing, of values in [0, 1]."""
@@ -66,8 +66,23 @@ class SceneBatches(Dataset[Batch]):
         chosen = [self.scenes[i] for i in self._rows(step)]
         sides = [q.safe for q in chosen] + [q.unsafe for q in chosen]
         pixels = np.stack([self._artist.draw(scene, rng) for scene in sides])
-        tokens = tokenize(self.tokenizer, [caption(scene, rng) for scene in sides])
+        told = self._told(chosen, rng) if self.config.data.omit else sides
+        tokens = tokenize(self.tokenizer, [caption(scene, rng) for scene in told])
         return Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
+
+    def _told(self, chosen: Sequence[Quadruplet], rng: np.random.Generator) -> list[Scene]:
+        """The scenes as their captions tell them: some leave out one thing that both twins show.
+
+        Never a thing that decides on safety, and never the only one, so that a caption stays true of its picture.
+        """
+        sides: tuple[list[Scene], list[Scene]] = ([], [])
+        for q, (draw, *picks) in zip(chosen, rng.random((len(chosen), 3)), strict=True):
+            shared = [entity for entity in q.safe.entities if entity in q.unsafe.entities]
+            omit = draw < self.config.data.omit and not q.context and bool(shared)
+            for told, scene, pick in zip(sides, (q.safe, q.unsafe), picks, strict=True):
+                left = tuple(e for e in scene.entities if e != shared[int(pick * len(shared))]) if omit else ()
+                told.append(replace(scene, entities=left) if left else scene)
+        return [*sides[0], *sides[1]]
 
     def _rows(self, step: int) -> Iterator[int]:
         """Rows of the batch: consecutive in an order that changes every epoch."""
