@@ -1,145 +1,74 @@
-"""Recall@10 of `Index.query` against exact float64 hyperbolic search, in the embedded engine.
+"""Recall of searches against exact float64 hyperbolic search, in the embedded engine.
 
-    python benchmarks/recall.py                      # scenes encoded by the bundled model
-    python benchmarks/recall.py --synthetic          # random points with the radii of a small HySAC model
+    python benchmarks/recall.py                          # default settings: scenes encoded by the bundled model
+    python benchmarks/recall.py --synthetic              # the same on random points
+    python benchmarks/recall.py --grid                   # every lift, quantization and L, on the scenes
+    python benchmarks/recall.py --grid --points 200000
+    python benchmarks/recall.py --grid --synthetic       # three spreads of radius, d = 64, 256, 768
 
-The gallery holds as many safe as unsafe images. The thresholds of the engine are lowered so that every search walks
-the graph; a collection of this size would otherwise be searched point by point, which is exact by construction.
+The gallery holds as many safe as unsafe images; queries are safe and unsafe texts (also redirected) and unsafe images.
+The thresholds of the engine are lowered so that every search walks the graph; a collection of this size would otherwise
+be searched point by point, which is exact by construction.
+
+L is the number of candidates: what the engine's first stage hands on to be ranked by geodesic distance. With the padded
+lift and no quantization the engine's score is that ranking, and L = 10 means ten hits and nothing behind them. The
+effort of the graph search, `ef`, is the larger of L and 256, what collections are made with. With quantization the
+engine compares L (and 8 spare ones) times the oversampling by their original vectors. The grid measures other efforts
+and other oversamplings too, at L = 10 with the padded lift and L = 100 with the Poincaré lift.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import platform
 import statistics
-import tempfile
 import time
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
-from numpy.typing import NDArray
+from common import RESULTS, ExactSearch, K, Points, exact, machine, recall, show_table, write_report
+from points import SPREADS, Data, encoded, stored, synthetic
 
 from hysac_retrieval import lorentz
+from hysac_retrieval.collection import OVERSAMPLING
+from hysac_retrieval.errors import InvalidVectorError
 from hysac_retrieval.index import Index
-from hysac_retrieval.safety import ModalityProfile, RadiusStats, SafetyProfile, redirect
-from hysac_retrieval.stores import HnswOptions
+from hysac_retrieval.stores.base import Quantization
 
-Points = NDArray[np.float64]
-K = 10
-RESULTS = Path(__file__).parent / "results"
-# Mean and deviation of the radii of safe and unsafe texts and images, of a small model trained on scenes.
-RADII = {
-    "safe_text": (1.94, 0.06),
-    "safe_image": (2.42, 0.15),
-    "unsafe_text": (2.78, 0.04),
-    "unsafe_image": (3.16, 0.10),
-}
+__all__ = ["RESULTS", "K", "Points", "machine"]
 
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    packages = ("hysac-retrieval", "qdrant-edge-py", "qdrant-client", "numpy", "onnxruntime")
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 2),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
-    }
+LIFTS = ("padded", "poincare")
+QUANTIZATIONS: tuple[Quantization | None, ...] = (None, *get_args(Quantization))
+CANDIDATES = (10, 50, 100, 200)
+DEPTHS = (1, 10, 100)
+USUAL = 100
+EFFORT = 256
+EFFORTS = (16, 32, 64, 128, 256, 512)
+OVERSAMPLINGS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+DIMS = (64, 256, 768)
+_BATCH = 100
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except ModuleNotFoundError:
-        return None
-
-
-def synthetic(n: int, queries: int, dim: int = 128, curvature: float = 0.26) -> tuple[dict[str, Any], Points, Any]:
-    """A gallery of clustered points and queries near them, with the radii of a real model."""
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(max(n // 40, 1), dim))
-
-    def draw(group: str, count: int) -> Points:
-        direction = centres[rng.integers(0, len(centres), count)] + 0.5 * rng.normal(size=(count, dim))
-        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-        points: Points = lorentz.exp_map0(direction * rng.normal(*RADII[group], (count, 1)), curvature)
-        return points
-
-    def modality(name: str) -> ModalityProfile:
-        (safe, spread), (unsafe, width) = RADII[f"safe_{name}"], RADII[f"unsafe_{name}"]
-        groups = [RadiusStats.of(rng.normal(mean, std, 1000)) for mean, std in ((safe, spread), (unsafe, width))]
-        return ModalityProfile(
-            safe=groups[0], unsafe=groups[1], slope=20.0, midpoint=(safe + unsafe) / 2, boundary=groups[0].mean
-        )
-
-    gallery = np.concatenate([draw("safe_image", n // 2), draw("unsafe_image", n - n // 2)])
-    safety = SafetyProfile(text=modality("text"), image=modality("image"), threshold=0.5, source="synthetic")
-    space = {"dim": dim, "curvature": curvature, "safety": safety, "sample": gallery[:: max(n // 2000, 1)]}
-    return space, gallery, {group: draw(group, queries) for group in RADII}
-
-
-def encoded(model: str, n: int, queries: int) -> tuple[dict[str, Any], Points, Any]:
-    """A gallery of scenes of the test split, and queries from other scenes of it, encoded by a model."""
-    from hysac_export.encoded import GROUPS, encode_split
-    from hysac_retrieval.encoder import Encoder
-
-    encoder = Encoder.load(model)
-    scenes: Any = encoder
-    size = encoder.image_spec.size
-    gallery = encode_split(scenes, "test", math.ceil(n / 2), 0, size)
-    asked = encode_split(scenes, "test", queries, 1, size)
-    images = np.concatenate([gallery.safe_image, gallery.unsafe_image]).astype(np.float64)[:n]
-    space = {
-        "dim": encoder.dim,
-        "curvature": encoder.curvature,
-        "safety": encoder.safety,
-        "fingerprint": encoder.fingerprint,
-        "lift": encoder.lift,
-    }
-    return space, images, {group: getattr(asked, group).astype(np.float64) for group in GROUPS}
-
-
-def exact(gallery: Points, queries: Points, rows: NDArray[np.intp], curvature: float) -> list[set[int]]:
-    """The K nearest of `rows` for each query, in float64."""
-    found = []
-    # One matrix product finds candidates with room to spare; their order is that of the accurate distance.
-    products = lorentz.pairwise_inner(queries, gallery[rows], curvature)
-    for query, inner in zip(queries, products, strict=True):
-        near = rows[np.argpartition(-inner, min(10 * K, len(rows) - 1))[: 10 * K]]
-        found.append(set(near[np.argsort(lorentz.dist(gallery[near], query[None], curvature), kind="stable")[:K]]))
-    return found
-
-
-def measure(index: Index, queries: Points, truth: list[set[int]], *, safe: bool, ef: int | None) -> dict[str, float]:
-    """Recall@10 and time of one kind of query."""
-    recall, seconds = [], []
-    for query, wanted in zip(queries, truth, strict=True):
+def one_by_one(index: Index, data: Data, truth: ExactSearch, *, safe: bool, ef: int | None) -> dict[str, float]:
+    """Recall@10 and time of one kind of query with default settings."""
+    found, seconds = [], []
+    for query in truth.queries:
         start = time.perf_counter()
         hits = index.query(query, limit=K, safe=safe, ef=ef)
         seconds.append(time.perf_counter() - start)
-        recall.append(len({hit.id for hit in hits} & wanted) / K)
+        found.append([hit.id for hit in hits])
+    shares = recall(found, truth, K, data.gallery)
     return {
-        "recall": round(statistics.fmean(recall), 5),
-        "perfect": round(statistics.fmean(r == 1.0 for r in recall), 5),
+        "recall": round(statistics.fmean(shares), 5),
+        "perfect": round(statistics.fmean(r == 1.0 for r in shares), 5),
         "median_ms": round(1e3 * statistics.median(seconds), 3),
     }
 
 
 def cost_of_ranking(index: Index, queries: Points) -> dict[str, float]:
-    """Median milliseconds of the parts of a query: the engine's, and the float64 distances computed here."""
+    """Median milliseconds of the parts of a query: the engine's, and the reading of its answer here."""
     engine, ranking = [], []
     for query in queries:
         plan = index.collection.plan(query[None], limit=K, safe=False)
@@ -149,75 +78,208 @@ def cost_of_ranking(index: Index, queries: Points) -> dict[str, float]:
         index.collection.interpret(plan, answer)
         engine.append(middle - start)
         ranking.append(time.perf_counter() - middle)
-    return {"engine_ms": 1e3 * statistics.median(engine), "ranking_ms": 1e3 * statistics.median(ranking)}
+    found = {"engine_ms": engine, "ranking_ms": ranking}
+    return {name: round(1e3 * statistics.median(each), 3) for name, each in found.items()}
 
 
-def run(space: Mapping[str, Any], gallery: Points, asked: Mapping[str, Points]) -> dict[str, Any]:
-    """Index the gallery and measure every kind of query."""
-    safety, curvature = space["safety"], space["curvature"]
-    traversed, moved = redirect(asked["unsafe_text"], "text", safety, curvature)
-    kinds = {
-        "safe text": asked["safe_text"],
-        "unsafe text": asked["unsafe_text"],
-        "unsafe text, traversed": traversed,
-        "unsafe image": asked["unsafe_image"],
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        options = HnswOptions(full_scan_threshold=10, indexing_threshold=10)
-        with Index.create("gallery", **space, hnsw=options, location=folder) as index:
-            start = time.perf_counter()
-            for at in range(0, len(gallery), 2000):
-                part = gallery[at : at + 2000]
-                index.upsert(range(at, at + len(part)), part, modality="image")
-            uploaded = time.perf_counter()
-            index.optimize()
-            built = time.perf_counter()
-            info = index.info().to_dict()
-            scores = safety.unsafe(lorentz.dist0(gallery, curvature), "image")
-            everything, safe = np.arange(len(gallery)), np.flatnonzero(scores <= safety.threshold)
-            recall: dict[str, Any] = {}
-            recall_safe: dict[str, Any] = {}
-            for name, queries in kinds.items():
-                truth = exact(gallery, queries, everything, curvature)
-                recall[name] = {
-                    f"ef={ef or 'default'}": measure(index, queries, truth, safe=False, ef=ef)
+def by_default(data: Data) -> dict[str, Any]:
+    """Recall@10 of every kind of query with default settings."""
+    kinds, rows = data.kinds(), np.arange(len(data.gallery))
+    scores = data.safety.unsafe(lorentz.dist0(data.gallery, data.curvature), "image")
+    safe = np.flatnonzero(scores <= data.safety.threshold)
+    with stored(data) as (index, seconds):
+        all_points, safe_points = (
+            {name: exact(data.gallery, queries, K, data.curvature, chosen) for name, queries in kinds.items()}
+            for chosen in (rows, safe)
+        )
+        return {
+            "gallery": index.info().to_dict(),
+            "traversed": int((kinds["unsafe text"] != kinds["unsafe text, traversed"]).any(axis=1).sum()),
+            "seconds": seconds,
+            "recall_at_10": {
+                name: {
+                    f"ef={ef or 'default'}": one_by_one(index, data, truth, safe=False, ef=ef)
                     for ef in (32, 64, None, 256)
                 }
-                truth = exact(gallery, queries, safe, curvature)
-                recall_safe[name] = measure(index, queries, truth, safe=True, ef=None)
-            return {
-                "gallery": info,
-                "traversed": int(moved.sum()),
-                "seconds": {"upsert": round(uploaded - start, 2), "optimize": round(built - uploaded, 2)},
-                "recall_at_10": recall,
-                "recall_at_10_safe_true": recall_safe,
-                "cost": {key: round(ms, 3) for key, ms in cost_of_ranking(index, kinds["unsafe text"]).items()},
-            }
+                for name, truth in all_points.items()
+            },
+            "recall_at_10_safe_true": {
+                name: one_by_one(index, data, truth, safe=True, ef=None) for name, truth in safe_points.items()
+            },
+            "cost": cost_of_ranking(index, kinds["unsafe text"]),
+        }
+
+
+def search(index: Index, queries: Points, candidates: int, ef: int, oversampling: float | None = None) -> list[Any]:
+    """Ids of the L hits of each query, nearest first."""
+    found = []
+    for start in range(0, len(queries), _BATCH):
+        part = queries[start : start + _BATCH]
+        plan = index.collection.plan(part, limit=candidates, candidates=candidates, ef=ef, safe=False)
+        request = plan.query if oversampling is None else replace(plan.query, oversampling=oversampling)
+        hits = index.collection.interpret(plan, index.store.query(index.name, request))
+        found += [[hit.id for hit in each] for each in hits]
+    return found
+
+
+def cell(index: Index, data: Data, truths: Mapping[str, ExactSearch], candidates: Sequence[int]) -> dict[str, Any]:
+    """Recall of one collection: by kind and L, by effort, and by oversampling where it is quantized."""
+    at: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    for number in candidates:
+        start, count = time.perf_counter(), 0
+        for name, truth in truths.items():
+            found = search(index, truth.queries, number, max(number, EFFORT))
+            count += len(found)
+            at.setdefault(name, {})[f"L={number}"] = [
+                _mean(recall(found, truth, k, data.gallery)) if k <= number else None for k in DEPTHS
+            ]
+        seconds[f"L={number}"] = round(1e3 * (time.perf_counter() - start) / count, 3)
+
+    # Where the engine's score does not rank, the searches that vary something else have the usual candidates.
+    usual = K if index.collection.lift.exact else USUAL
+
+    def at_10(**options: Any) -> list[float]:
+        options = {"ef": EFFORT} | options
+        searched = ((search(index, truth.queries, usual, **options), truth) for truth in truths.values())
+        return [_mean(recall(found, truth, K, data.gallery)) for found, truth in searched]
+
+    info = index.info()
+    report = {
+        "bytes_per_point": info.bytes_per_point and round(info.bytes_per_point, 1),
+        "beyond": info.beyond,
+        "indexed": info.indexed,
+        "recall_at_1_10_100": at,
+        "batched_ms_per_query": seconds,
+        "recall_at_10_by_ef": {str(ef): at_10(ef=ef) for ef in EFFORTS},
+    }
+    if index.metadata.quantization is not None:
+        report["recall_at_10_by_oversampling"] = {f"{x:g}": at_10(oversampling=x) for x in OVERSAMPLINGS}
+    return report
+
+
+def grid(
+    data: Data, lifts: Sequence[str], kinds: Sequence[Quantization | None], candidates: Sequence[int]
+) -> dict[str, Any]:
+    """Recall of every lift and quantization on one gallery; each collection is made once."""
+    truths = {name: exact(data.gallery, asked, max(DEPTHS), data.curvature) for name, asked in data.kinds().items()}
+    report: dict[str, Any] = {
+        "points": len(data.gallery),
+        "dim": data.gallery.shape[1],
+        "kinds": list(truths),
+        "collections": {},
+    }
+    for lift in lifts:
+        for kind in kinds:
+            name = f"{lift}, {kind or 'float32'}"
+            try:
+                with stored(data, lift, kind) as (index, seconds):
+                    report["collections"][name] = {"seconds": seconds} | cell(index, data, truths, candidates)
+            except InvalidVectorError as error:
+                report["collections"][name] = {"refused": str(error)}
+    return report
+
+
+def show_grid(label: str, report: Mapping[str, Any], candidates: Sequence[int]) -> None:
+    """Recall@10 of the worst kind of query by L, and the least oversampling that finds 0.99."""
+    click.echo(f"{label}: {report['points']} points; recall@10 of the worst kind of query")
+    rows = []
+    for name, found in report["collections"].items():
+        if "refused" in found:
+            rows.append([name, found["refused"]])
+            continue
+        worst = [min(at[f"L={n}"][1] for at in found["recall_at_1_10_100"].values()) for n in candidates]
+        by_oversampling = found.get("recall_at_10_by_oversampling")
+        needed = "" if by_oversampling is None else next((x for x, r in by_oversampling.items() if min(r) >= 0.99), "-")
+        rows.append([name, *(f"{r:.4f}" for r in worst), needed, found["bytes_per_point"]])
+    show_table(("", *(f"L={n}" for n in candidates), "oversampling for 0.99", "bytes/point"), _even(rows))
+
+
+def _even(rows: list[list[Any]]) -> list[list[Any]]:
+    longest = max(map(len, rows))
+    return [row + [""] * (longest - len(row)) for row in rows]
+
+
+def _mean(shares: Sequence[float]) -> float:
+    return round(statistics.fmean(shares), 4)
+
+
+def _kind(name: str) -> Quantization | None:
+    return next(kind for kind in QUANTIZATIONS if (kind or "float32") == name)
 
 
 @click.command(help=__doc__)
-@click.option("--model", default="hysac-mini", show_default=True, help="Bundled name, folder or hub repository.")
-@click.option("--points", default=20_000, show_default=True, help="Images in the gallery.")
-@click.option("--queries", default=300, show_default=True, help="Queries of each kind.")
+@click.option("--grid", "use_grid", is_flag=True, help="Every lift, quantization and L.")
 @click.option("--synthetic", "use_synthetic", is_flag=True, help="Random points instead of encoded scenes.")
-@click.option("--out", type=click.Path(path_type=Path), help="Default: benchmarks/results/recall[-synthetic].json.")
-def main(model: str, points: int, queries: int, use_synthetic: bool, out: Path | None) -> None:
-    data = synthetic(points, queries) if use_synthetic else encoded(model, points, queries)
-    report = {
-        "what": "recall@10 of Index.query against exact float64 search, embedded engine, boosted padded lift",
-        "points": "synthetic" if use_synthetic else f"scenes of the test split, encoded by {model}",
-        "queries_of_each_kind": queries,
-        **run(*data),
-        "machine": machine(),
-    }
-    path = out or RESULTS / ("recall-synthetic.json" if use_synthetic else "recall.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    for name, by_ef in report["recall_at_10"].items():
-        click.echo(f"{name:24}" + "  ".join(f"{ef} {found['recall']:.4f}" for ef, found in by_ef.items()))
-    for name, found in report["recall_at_10_safe_true"].items():
-        click.echo(f"{name:24}safe=True {found['recall']:.4f}  {found['median_ms']} ms")
-    click.echo(f"wrote {path}")
+@click.option("--model", default="hysac-mini", show_default=True, help="Bundled name, folder or hub repository.")
+@click.option("--points", type=int, help="Images in the gallery. Default: 20000; 10000 for the synthetic grid.")
+@click.option("--queries", default=300, show_default=True, help="Queries of each kind.")
+@click.option("--lift", "lifts", multiple=True, default=LIFTS, type=click.Choice(LIFTS), help="For the grid.")
+@click.option(
+    "--quantization",
+    "quantizations",
+    multiple=True,
+    default=[kind or "float32" for kind in QUANTIZATIONS],
+    type=click.Choice([kind or "float32" for kind in QUANTIZATIONS]),
+    help="For the grid.",
+)
+@click.option("--dim", "dims", multiple=True, default=DIMS, help="For the synthetic grid.")
+@click.option("--spread", "spreads", multiple=True, default=tuple(SPREADS), type=click.Choice(tuple(SPREADS)))
+@click.option("--candidates", multiple=True, default=CANDIDATES, help="L, for the grid; from 10.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps the encoded scenes between runs.")
+@click.option("--quick", is_flag=True, help="A small run, to see that it works.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: benchmarks/results/recall[-…].json.")
+def main(
+    use_grid: bool,
+    use_synthetic: bool,
+    model: str,
+    points: int | None,
+    queries: int,
+    lifts: tuple[str, ...],
+    quantizations: tuple[str, ...],
+    dims: tuple[int, ...],
+    spreads: tuple[str, ...],
+    candidates: tuple[int, ...],
+    cache: Path | None,
+    quick: bool,
+    out: Path | None,
+) -> None:
+    if min(candidates) < K:
+        raise click.UsageError(f"L is {min(candidates)}; recall@{K} needs {K} candidates or more")
+    count = points or (10_000 if use_grid and use_synthetic else 20_000)
+    if quick:
+        count, queries, dims, spreads, candidates = 200, 8, (16,), ("narrow",), (10, 100)
+    if use_grid:
+        kinds = [_kind(name) for name in quantizations]
+        if use_synthetic:
+            sets = [synthetic(count, queries, dim, spread) for spread in spreads for dim in dims]
+        else:
+            sets = [encoded(model, count, queries, cache)]
+        runs = {}
+        for data in sets:
+            runs[data.label] = grid(data, lifts, kinds, candidates)
+            show_grid(data.label, runs[data.label], candidates)
+        what = "recall@1, @10, @100 against exact float64 search, embedded engine, by number of candidates L"
+        report = {"what": what, "ef": f"max(L, {EFFORT})", "oversampling": OVERSAMPLING, "runs": runs}
+        size = "" if count in (10_000, 20_000) else f"-{count}"
+        name = f"recall-grid{'-synthetic' if use_synthetic else ''}{size}.json"
+    else:
+        data = synthetic(count, queries) if use_synthetic else encoded(model, count, queries, cache)
+        found = by_default(data)
+        report = {
+            "what": "recall@10 of Index.query against exact float64 search, embedded engine, boosted padded lift",
+            "points": data.label,
+            "queries_of_each_kind": queries,
+            **found,
+        }
+        rows = [
+            (name, *(f"{row['recall']:.4f}" for row in by_ef.values())) for name, by_ef in found["recall_at_10"].items()
+        ]
+        show_table(("recall@10", *next(iter(found["recall_at_10"].values()))), rows)
+        safe = found["recall_at_10_safe_true"].items()
+        show_table(("safe=True", "recall@10", "ms"), [(name, f"{r['recall']:.4f}", r["median_ms"]) for name, r in safe])
+        name = "recall-synthetic.json" if use_synthetic else "recall.json"
+    write_report(report, out or RESULTS / name)
 
 
 if __name__ == "__main__":

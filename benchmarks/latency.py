@@ -1,0 +1,199 @@
+"""Time of a safe search against a plain cosine query of the same dimension in the same engine.
+
+    python benchmarks/latency.py
+    python benchmarks/latency.py --dims 768 --points 100000
+
+The plain query is what an application pays today: a vector of the same length under Cosine, asked of the embedded
+engine itself, without any code of this package. Both sides have the same number of points, the same graph options, the
+same effort (ef), the same payloads, and return ten hits with their payloads. They take turns in one run. Queries are
+points, half of them unsafe, so the encoder is not in these times; redirection, safety filter and distances are.
+
+L is the number of candidates of the first stage: 10 where the engine's own score ranks, 100 where a second stage does.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import qdrant_edge as edge
+from common import RESULTS, WALKED, K, Points, interleaved, show_table, write_report
+from points import Data, stored, synthetic
+
+from hysac_retrieval.collection import PAYLOAD_INDEXES
+from hysac_retrieval.search import SafeSearch
+from hysac_retrieval.stores.base import Quantization
+from hysac_retrieval.stores.edge_requests import INDEX_TYPES
+
+THREADS = (1, 2, 8)
+GOALS = {"safe search": 1.15, "safe search, distance formula": 1.5}
+Call = Callable[[int], Any]
+
+
+def payload(row: int) -> dict[str, Any]:
+    """What an application keeps with a picture."""
+    return {
+        "path": f"photos/{row // 1000:04}/{row:08}.jpg",
+        "caption": f"a picture of thing number {row}",
+        "year": 2024,
+    }
+
+
+@contextmanager
+def plain(data: Data, payloads: list[dict[str, Any]]) -> Iterator[Any]:
+    """The same points as an application without safety keeps them: directions under Cosine, raw engine."""
+    hnsw = edge.HnswIndexConfig(
+        m=WALKED.m, ef_construct=WALKED.ef_construct, full_scan_threshold=WALKED.full_scan_threshold
+    )
+    config = edge.EdgeConfig(
+        vectors={"": edge.EdgeVectorParams(size=data.gallery.shape[1], distance=edge.Distance.Cosine)},
+        hnsw_config=hnsw,
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=WALKED.indexing_threshold),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        shard = edge.EdgeShard.create(folder, config)
+        for key, kind in PAYLOAD_INDEXES.items():
+            shard.update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
+        for start in range(0, len(data.gallery), 500):
+            rows = data.gallery[start : start + 500].astype(np.float32).tolist()
+            points = [edge.Point(start + i, row, payloads[start + i]) for i, row in enumerate(rows)]
+            shard.update(edge.UpdateOperation.upsert_points(points))
+        shard.optimize()
+        yield shard
+        shard.close()
+
+
+def sides(stack: ExitStack, data: Data, queries: Points) -> dict[str, Call]:
+    """Everything that is timed, by name; the plain query first."""
+
+    def engine(lift: str = "padded", quantization: Quantization | None = None) -> SafeSearch:
+        return SafeSearch(stack.enter_context(stored(data, lift, quantization, payload))[0], None)
+
+    padded, poincare, int8 = engine(), engine("poincare"), engine(quantization="int8")
+    # The very payloads that the collection holds, so that both sides return as much.
+    _, _, payloads = padded.index.collection.records(
+        range(len(data.gallery)), data.gallery, "image", [payload(row) for row in range(len(data.gallery))]
+    )
+    shard = stack.enter_context(plain(data, payloads))
+    single = queries.astype(np.float32)
+
+    def cosine(turn: int) -> Any:
+        vector = single[turn % len(single)].tolist()
+        return shard.query(edge.QueryRequest(query=edge.Query.Nearest(vector), limit=K, with_payload=True))
+
+    def search(engine: SafeSearch, **options: Any) -> Call:
+        return lambda turn: engine.search(queries[turn % len(queries)], limit=K, query_modality="text", **options)
+
+    plans = [padded.index.collection.plan(query[None], limit=K) for query in queries]
+    return {
+        "plain cosine": cosine,
+        "safe search": search(padded),
+        "safe search, distance formula": search(padded, rerank="formula"),
+        "safe search, float64 distances": search(padded, rerank="exact"),
+        "safe=False": search(padded, safe=False),
+        "safe search, poincare lift, L=100": search(poincare),
+        "safe search, int8": search(int8),
+        "engine's share of a safe search": lambda turn: padded.index.store.query(
+            "gallery", plans[turn % len(plans)].query
+        ),
+    }
+
+
+def per_second(call: Call, threads: int, seconds: float) -> float:
+    """Calls per second from several threads."""
+    counts = [0] * threads
+    begin, end = threading.Barrier(threads + 1), threading.Event()
+
+    def work(number: int) -> None:
+        begin.wait()
+        turn = number * 37
+        while not end.is_set():
+            call(turn)
+            turn += 1
+            counts[number] += 1
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    begin.wait()
+    start = time.perf_counter()
+    time.sleep(seconds)
+    end.set()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / (time.perf_counter() - start)
+
+
+def throughput(calls: dict[str, Call], seconds: float, rounds: int = 3) -> dict[str, dict[str, float]]:
+    """Queries per second by number of threads, the median of several rounds in which the sides take turns."""
+    found: dict[str, dict[str, list[float]]] = {name: {str(n): [] for n in THREADS} for name in calls}
+    for _ in range(rounds):
+        for threads in THREADS:
+            for name, call in calls.items():
+                found[name][str(threads)].append(per_second(call, threads, seconds / rounds))
+    return {name: {n: round(float(np.median(all)), 1) for n, all in each.items()} for name, each in found.items()}
+
+
+def measure(data: Data, count: int, seconds: float) -> dict[str, Any]:
+    """Latency and throughput of all sides on one gallery."""
+    queries = np.stack([data.queries["safe_text"], data.queries["unsafe_text"]], axis=1).reshape(
+        -1, data.gallery.shape[1]
+    )
+    with ExitStack() as stack:
+        calls = sides(stack, data, queries)
+        times = interleaved(calls, count)
+        base = times["plain cosine"]
+        latency = {name: {"ratio": each.ratios(base)} | each.milliseconds() for name, each in times.items()}
+        compared = {name: calls[name] for name in ("plain cosine", "safe search")}
+        return {
+            "points": len(data.gallery),
+            "dim": data.gallery.shape[1],
+            "queries": count,
+            "goals_p50": {
+                name: {"at_most": goal, "met": latency[name]["ratio"]["p50"] <= goal} for name, goal in GOALS.items()
+            },
+            "latency": latency,
+            "queries_per_second_by_threads": throughput(compared, seconds),
+        }
+
+
+@click.command(help=__doc__)
+@click.option("--dims", default=[256], multiple=True, show_default=True, help="Space components; may be repeated.")
+@click.option("--points", default=20_000, show_default=True, help="Points of each collection.")
+@click.option("--queries", default=1000, show_default=True, help="Calls of each side.")
+@click.option("--seconds", default=6.0, show_default=True, help="Time for each number of threads and side.")
+@click.option("--quick", is_flag=True, help="A small run, to see that it works.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "latency.json", show_default=False)
+def main(dims: tuple[int, ...], points: int, queries: int, seconds: float, quick: bool, out: Path) -> None:
+    if quick:
+        dims, points, queries, seconds = (16,), 500, 20, 0.3
+    runs = []
+    for dim in dims:
+        found = measure(synthetic(points, max(queries // 4, 10), dim), queries, seconds)
+        runs.append(found)
+        click.echo(f"{points} points, d={dim}")
+        show_table(
+            ("", "p50 ratio", "p95 ratio", "p99 ratio", "cpu ratio", "p50 ms", "p95 ms", "p99 ms", "cpu ms"),
+            [
+                (name, *row.pop("ratio").values(), *row.values())
+                for name, row in copy.deepcopy(found["latency"]).items()
+            ],
+        )
+        rates = found["queries_per_second_by_threads"]
+        show_table(
+            ("queries per second", *(f"{n} threads" for n in THREADS)), [(n, *r.values()) for n, r in rates.items()]
+        )
+    what = "latency of SafeSearch.search without encoding against a plain cosine query, embedded engine, limit 10"
+    write_report({"what": what, "runs": runs}, out)
+
+
+if __name__ == "__main__":
+    main()
