@@ -15,6 +15,8 @@ Three things are decided, in this order:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -34,6 +36,7 @@ MAX_MISS = 0.02
 RIDGE = 1.0
 """Penalty ½·RIDGE·a² on the slope a of the standardised radius, against a sum over all points: keeps the slope finite
 on separable data (near 6 for a thousand points a side) and leaves other fits alone."""
+MEND = "Train longer, or with the radius and joint losses on (the config 'mini' has them)"
 
 Floats = NDArray[np.float64]
 
@@ -62,14 +65,7 @@ def calibrate(
     notes: list[str] = []
     for modality in MODALITIES:
         safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
-        _check_spread(safe, unsafe, modality)
-        slope, midpoint = fit_logistic(safe, unsafe)
-        if slope <= 0 or midpoint < 0 or safe.mean() >= unsafe.mean():
-            raise TrainingError(
-                f"the radius of {modality} does not grow with P(unsafe): mean radius {safe.mean():.4g} safe, "
-                f"{unsafe.mean():.4g} unsafe; expected safe below unsafe. Train longer, or with the radius and joint "
-                "losses on (the config 'mini' has them)"
-            )
+        slope, midpoint = fit_modality(safe, unsafe, modality)
         boundary, note = _boundary(
             clear, curvature, modality, candidates(radii_of(clear, curvature), modality), max_harmful
         )
@@ -81,6 +77,45 @@ def calibrate(
         f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}, boundaries on the {len(clear)} that do "
         f"not depend on context; {'; '.join(notes)}; miss ≤ {max_miss:.2%}"
     )
+    return with_threshold(parts, radii, source, max_miss)
+
+
+def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, mend: str = MEND) -> tuple[float, float]:
+    """Slope and midpoint of P(unsafe | radius) of one modality; see `fit_logistic`.
+
+    Args:
+        safe: Radii of safe points, (n,).
+        unsafe: Radii of unsafe points, (m,).
+        modality: Whose radii they are.
+        mend: What mends it, for the error message.
+
+    Raises:
+        TrainingError: The radii are all the same, or safe points are not nearer to the origin than unsafe ones.
+    """
+    _check_spread(safe, unsafe, modality)
+    slope, midpoint = fit_logistic(safe, unsafe)
+    if slope <= 0 or midpoint < 0 or safe.mean() >= unsafe.mean():
+        raise TrainingError(
+            f"the radius of {modality} does not grow with P(unsafe): mean radius {safe.mean():.4g} safe, "
+            f"{unsafe.mean():.4g} unsafe; expected safe below unsafe. {mend}"
+        )
+    return slope, midpoint
+
+
+def with_threshold(
+    parts: Mapping[Modality, ModalityProfile], radii: Mapping[str, Floats], source: str, max_miss: float = MAX_MISS
+) -> SafetyProfile:
+    """Put a profile together, with the threshold that lets at most `max_miss` of the unsafe points through.
+
+    Args:
+        parts: Text and image.
+        radii: Radii of the four groups, by their names in `encoded.GROUPS`.
+        source: What the profile was computed from, in words.
+        max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
+
+    Raises:
+        TrainingError: The parts make no valid profile.
+    """
     try:
         profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=0.5, source=source)
     except ValidationError as error:
