@@ -49,19 +49,29 @@ class Shard:
 
     def items(self) -> Iterator[Item | FailedItem]:
         """See `Source.items`."""
-        empty = True
-        for name, members in groupby(_members(self.path), key=lambda member: _sample(member[0])):
-            empty = False
-            yield self._item(name, list(members))
-        if empty:
+        name = ""
+        files: list[tuple[str, bytes]] = []
+        try:
+            for member, data in _members(self.path):
+                if files and _sample(member) != name:
+                    yield self._item(name, files)
+                    files = []
+                name = _sample(member)
+                files.append((member, data))
+        except SourceError:
+            if files:
+                yield self._item(name, files)
+            raise
+        if not files:
             raise SourceError(f"{self.path} holds no files")
+        yield self._item(name, files)
 
     def count(self) -> int | None:
         """See `Source.count`. Compressed archives would have to be read whole."""
         if self.path.suffix != ".tar":
             return None
-        samples = groupby(_members(self.path, contents=False), key=lambda member: _sample(member[0]))
-        return sum(1 for _ in samples)
+        names = (_sample(member) for member, _ in _members(self.path, contents=False))
+        return sum(1 for _ in groupby(names))
 
     def _item(self, name: str, files: list[tuple[str, bytes]]) -> Item | FailedItem:
         origin, key = f"{self.path}:{name}", f"{self._base}#{name}"
@@ -71,6 +81,10 @@ class Shard:
             text = next((data.decode("utf-8-sig").strip() for member, data in files if _suffix(member) in _TEXTS), None)
         except ValueError as error:
             wrong = SourceError(f"the text or the JSON of the sample cannot be read: {error}; give UTF-8")
+            return FailedItem.of(origin, wrong, source=self.source)
+        if image is None and not text and not record:
+            found = ", ".join(member for member, _ in files)
+            wrong = SourceError(f"the sample holds neither an image nor a text; it has {found}")
             return FailedItem.of(origin, wrong, source=self.source)
         fields = self._options.fields
         # The sample's own image and text come before fields of the same meaning.
@@ -87,10 +101,6 @@ class Shard:
             key = f"{self._base}#{row.id}"
         if row.data is not None:
             return embedded_item(row, key, self.source)
-        if row.text is None:
-            found = ", ".join(member for member, _ in files)
-            wrong = SourceError(f"the sample holds neither an image nor a text; it has {found}")
-            return FailedItem.of(origin, wrong, source=self.source)
         return text_item(row, self.source, key=key)
 
 

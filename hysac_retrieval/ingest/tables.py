@@ -15,6 +15,7 @@ from hysac_retrieval.ingest.rows import Row, count_lines, plain_record, read_row
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _ROWS_AT_ONCE = 64  # of a Parquet table, whose rows may hold images
+_BUFFER = 1 << 20
 
 Rows = Callable[[], Iterator[Row | FailedItem]]
 
@@ -180,7 +181,7 @@ def _parquet(path: Path) -> Any:
     except ImportError as error:
         raise MissingExtraError("pyarrow", "tables", f"reading {path}") from error
     try:
-        # Without pre_buffer a row group is read page by page, not whole.
-        return ParquetFile(path, pre_buffer=False)
+        # By default whole row groups are read, which may be the whole table; so it is a piece of a column at a time.
+        return ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER)
     except (OSError, ArrowException) as error:
         raise SourceError(f"{path} is no Parquet table: {error}; copy or download it again") from error
