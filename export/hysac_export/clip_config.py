@@ -1,0 +1,62 @@
+"""What the shapes of CLIP weights do not tell, from the ``config.json`` of the Hugging Face model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hysac_retrieval.errors import TrainingError
+
+HEAD_WIDTH = 64
+"""Of every CLIP that OpenAI published."""
+LAYER_NORM_EPS = 1e-5
+_QUICK_GELU = {"quick_gelu": True, "gelu": False}
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """Settings of one tower.
+
+    Attributes:
+        heads: Attention heads; they divide the width.
+        quick_gelu: Whether the activation is x · σ(1.702 x) rather than GELU.
+    """
+
+    heads: int
+    quick_gelu: bool
+
+
+def tower_settings(config: Mapping[str, Any] | None, part: str, width: int) -> TowerSettings:
+    """Settings of a tower of a given width.
+
+    Args:
+        config: Contents of ``config.json``; None, or one that does not describe a CLIP, for OpenAI's settings.
+        part: ``vision_config`` or ``text_config``.
+        width: Width of the tower, from its weights.
+
+    Raises:
+        TrainingError: The settings contradict the weights, are not those of a CLIP that we can build, or are needed.
+    """
+    given = (config or {}).get(part)
+    settings: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    if settings.get("hidden_size", width) != width:
+        raise TrainingError(
+            f"config.json says that the {part} has width {settings['hidden_size']}, the weights say {width}; put the "
+            "config.json of the right base model beside them, or take it away"
+        )
+    heads = settings.get("num_attention_heads", width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else None)
+    if heads is None:
+        raise TrainingError(
+            f"a tower of width {width} does not divide into heads of {HEAD_WIDTH}; put the config.json of the base "
+            "model beside the checkpoint, which says how many heads there are"
+        )
+    activation, eps = settings.get("hidden_act", "quick_gelu"), settings.get("layer_norm_eps", LAYER_NORM_EPS)
+    if not isinstance(heads, int) or heads < 1 or width % heads or activation not in _QUICK_GELU:
+        raise TrainingError(
+            f"config.json gives the {part} {heads!r} heads and the activation {activation!r}; expected a divisor of "
+            f"the width {width} and one of {', '.join(_QUICK_GELU)}"
+        )
+    if eps != LAYER_NORM_EPS:
+        raise TrainingError(f"config.json sets layer_norm_eps of the {part} to {eps!r}; only {LAYER_NORM_EPS} can be")
+    return TowerSettings(heads, _QUICK_GELU[activation])
