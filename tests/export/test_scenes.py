@@ -31,6 +31,7 @@ from hysac_export.scenes.captions import MAX_WORDS
 from hysac_export.scenes.catalogue import parse_catalogue
 from hysac_export.scenes.checks import auc, background_features, held_out_auc, leaks
 from hysac_export.scenes.cli import GALLERY_QUADRUPLETS, GALLERY_SEED, gallery_scenes, scenes
+from hysac_export.scenes.restyle import DRAWS, restyle
 from hysac_export.scenes.splits import Use, stable_hash, use, uses
 from hysac_export.scenes.sprites import sprite_index, styles_of
 from hysac_retrieval.errors import SettingsError, TrainingError
@@ -280,6 +281,31 @@ def test_a_traced_picture_is_the_picture_and_says_where_everything_is() -> None:
             boxes[y : y + edge, x : x + edge] = True
         assert not (drawing.covered & ~boxes).any()
         assert 0.05 < drawing.covered.mean() < 0.8
+
+
+def test_restyled_sprites_look_different_and_stay_where_they_are() -> None:
+    plain, anew = Artist(), Artist(restyled=1.0)
+    for seed, q in enumerate(MANY["train"][:20]):
+        before, after = (artist.trace(q.safe, np.random.default_rng(seed)) for artist in (plain, anew))
+        assert before.boxes == after.boxes
+        kept = (before.pixels == after.pixels).all(axis=2)
+        outside = np.ones_like(kept)
+        for x, y, edge in after.boxes.values():
+            outside[y : y + edge, x : x + edge] = False
+        assert kept[outside].all()
+        assert kept[before.covered].mean() < 0.3
+        np.testing.assert_array_equal(after.pixels, anew.draw(q.safe, np.random.default_rng(seed)))
+
+
+def test_a_restyled_sprite_keeps_its_size_and_no_colour_outshines_its_alpha() -> None:
+    rng = np.random.default_rng(0)
+    for entity in ("dog", "axe", "book"):
+        sprite = Artist(("noto",))._sprite(entity, "noto", 0.0, 30)
+        for _ in range(20):
+            out = restyle(sprite, rng.random(DRAWS).tolist())
+            assert (out.shape, out.dtype) == (sprite.shape, np.uint8)
+            assert (out[..., :3] <= out[..., 3:].astype(int) + 1).all()
+            assert 0.5 < (out[..., 3] > 0).sum() / (sprite[..., 3] > 0).sum() < 2
 
 
 def test_sprites_hardly_overlap() -> None:

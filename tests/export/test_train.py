@@ -126,6 +126,33 @@ def test_every_quadruplet_is_seen_once_an_epoch(tmp_path):
     assert sorted(seen) == list(range(200))
 
 
+def test_groups_share_setting_and_light_and_leave_nothing_out(tmp_path):
+    trainer = Trainer(tiny(**{"data.group": 4}), tmp_path / "run")
+    batches = SceneBatches(trainer.config, trainer.tokenizer)
+    seen = [row for step in range(25) for row in batches._rows(step)]
+    assert sorted(seen) == list(range(200))
+    places = [(batches.scenes[row].safe.setting, batches.scenes[row].safe.light) for row in seen]
+    alike = [len(set(places[start : start + 4])) == 1 for start in range(0, 200, 4)]
+    assert np.mean(alike) > 0.2  # 200 scenes in 48 places: a fifth of the groups at least are whole
+    assert list(batches._rows(0)) != list(batches._rows(25))
+
+
+def test_captions_leave_out_only_what_both_twins_show_and_what_does_not_decide(tmp_path):
+    trainer = Trainer(tiny(**{"data.omit": 1.0}), tmp_path / "run")
+    batches = SceneBatches(trainer.config, trainer.tokenizer)
+    told = batches._told(batches.scenes, np.random.default_rng(0))
+    shorter = 0
+    for q, safe, unsafe in zip(batches.scenes, told[:200], told[200:], strict=True):
+        for scene, said in ((q.safe, safe), (q.unsafe, unsafe)):
+            missing = set(scene.entities) - set(said.entities)
+            assert missing <= set(q.safe.entities) & set(q.unsafe.entities)
+            assert len(missing) <= 1
+            assert len(said.entities) >= 2
+            assert not (missing and q.context)
+            shorter += bool(missing)
+    assert shorter > 100
+
+
 def test_a_folder_is_not_trained_over(finished):
     with pytest.raises(TrainingError, match="--resume"):
         Trainer(tiny(), finished)
