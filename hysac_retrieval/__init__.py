@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from hysac_retrieval import lorentz
     from hysac_retrieval.encoder import Encoder
     from hysac_retrieval.errors import HysacError
+    from hysac_retrieval.explain import Explanation
     from hysac_retrieval.index import Index
-    from hysac_retrieval.results import Hit, QueryInfo, SearchResult
+    from hysac_retrieval.policy import AuditRecord, LabelRule, SafetyPolicy
+    from hysac_retrieval.queries import Examples, PointRef
+    from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, SearchResult
     from hysac_retrieval.safety import SafetyProfile
     from hysac_retrieval.search import SafeSearch, connect
     from hysac_retrieval.search_async import AsyncSafeSearch, aconnect
@@ -22,12 +25,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncSafeSearch",
+    "AuditRecord",
     "Encoder",
+    "Examples",
+    "Explanation",
+    "GroupedResult",
     "Hit",
     "HysacError",
     "Index",
+    "LabelRule",
+    "PointRef",
     "QueryInfo",
     "SafeSearch",
+    "SafetyPolicy",
     "SafetyProfile",
     "SearchResult",
     "aconnect",
@@ -37,12 +47,19 @@ __all__ = [
 
 _HOMES = {
     "AsyncSafeSearch": "search_async",
+    "AuditRecord": "policy",
     "Encoder": "encoder",
+    "Examples": "queries",
+    "Explanation": "explain",
+    "GroupedResult": "results",
     "Hit": "results",
     "HysacError": "errors",
     "Index": "index",
+    "LabelRule": "policy",
+    "PointRef": "queries",
     "QueryInfo": "results",
     "SafeSearch": "search",
+    "SafetyPolicy": "policy",
     "SafetyProfile": "safety",
     "SearchResult": "results",
     "aconnect": "search_async",

@@ -114,7 +114,7 @@ def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -
         SettingsError: An option is out of range.
     """
     rest: dict[str, Any] = dict(options)
-    steps = checked_count(rest.pop("steps", 9), "steps", 64)
+    steps = checked_count(rest.pop("steps", 9), "steps", 64, least=2)
     near = checked_count(rest.pop("near", 3), "near", 20)
     asked = core.checked(rest, _OPTIONS, steps=steps, near=near)
     located = yield from core.locate([query], asked.query_modality)
@@ -153,7 +153,7 @@ def _way(
     point: NDArray[np.float64], searched: NDArray[np.float64], steps: int, curvature: float
 ) -> NDArray[np.float64]:
     """Points from a query to the origin at equal spacing, and the one that a search uses, (s, d)."""
-    way: NDArray[np.float64] = lorentz.geodesic_to_origin(point, max(steps, 2), curvature)
+    way: NDArray[np.float64] = lorentz.geodesic_to_origin(point, steps, curvature)
     way[0] = point
     if not (way == searched).all(axis=1).any():
         way = np.concatenate([way, searched[None, :]])

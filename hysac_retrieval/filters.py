@@ -109,21 +109,21 @@ def effective_threshold(requested: float | None, ceiling: float) -> float:
         raise SettingsError(f"threshold is {requested!r}; it must be a number from 0 to {ceiling:.6g}")
     if not 0 <= requested <= ceiling:
         raise SettingsError(
-            f"threshold is {requested}; it may only be stricter than {ceiling:.6g}, which the model was calibrated "
-            "for. Results beyond it are asked for with safe=False"
+            f"threshold is {requested}; it may only be stricter than {ceiling:.6g}, the loosest that the model's "
+            "calibration and the engine's policy allow. Results beyond it are asked for with safe=False"
         )
     return float(requested)
 
 
-def checked_count(value: int, what: str, most: int = MAX_LIMIT) -> int:
-    """A whole number from 1 to `most`.
+def checked_count(value: int, what: str, most: int = MAX_LIMIT, least: int = 1) -> int:
+    """A whole number from `least` to `most`.
 
     Raises:
         SettingsError: It is none.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise SettingsError(f"{what} is {value!r}; it must be a whole number from 1 to {most:,}")
+        raise SettingsError(f"{what} is {value!r}; it must be a whole number from {least} to {most:,}")
     number = int(value)
-    if not 1 <= number <= most:
-        raise SettingsError(f"{what} is {number}; it must be from 1 to {most:,}")
+    if not least <= number <= most:
+        raise SettingsError(f"{what} is {number}; it must be from {least} to {most:,}")
     return number

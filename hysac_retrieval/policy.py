@@ -149,8 +149,7 @@ class SafetyPolicy:
             effective_threshold(getattr(self, name), 1.0)
         if self.max_threshold is not None and self.max_threshold < (self.threshold or 0.0):
             raise SettingsError(f"max_threshold is {self.max_threshold}, below the threshold of {self.threshold}")
-        if checked_count(self.steps, "steps", 64) < 2:
-            raise SettingsError("steps is 1; a path has at least its two ends")
+        checked_count(self.steps, "steps", 64, least=2)
         checked_count(self.top, "top", 100)
         object.__setattr__(self, "rules", tuple(self.rules))
         if wrong := [rule for rule in self.rules if not isinstance(rule, LabelRule)]:

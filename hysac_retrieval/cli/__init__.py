@@ -17,8 +17,8 @@ from hysac_retrieval.cli.common import reported
 _COMMANDS = {
     "index": "Index images and texts into a collection.",
     "status": "Compare a collection with its sources.",
-    "search": "Search a collection by text or image.",
-    "explain": "Show how a query was judged and ranked.",
+    "search": "Search a collection by text, image, stored point or examples.",
+    "explain": "Show the way of a query to the origin, and what entails it there.",
     "info": "Describe collections and models.",
     "demo": "Index the example gallery and search it safely.",
     "doctor": "Check the installation and say what mends it.",

@@ -1,9 +1,7 @@
-"""``hysac search``: one query, by text or image."""
+"""``hysac search``: by text, image, stored point or examples."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -18,38 +16,77 @@ from hysac_retrieval.cli.common import (
     print_json,
     shorten,
 )
+from hysac_retrieval.cli.queries import filter_option, query_of, warn_if_cut
 
 if TYPE_CHECKING:
-    from hysac_retrieval.results import QueryInfo, SearchResult
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from hysac_retrieval.queries import Query
+    from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, SearchResult
+    from hysac_retrieval.safety import Traversal
 
 
 @click.command("search", cls=Command)
-@click.argument("query", metavar="QUERY|IMAGE")
+@click.argument("query", metavar="[QUERY|IMAGE]", required=False)
 @click.option("--collection", required=True, help="Name of the collection.")
 @connection_options
+@click.option("--similar", metavar="ID", help="Search with a stored point instead.")
+@click.option("--positive", metavar="QUERY|IMAGE", multiple=True, help="Example of what is sought; repeatable.")
+@click.option("--negative", metavar="QUERY|IMAGE", multiple=True, help="Example of what is not; repeatable.")
 @click.option("--unsafe", is_flag=True, help="Answer the query as asked, with unsafe results.")
-@click.option("--limit", default=10, show_default=True, type=click.IntRange(1, 10_000))
+@click.option(
+    "--limit", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Hits, or groups, at most."
+)
+@click.option("--offset", default=0, type=click.IntRange(0), help="Hits to leave out before them.")
 @click.option("--modality", type=click.Choice(["image", "text"]), help="Find only points of this kind.")
 @click.option("--threshold", type=float, help="Stricter threshold of the unsafe score than the model's.")
-@click.option("--filter", "condition", metavar="JSON", help="Qdrant filter on the payload; it can only narrow.")
+@filter_option
+@click.option("--group-by", metavar="KEY", help="Group the hits by a payload field.")
+@click.option("--group-size", default=3, show_default=True, type=click.IntRange(1), help="Hits of each group at most.")
+@click.option(
+    "--traversal",
+    type=click.Choice(["geodesic", "adaptive", "reference", "none"]),
+    default="geodesic",
+    show_default=True,
+    help="How an unsafe query is redirected.",
+)
+@click.option(
+    "--rerank",
+    type=click.Choice(["exact", "formula"]),
+    help="Compute distances anew: in float64 from the stored points, or in the engine.",
+)
+@click.option(
+    "--penalty", default=0.0, type=click.FloatRange(0), help="Distance that an unsafe score of 1 adds in the ranking."
+)
 @model_option
 @json_option
 def command(
-    query: str,
+    query: str | None,
     collection: str,
     location: str | None,
     url: str | None,
     api_key: str | None,
     prefer_grpc: bool,
+    similar: str | None,
+    positive: tuple[str, ...],
+    negative: tuple[str, ...],
     unsafe: bool,
     limit: int,
+    offset: int,
     modality: Literal["image", "text"] | None,
     threshold: float | None,
-    condition: str | None,
+    condition: dict[str, Any] | None,
+    group_by: str | None,
+    group_size: int,
+    traversal: Traversal,
+    rerank: Literal["exact", "formula"] | None,
+    penalty: float,
     model: str,
     as_json: bool,
 ) -> None:
-    r"""Search a collection by text or by image.
+    r"""Search a collection by text or by image, by a stored point (--similar) or by examples (--positive, --negative).
 
     An unsafe query is redirected to its safe counterpart and only safe points are returned, unless --unsafe is given.
 
@@ -57,30 +94,51 @@ def command(
     hysac search "a man with a gun" --collection photos --location ./data
     hysac search photo.jpg --collection photos --location ./data --modality text
     hysac search "a fight" --collection photos --url http://localhost:6333 --unsafe --json
+    hysac search --positive beach.jpg --positive "a dog" --negative "a cat" --collection photos --location ./data
     """
     place = connection(location, url, api_key, prefer_grpc)
+    asked = _asked(query, similar, positive, negative)
+    if group_by is not None and offset:
+        raise click.UsageError("--offset is for single hits; leave it out with --group-by")
     from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.queries import IMAGE_SUFFIXES
+    from hysac_retrieval.policy import SafetyPolicy
     from hysac_retrieval.search import connect
 
     encoder = Encoder.load(model)
-    # A name with the suffix of an image is meant as a file: one that is missing must not become a text query.
-    is_image = Path(query).suffix.lower() in IMAGE_SUFFIXES and (Path(query).exists() or " " not in query)
-    with connect(collection, model=encoder, **place) as engine:
-        result = engine.search(
-            Path(query) if is_image else query,
-            safe=not unsafe,
-            limit=limit,
-            modality=modality,
-            threshold=threshold,
-            filter=_filter(condition),
-        )
-    if not is_image and encoder.count_tokens(query) > encoder.text_spec.context_length:
-        click.echo("The query is longer than the model reads; only its beginning counts.", err=True)
+    with connect(collection, model=encoder, policy=SafetyPolicy(traversal=traversal), **place) as engine:
+        options: Any = {
+            "safe": not unsafe,
+            "modality": modality,
+            "threshold": threshold,
+            "filter": condition,
+            "rerank": rerank,
+            "penalty": penalty,
+        }
+        result: SearchResult | GroupedResult
+        if group_by is None:
+            result = engine.search(asked, limit=limit, offset=offset, **options)
+        else:
+            result = engine.search_groups(asked, group_by, groups=limit, size=group_size, **options)
+    warn_if_cut(encoder, [text for text in (query, *positive, *negative) if text is not None])
     if as_json:
         print_json(result.to_dict())
     else:
-        print_result(result, encoder.safety.threshold)
+        print_result(result, encoder.safety.threshold, first=offset + 1)
+
+
+def _asked(query: str | None, similar: str | None, positive: Sequence[str], negative: Sequence[str]) -> Query:
+    """What is searched with: exactly one of a query, a stored point and examples."""
+    if (query is not None) + (similar is not None) + bool(positive) != 1:
+        raise click.UsageError("say what to search with: a QUERY, --similar ID, or --positive examples; one of them")
+    if negative and not positive:
+        raise click.UsageError("--negative goes with --positive examples; give the query as one")
+    from hysac_retrieval.queries import Examples, PointRef
+
+    if similar is not None:
+        return PointRef(int(similar) if similar.isdecimal() else similar)
+    if positive:
+        return Examples(tuple(query_of(one) for one in positive), tuple(query_of(one) for one in negative))
+    return query_of(query or "")
 
 
 def describe(query: QueryInfo) -> str:
@@ -92,24 +150,44 @@ def describe(query: QueryInfo) -> str:
     return f"{line}, searched as asked" + ("" if query.safe else " (unsafe results allowed)")
 
 
-def print_result(result: SearchResult, threshold: float) -> None:
-    """Print a result as a table, with what was done to the query above it; scores up to the threshold in green."""
+def print_result(result: SearchResult | GroupedResult, threshold: float, *, first: int = 1) -> None:
+    """Print a result as a table, or one for each group, with what was done to the query above.
+
+    Args:
+        result: What a search returned.
+        threshold: Scores up to it are green.
+        first: Rank of the first hit.
+    """
+    from hysac_retrieval.results import GroupedResult
+
+    out = console()
+    query = result.query
+    out.print(describe(query), style="bold", markup=False)
+    if query.path:
+        steps = (f"{step.radius:.2f} ({step.safe_share:.0%} safe)" for step in query.path)
+        out.print(f"nearest points on the way: {' → '.join(steps)}", style="dim", markup=False)
+    if query.threshold is not None:
+        out.print(f"safe results only (unsafe score ≤ {query.threshold:.3g})", style="dim", markup=False)
+    if not len(result):
+        out.print("nothing found")
+    elif isinstance(result, GroupedResult):
+        for group in result:
+            out.print(f"\n{group.value}", style="bold", markup=False)
+            out.print(_table(group.hits, threshold, 1))
+    else:
+        out.print(_table(result.hits, threshold, first))
+
+
+def _table(hits: Sequence[Hit], threshold: float, first: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    out = console()
-    out.print(describe(result.query), style="bold", markup=False)
-    if result.query.threshold is not None:
-        out.print(f"safe results only (unsafe score ≤ {result.query.threshold:.3g})", style="dim", markup=False)
-    if not result.hits:
-        out.print("nothing found")
-        return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("#", "distance", "unsafe", "radius"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("kind", no_wrap=True)
     table.add_column("payload")
-    for rank, hit in enumerate(result.hits, start=1):
+    for rank, hit in enumerate(hits, start=first):
         is_safe = hit.unsafe is not None and hit.unsafe <= threshold
         table.add_row(
             str(rank),
@@ -119,7 +197,7 @@ def print_result(result: SearchResult, threshold: float) -> None:
             hit.modality or "–",
             Text(summary(hit.payload)),
         )
-    out.print(table)
+    return table
 
 
 def summary(payload: Any) -> str:
@@ -127,15 +205,3 @@ def summary(payload: Any) -> str:
     first = [name for name in ("file", "caption", "text") if name in payload]
     names = [*first, *(name for name in payload if name not in first)]
     return shorten("  ".join(f"{name}={shorten(payload[name])}" for name in names), 160)
-
-
-def _filter(condition: str | None) -> dict[str, Any] | None:
-    if condition is None:
-        return None
-    try:
-        value = json.loads(condition)
-    except json.JSONDecodeError as error:
-        raise click.BadParameter(f"not JSON: {error}", param_hint="--filter") from error
-    if not isinstance(value, dict):
-        raise click.BadParameter(f"expected a JSON object, found {type(value).__name__}", param_hint="--filter")
-    return value

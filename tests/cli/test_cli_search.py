@@ -1,4 +1,4 @@
-"""``hysac search``, ``hysac info`` and ``hysac doctor``."""
+"""``hysac search``, ``hysac explain``, ``hysac info`` and ``hysac doctor``."""
 
 from __future__ import annotations
 
@@ -60,9 +60,96 @@ def test_a_query_longer_than_the_model_reads_is_noted(run: Run, photos: Photos) 
     assert json.loads(result.stdout)["hits"]
 
 
+def test_a_stored_point_can_be_searched_with(run: Run, photos: Photos) -> None:
+    everything = found(run("search", "a man with a gun", *photos.options, "--unsafe", "--json"))["hits"]
+    similar = found(run("search", "--similar", everything[0]["id"], *photos.options, "--unsafe", "--json"))
+    assert [hit["id"] for hit in similar["hits"]] == [hit["id"] for hit in everything[1:]]
+    safe = found(run("search", "--similar", everything[0]["id"], *photos.options, "--json"))
+    assert safe["query"]["redirected"]
+    assert len(safe["hits"]) == 4
+
+
+def test_examples_can_be_texts_and_images(run: Run, photos: Photos) -> None:
+    image = photos.pictures / "sea.jpg"
+    examples = ("--positive", image, "--positive", "the dog in the park", "--negative", "a man with a gun")
+    result = found(run("search", *examples, *photos.options, "--json"))
+    assert result["query"]["modality"] is None
+    alone = found(run("search", "--positive", image, *photos.options, "--json"))
+    assert alone["hits"] == found(run("search", image, *photos.options, "--json"))["hits"]
+
+
+def test_pages_go_on_where_the_last_one_ended(run: Run, photos: Photos) -> None:
+    whole, page = (
+        run("search", "a dog", *photos.options, *more).stdout.splitlines()
+        for more in ((), ("--offset", 2, "--limit", 1))
+    )
+    assert page[-1].split() == whole[-2].split()
+    assert page[-1].split()[0] == "3"
+
+
+def test_hits_can_be_grouped(run: Run, photos: Photos) -> None:
+    options = ("a dog", *photos.options, "--unsafe", "--group-by", "file", "--limit", 2)
+    groups = found(run("search", *options, "--json"))["groups"]
+    assert [[hit["payload"]["file"] for hit in group["hits"]] for group in groups] == [[g["value"]] for g in groups]
+    assert len(groups) == 2
+    lines = run("search", *options).stdout.splitlines()
+    assert {group["value"] for group in groups} < set(lines)
+    assert "nothing found" in run("search", *options[:-4], "--group-by", "album").stdout
+
+
+def test_the_path_of_an_adaptive_search_is_shown(run: Run, photos: Photos) -> None:
+    options = ("search", "a man with a gun", *photos.options, "--traversal", "adaptive")
+    path = found(run(*options, "--json"))["query"]["path"]
+    assert path[0]["radius"] == pytest.approx(2.0, abs=1e-4)
+    assert [step["chosen"] for step in path].count(True) == 1
+    assert run(*options).stdout.splitlines()[1].startswith("nearest points on the way: 2.00 (")
+
+
+def test_a_penalty_and_exact_distances_can_be_asked_for(run: Run, photos: Photos) -> None:
+    plain, exact, ordered = (
+        found(run("search", "a man with a gun", *photos.options, "--unsafe", "--json", *more))["hits"]
+        for more in ((), ("--rerank", "exact"), ("--penalty", 100))
+    )
+    assert [hit["id"] for hit in plain] == [hit["id"] for hit in exact]
+    assert [round(hit["unsafe"], 3) for hit in ordered] == sorted(round(hit["unsafe"], 3) for hit in plain)
+
+
+def test_explain_follows_a_query_to_the_origin(run: Run, photos: Photos) -> None:
+    way = found(run("explain", "a man with a gun", *photos.options, "--steps", 5, "--near", 2, "--json"))
+    radii = [step["radius"] for step in way["steps"]]
+    assert radii == sorted(radii, reverse=True)
+    assert (way["asked"], way["steps"][-1]["radius"], len(radii)) == ("a man with a gun", 0.0, 6)
+    assert way["query"]["redirected"]
+    assert [step["radius"] for step in way["steps"] if step["searched"]] == [pytest.approx(1.1, abs=1e-6)]
+    assert all(hit["unsafe"] <= 0.5 for step in way["steps"] for hit in (*step["entailing"], *step["nearest"]))
+    unsafe = found(run("explain", "a man with a gun", *photos.options, "--unsafe", "--json"))
+    assert unsafe["steps"][0]["nearest"][0]["payload"]["text"] == "a man with a gun"
+
+
+def test_explain_prints_a_table_and_draws(run: Run, photos: Photos, tmp_path: Path) -> None:
+    image = photos.pictures / "sea.jpg"
+    plot = tmp_path / "way.html"
+    result = run("explain", image, *photos.options, "--plot", plot)
+    assert result.stdout.startswith("image query: radius")
+    assert "the query, searched" in result.stdout
+    assert "origin" in result.stdout
+    assert f"Plot: {plot}" in result.stdout
+    assert "sea.jpg" in plot.read_text(encoding="utf-8")
+    refused = run("explain", image, *photos.options, "--plot", tmp_path / "way.gif")
+    assert (refused.exit_code, ".html or .png" in refused.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
+        ((), 2, "what to search with"),
+        (("a dog", "--similar", "1"), 2, "one of them"),
+        (("--negative", "a dog"), 2, "what to search with"),
+        (("a dog", "--negative", "a cat"), 2, "--positive"),
+        (("--similar", "1"), 1, "no point 1"),
+        (("--similar", "one"), 1, "UUID"),
+        (("a dog", "--group-by", "file", "--offset", "1"), 2, "--offset"),
+        (("a dog", "--penalty", "-1"), 2, "--penalty"),
         (("lost.png",), 1, "does not exist"),
         (("",), 1, "empty"),
         (("a dog", "--threshold", "0.9"), 2, "threshold"),

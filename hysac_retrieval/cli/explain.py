@@ -1,0 +1,113 @@
+"""``hysac explain``: the way of a query to the origin, and what entails it there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hysac_retrieval.cli.common import (
+    Command,
+    connection,
+    connection_options,
+    console,
+    json_option,
+    model_option,
+    print_json,
+    shorten,
+)
+from hysac_retrieval.cli.queries import filter_option, query_of, warn_if_cut
+
+if TYPE_CHECKING:
+    from hysac_retrieval.explain import ExplainedStep, Explanation
+
+
+@click.command("explain", cls=Command)
+@click.argument("query", metavar="QUERY|IMAGE")
+@click.option("--collection", required=True, help="Name of the collection.")
+@connection_options
+@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 64), help="Points of the way.")
+@click.option(
+    "--near", default=3, show_default=True, type=click.IntRange(1, 20), help="Texts and points to show at each."
+)
+@click.option("--unsafe", is_flag=True, help="Show unsafe points as well.")
+@filter_option
+@click.option(
+    "--plot", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Draw it too, as .html or .png."
+)
+@model_option
+@json_option
+def command(
+    query: str,
+    collection: str,
+    location: str | None,
+    url: str | None,
+    api_key: str | None,
+    prefer_grpc: bool,
+    steps: int,
+    near: int,
+    unsafe: bool,
+    condition: dict[str, object] | None,
+    plot: Path | None,
+    model: str,
+    as_json: bool,
+) -> None:
+    r"""Show how unsafe a query is on its way to the origin, and which stored texts entail it there.
+
+    A text entails a point that lies in its entailment cone; the nearer to the origin, the more general it is.
+
+    \b
+    hysac explain "a man with a gun" --collection photos --location ./data
+    hysac explain photo.jpg --collection photos --location ./data --plot way.html
+    """
+    place = connection(location, url, api_key, prefer_grpc)
+    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.explain_plot import save_plot
+    from hysac_retrieval.search import connect
+
+    encoder = Encoder.load(model)
+    with connect(collection, model=encoder, **place) as engine:
+        explanation = engine.explain(query_of(query), steps=steps, near=near, safe=not unsafe, filter=condition)
+    warn_if_cut(encoder, [query])
+    if plot is not None:
+        save_plot(explanation, plot)
+    if as_json:
+        print_json(explanation.to_dict())
+        return
+    _print(explanation)
+    if plot is not None:
+        click.echo(f"Plot: {plot}")
+
+
+def _print(explanation: Explanation) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from hysac_retrieval.explain_plot import label, notes
+
+    out = console()
+    for number, note in enumerate(notes(explanation)):
+        out.print(note, style="bold" if number == 0 else "dim", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0))
+    for name in ("radius", "unsafe"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("where", "entailed by", "nearest"):
+        table.add_column(name)
+    for row, step in enumerate(explanation.steps):
+        table.add_row(
+            f"{step.radius:.3f}",
+            Text(f"{step.unsafe:.3f}", style="red" if step.counts_unsafe else "green"),
+            _where(row, step),
+            Text("\n".join(shorten(label(hit), 60) for hit in step.entailing) or "–"),
+            Text("\n".join(shorten(label(hit), 60) for hit in step.nearest) or "–", style="dim"),
+        )
+    out.print(table)
+
+
+def _where(row: int, step: ExplainedStep) -> str:
+    names = ["the query"] if row == 0 else []
+    if step.searched:
+        names.append("searched")
+    names.append("beyond the boundary" if step.beyond else "origin" if step.radius == 0 else "within")
+    return ", ".join(names)
