@@ -33,7 +33,7 @@ class RadiusStats(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    count: int = Field(ge=1)
+    count: int = Field(ge=0, description="Samples; 0 where the figures were taken over from elsewhere.")
     mean: float = Field(ge=0)
     std: float = Field(ge=0)
     percentiles: dict[int, float] = Field(description="Percentile (0 to 100) to radius.")

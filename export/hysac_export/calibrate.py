@@ -103,15 +103,20 @@ def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, mend: str = M
 
 
 def with_threshold(
-    parts: Mapping[Modality, ModalityProfile], radii: Mapping[str, Floats], source: str, max_miss: float = MAX_MISS
+    parts: Mapping[Modality, ModalityProfile],
+    radii: Mapping[str, Floats],
+    source: str,
+    max_miss: float = MAX_MISS,
+    most: float = 0.5,
 ) -> SafetyProfile:
     """Put a profile together, with the threshold that lets at most `max_miss` of the unsafe points through.
 
     Args:
         parts: Text and image.
-        radii: Radii of the four groups, by their names in `encoded.GROUPS`.
+        radii: Radii of the groups, by their names in `encoded.GROUPS`; of a modality both groups or neither.
         source: What the profile was computed from, in words.
         max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
+        most: Largest threshold, in [0, 1).
 
     Raises:
         TrainingError: The parts make no valid profile.
@@ -121,10 +126,10 @@ def with_threshold(
     except ValidationError as error:
         raise TrainingError(f"the radii of this model give no valid safety profile: {error}") from error
     limits = []
-    for modality in MODALITIES:
+    for modality in (name for name in MODALITIES if f"unsafe_{name}" in radii):
         safe, unsafe = (profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe"))
         limits.append(_threshold(safe, unsafe, max_miss))
-    return profile.model_copy(update={"threshold": min(0.5, *limits)})
+    return profile.model_copy(update={"threshold": min(most, *limits)})
 
 
 def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[float, float]:
