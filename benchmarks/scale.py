@@ -1,0 +1,179 @@
+"""Time to build, bytes per point, latency and recall of collections that grow tenfold.
+
+    python benchmarks/scale.py
+    python benchmarks/scale.py --sizes 10000 --sizes 100000 --dim 256 --quantization int8
+
+Points are random, made in blocks and forgotten, so that never more than one block is in memory beside the engine; exact
+float64 search over all of them takes each block as it passes. The collections are then searched in turns, so that what
+slows the machine slows all sizes alike. Every search walks the graph. Queries are texts, half of them unsafe.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from common import RESULTS, WALKED, ExactSearch, K, Points, interleaved, recall, show_table, write_report
+from points import CURVATURE, Synthetic
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.collection import OVERSAMPLING
+from hysac_retrieval.index import Index
+from hysac_retrieval.safety import redirect
+from hysac_retrieval.search import SafeSearch
+from hysac_retrieval.stores.base import Quantization
+
+SIZES = (10_000, 100_000, 1_000_000)
+BLOCK = 10_000
+GOAL = 2.0
+
+
+@dataclass
+class Built:
+    """A collection of one size.
+
+    Attributes:
+        engine: Searches it.
+        queries: Points asked for, (n, d).
+        everything: What is nearest to them.
+        safe: What is nearest among the safe points, to where a safe search looks.
+        report: What its making cost.
+    """
+
+    engine: SafeSearch
+    queries: Points
+    everything: ExactSearch
+    safe: ExactSearch
+    report: dict[str, Any]
+
+
+def build(stack: ExitStack, size: int, count: int, dim: int, lift: str, quantization: Quantization | None) -> Built:
+    """Fill a collection block by block, with exact search beside it."""
+    source = Synthetic(dim, clusters=max(size // 40, 1))
+    safety = source.safety()
+    asked = np.concatenate([source.draw(f"{kind}_text", count // 2, block=1) for kind in ("safe", "unsafe")])
+    everything = ExactSearch(asked, K, CURVATURE)
+    safe = ExactSearch(redirect(asked, "text", safety, CURVATURE)[0], K, CURVATURE)
+    options: dict[str, Any] = {"lift": "poincare"} if lift == "poincare" else {"sample": source.images(2000, block=2)}
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    index = stack.enter_context(
+        Index.create("points", **source.space(), **options, quantization=quantization, hnsw=WALKED, location=folder)
+    )
+    upsert = 0.0
+    for block, first in enumerate(range(0, size, BLOCK)):
+        points = source.images(min(BLOCK, size - first), block=10 + block)
+        rows = np.arange(first, first + len(points))
+        everything.add(points, rows)
+        allowed = safety.unsafe(lorentz.dist0(points, CURVATURE), "image") <= safety.threshold
+        safe.add(points[allowed], rows[allowed])
+        start = time.perf_counter()
+        index.upsert(rows.tolist(), points, modality="image", payloads=[{"path": f"{row}.jpg"} for row in rows])
+        upsert += time.perf_counter() - start
+    start = time.perf_counter()
+    index.optimize()
+    optimize = time.perf_counter() - start
+    info = index.info()
+    report = {
+        "points": size,
+        "seconds": {"upsert": round(upsert, 2), "optimize": round(optimize, 2)},
+        "points_per_second": round(size / (upsert + optimize)),
+        "bytes_per_point": info.bytes_per_point and round(info.bytes_per_point, 1),
+        "indexed": info.indexed,
+        "safe": info.safe,
+    }
+    return Built(SafeSearch(index, None), asked, everything, safe, report)
+
+
+def found(built: Built, safe: bool) -> float:
+    """Recall@10 of all queries."""
+    results = built.engine.search_batch(built.queries, limit=K, safe=safe, query_modality="text")
+    truth = built.safe if safe else built.everything
+    return round(statistics.fmean(recall([[hit.id for hit in result] for result in results], truth, K)), 4)
+
+
+@click.command(help=__doc__)
+@click.option("--sizes", default=SIZES, multiple=True, show_default=True, help="Points; may be repeated.")
+@click.option("--dim", default=64, show_default=True, help="Space components.")
+@click.option("--lift", default="padded", show_default=True, type=click.Choice(("padded", "poincare")))
+@click.option("--quantization", type=click.Choice(tuple(OVERSAMPLING)), help="Default: none.")
+@click.option("--queries", default=100, show_default=True, help="Queries for the recall.")
+@click.option("--calls", default=500, show_default=True, help="Calls that are timed at each size.")
+@click.option("--quick", is_flag=True, help="A small run, to see that it works.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "scale.json", show_default=False)
+def main(
+    sizes: tuple[int, ...],
+    dim: int,
+    lift: str,
+    quantization: Quantization | None,
+    queries: int,
+    calls: int,
+    quick: bool,
+    out: Path,
+) -> None:
+    if quick:
+        sizes, dim, queries, calls = (200, 400), 8, 10, 10
+    with ExitStack() as stack:
+        collections = {}
+        for size in sorted(sizes):
+            collections[size] = build(stack, size, queries, dim, lift, quantization)
+            click.echo(f"{size} points: {collections[size].report['seconds']}", err=True)
+
+        def caller(built: Built, safe: bool) -> Any:
+            asked = built.queries
+            return lambda turn: built.engine.search(asked[turn % len(asked)], limit=K, safe=safe, query_modality="text")
+
+        for safe in (True, False):
+            times = interleaved({str(size): caller(built, safe) for size, built in collections.items()}, calls)
+            for size, built in collections.items():
+                at = {"recall_at_10": found(built, safe), **times[str(size)].milliseconds()}
+                built.report["safe_search" if safe else "safe_false"] = at
+    runs = [built.report for built in collections.values()]
+    growth = [
+        {
+            "from": before["points"],
+            "to": after["points"],
+            **{
+                name: round(after[name]["p50_ms"] / before[name]["p50_ms"], 3) for name in ("safe_search", "safe_false")
+            },
+        }
+        for before, after in pairwise(runs)
+    ]
+    header = ("points", "p50 growth", "p50 ms", "recall@10", "safe=False p50 ms", "recall@10", "build s", "bytes/point")
+    show_table(
+        header,
+        [
+            (
+                run["points"],
+                grown,
+                run["safe_search"]["p50_ms"],
+                run["safe_search"]["recall_at_10"],
+                run["safe_false"]["p50_ms"],
+                run["safe_false"]["recall_at_10"],
+                round(sum(run["seconds"].values()), 1),
+                run["bytes_per_point"],
+            )
+            for run, grown in zip(runs, ["", *(f"{step['safe_search']:.2f}" for step in growth)], strict=True)
+        ],
+    )
+    report = {
+        "what": "a collection of random points as it grows; latency of SafeSearch.search, limit 10, embedded engine",
+        "goal": {"p50_growth_from_100k_to_1m_at_most": GOAL},
+        "dim": dim,
+        "lift": lift,
+        "quantization": quantization,
+        "p50_growth": growth,
+        "runs": runs,
+    }
+    write_report(report, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Every benchmark runs, measures what it says, and writes its report. How fast this machine is, is not judged."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hysac_retrieval import lorentz
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Import scripts of the folder, as they import each other, and forget them afterwards."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module
+    for name, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "").parent == FOLDER:
+            del sys.modules[name]
+
+
+def run(module: ModuleType, out: Path, *options: str) -> tuple[dict[str, Any], str]:
+    result = CliRunner().invoke(module.main, [*options, "--out", str(out / "report.json")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    report = json.loads((out / "report.json").read_text())
+    assert report["machine"]["cores"] >= 1
+    return report, result.output
+
+
+def test_recall_reports_every_kind_of_query(load: Load, tmp_path: Path) -> None:
+    report, shown = run(load("recall"), tmp_path, "--synthetic", "--quick")
+    assert set(report["recall_at_10"]) == {"safe text", "unsafe text", "unsafe text, traversed", "unsafe image"}
+    assert report["recall_at_10"]["safe text"]["ef=default"]["recall"] == 1.0
+    assert report["recall_at_10_safe_true"]["unsafe text, traversed"]["recall"] == 1.0
+    assert report["traversed"] == 8
+    assert "unsafe text, traversed" in shown
+
+
+def test_recall_grid_covers_lifts_quantizations_and_candidates(load: Load, tmp_path: Path) -> None:
+    options = ["--quantization", "float32", "--quantization", "turbo4"]
+    report, shown = run(load("recall"), tmp_path, "--grid", "--synthetic", "--quick", *options)
+    (found,) = report["runs"].values()
+    assert list(found["collections"]) == [
+        f"{lift}, {kind}" for lift in ("padded", "poincare") for kind in ("float32", "turbo4")
+    ]
+    assert found["collections"]["padded, float32"]["recall_at_1_10_100"]["safe text"] == {
+        "L=10": [1.0, 1.0, None],
+        "L=100": [1.0, 1.0, 1.0],
+    }
+    # Ten candidates by Euclidean distance are not the ten nearest, a hundred hold them.
+    poincare = found["collections"]["poincare, float32"]["recall_at_1_10_100"]["unsafe image"]
+    assert poincare["L=10"][1] < poincare["L=100"][1]
+    assert "poincare, turbo4" in shown
+
+
+def test_latency_compares_with_the_plain_query(load: Load, tmp_path: Path) -> None:
+    report, shown = run(load("latency"), tmp_path, "--quick")
+    (found,) = report["runs"]
+    assert found["latency"]["plain cosine"]["ratio"]["p50"] == 1.0
+    assert all(row["p99_ms"] >= row["p50_ms"] > 0 for row in found["latency"].values())
+    assert set(found["queries_per_second_by_threads"]["safe search"]) == {"1", "2", "8"}
+    assert shown.index("p50 ratio") < shown.index("p50 ms")
+
+
+def test_scale_builds_every_size(load: Load, tmp_path: Path) -> None:
+    report, _ = run(load("scale"), tmp_path, "--quick", "--quantization", "turbo8")
+    assert [(row["points"], row["safe_search"]["recall_at_10"]) for row in report["runs"]] == [(200, 1.0), (400, 1.0)]
+    assert [(step["from"], step["to"]) for step in report["p50_growth"]] == [(200, 400)]
+    assert all(row["bytes_per_point"] > 0 for row in report["runs"])
+
+
+def test_filters_finds_all_and_only_safe_points(load: Load, tmp_path: Path) -> None:
+    report, _ = run(load("filters"), tmp_path, "--quick")
+    assert list(report["runs"]) == ["1 % safe", "10 % safe", "50 % safe", "99 % safe"]
+    assert report["goal"]["met"]
+    rare = report["runs"]["1 % safe"]["padded, float32"]
+    assert {row["unsafe_returned"] for row in rare.values()} == {0}
+    # What the benchmark is about: four safe points among four hundred are not all among the hundred nearest.
+    assert rare["safe text"]["filtered_afterwards"] < rare["safe text"]["recall"] == 1.0
+
+
+@pytest.mark.parametrize("spread", ["narrow", "medium", "wide"])
+def test_exact_search_of_the_benchmarks_is_exact(load: Load, spread: str) -> None:
+    """In blocks and through float32, against all float64 distances; near neighbours and far-out points included."""
+    common, points = load("common"), load("points")
+    source = points.Synthetic(12, spread, clusters=5)
+    gallery = source.images(500)
+    gallery[100:200] = gallery[:100] * (1 + 1e-5)
+    queries = np.concatenate([source.draw("unsafe_text", 10, block=1), gallery[:10]])
+    common.ExactSearch._BLOCK, before = 64, common.ExactSearch._BLOCK
+    try:
+        found = common.exact(gallery, queries, 7, points.CURVATURE, np.arange(50, 500))
+    finally:
+        common.ExactSearch._BLOCK = before
+    distances = lorentz.dist(gallery[None, 50:], queries[:, None], points.CURVATURE)
+    np.testing.assert_array_equal(found.rows, 50 + np.argsort(distances, axis=1, kind="stable")[:, :7])
+
+
+def test_recall_counts_points_at_the_distance_of_the_last(load: Load) -> None:
+    common = load("common")
+    points = np.array([[0.1], [0.2], [-0.2], [0.3]])
+    truth = common.exact(points, np.zeros((1, 1)), 2, 1.0)
+    assert common.recall([[0, 2]], truth, 2, points) == [1.0]  # row 1 and row 2 are equally near
+    assert common.recall([[0, 2]], truth, 2) == [0.5]
+    assert common.recall([[0, 3]], truth, 2, points) == [0.5]
+    assert common.recall([[]], truth, 2, points) == [0.0]
+
+
+def test_synthetic_blocks_are_the_same_every_time_and_differ_from_each_other(load: Load) -> None:
+    points = load("points")
+    one, other = (points.Synthetic(16, "narrow", clusters=3) for _ in range(2))
+    np.testing.assert_array_equal(one.images(20, block=4), other.images(20, block=4))
+    assert not np.isin(one.images(20, block=4), one.images(20, block=5)).any()
+    safety = one.safety()
+    unsafe = safety.unsafe(lorentz.dist0(one.images(100, safe=0.25), points.CURVATURE), "image") > safety.threshold
+    assert unsafe.sum() == 75
