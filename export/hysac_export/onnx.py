@@ -25,6 +25,7 @@ from hysac_retrieval.bundle import (
     Bundle,
     ImageSpec,
     Manifest,
+    TextSpec,
     entry_of,
     write_manifest,
 )
@@ -102,6 +103,7 @@ def export_bundle(
     safety: SafetyProfile,
     out: str | Path,
     name: str,
+    text: TextSpec | None = None,
     lift: Lift | None = None,
     training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -122,6 +124,7 @@ def export_bundle(
         safety: Calibration of this very model.
         out: Folder to write.
         name: Name of the model.
+        text: Description of a tokenizer that `train_tokenizer` has not made.
         lift: Lift fitted on training points.
         training: Provenance, free form, JSON-serialisable.
         metrics: Evaluation results, free form, JSON-serialisable.
@@ -144,19 +147,19 @@ def export_bundle(
     out = Path(out)
     _check_target(out, overwrite)
     words = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(str(tokenizer))
-    frozen = _frozen(model, words, weights)
+    texts = text or text_spec(words, model.config.text.context_length)
+    frozen = _frozen(model, words, texts.end_id, weights)
     spec = ImageSpec(size=model.config.image.size, mean=cast(Any, tuple(mean)), std=cast(Any, tuple(std)))
-    texts = text_spec(words, model.config.text.context_length)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         folder = work / "bundle"
         folder.mkdir()
-        image, text = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
+        image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
         pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
         tokens = torch.full((2, texts.context_length), texts.end_id)
-        write_graph(image, "pixels", pixels, folder / spec.file)
-        write_graph(text, "tokens", tokens, folder / texts.file)
+        write_graph(image_graph, "pixels", pixels, folder / spec.file)
+        write_graph(text_graph, "tokens", tokens, folder / texts.file)
         _plain(words).save(str(folder / texts.tokenizer))
         manifest = Manifest(
             name=name,
@@ -172,7 +175,7 @@ def export_bundle(
             training=dict(training or {}),
             metrics=dict(metrics or {}),
         )
-        verification = verify_bundle(write_manifest(folder, manifest), image, text) | {"weights": weights}
+        verification = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph) | {"weights": weights}
         write_manifest(folder, manifest.model_copy(update={"verification": verification}))
         _put(folder, out, work / "replaced")
     finally:
@@ -242,8 +245,8 @@ def _store_halves(proto: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def _frozen(model: HySAC, tokenizer: Tokenizer, weights: Weights) -> HySAC:
-    """A float32 copy on the CPU, in evaluation mode, that does not share the model's weights."""
+def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> HySAC:
+    """A float32 copy on the CPU, in evaluation mode; `model` is left as it is."""
     if model.config.geometry != "hyperbolic":
         raise TrainingError(
             f"only hyperbolic models can be exported, this one is {model.config.geometry}: its points have no radius"
@@ -253,10 +256,13 @@ def _frozen(model: HySAC, tokenizer: Tokenizer, weights: Weights) -> HySAC:
             f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.config.text.vocab_size}; "
             "export with the tokenizer of the training run"
         )
-    end = text_spec(tokenizer, model.config.text.context_length).end_id
     if end != tokenizer.get_vocab_size() - 1:
         raise TrainingError(f"the end token has id {end}, not the highest; the text tower would pool elsewhere")
-    frozen = copy.deepcopy(model).cpu().float().eval()
+    tensors = [*model.parameters(), *model.buffers()]
+    settled = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors)
+    # Weights that nothing will change are shared with the copy: large models would not fit twice.
+    shared = {id(t): t for t in tensors} if settled and weights == "float32" else {}
+    frozen = copy.deepcopy(model, shared).cpu().float().eval()
     if weights == "float16":
         round_weights(frozen)
     elif weights != "float32":
