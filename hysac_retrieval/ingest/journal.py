@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -101,7 +101,7 @@ class Journal:
     @property
     def earlier(self) -> frozenset[str]:
         """Ids of the items that failed when they were last tried."""
-        return frozenset(key for key, entry in self._entries.items() if entry["event"] == _FAILED)
+        return failed_ids(self._entries)
 
     def fail(self, failure: FailedItem) -> None:
         """Note an item that could not be indexed."""
@@ -199,3 +199,8 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
         if event != _MENDED:
             entries[key] = entry
     return entries
+
+
+def failed_ids(entries: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """Ids of the items that failed when they were last tried, of what `read_journal` found."""
+    return frozenset(key for key, entry in entries.items() if entry["event"] == _FAILED)

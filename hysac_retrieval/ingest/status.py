@@ -12,7 +12,7 @@ from typing import Any
 from hysac_retrieval.index import Index
 from hysac_retrieval.ingest.decode import Decoding, Job
 from hysac_retrieval.ingest.items import FailedItem
-from hysac_retrieval.ingest.journal import LISTED, Journal
+from hysac_retrieval.ingest.journal import LISTED, failed_ids, read_journal
 from hysac_retrieval.ingest.options import SourceOptions
 from hysac_retrieval.ingest.plan import Planner, State, Task, grouped, left_points
 from hysac_retrieval.ingest.sources import Listing
@@ -66,8 +66,7 @@ def status_of(
         StoreError: The store fails.
     """
     listing = Listing(sources, options)
-    notes = Journal(None if journal is None else Path(journal))
-    planner = Planner(index, notes.earlier)
+    planner = Planner(index, failed_ids({} if journal is None else read_journal(Path(journal))))
     unreadable: list[FailedItem] = []
     counts: dict[State, int] = {"present": 0, "missing": 0, "stale": 0, "failed": 0}
 
