@@ -138,7 +138,8 @@ def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -
                 radius=radius,
                 unsafe=score,
                 counts_unsafe=score > profile.threshold,
-                beyond=radius > boundary,
+                # What has been moved onto the boundary is not beyond it, whatever the last digit says.
+                beyond=radius > boundary * (1 + 1e-9),
                 searched=np.array_equal(point, searched),
                 entailing=tuple(_entailing(core.collection, texts, row, answers[row])[:near]),
                 nearest=tuple(nearest[row]),

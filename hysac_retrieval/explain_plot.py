@@ -72,7 +72,7 @@ def render_html(explanation: Explanation) -> str:
     """The picture as one HTML page that refers to no other file."""
     return _PAGE.format(
         title=escape(explanation.asked),
-        notes="\n".join(f"<p>{escape(note)}</p>" for note in notes(explanation)),
+        notes="\n".join(f"<p>{escape(note)}</p>" for note in _legend(explanation)),
         width=_WIDTH,
         height=_TOP * 2 + _ROW * (len(explanation.steps) - 1),
         marks="\n".join(_marks(explanation)),
@@ -106,6 +106,12 @@ def captions(step: ExplainedStep) -> list[tuple[str, bool]]:
     return [(label(hit), bool(step.entailing)) for hit in step.entailing or step.nearest]
 
 
+def _legend(explanation: Explanation) -> Iterator[str]:
+    yield from notes(explanation)
+    if explanation.cones:
+        yield "Upright: stored texts that entail the query there. Italic, where there is none: what is nearest."
+
+
 def _marks(explanation: Explanation) -> Iterator[str]:
     steps = explanation.steps
     last = _TOP + _ROW * (len(steps) - 1)
@@ -113,9 +119,10 @@ def _marks(explanation: Explanation) -> Iterator[str]:
     for row, step in enumerate(steps):
         y = _TOP + _ROW * row
         if row and steps[row - 1].beyond and not step.beyond:
-            between = y - _ROW // 2 if step.radius < explanation.boundary * (1 - 1e-9) else y
+            between = y - _ROW // 2
             yield f'<line class="bound" x1="0" y1="{between}" x2="{_WIDTH}" y2="{between}"/>'
-            yield f'<text class="soft" x="0" y="{between - 6}">boundary {explanation.boundary:.3f}</text>'
+            bound = f"boundary {explanation.boundary:.3f}"
+            yield f'<text class="soft" x="{_WIDTH}" y="{between - 6}" text-anchor="end">{bound}</text>'
         if step.searched:
             yield f'<circle class="searched" cx="{_X}" cy="{y}" r="14"><title>searched here</title></circle>'
         yield f'<circle cx="{_X}" cy="{y}" r="9" fill="rgb{_colour(step.unsafe)}"/>'
@@ -162,11 +169,12 @@ def _save_png(explanation: Explanation, file: Path) -> None:
                 style="normal" if entails else "italic",
             )
         if row and steps[row - 1].beyond and not step.beyond:
-            between = row if step.radius >= explanation.boundary * (1 - 1e-9) else row - 0.5
-            axes.axhline(between, color="0.6", linestyle="--", linewidth=1, zorder=0)
-            axes.text(-0.2, between - 0.08, f"boundary {explanation.boundary:.3f}", color="0.45", fontsize=8)
+            axes.axhline(row - 0.5, color="0.6", linestyle="--", linewidth=1, zorder=0)
+            bound = f"boundary {explanation.boundary:.3f}"
+            axes.text(1, row - 0.55, bound, ha="right", color="0.45", fontsize=8)
     axes.set_xlim(-0.2, 1)
     axes.set_ylim(len(steps) - 0.5, -0.5)
     axes.set_axis_off()
-    axes.set_title(_cut(explanation.asked).replace("$", r"\$"), loc="left", fontsize=11)
+    heading = [_cut(explanation.asked), *_legend(explanation)]
+    axes.set_title("\n".join(heading).replace("$", r"\$"), loc="left", fontsize=10)
     figure.savefig(file, dpi=150)

@@ -151,6 +151,8 @@ def redirect(
     if mode == "geodesic":
         radius = lorentz.dist0(x, curvature)
         moved = (profile.unsafe(radius, modality) > profile.threshold) & (radius > calibration.boundary)
+        if not moved.any():
+            return x, moved
         return np.where(moved[:, None], lorentz.traverse(x, calibration.boundary, curvature), x), moved
     if mode == "reference":
         # The published bounds: 95th percentile of safe images for image queries, of safe texts for the others.

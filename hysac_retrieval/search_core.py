@@ -356,14 +356,16 @@ class SearchCore:
         self, located: Located, row: int, searched: NDArray[np.float64], asked: Asked, path: tuple[PathStep, ...]
     ) -> QueryInfo:
         metadata, kind = self.collection.metadata, located.kinds[row]
-        radius, nearer = (float(lorentz.dist0(x, metadata.curvature)) for x in (located.points[row], searched))
+        radius = radius_searched = float(lorentz.dist0(located.points[row], metadata.curvature))
         moved = not np.array_equal(located.points[row], searched)
+        if moved:
+            radius_searched = min(radius, float(lorentz.dist0(searched, metadata.curvature)))
         return QueryInfo(
             modality=kind,
             radius=radius,
             unsafe=profile_score(radius, kind, metadata.safety),
             redirected=moved,
-            radius_searched=min(radius, nearer),
+            radius_searched=radius_searched,
             safe=asked.safe,
             threshold=asked.bound if asked.safe else None,
             path=path,

@@ -58,14 +58,18 @@ def routes(
         mode: How unsafe queries are redirected.
         steps: Points of an adaptive route, 2 or more.
     """
-    searched = points.copy()
+    searched = points
     for kind in MODALITIES:
         # A point of unknown kind is held to both calibrations; the one that moves it farther in wins.
         rows = [row for row, found in enumerate(kinds) if found in (kind, None)]
         if not rows:
             continue
-        nearer, _ = redirect(points[rows], kind, profile, curvature, "geodesic" if mode == "adaptive" else mode)
-        wins = lorentz.dist0(nearer, curvature) < lorentz.dist0(searched[rows], curvature)
+        nearer, moved = redirect(points[rows], kind, profile, curvature, "geodesic" if mode == "adaptive" else mode)
+        if not moved.any():
+            continue
+        searched = searched.copy()
+        # The radius grows with the norm.
+        wins = (nearer**2).sum(axis=1) < (searched[rows] ** 2).sum(axis=1)
         searched[rows] = np.where(wins[:, None], nearer, searched[rows])
     if mode != "adaptive":
         return [Route(point[None, :], kind) for point, kind in zip(searched, kinds, strict=True)]

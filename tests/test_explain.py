@@ -68,7 +68,7 @@ def test_the_way_and_what_entails_it_agree_with_the_geometry(
         point = lorentz.traverse(query, step.radius, CURVATURE)
         assert step.unsafe == pytest.approx(float(unsafe(point, "text")))
         assert step.counts_unsafe == (step.unsafe > 0.5)
-        assert step.beyond == (step.radius > profile().text.boundary)
+        assert step.beyond == (step.radius > profile().text.boundary + 1e-6)
         inside = lorentz.exterior_angle(TEXTS, point[None, :], CURVATURE) <= lorentz.half_aperture(TEXTS, CURVATURE)
         expected = [row for row in nearest(point, TEXTS) if inside[row] and texts_shown[row]][:4]
         assert [hit.id for hit in step.entailing] == expected
