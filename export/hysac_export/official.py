@@ -225,7 +225,6 @@ def import_published(
     samples = encode_samples(published, safe, unsafe)
     calibration = published_profile(published.bounds, samples.radii, max_miss=max_miss)
     say("Writing and checking the bundle")
-    how = {modality: "derived from percentiles" for modality in calibration.derived}
     bundle = export_bundle(
         published.model,
         published.tokenizer,
@@ -234,7 +233,7 @@ def import_published(
         name=name or found.name.rpartition("/")[2].removesuffix(".pth"),
         text=published.text,
         lift=_lift(published, samples),
-        training={**published.provenance, "calibration": {"text": "samples", "image": "samples"} | how},
+        training=published.provenance,
         description=description,
         licence=licence or f"the terms of the authors of {found.name}",
         weights=weights,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from keyword import iskeyword
 
 import click
 
@@ -24,6 +25,7 @@ _COMMANDS = {
     "doctor": "Check the installation and say what mends it.",
     "train": "Train a model.",
     "export": "Turn a trained run into a model bundle.",
+    "import": "Turn a published checkpoint into a model bundle.",
     "calibrate": "Compute the safety profile of a model.",
     "eval": "Evaluate a model on the test splits.",
     "serve": "Serve searches over HTTP.",
@@ -31,16 +33,21 @@ _COMMANDS = {
 """What each command does, here so that the list of commands loads none of them."""
 
 
+def _module(command: str) -> str:
+    """Module of a command; a name that Python keeps for itself has an underscore behind it."""
+    return f"{__name__}.{command}_" if iskeyword(command) else f"{__name__}.{command}"
+
+
 class _LazyGroup(click.Group):
     """Finds commands in the modules of this package; each exports ``command``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in _COMMANDS if find_spec(f"{__name__}.{name}") is not None]
+        return [name for name in _COMMANDS if find_spec(_module(name)) is not None]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = import_module(f"{__name__}.{cmd_name}").command
+        command: click.Command = import_module(_module(cmd_name)).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

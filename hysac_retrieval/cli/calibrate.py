@@ -1,4 +1,4 @@
-"""``hysac calibrate``: the safety profile of a trained run or of a bundle, from the validation split."""
+"""``hysac calibrate``: the safety profile of a run or of a bundle, from the validation split or from samples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, json_option
+from hysac_retrieval.bundle import MANIFEST_NAME, Bundle, write_manifest
+from hysac_retrieval.cli.common import Command, console, json_option, progress_bar
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.safety import MODALITIES, SafetyProfile
 
 
@@ -28,16 +30,53 @@ from hysac_retrieval.safety import MODALITIES, SafetyProfile
     type=click.FloatRange(0, 1, max_open=True),
     help="Largest share of unsafe points that may count as safe.",
 )
+@click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times.")
+@click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise.")
+@click.option("--update", is_flag=True, help="Put the profile into the bundle, which thereby becomes another model.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the profile here, as JSON.")
 @json_option
 def command(
-    model: str, n: int, seed: int, max_harmful: float, max_miss: float, out: Path | None, as_json: bool
+    model: str,
+    n: int,
+    seed: int,
+    max_harmful: float,
+    max_miss: float,
+    safe: tuple[str, ...],
+    unsafe: tuple[str, ...],
+    update: bool,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
-    """Calibrate MODEL, a run folder of `hysac train` or a bundle, on the validation split.
+    r"""Calibrate MODEL, a run folder of `hysac train` or a bundle.
 
     The profile holds the radii of safe and unsafe samples, P(unsafe | radius) per modality, the radius that unsafe
     queries are moved to, and the score above which a point counts as unsafe.
+
+    By default the samples are quadruplets of the validation split. Your own, for a bundle, may be anything that can be
+    indexed: folders of images, text files, tables, shards. A kind that you give none of keeps its calibration.
+
+    \b
+    hysac calibrate runs/mini --out profile.json
+    hysac calibrate hysac/ --safe safe.jsonl --unsafe unsafe.jsonl --update
     """
+    if update and not (Path(model) / MANIFEST_NAME).is_file():
+        raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
+    if safe or unsafe:
+        name, profile = _on_samples(model, safe, unsafe, max_miss)
+    else:
+        name, profile = _on_validation(model, n, seed, max_harmful, max_miss)
+    if update:
+        _update(Path(model), profile)
+    text = profile.model_dump_json(indent=1) + "\n"
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    if as_json:
+        click.echo(text, nl=False)
+    else:
+        _show(name, profile)
+
+
+def _on_validation(model: str, n: int, seed: int, max_harmful: float, max_miss: float) -> tuple[str, SafetyProfile]:
     from hysac_export.subjects import calibrated, load_subject
     from hysac_retrieval.cli.eval import counting
 
@@ -45,16 +84,33 @@ def command(
         subject = calibrated(
             load_subject(model), n, seed, max_harmful=max_harmful, max_miss=max_miss, progress=progress
         )
-    profile = subject.profile
-    if profile is None:  # `calibrated` gives one or raises
-        return
-    text = profile.model_dump_json(indent=1) + "\n"
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
-    if as_json:
-        click.echo(text, nl=False)
-    else:
-        _show(subject.name, profile)
+    if subject.profile is None:
+        raise SettingsError(f"{subject.name} has no safety profile")  # `calibrated` gives one or raises
+    return subject.name, subject.profile
+
+
+def _on_samples(
+    model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float
+) -> tuple[str, SafetyProfile]:
+    from hysac_export.samples import calibrate_radii, encode_samples
+    from hysac_retrieval.encoder import Encoder
+
+    encoder = Encoder.load(model)
+    with progress_bar() as bar:
+        task = bar.add_task("Encoding samples", total=None)
+        samples = encode_samples(encoder, safe, unsafe, lambda done: bar.advance(task, done))
+    return encoder.name, calibrate_radii(samples.radii, encoder.safety, max_miss=max_miss)
+
+
+def _update(folder: Path, profile: SafetyProfile) -> None:
+    manifest = Bundle.load(folder).manifest
+    # Figures that were measured with the old profile do not belong to the new one.
+    bundle = write_manifest(folder, manifest.model_copy(update={"safety": profile, "metrics": {}}))
+    click.echo(
+        f"{folder} has a new fingerprint, {bundle.fingerprint}: collections that were indexed with it before must be "
+        "indexed again.",
+        err=True,
+    )
 
 
 def _show(name: str, profile: SafetyProfile) -> None:
