@@ -90,6 +90,20 @@ def test_filters_finds_all_and_only_safe_points(load: Load, tmp_path: Path) -> N
     assert rare["safe text"]["filtered_afterwards"] < rare["safe text"]["recall"] == 1.0
 
 
+def test_upload_compares_with_engines_and_encoder(load: Load, tmp_path: Path, toy_bundle: Path) -> None:
+    report, shown = run(load("upload"), tmp_path, "--quick", "--model", str(toy_bundle), "--threads", "1")
+    (points,) = report["points"]
+    assert points["points"] == 300
+    for ours, raw, ratio in zip(
+        *[iter(points["points_per_second"].values())] * 2, points["ratio"].values(), strict=True
+    ):
+        assert ratio == pytest.approx(ours / raw, rel=0.01)
+    images = report["images"]
+    assert list(images["images_per_second"]) == ["encoder, pixels", "encoder, files", "hysac-index, workers=0"]
+    assert images["ratio_to_encoder_on_pixels"]["encoder, pixels"] == 1.0
+    assert shown.index("ratio, embedded") < shown.index("ratio to pixels")
+
+
 @pytest.mark.parametrize("spread", ["narrow", "medium", "wide"])
 def test_exact_search_of_the_benchmarks_is_exact(load: Load, spread: str) -> None:
     """In blocks and through float32, against all float64 distances; near neighbours and far-out points included."""
