@@ -50,6 +50,7 @@ class FaultyServer:
         faults: Faults to come; None lets a request through. When there are none left, `last` is met for ever.
         last: See there.
         seen: Times of the requests for `path`.
+        largest: Bytes of the largest request that is taken; None for any.
     """
 
     url: str
@@ -58,6 +59,7 @@ class FaultyServer:
     faults: list[Fault | None] = field(default_factory=list)
     last: Fault | None = None
     seen: list[float] = field(default_factory=list)
+    largest: int | None = None
 
     def next(self, request: str) -> Fault | None:
         if self.path not in request:
@@ -80,6 +82,8 @@ def faulty_server() -> Iterator[FaultyServer]:
             body = self.rfile.read(length)
             with lock:
                 fault = server.next(f"{self.command} {self.path.partition('?')[0]}")
+                if server.largest is not None and len(body) > server.largest:
+                    fault = Fault(status=413)
             if fault is None:
                 self._send(*self._true_answer(body))
                 return

@@ -133,9 +133,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class VectorQuery:
-    """Searches that differ only in their vector, in the formula of their second stage if they have one, and perhaps in
-    their condition.
+    """Searches of one request.
 
+    They differ in their vector, in the formula of their second stage if they have one, and perhaps in their condition.
     Without formulas a point's score is the engine's own, and points come best first. With them, the first stage finds
     `candidates` points by vector and the second scores those by the formula, highest first.
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 from qdrant_client.local.qdrant_local import QdrantLocal
 
@@ -71,6 +72,7 @@ TIMEOUT = 30.0
 """Seconds that a server of ours may take to answer, if the caller does not say."""
 
 _OPTIMIZE_TIMEOUT = 3600.0
+_TOO_LARGE = 413
 _TELEMETRY_OF_SHARDS = 3  # the least level of detail at which a server describes the shards of its collections
 
 
@@ -228,7 +230,19 @@ class QdrantStore:
                     models.PointStruct(id=i, vector={VECTOR_NAME: v}, payload=dict(p))
                     for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
                 ]
-                self._call(name, partial(self._client.upsert, name, points, wait=True))
+                self._upsert(name, points)
+
+    def _upsert(self, name: str, points: list[models.PointStruct]) -> None:
+        try:
+            self._call(name, lambda: self._client.upsert(name, points, wait=True))
+        except StoreError as error:
+            cause, half = error.__cause__, len(points) // 2
+            # Points with long texts can be more than a server takes at once (32 MB, or what a proxy allows).
+            if half and isinstance(cause, UnexpectedResponse) and cause.status_code == _TOO_LARGE:
+                self._upsert(name, points[:half])
+                self._upsert(name, points[half:])
+                return
+            raise
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """See `Store.query`."""
