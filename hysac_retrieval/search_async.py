@@ -24,9 +24,9 @@ from hysac_retrieval.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.results import GroupedResult, PointId, SearchResult
 from hysac_retrieval.search import connect, load_encoder
 from hysac_retrieval.search_core import AskOptions, SearchCore, SearchOptions
-from hysac_retrieval.stores import Connection, HnswOptions
-from hysac_retrieval.stores.base import VECTOR_NAME
-from hysac_retrieval.stores.qdrant import is_local, translated
+from hysac_retrieval.stores import Connection, HnswOptions, Retry, retry_of
+from hysac_retrieval.stores.base import VECTOR_NAME, Opened
+from hysac_retrieval.stores.qdrant import client_options, is_local, translated
 from hysac_retrieval.stores.requests import (
     group_request,
     knows_formulas,
@@ -146,13 +146,17 @@ def aconnect(
 
     async def through_client(client: AsyncQdrantClient) -> _Session:
         encoder = await asyncio.to_thread(load_encoder, model)
-        with translated(name):
-            if not await client.collection_exists(name):
-                raise CollectionNotFoundError(f"no collection {name!r}; index something first, or create it")
-            formula = is_local(client) or knows_formulas((await client.info()).version)
-            opened = read_collection(await client.get_collection(name), formula=formula)
-        core = SearchCore.make(Collection.read(name, opened), encoder, policy)
-        return _Session(core, _through(client, name), _nothing)
+        retry = Retry()
+
+        async def opened() -> Opened:
+            with translated(name):
+                if not await client.collection_exists(name):
+                    raise CollectionNotFoundError(f"no collection {name!r}; index something first, or create it")
+                formula = is_local(client) or knows_formulas((await client.info()).version)
+                return read_collection(await client.get_collection(name), formula=formula)
+
+        core = SearchCore.make(Collection.read(name, await retry.acall(opened)), encoder, policy)
+        return _Session(core, _through(client, name, retry), _nothing)
 
     async def through_connection() -> _Session:
         engine = await asyncio.to_thread(
@@ -174,13 +178,9 @@ def aconnect(
                 lambda: asyncio.to_thread(engine.close),
             )
         engine.close()  # it has done its part: opening, or making, the collection
-        client = AsyncQdrantClient(
-            url=url,
-            api_key=connection.get("api_key"),
-            prefer_grpc=bool(connection.get("prefer_grpc")),
-            check_compatibility=False,
-        )
-        return _Session(engine.core, _through(client, name), client.close)
+        api_key, prefer_grpc = connection.get("api_key"), bool(connection.get("prefer_grpc"))
+        client = AsyncQdrantClient(**client_options(url, api_key, prefer_grpc, connection.get("timeout")))
+        return _Session(engine.core, _through(client, name, retry_of(connection)), client.close)
 
     if async_client is None:
         return AsyncSafeSearch(through_connection)
@@ -189,11 +189,11 @@ def aconnect(
     return AsyncSafeSearch(lambda: through_client(async_client))
 
 
-def _through(client: AsyncQdrantClient, name: str) -> _CarryOut:
+def _through(client: AsyncQdrantClient, name: str, retry: Retry) -> _CarryOut:
     """Carry out effects with an asynchronous client; what `effects.perform` does with a store."""
     local = is_local(client)
 
-    async def carry_out(effect: Effect) -> Any:
+    async def once(effect: Effect) -> Any:
         with translated(name):
             if isinstance(effect, Find):
                 return read_responses(await client.query_batch_points(name, query_requests(effect.query, local=local)))
@@ -203,7 +203,7 @@ def _through(client: AsyncQdrantClient, name: str) -> _CarryOut:
             records = await client.retrieve(name, list(effect.ids), with_payload=True, with_vectors=[VECTOR_NAME])
             return [stored(record) for record in records]
 
-    return carry_out
+    return lambda effect: retry.acall(lambda: once(effect))
 
 
 async def _nothing() -> None:

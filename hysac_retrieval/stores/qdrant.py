@@ -56,6 +56,7 @@ from hysac_retrieval.stores.retry import Retry, counted
 
 __all__ = [
     "QdrantStore",
+    "client_options",
     "group_request",
     "is_local",
     "knows_formulas",
@@ -79,6 +80,21 @@ _TELEMETRY_OF_SHARDS = 3  # the least level of detail at which a server describe
 def is_local(client: Any) -> bool:
     """Whether a client keeps its collections in this process."""
     return isinstance(getattr(client, "_client", None), QdrantLocal | AsyncQdrantLocal)
+
+
+def client_options(
+    url: str, api_key: str | None = None, prefer_grpc: bool = False, timeout: float | None = None
+) -> dict[str, Any]:
+    """Arguments of a client of our own, blocking or asynchronous; see `QdrantStore.connect`."""
+    return {
+        "url": url,
+        "api_key": api_key,
+        "prefer_grpc": prefer_grpc,
+        "timeout": math.ceil(TIMEOUT if timeout is None else timeout),
+        # The client's check of versions only warns, from a thread of its own. A server that is away or too old is found
+        # out by the first request, as an error.
+        "check_compatibility": False,
+    }
 
 
 class QdrantStore:
@@ -125,15 +141,7 @@ class QdrantStore:
         """
         try:
             if url is not None:
-                # Without the client's check of versions, which only warns, from a thread of its own: a server that is
-                # away or too old is found out by the first request, as an error.
-                client = QdrantClient(
-                    url=url,
-                    api_key=api_key,
-                    prefer_grpc=prefer_grpc,
-                    timeout=math.ceil(TIMEOUT if timeout is None else timeout),
-                    check_compatibility=False,
-                )
+                client = QdrantClient(**client_options(url, api_key, prefer_grpc, timeout))
             elif path is not None:
                 client = QdrantClient(path=path)
             else:

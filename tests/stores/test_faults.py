@@ -17,8 +17,10 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from faulty_server import Fault, FaultyServer, faulty_server
-from qdrant_client import QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient
+from spaces import CURVATURE, DIM, profile, random_points
 
+from hysac_retrieval import aconnect
 from hysac_retrieval.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -26,6 +28,7 @@ from hysac_retrieval.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from hysac_retrieval.index import Index
 from hysac_retrieval.stores import CollectionSpec, Retry, Store, VectorQuery, open_store
 from hysac_retrieval.stores.qdrant import QdrantStore
 
@@ -307,6 +310,28 @@ def test_asynchronous_calls_are_retried_alike() -> None:
 
     with pytest.raises(StoreUnavailableError, match=r"after 4 attempts"):
         asyncio.run(QUICK.acall(never))
+
+
+@pytest.mark.parametrize("own_client", [True, False])
+def test_an_asynchronous_search_outlasts_a_few_faults(server: FaultyServer, own_client: bool) -> None:
+    points = random_points(20)
+    with Index.create("c", dim=DIM, curvature=CURVATURE, safety=profile(), url=server.url) as index:
+        index.upsert(range(20), points, modality="image")
+
+    async def search() -> list[Any]:
+        client = AsyncQdrantClient(url=server.url, check_compatibility=False)
+        where: dict[str, Any] = {"async_client": client} if own_client else {"url": server.url, "retries": 2}
+        async with aconnect("c", model=None, **where) as engine:
+            server.expect("points/query", RESET, Fault(status=503))
+            found = [hit.id for hit in (await engine.search(points[7], safe=False, limit=1)).hits]
+            assert len(server.seen) == 3
+            server.expect("points/query", last=Fault(status=500))
+            with pytest.raises(StoreUnavailableError, match=r"after [34] attempts"):
+                await engine.search(points[7])
+        await client.close()
+        return found
+
+    assert asyncio.run(search()) == [7]
 
 
 @contextmanager
