@@ -261,7 +261,8 @@ class Collection:
         if options.keys() & {"limit", "offset"}:
             raise SettingsError("a grouped search takes groups and size instead of limit and offset")
         grouping = GroupQuery(by, checked_count(groups, "groups"), checked_count(size, "size"))
-        return self.plan(points, limit=min(groups * size, MAX_LIMIT), **options), grouping
+        paged: QueryOptions = {**options, "limit": min(groups * size, MAX_LIMIT)}
+        return self.plan(points, **paged), grouping
 
     def interpret_groups(self, plan: SearchPlan, answer: Sequence[Group]) -> dict[str | int, list[Hit]]:
         """Turn a store's groups into hits by value, nearest first, as groups and within them."""

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from pydantic import ValidationError
 
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.lift import Lift, PaddedLift, lift_from_dict
+from hysac_retrieval.lift import Lift, PaddedLift, PoincareLift, lift_from_dict
 from hysac_retrieval.metadata import CollectionMetadata, raw_fingerprint
 from hysac_retrieval.safety import MODALITIES, SafetyProfile
 from hysac_retrieval.stores.base import Quantization
@@ -82,8 +82,6 @@ def _chosen(
 
         return choose_lift(sample, curvature)
     if lift == "poincare":
-        from hysac_retrieval.lift.poincare import PoincareLift
-
         return PoincareLift(curvature=curvature, dim=dim), None
     if isinstance(lift, str) and lift != "padded":
         raise SettingsError(f"unknown lift {lift!r}; expected 'padded', 'poincare', 'auto' or a lift")
@@ -93,7 +91,7 @@ def _chosen(
         return PaddedLift.default(dim, curvature, _reach(safety, curvature)), None
     if sample is not None:
         raise SettingsError("lift and sample both say how points are stored; give one of them")
-    return (lift_from_dict(dict(lift)) if isinstance(lift, Mapping) else lift), None  # type: ignore[return-value]
+    return (lift_from_dict(dict(lift)) if isinstance(lift, Mapping) else lift), None
 
 
 def _reach(safety: SafetyProfile, curvature: float) -> float:

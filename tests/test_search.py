@@ -179,7 +179,9 @@ def test_options_out_of_range_are_refused(engine: SafeSearch, options: dict[str,
 
 
 def test_an_engine_may_forbid_unsafe_results(encoder: Encoder) -> None:
-    with connect("toy", location=":memory:", model=encoder, create=True, policy=SafetyPolicy(allow_unsafe=False)) as engine:
+    with connect(
+        "toy", location=":memory:", model=encoder, create=True, policy=SafetyPolicy(allow_unsafe=False)
+    ) as engine:
         fill(engine.index, encoder)
         assert len(engine.search("a dog")) == 5
         with pytest.raises(UnsafeNotAllowedError):

@@ -73,7 +73,7 @@ class SceneBatches(Dataset[Batch]):
     def _told(self, chosen: Sequence[Quadruplet], rng: np.random.Generator) -> list[Scene]:
         """The scenes as their captions tell them: some leave out one thing that both twins show.
 
-        Never a thing that decides on safety, and never the only one, so that a caption stays true of its picture.
+        Never a thing that decides on safety, so that a caption stays true of its picture, and two things at least stay.
         """
         sides: tuple[list[Scene], list[Scene]] = ([], [])
         for q, (draw, *picks) in zip(chosen, rng.random((len(chosen), 3)), strict=True):
@@ -81,7 +81,7 @@ class SceneBatches(Dataset[Batch]):
             omit = draw < self.config.data.omit and not q.context and bool(shared)
             for told, scene, pick in zip(sides, (q.safe, q.unsafe), picks, strict=True):
                 left = tuple(e for e in scene.entities if e != shared[int(pick * len(shared))]) if omit else ()
-                told.append(replace(scene, entities=left) if left else scene)
+                told.append(replace(scene, entities=left) if len(left) >= 2 else scene)
         return [*sides[0], *sides[1]]
 
     def _rows(self, step: int) -> Iterator[int]:

@@ -69,5 +69,4 @@ def _outlined(pixels: NDArray[np.float32], grey: float, strength: float) -> NDAr
     silhouette = Image.fromarray(pixels[..., 3].astype(np.uint8)).filter(ImageFilter.MaxFilter(3))
     wider = np.asarray(silhouette, np.float32)[..., None] * np.float32(strength)
     line = np.concatenate([wider * np.float32(grey / 255)] * 3 + [wider], axis=2)
-    under: NDArray[np.float32] = pixels + line * (1 - pixels[..., 3:] / 255)
-    return under
+    return np.asarray(pixels + line * (1 - pixels[..., 3:] / 255), np.float32)
