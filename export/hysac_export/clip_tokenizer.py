@@ -9,6 +9,7 @@ wrong code page) is left alone.
 from __future__ import annotations
 
 import gzip
+import unicodedata
 from importlib import resources
 from pathlib import Path
 
@@ -33,17 +34,8 @@ _VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 _CONTROL = r"[\x00-\x08\x0b\x0e-\x1f\x7f\x{206a}-\x{206f}\x{feff}\x{fff9}-\x{fffc}]"
 _SINGLE_QUOTES, _DOUBLE_QUOTES = "[\u02bc\u2018-\u201b]", "[\u201c-\u201f]"
-_LIGATURES = {
-    "\ufb00": "ff",
-    "\ufb01": "fi",
-    "\ufb02": "fl",
-    "\ufb03": "ffi",
-    "\ufb04": "ffl",
-    "\ufb05": "\u017ft",
-    "\ufb06": "st",
-    "\u0132": "IJ",
-    "\u0133": "ij",
-}
+_LIGATURES = (0x0132, 0x0133, 0x0149, *range(0x01C4, 0x01CD), *range(0x01F1, 0x01F4), *range(0xFB00, 0xFB07))
+_FULL_WIDTH = range(0xFF01, 0xFF5F)
 
 
 def clip_tokenizer() -> Tokenizer:
@@ -119,12 +111,14 @@ def _merges() -> list[tuple[str, str]]:
 
 
 def _cleaning() -> Normalizer:
-    steps: list[Normalizer] = [
-        Replace(Regex(_CONTROL), ""),
+    apart = [chr(code) for code in (*_LIGATURES, *_FULL_WIDTH)]
+    steps: list[Normalizer] = [Replace(one, unicodedata.normalize("NFKC", one)) for one in apart]
+    steps += [
         Replace(Regex(_SINGLE_QUOTES), "'"),
         Replace(Regex(_DOUBLE_QUOTES), '"'),
+        Replace(Regex(_CONTROL), ""),
+        NFC(),
+        Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"),  # lower-casing by itself knows no final sigma
+        Lowercase(),
     ]
-    steps += [Replace(one, several) for one, several in _LIGATURES.items()]
-    steps += [Replace(chr(code + 0xFEE0), chr(code)) for code in range(0x21, 0x7F)]
-    steps += [NFC(), Replace(Regex(r"(?<=\p{L})Σ(?!\p{L})"), "ς"), Lowercase()]
     return NormalizerSequence(steps)
