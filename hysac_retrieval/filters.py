@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -65,19 +66,25 @@ def search_filter(
     Raises:
         SettingsError: The modality is unknown or the caller's filter is none.
     """
+    if modality is not None and modality not in MODALITIES:
+        raise SettingsError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}, or None")
+    own = _own_filter(threshold, fingerprint, modality)
+    further = [condition for condition in (rules, None if user is None else as_filter(user)) if condition is not None]
+    if own is None or not further:
+        return models.Filter(must=further) if further else own
+    return models.Filter(must=[*own.must, *further], must_not=own.must_not)  # type: ignore[misc]
+
+
+@lru_cache(maxsize=64)
+def _own_filter(threshold: float | None, fingerprint: str, modality: Modality | None) -> models.Filter | None:
+    """Safety and modality; made once, since most searches have the same, and changed by nobody."""
     must: list[Any] = []
     must_not: list[Any] = []
     if threshold is not None:
         safe = safety_filter(threshold, fingerprint)
         must, must_not = list(safe.must), list(safe.must_not)  # type: ignore[arg-type]
     if modality is not None:
-        if modality not in MODALITIES:
-            raise SettingsError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}, or None")
         must.append(models.FieldCondition(key=MODALITY, match=models.MatchValue(value=modality)))
-    if rules is not None:
-        must.append(rules)
-    if user is not None:
-        must.append(as_filter(user))
     return models.Filter(must=must, must_not=must_not or None) if must else None
 
 

@@ -64,6 +64,8 @@ def _dot(x: Array, y: Array, xp: Any) -> Array:
 
 def _safe_sqrt(square: Array, xp: Any) -> Array:
     """Square root with gradient 0 at 0, where autograd would give inf · 0 = NaN."""
+    if not is_torch_array(square):
+        return xp.sqrt(square)
     zero = square == 0
     return xp.where(zero, square, xp.sqrt(xp.where(zero, xp.ones_like(square), square)))
 

@@ -285,12 +285,17 @@ class PaddedLift(BaseModel):
 
 def _boost(space: NDArray[np.float64], shift: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Boost that carries the point `shift` to the origin, c = 1; the boost by −shift is its inverse."""
-    height = lorentz.time(space, 1.0)
+    height = _time(space)
     along = space @ shift
-    gamma = float(lorentz.time(shift, 1.0))
+    gamma = float(np.sqrt(1 + shift @ shift))
     moved = space + (along / (gamma + 1) - height)[:, None] * shift
     # t' = γ t − u·x follows from x', and does not cancel this way.
-    return moved, lorentz.time(moved, 1.0)
+    return moved, _time(moved)
+
+
+def _time(space: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`lorentz.time` for c = 1, without what it does for libraries other than NumPy: this is in the way of a query."""
+    return np.asarray(np.sqrt(1 + _sum_squares(space)))
 
 
 def _sum_squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:

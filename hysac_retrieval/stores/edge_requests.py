@@ -121,5 +121,7 @@ def point_id(identity: Any) -> PointId:
 
 def stored(point: Any, score: float | None = None) -> StoredPoint:
     """A point of an answer."""
-    vector = point.vector.get(VECTOR_NAME) if isinstance(point.vector, dict) else None
+    vector = point.vector  # each access converts it anew
+    if vector is not None:
+        vector = vector.get(VECTOR_NAME) if isinstance(vector, dict) else None
     return StoredPoint(id=point_id(point.id), payload=point.payload or {}, score=score, vector=vector)
