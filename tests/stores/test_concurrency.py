@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from qdrant_client import models
-from rest_server import rest_server
 
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, Store, VectorQuery
 from hysac_retrieval.stores.base import GroupQuery
-from hysac_retrieval.stores.edge import EdgeStore
-from hysac_retrieval.stores.qdrant import QdrantStore
 
 SPEC = CollectionSpec(4, {}, hnsw=HnswOptions(full_scan_threshold=1, indexing_threshold=1))
-N, THREADS, ROUNDS = 400, 8, 15
+N, THREADS, ROUNDS = 150, 8, 6
 QUERY = np.array([[1, 0, 0, 0]], dtype=np.float32)
 KEPT = models.Filter(must=[models.FieldCondition(key="kept", match=models.MatchValue(value=True))])
 FORMULA = models.FormulaQuery(formula=models.MultExpression(mult=["$score", 2.0]))
-
-
-@pytest.fixture(params=["edge", "memory", "path", "server"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "server":
-        with rest_server() as server:
-            made: Store = QdrantStore.connect(url=server.url)
-            yield made
-            made.close()
-        return
-    if request.param == "edge":
-        made = EdgeStore(tmp_path)
-    else:
-        made = QdrantStore.connect(path=str(tmp_path) if request.param == "path" else None)
-    yield made
-    made.close()
 
 
 def rows(n: int, seed: int) -> np.ndarray:

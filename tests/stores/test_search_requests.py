@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +51,6 @@ def fill(store: Store, metric: Metric = "Euclid") -> Store:
     store.create("c", CollectionSpec(size=4, metadata={"v": 1}, metric=metric))
     store.upsert("c", list(range(60)), VECTORS, PAYLOADS)
     return store
-
-
-@pytest.fixture(params=["edge", "memory", "path", "server"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "server":
-        with rest_server() as server:
-            made: Store = QdrantStore.connect(url=server.url)
-            yield made
-            made.close()
-        return
-    if request.param == "edge":
-        made = EdgeStore(tmp_path)
-    else:
-        made = QdrantStore.connect(path=str(tmp_path) if request.param == "path" else None)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("metric", ["Dot", "Euclid"])
