@@ -44,7 +44,7 @@ from hysac_retrieval.records import (
     finite_number,
     normal_ids,
     own_payload,
-    plain_payload,
+    plain_payloads,
     short_number,
     stored_modality,
 )
@@ -149,8 +149,8 @@ class Collection:
         radius = np.asarray(lorentz.dist0(x, self.metadata.curvature))
         unsafe = self.metadata.safety.unsafe(radius, modality)
         beyond, extras = self.lift.beyond(x), self.lift.extras(x)
-        rows = []
-        for row, payload in enumerate(given):
+        rows = plain_payloads(given)
+        for row, payload in enumerate(rows):
             ours = {
                 "unsafe": min(short_number(unsafe[row], up=True), 1.0),
                 "radius": short_number(radius[row]),
@@ -160,7 +160,7 @@ class Collection:
             }
             if beyond[row]:
                 ours["beyond"] = True
-            rows.append(plain_payload(payload, row) | {PAYLOAD_KEY: dict(marked[row]) | ours})
+            payload[PAYLOAD_KEY] = dict(marked[row]) | ours
         return keys, self.lift.lift(x), rows
 
     def stored_points(self, stored: Sequence[StoredPoint]) -> tuple[NDArray[np.float64], list[Modality | None]]:
