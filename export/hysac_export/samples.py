@@ -65,7 +65,9 @@ class Samples:
     @property
     def radii(self) -> dict[Group, Floats]:
         """Radii of each group, (n,)."""
-        return {group: np.asarray(lorentz.dist0(x, self.curvature)) for group, x in self.points.items()}
+        return {
+            group: np.asarray(lorentz.dist0(x.astype(np.float64), self.curvature)) for group, x in self.points.items()
+        }
 
 
 def encode_samples(
