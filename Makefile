@@ -42,7 +42,15 @@ baseline: $(VENV)/.dev ## Train the Euclidean baseline again
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/
-	$(BIN)/python benchmarks/recall.py
+	$(BIN)/python benchmarks/recall.py --cache .cache/benchmarks
+	$(BIN)/python benchmarks/recall.py --synthetic
+	$(BIN)/python benchmarks/recall.py --grid --cache .cache/benchmarks
+	$(BIN)/python benchmarks/recall.py --grid --synthetic
+	$(BIN)/python benchmarks/data_tree.py
+	$(BIN)/python benchmarks/latency.py --dims 256 --dims 768
+	$(BIN)/python benchmarks/filters.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/upload.py
 
 .PHONY: clean
 clean: ## Remove the virtual environment and everything that commands wrote

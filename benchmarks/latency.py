@@ -166,7 +166,7 @@ def measure(data: Data, count: int, seconds: float) -> dict[str, Any]:
 
 
 @click.command(help=__doc__)
-@click.option("--dims", default=[256], multiple=True, show_default=True, help="Space components; may be repeated.")
+@click.option("--dims", default=[256, 768], multiple=True, show_default=True, help="Space components; may be repeated.")
 @click.option("--points", default=20_000, show_default=True, help="Points of each collection.")
 @click.option("--queries", default=1000, show_default=True, help="Calls of each side.")
 @click.option("--seconds", default=6.0, show_default=True, help="Time for each number of threads and side.")

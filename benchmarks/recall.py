@@ -14,7 +14,7 @@ L is the number of candidates: what the engine's first stage hands on to be rank
 lift and no quantization the engine's score is that ranking, and L = 10 means ten hits and nothing behind them. The
 effort of the graph search, `ef`, is the larger of L and 256, what collections are made with. With quantization the
 engine compares L (and 8 spare ones) times the oversampling by their original vectors. The grid measures other efforts
-and other oversamplings too, at L = 10 with the padded lift and L = 100 with the Poincaré lift.
+(on scenes) and other oversamplings too, at L = 10 with the padded lift and L = 100 with the Poincaré lift.
 """
 
 from __future__ import annotations
@@ -122,7 +122,13 @@ def search(index: Index, queries: Points, candidates: int, ef: int, oversampling
     return found
 
 
-def cell(index: Index, data: Data, truths: Mapping[str, ExactSearch], candidates: Sequence[int]) -> dict[str, Any]:
+def cell(
+    index: Index,
+    data: Data,
+    truths: Mapping[str, ExactSearch],
+    candidates: Sequence[int],
+    efforts: Sequence[int],
+) -> dict[str, Any]:
     """Recall of one collection: by kind and L, by effort, and by oversampling where it is quantized."""
     at: dict[str, Any] = {}
     seconds: dict[str, float] = {}
@@ -151,21 +157,27 @@ def cell(index: Index, data: Data, truths: Mapping[str, ExactSearch], candidates
         "indexed": info.indexed,
         "recall_at_1_10_100": at,
         "batched_ms_per_query": seconds,
-        "recall_at_10_by_ef": {str(ef): at_10(ef=ef) for ef in EFFORTS},
     }
+    if efforts:
+        report["recall_at_10_by_ef"] = {str(ef): at_10(ef=ef) for ef in efforts}
     if index.metadata.quantization is not None:
         report["recall_at_10_by_oversampling"] = {f"{x:g}": at_10(oversampling=x) for x in OVERSAMPLINGS}
     return report
 
 
 def grid(
-    data: Data, lifts: Sequence[str], kinds: Sequence[Quantization | None], candidates: Sequence[int]
+    data: Data,
+    lifts: Sequence[str],
+    kinds: Sequence[Quantization | None],
+    candidates: Sequence[int],
+    efforts: Sequence[int] = EFFORTS,
 ) -> dict[str, Any]:
     """Recall of every lift and quantization on one gallery; each collection is made once."""
     truths = {name: exact(data.gallery, asked, max(DEPTHS), data.curvature) for name, asked in data.kinds().items()}
     report: dict[str, Any] = {
         "points": len(data.gallery),
         "dim": data.gallery.shape[1],
+        "queries_of_each_kind": len(next(iter(truths.values())).queries),
         "kinds": list(truths),
         "collections": {},
     }
@@ -174,7 +186,7 @@ def grid(
             name = f"{lift}, {kind or 'float32'}"
             try:
                 with stored(data, lift, kind) as (index, seconds):
-                    report["collections"][name] = {"seconds": seconds} | cell(index, data, truths, candidates)
+                    report["collections"][name] = {"seconds": seconds} | cell(index, data, truths, candidates, efforts)
             except InvalidVectorError as error:
                 report["collections"][name] = {"refused": str(error)}
     return report
@@ -212,8 +224,8 @@ def _kind(name: str) -> Quantization | None:
 @click.option("--grid", "use_grid", is_flag=True, help="Every lift, quantization and L.")
 @click.option("--synthetic", "use_synthetic", is_flag=True, help="Random points instead of encoded scenes.")
 @click.option("--model", default="hysac-mini", show_default=True, help="Bundled name, folder or hub repository.")
-@click.option("--points", type=int, help="Images in the gallery. Default: 20000; 10000 for the synthetic grid.")
-@click.option("--queries", default=300, show_default=True, help="Queries of each kind.")
+@click.option("--points", type=int, help="Images in the gallery. Default: 20000; 5000 for the synthetic grid.")
+@click.option("--queries", type=int, help="Queries of each kind. Default: 300; 60 for the synthetic grid.")
 @click.option("--lift", "lifts", multiple=True, default=LIFTS, type=click.Choice(LIFTS), help="For the grid.")
 @click.option(
     "--quantization",
@@ -234,7 +246,7 @@ def main(
     use_synthetic: bool,
     model: str,
     points: int | None,
-    queries: int,
+    queries: int | None,
     lifts: tuple[str, ...],
     quantizations: tuple[str, ...],
     dims: tuple[int, ...],
@@ -246,30 +258,31 @@ def main(
 ) -> None:
     if min(candidates) < K:
         raise click.UsageError(f"L is {min(candidates)}; recall@{K} needs {K} candidates or more")
-    count = points or (10_000 if use_grid and use_synthetic else 20_000)
+    many = use_grid and use_synthetic  # galleries, so that each is a small one
+    count, asked = points or (5_000 if many else 20_000), queries or (60 if many else 300)
     if quick:
-        count, queries, dims, spreads, candidates = 200, 8, (16,), ("narrow",), (10, 100)
+        count, asked, dims, spreads, candidates = 200, 8, (16,), ("narrow",), (10, 100)
     if use_grid:
         kinds = [_kind(name) for name in quantizations]
         if use_synthetic:
-            sets = [synthetic(count, queries, dim, spread) for spread in spreads for dim in dims]
+            sets = [synthetic(count, asked, dim, spread) for spread in spreads for dim in dims]
         else:
-            sets = [encoded(model, count, queries, cache)]
+            sets = [encoded(model, count, asked, cache)]
         runs = {}
         for data in sets:
-            runs[data.label] = grid(data, lifts, kinds, candidates)
+            runs[data.label] = grid(data, lifts, kinds, candidates, () if many else EFFORTS)
             show_grid(data.label, runs[data.label], candidates)
         what = "recall@1, @10, @100 against exact float64 search, embedded engine, by number of candidates L"
         report = {"what": what, "ef": f"max(L, {EFFORT})", "oversampling": OVERSAMPLING, "runs": runs}
-        size = "" if count in (10_000, 20_000) else f"-{count}"
+        size = "" if count in (5_000, 20_000) else f"-{count}"
         name = f"recall-grid{'-synthetic' if use_synthetic else ''}{size}.json"
     else:
-        data = synthetic(count, queries) if use_synthetic else encoded(model, count, queries, cache)
+        data = synthetic(count, asked) if use_synthetic else encoded(model, count, asked, cache)
         found = by_default(data)
         report = {
             "what": "recall@10 of Index.query against exact float64 search, embedded engine, boosted padded lift",
             "points": data.label,
-            "queries_of_each_kind": queries,
+            "queries_of_each_kind": asked,
             **found,
         }
         rows = [
