@@ -47,7 +47,7 @@ bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/
 	$(BIN)/python benchmarks/recall.py --grid --cache .cache/benchmarks
 	$(BIN)/python benchmarks/recall.py --grid --synthetic
 	$(BIN)/python benchmarks/data_tree.py
-	$(BIN)/python benchmarks/latency.py --dims 256 --dims 768
+	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/filters.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/upload.py
