@@ -11,10 +11,13 @@ settings, and take turns.
 Pictures: `index_sources`, as ``hysac-index`` runs it (decoding, encoding, upload, journal), against the encoder alone
 on the same pictures: on pixels that are decoded already, which is the goal to measure against, and on files, one batch
 after the other, which is what a loop of one's own would do. Building the graph is not in these times; it is given.
+One core is left to decoding and writing, also where the encoder is alone: the question is whether it ever waits, not
+whether decoding costs something.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -170,7 +173,7 @@ def measure_images(
     model: str, count: int, rounds: int, workers: Sequence[int | None], batch_size: int, threads: int | None
 ) -> dict[str, Any]:
     """Images per second of indexing and of the encoder alone."""
-    encoder = Encoder.load(model, threads=threads)
+    encoder = Encoder.load(model, threads=threads or max((os.cpu_count() or 2) - 1, 1))
     with tempfile.TemporaryDirectory() as scratch:
         files = pictures(Path(scratch) / "pictures", count)
         pixels = encoder.preprocess_images(files)
@@ -206,7 +209,7 @@ def measure_images(
 @click.option("--images", default=3000, show_default=True, help="Pictures to index; 0 leaves this part out.")
 @click.option("--model", default="hysac-mini", show_default=True, help="Bundled name, folder or hub repository.")
 @click.option("--workers", default=[0, 1, 2], multiple=True, show_default=True, help="Decoding processes; repeatable.")
-@click.option("--threads", type=int, help="Threads of the encoder; default: one per core.")
+@click.option("--threads", type=int, help="Threads of the encoder, on both sides; default: one per core but one.")
 @click.option("--batch-size", default=64, show_default=True, help="Pictures encoded at once.")
 @click.option("--rounds", default=3, show_default=True, help="Rounds in which the sides take turns; medians count.")
 @click.option("--quick", is_flag=True, help="A small run, to see that it works.")

@@ -57,9 +57,10 @@ class ImageFiles:
 
     def _item(self, path: Path) -> Item:
         file = path.relative_to(self.root).as_posix()
-        whole = path.resolve().as_posix()
+        whole = Path(os.path.realpath(path)).as_posix()  # as `resolve`, in half the time
         rows = [] if self._captions is None else self._captions.of(file, whole)
-        return image_item(self.root, file, rows, self._options, self.source, origin=str(path), place=whole)
+        key = whole if self._options.namespace is None else None
+        return image_item(self.root, file, rows, self._options, self.source, key=key, origin=str(path), place=whole)
 
 
 class TextFile:
