@@ -190,3 +190,7 @@ def test_an_import_with_samples_of_both_kinds_needs_no_bounds_and_fits_the_lift(
     assert manifest.safety.image.unsafe.count == 20
     assert manifest.lift is not None
     assert manifest.verification["weights"] == "float16"
+
+
+def test_help_shows_each_example_on_a_line_of_its_own() -> None:
+    assert "\n  hysac import aimagelab/HySAC --out hysac\n" in hysac("import", "--help").stdout
