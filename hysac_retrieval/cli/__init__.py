@@ -9,11 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 from keyword import iskeyword
+from typing import Any
 
 import click
 
 from hysac_retrieval import __version__
-from hysac_retrieval.cli.common import reported
+from hysac_retrieval.cli.common import keep_lines, reported
 
 _COMMANDS = {
     "index": "Index images and texts into a collection.",
@@ -40,6 +41,10 @@ def _module(command: str) -> str:
 
 class _LazyGroup(click.Group):
     """Finds commands in the modules of this package; each exports ``command``."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.help = keep_lines(self.help)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in _COMMANDS if find_spec(_module(name)) is not None]

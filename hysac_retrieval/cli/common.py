@@ -39,8 +39,17 @@ def reported() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
+def keep_lines(help: str | None) -> str | None:
+    r"""Help in which ``\b`` before a paragraph, as raw docstrings have it, is the mark with which click keeps lines."""
+    return None if help is None else help.replace("\\b\n", "\b\n")
+
+
 class Command(click.Command):
     """A command that reports errors properly even when it runs on its own, outside of the group."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.help = keep_lines(self.help)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
