@@ -26,7 +26,7 @@ from hysac_export.clip_layout import PATCH_BIAS, Checkpoint, architecture, fill,
 from hysac_export.clip_tokenizer import read_tokenizer
 from hysac_export.data import IMAGE_MEAN, IMAGE_STD, normalise
 from hysac_export.model import HySAC
-from hysac_export.onnx import export_bundle, round_weights
+from hysac_export.onnx import check_target, export_bundle, round_weights
 from hysac_export.samples import Samples, encode_samples
 from hysac_retrieval.bundle import Bundle, ImageSpec, TextSpec, sha256_of
 from hysac_retrieval.errors import BundleNotFoundError, TrainingError
@@ -214,6 +214,7 @@ def import_published(
         SettingsError: The samples cannot be used, or something is at `out`.
         BundleFormatError: The graphs do not reproduce the model.
     """
+    check_target(Path(out), overwrite)  # before the minutes of work
     say = on_step or (lambda _: None)
     say("Finding the checkpoint")
     found = find(source, revision)

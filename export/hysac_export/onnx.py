@@ -145,7 +145,7 @@ def export_bundle(
         BundleFormatError: The graphs do not reproduce the model; nothing is written.
     """
     out = Path(out)
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     words = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(str(tokenizer))
     texts = text or text_spec(words, model.config.text.context_length)
     frozen = _frozen(model, words, texts.end_id, weights)
@@ -290,7 +290,12 @@ def _put(folder: Path, out: Path, replaced: Path) -> None:
         raise
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
+def check_target(out: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but a bundle that may be replaced.
+
+    Raises:
+        SettingsError: There is something at `out`.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST_NAME).is_file():

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from golden import golden_path
 
 from hysac_export.data import normalise
-from hysac_export.official import Published, Source, find, load_published
+from hysac_export.official import Published, Source, find, import_published, load_published
 from hysac_retrieval import SafeSearch, lorentz
 from hysac_retrieval.bundle import Bundle
 from hysac_retrieval.cli import main
 from hysac_retrieval.encoder import Encoder
-from hysac_retrieval.errors import BundleNotFoundError, TrainingError
+from hysac_retrieval.errors import BundleNotFoundError, SettingsError, TrainingError
 from hysac_retrieval.ingest import collection_for
 
 TOLERANCE = 2e-6
@@ -238,3 +238,9 @@ def test_a_training_checkpoint_of_the_published_code_is_unwrapped(tmp_path: Path
     beside = Source("x", source.checkpoint, config=tiny() / "base" / "config.json", tokenizer=tiny() / "tokenizer.json")
     model, expected = load_published(beside).model, load_published(find(tiny())).model
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_folder_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SettingsError, match="no bundle"):
+        import_published("no/such-repository", tmp_path)
