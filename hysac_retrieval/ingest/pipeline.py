@@ -17,6 +17,7 @@ from hysac_retrieval.ingest.plan import Planner, left_points
 from hysac_retrieval.ingest.sources import Listing
 from hysac_retrieval.ingest.stages import OnProgress, Progress, Stages
 from hysac_retrieval.ingest.workers import Decoder
+from hysac_retrieval.ingest.write import Writer
 from hysac_retrieval.preprocess import DEFAULT_MAX_PIXELS
 from hysac_retrieval.stores import Connection
 
@@ -89,9 +90,10 @@ def index_sources(
     index.collection.expect(encoder.fingerprint)
     listing = Listing(sources, options)
     with Journal(None if journal is None else Path(journal)) as notes:
-        planner = Planner(index, notes.earlier, only, resume=resume)
+        planner = Planner.of(index, notes.earlier, only, resume=resume)
+        writer = Writer(index, notes)
         with Decoder(workers, Decoding(encoder.image_spec, max_pixels)) as decoder:
-            stages = Stages(index, encoder, notes, planner, decoder, batch_size)
+            stages = Stages(encoder, writer, notes, planner, decoder, batch_size)
             interrupted = stages.run(listing, on_progress, should_stop)
         pruned, unpruned = 0, ""
         if not interrupted:
@@ -104,7 +106,7 @@ def index_sources(
                 unpruned = UNREADABLE
             index.optimize()
         return IndexReport(
-            indexed=dict(stages.indexed),
+            indexed=dict(writer.indexed),
             skipped=stages.skipped,
             left_out=stages.left_out,
             failures=notes.failures,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from qdrant_client import models
 
@@ -72,29 +72,49 @@ def grouped(listing: Iterable[Item | FailedItem], fail: Callable[[FailedItem], N
     yield items
 
 
+Lookup = Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]]
+"""What is stored about points by id, for those that are there; see `marks`."""
+
+
 class Planner:
-    """Decides about items by what a collection holds.
+    """Decides about items by what is stored.
 
     Args:
-        index: The collection; None for one that does not exist yet.
+        lookup: Says what is stored; None for nothing.
         failed: Ids of the items that failed when last tried.
         only: States to do; see `chosen`.
-        resume: Whether what is stored counts; otherwise everything is to be done again.
     """
 
-    def __init__(
-        self, index: Index | None, failed: Collection[str], only: Collection[str] = (), *, resume: bool = True
-    ) -> None:
+    def __init__(self, lookup: Lookup | None, failed: Collection[str] = (), only: Collection[str] = ()) -> None:
+        self._lookup = lookup
+        self._failed = failed
+        self._only = chosen(only)
+
+    @classmethod
+    def of(
+        cls, index: Index | None, failed: Collection[str], only: Collection[str] = (), *, resume: bool = True
+    ) -> Self:
+        """A planner for a collection, or for one that does not exist yet.
+
+        Args:
+            index: The collection.
+            failed: Ids of the items that failed when last tried.
+            only: States to do.
+            resume: Whether what is stored counts; otherwise everything is to be done again.
+
+        Raises:
+            SettingsError: A state is unknown, or some are chosen although everything is to be done.
+        """
         if only and not resume:
             raise SettingsError("only chooses among unfinished items, but without resume everything is done again")
-        self._only = chosen(only)
-        self._failed = failed
         # Nothing can be found in an empty collection, and nobody else fills it meanwhile.
-        self._index = index if resume and index is not None and index.count() else None
+        if index is None or not resume or not index.count():
+            return cls(None, failed, only)
+        return cls(lambda ids: marks(index, ids), failed, only)
 
     def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
         """Those of the items that are to be done, or looked at."""
-        stored = {} if self._index is None else marks(self._index, [item.id for item in items])
+        stored = {} if self._lookup is None else self._lookup([item.id for item in items])
         for item in items:
             known = stored.get(item.id)
             task = Task(item, self._state(item.id, known is not None), (known or {}).get(HASH))
@@ -113,6 +133,19 @@ def marks(index: Index, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         index.name, filter=models.Filter(must=[models.HasIdCondition(has_id=list(ids))]), limit=max(len(ids), 1)
     )
     return {str(point.id): _marks(point, index.metadata.fingerprint) for point in page}
+
+
+def all_marks(index: Index) -> dict[str, Mapping[str, Any]]:
+    """As `marks`, for all points that were indexed from a source: only their source and hash."""
+    found: dict[str, Mapping[str, Any]] = {}
+    after: PointId | None = None
+    while True:
+        page, after = index.store.scroll(index.name, limit=_PAGE, after=after)
+        for point in page:
+            ours = _marks(point, index.metadata.fingerprint)
+            found[str(point.id)] = {HASH: ours[HASH]} if HASH in ours else {}
+        if after is None:
+            return found
 
 
 def left_points(index: Index, sources: Sequence[str], seen: Seen) -> Iterator[list[PointId]]:

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hysac_retrieval.errors import InputError, TextError
-from hysac_retrieval.index import Index
+from hysac_retrieval.errors import TextError
 from hysac_retrieval.ingest.channel import Channel, ChannelClosedError
 from hysac_retrieval.ingest.decode import Decoded, Job
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.journal import Journal
-from hysac_retrieval.ingest.plan import HASH, SOURCE, Planner, Task, grouped
+from hysac_retrieval.ingest.plan import Planner, Task, grouped
 from hysac_retrieval.ingest.sources import Listing
 from hysac_retrieval.ingest.workers import Decoder, Ticket
+from hysac_retrieval.ingest.write import Writer
 from hysac_retrieval.results import Modality
 from hysac_retrieval.safety import MODALITIES
 
@@ -78,27 +78,25 @@ class Stages:
     """One run of the pipeline.
 
     Args:
-        index: The collection.
         encoder: Encodes the items.
+        writer: Writes points.
         notes: Keeps failures.
         planner: Decides what is to be done.
         decoder: Decodes images.
         batch_size: Items encoded and written at once.
 
     Attributes:
-        indexed: Points written, by modality.
         skipped: Items that were there already.
         left_out: Items that were not asked for.
     """
 
     def __init__(
-        self, index: Index, encoder: Encoder, notes: Journal, planner: Planner, decoder: Decoder, batch_size: int
+        self, encoder: Encoder, writer: Writer, notes: Journal, planner: Planner, decoder: Decoder, batch_size: int
     ) -> None:
-        self.indexed: dict[str, int] = dict.fromkeys(MODALITIES, 0)
         self.skipped = 0
         self.left_out = 0
-        self._index = index
         self._encoder = encoder
+        self._writer = writer
         self._notes = notes
         self._planner = planner
         self._decoder = decoder
@@ -228,23 +226,9 @@ class Stages:
 
     def _upload(self) -> None:
         for batch in self._uploads:
-            try:
-                self._write(batch.modality, batch.items, batch.points)
-            except InputError:
-                # Nothing of the batch was written; find the items that are to blame.
-                for row, ready in enumerate(batch.items):
-                    try:
-                        self._write(batch.modality, [ready], batch.points[row : row + 1])
-                    except InputError as error:
-                        self._notes.fail(FailedItem.of_item(ready.item, error))
-
-    def _write(self, modality: Modality, items: Sequence[_Ready], points: NDArray[np.float32]) -> None:
-        ids = [ready.item.id for ready in items]
-        payloads = [ready.item.payload for ready in items]
-        marks = [{SOURCE: ready.item.source, HASH: ready.hash} for ready in items]
-        self.indexed[modality] += self._index.upsert(ids, points, modality=modality, payloads=payloads, marks=marks)
-        self._notes.indexed(ids)
+            items = [ready.item for ready in batch.items]
+            self._writer.write(batch.modality, items, [ready.hash for ready in batch.items], batch.points)
 
     def _progress(self) -> Progress:
-        done = sum(self.indexed.values()) + self.skipped + self.left_out + self._notes.failures
+        done = sum(self._writer.indexed.values()) + self.skipped + self.left_out + self._notes.failures
         return Progress(done, None if self._total is None else max(self._total, done), self._notes.failures)

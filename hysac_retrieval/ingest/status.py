@@ -66,7 +66,7 @@ def status_of(
         StoreError: The store fails.
     """
     listing = Listing(sources, options)
-    planner = Planner(index, failed_ids({} if journal is None else read_journal(Path(journal))))
+    planner = Planner.of(index, failed_ids({} if journal is None else read_journal(Path(journal))))
     unreadable: list[FailedItem] = []
     counts: dict[State, int] = {"present": 0, "missing": 0, "stale": 0, "failed": 0}
 
