@@ -41,7 +41,7 @@ _SHOWN = 20
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Processes that decode images; 0 decodes in this one  [default: one per core, up to 8]",
+    help="Processes that decode images; 0 decodes in this one; with --ray, encoders  [default: one per core, up to 8]",
 )
 @click.option("--max-pixels", type=click.IntRange(min=1), help="Largest width × height of an image.")
 @click.option("--recreate", is_flag=True, help="Remove the collection first, with all its points.")
@@ -54,6 +54,10 @@ _SHOWN = 20
 )
 @click.option("--prune", is_flag=True, help="Remove the points whose items have left the sources.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--ray", is_flag=True, help="Encode on a Ray cluster; the sources must lie there under the same paths.")
+@click.option(
+    "--ray-address", metavar="ADDRESS", help="Of the cluster  [default: RAY_ADDRESS, else this machine alone]"
+)
 @json_option
 @click.pass_context
 def command(
@@ -70,6 +74,8 @@ def command(
     max_pixels: int | None,
     recreate: bool,
     dry_run: bool,
+    ray: bool,
+    ray_address: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -87,6 +93,7 @@ def command(
     hysac-index photos/ --captions captions.jsonl --collection photos --url http://localhost:6333
     hysac-index 'shards/{000..127}.tar' --collection web --location ./data --workers 8
     hysac-index photos/ --collection photos --location ./data --prune --only failed
+    hysac-index hf:beans --split train --collection beans --url http://localhost:6333 --ray
     """
     place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.encoder import Encoder
@@ -99,6 +106,10 @@ def command(
         return
     if max_pixels is not None:
         given["max_pixels"] = max_pixels
+    if ray or ray_address:
+        from hysac_retrieval.ingest.ray import RayOptions
+
+        given["ray"] = RayOptions(address=ray_address, actors=given["workers"] or None)
     from hysac_retrieval.ingest import collection_for, index_sources
 
     with collection_for(encoder, collection, recreate=recreate, **place) as index, _stop_on_interrupt() as stopped:

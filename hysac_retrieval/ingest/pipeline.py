@@ -13,7 +13,7 @@ from hysac_retrieval.index import Index
 from hysac_retrieval.ingest.decode import Decoding
 from hysac_retrieval.ingest.journal import IndexReport, Journal
 from hysac_retrieval.ingest.options import SourceOptions
-from hysac_retrieval.ingest.plan import Planner, left_points
+from hysac_retrieval.ingest.plan import Planner, all_marks, left_points
 from hysac_retrieval.ingest.sources import Listing
 from hysac_retrieval.ingest.stages import OnProgress, Progress, Stages
 from hysac_retrieval.ingest.workers import Decoder
@@ -23,6 +23,7 @@ from hysac_retrieval.stores import Connection
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.ingest.ray import RayOptions, RayStages
 
 __all__ = ["OnProgress", "Progress", "collection_for", "index_sources"]
 
@@ -43,6 +44,7 @@ def index_sources(
     only: Collection[str] = (),
     prune: bool = False,
     journal: str | os.PathLike[str] | None = None,
+    ray: RayOptions | None = None,
     on_progress: OnProgress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> IndexReport:
@@ -67,6 +69,7 @@ def index_sources(
         prune: Remove the points of the sources whose items are no longer there. Nothing is removed unless every source
             could be read whole, and never a point of another source, or one that was not indexed from a source.
         journal: File of failed items and cut texts; see `Journal`.
+        ray: Encode on a Ray cluster, which must reach the sources by the same paths; `workers` then counts for nothing.
         on_progress: See `OnProgress`.
         should_stop: Asked now and then; True ends the run in good order.
 
@@ -75,7 +78,7 @@ def index_sources(
 
     Raises:
         SourceError: A source is missing or cannot be read from its beginning; nothing has been indexed.
-        MissingExtraError: A source needs a package that is not installed.
+        MissingExtraError: A source, or `ray`, needs a package that is not installed.
         ModelMismatchError: The collection was indexed with another model.
         SettingsError: An option is out of range, or worker processes cannot be started.
         StoreError: The store fails; what was written before stays.
@@ -92,9 +95,19 @@ def index_sources(
     with Journal(None if journal is None else Path(journal)) as notes:
         planner = Planner.of(index, notes.earlier, only, resume=resume)
         writer = Writer(index, notes)
-        with Decoder(workers, Decoding(encoder.image_spec, max_pixels)) as decoder:
-            stages = Stages(encoder, writer, notes, planner, decoder, batch_size)
+        decoding = Decoding(encoder.image_spec, max_pixels)
+        stages: Stages | RayStages
+        if ray is not None:
+            from hysac_retrieval.ingest.ray import RayStages
+
+            known = all_marks(index) if resume else {}
+            how = options or SourceOptions()
+            stages = RayStages(sources, encoder, writer, notes, known, only, decoding, batch_size, how, ray)
             interrupted = stages.run(listing, on_progress, should_stop)
+        else:
+            with Decoder(workers, decoding) as decoder:
+                stages = Stages(encoder, writer, notes, planner, decoder, batch_size)
+                interrupted = stages.run(listing, on_progress, should_stop)
         pruned, unpruned = 0, ""
         if not interrupted:
             notes.settle(set(listing.described) - listing.broken, listing.seen)

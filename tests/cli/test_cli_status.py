@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,10 @@ def test_workers_decode_in_processes(run: Run, folder: Path, options: tuple[Any,
     found = json.loads(result.stdout)["report"]
     assert (found["indexed"]["image"], found["failures"]) == (len(COLOURS), 1)
     assert "copy or download" in found["failed"][0]["error"]
+
+
+def test_ray_is_an_extra(run: Run, folder: Path, options: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run("index", folder, *options, "--ray")
+    assert result.exit_code == 1
+    assert "hysac-retrieval[ray]" in result.stderr

@@ -1,0 +1,137 @@
+"""Indexing with Ray, on a cluster of this machine alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pictures import write_pictures, write_truncated
+from test_shards import shard
+
+from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.errors import MissingExtraError
+from hysac_retrieval.ingest import SourceOptions, collection_for, index_sources
+from hysac_retrieval.ingest.decode import Decoding
+from hysac_retrieval.ingest.ray import RayOptions
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+
+def main(root, model):
+    import ray
+    from kill_target import contents
+    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.ingest import collection_for, index_sources
+    from hysac_retrieval.ingest.ray import RayOptions
+
+    ray.init(num_cpus=3, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+    encoder = Encoder.load(model, threads=1)
+    sources = [root / "photos", root / "texts.txt", root / "s{0..1}.tar"]
+    def run(name, **options):
+        with collection_for(encoder, "things", location=root / name) as index:
+            report = index_sources(sources, index, encoder, batch_size=8, journal=root / f"{name}.jsonl", **options)
+        found = report.to_dict()
+        return {key: found[key] for key in ("indexed", "skipped", "left_out", "failures", "cut", "pruned")}
+    seen = []
+    calls = []
+    cluster = dict(ray=RayOptions(actors=2), on_progress=calls.append)
+    seen.append(run("here"))
+    seen.append(run("ray", **cluster))
+    progress = [calls[-1].done, calls[-1].total]
+    payloads, vectors = contents(root / "here")
+    there, points = contents(root / "ray")
+    assert there == payloads
+    for key, vector in vectors.items():
+        assert max(abs(a - b) for a, b in zip(vector, points[key])) < 1e-6
+    seen.append(run("ray", **cluster))
+    (root / "photos" / "sea.jpg").rename(root / "photos" / "lake.jpg")
+    seen.append(run("ray", **cluster, only=["failed"]))
+    seen.append(run("ray", **cluster, prune=True))
+    json.dump({"seen": seen, "progress": progress}, sys.stdout)
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_a_cluster_indexes_as_this_process_does(tmp_path: Path, toy_bundle: Path) -> None:
+    pytest.importorskip("ray", reason="indexing with Ray is NOT tested: the extra ray is not installed")
+    folder = write_pictures(tmp_path / "photos")
+    write_truncated(folder / "half.png")
+    (tmp_path / "texts.txt").write_text("".join(f"a dog {n} in the park with a cat\n" for n in range(30)), "utf-8")
+    for number in (0, 1):
+        files = {f"{n}.jpg": (folder / "sea.jpg").read_bytes() for n in range(3)} | {"3.json": b'{"x": 1}'}
+        shard(tmp_path / f"s{number}.tar", files)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    paths = {"PYTHONPATH": ":".join(path for path in sys.path if path), "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, toy_bundle],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+        env={**os.environ, **paths, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout[done.stdout.index('{"seen"') :])
+    here, there, again, only, pruned = found["seen"]
+    assert here == there
+    assert here == {"indexed": {"image": 10, "text": 30}, "skipped": 0, "left_out": 0, "failures": 3, "cut": 30} | {
+        "pruned": 0
+    }
+    assert again == here | {"indexed": {"image": 0, "text": 0}, "skipped": 40, "cut": 0}
+    assert only == again | {"skipped": 0, "left_out": 40, "failures": 3}
+    assert pruned == again | {"indexed": {"image": 1, "text": 0}, "skipped": 39, "pruned": 0}  # two samples are broken
+    assert found["progress"] == [43, 43]
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    encoder = Encoder.load(toy_bundle, threads=1)
+    with collection_for(encoder, "things", location=":memory:") as index:
+        with pytest.raises(MissingExtraError, match=r"hysac-retrieval\[ray\]"):
+            index_sources([write_pictures(tmp_path)], index, encoder, ray=RayOptions())
+        assert index.count() == 0
+
+
+def test_what_a_machine_does_needs_no_cluster(
+    tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tasks one after the other, without Ray between them."""
+    pa = pytest.importorskip("pyarrow", reason="needs the extra tables")
+    from hysac_retrieval.ingest.ray_tasks import Encode, Encoded, End, Met, decode, list_parts, rows_of
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(ObjectRef=type(None)))  # type: ignore[arg-type]
+    folder = write_pictures(tmp_path / "p")
+    write_truncated(folder / "half.png")
+    encoder = Encoder.load(toy_bundle, threads=1)
+    part = pa.table({"part": pa.array([pickle.dumps([str(folder)])])})
+
+    def run(known: dict[str, Any]) -> list[Any]:
+        encode = Encode(str(toy_bundle), encoder.fingerprint, 1, 8)
+        tables = list_parts(part, SourceOptions(), failed=(), only=(), known=known)
+        decoding = Decoding(encoder.image_spec, 10**6)
+        return [row for table in tables for row in rows_of(encode(decode(table, decoding)))]
+
+    rows = run({})
+    points = [row for row in rows if isinstance(row, Encoded)]
+    assert sorted(row.item.payload["file"] for row in points) == [
+        "deep/blood.png",
+        "deep/snow.webp",
+        "grass.png",
+        "sea.jpg",
+    ]
+    assert all(row.item.content == b"" for row in points)
+    assert [row for row in rows if isinstance(row, End)] == [End(complete=True, broken=frozenset())]
+    again = run({row.item.id: {"hash": row.hash} for row in points})
+    assert {row.id for row in again if isinstance(row, Met) and row.unchanged} == {row.item.id for row in points}
+    assert not [row for row in again if isinstance(row, Encoded)]
