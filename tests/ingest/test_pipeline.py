@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pictures import COLOURS, write_pictures, write_truncated
 from hysac_retrieval.encoder import Encoder
 from hysac_retrieval.errors import ModelMismatchError, SettingsError, SourceError, StoreError
 from hysac_retrieval.index import Index
-from hysac_retrieval.ingest import Item, Listing, Progress, collection_for, index_sources
+from hysac_retrieval.ingest import Item, Listing, Progress, collection_for, index_sources, stages
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +227,59 @@ def test_a_journal_that_cannot_be_written_is_an_error_before_indexing(
     with pytest.raises(SourceError, match="journal"):
         index_sources([write_pictures(tmp_path / "p")], index, encoder, journal=tmp_path / "no" / "journal")
     assert index.count() == 0
+
+
+def test_processes_store_what_threads_store(tmp_path: Path, encoder: Encoder, index: Index) -> None:
+    folder = write_pictures(tmp_path / "p")
+    write_truncated(folder / "half.png")
+    report = index_sources([folder], index, encoder, workers=0)
+    before = {point.id: (point.payload, point.vector) for point in index.store.scroll("things", with_vectors=True)[0]}
+    again = index_sources([folder], index, encoder, workers=2, resume=False)
+    after = {point.id: (point.payload, point.vector) for point in index.store.scroll("things", with_vectors=True)[0]}
+    assert before == after
+    assert (again.indexed, again.failed) == (report.indexed, report.failed)
+
+
+def test_a_source_is_not_read_far_ahead_of_the_encoder(
+    tmp_path: Path, encoder: Encoder, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 20_000
+    listed = [0]
+    most = [0]
+    encode, every = encoder.encode_text, stages.grouped
+
+    def counted(*arguments: Any) -> Any:
+        for items in every(*arguments):
+            listed[0] += len(items)
+            yield items
+
+    def slow(texts: list[str], **options: Any) -> Any:
+        time.sleep(0.01)
+        most[0] = max(most[0], listed[0] - index.count())
+        return encode(texts, **options)
+
+    monkeypatch.setattr(stages, "grouped", counted)
+    monkeypatch.setattr(encoder, "encode_text", slow)
+    calls: list[Progress] = []
+    report = index_sources(
+        [texts_file(tmp_path / "texts.txt", count)],
+        index,
+        encoder,
+        on_progress=calls.append,
+        should_stop=lambda: len(calls) > 10,
+    )
+    assert report.interrupted
+    assert 64 < most[0] < 2500
+
+
+def test_a_row_of_a_table_that_holds_no_picture_fails_alone(tmp_path: Path, encoder: Encoder, index: Index) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs the extra tables")
+    import pyarrow.parquet
+
+    images = [(write_pictures(tmp_path / "p") / "sea.jpg").read_bytes(), b"no picture", b""]
+    table = pa.table({"image": images, "caption": ["the sea", "x", "y"], "weight": [1.5, None, float("nan")]})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    report = index_sources([tmp_path / "rows.parquet"], index, encoder)
+    assert [Path(failure.item).name for failure in report.failed] == ["rows.parquet:2", "rows.parquet:3"]
+    ((_, payload),) = everything(index).items()
+    assert payload == {"caption": "the sea", "weight": 1.5, "modality": "image"}
