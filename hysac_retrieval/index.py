@@ -159,6 +159,11 @@ class Index:
                     f"collection {name!r} holds points of dimension {found[0]} and curvature {found[1]}; "
                     f"asked for dimension {dim} and curvature {curvature}. Give it another name, or recreate it"
                 )
+            if quantization not in (None, collection.metadata.quantization):
+                raise SettingsError(
+                    f"collection {name!r} exists with quantization {collection.metadata.quantization}, not "
+                    f"{quantization}; leave the option out, or recreate the collection"
+                )
         except BaseException:
             if owned:
                 store.close()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.encoder import Encoder
     from hysac_retrieval.ingest import IndexReport, Progress, SourceOptions
     from hysac_retrieval.stores import Connection
+    from hysac_retrieval.stores.base import Quantization
 
 _SHOWN = 20
 
@@ -53,6 +54,17 @@ _SHOWN = 20
     help="Do only what is not stored, has changed, or failed before; may be given several times.",
 )
 @click.option("--prune", is_flag=True, help="Remove the points whose items have left the sources.")
+@click.option(
+    "--quantization",
+    type=click.Choice(("int8", "turbo8", "turbo4", "binary")),
+    help="Compress the vectors that the graph compares, in a collection that is made.",
+)
+@click.option("--on-disk/--in-memory", default=None, help="Where a new collection keeps its vectors.")
+@click.option("--shards", type=click.IntRange(min=1), help="Shards of a new collection, on a cluster.")
+@click.option("--replication-factor", type=click.IntRange(min=1), help="Copies of each shard, on a cluster.")
+@click.option(
+    "--write-consistency-factor", type=click.IntRange(min=1), help="Copies that confirm a write, on a cluster."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--ray", is_flag=True, help="Encode on a Ray cluster; the sources must lie there under the same paths.")
 @click.option(
@@ -73,6 +85,11 @@ def command(
     model: str,
     max_pixels: int | None,
     recreate: bool,
+    quantization: Quantization | None,
+    on_disk: bool | None,
+    shards: int | None,
+    replication_factor: int | None,
+    write_consistency_factor: int | None,
     dry_run: bool,
     ray: bool,
     ray_address: str | None,
@@ -93,6 +110,7 @@ def command(
     hysac-index photos/ --captions captions.jsonl --collection photos --url http://localhost:6333
     hysac-index 'shards/{000..127}.tar' --collection web --location ./data --workers 8
     hysac-index photos/ --collection photos --location ./data --prune --only failed
+    hysac-index photos/ --collection photos --url http://localhost:6333 --quantization int8 --shards 6
     hysac-index hf:beans --split train --collection beans --url http://localhost:6333 --ray
     """
     place = connection(location, url, api_key, prefer_grpc)
@@ -112,7 +130,16 @@ def command(
         given["ray"] = RayOptions(address=ray_address, actors=given["workers"] or None)
     from hysac_retrieval.ingest import collection_for, index_sources
 
-    with collection_for(encoder, collection, recreate=recreate, **place) as index, _stop_on_interrupt() as stopped:
+    from hysac_retrieval.stores import StorageOptions
+
+    storage = StorageOptions(
+        on_disk=on_disk,
+        shards=shards,
+        replication_factor=replication_factor,
+        write_consistency_factor=write_consistency_factor,
+    )
+    opened = collection_for(encoder, collection, recreate=recreate, quantization=quantization, storage=storage, **place)
+    with opened as index, _stop_on_interrupt() as stopped:
         with _progress() as show:
             report = index_sources(
                 sources,

@@ -19,7 +19,8 @@ from hysac_retrieval.ingest.stages import OnProgress, Progress, Stages
 from hysac_retrieval.ingest.workers import Decoder
 from hysac_retrieval.ingest.write import Writer
 from hysac_retrieval.preprocess import DEFAULT_MAX_PIXELS
-from hysac_retrieval.stores import Connection
+from hysac_retrieval.stores import Connection, StorageOptions
+from hysac_retrieval.stores.base import Quantization
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder import Encoder
@@ -133,13 +134,23 @@ def index_sources(
         )
 
 
-def collection_for(encoder: Encoder, name: str, *, recreate: bool = False, **connection: Unpack[Connection]) -> Index:
+def collection_for(
+    encoder: Encoder,
+    name: str,
+    *,
+    recreate: bool = False,
+    quantization: Quantization | None = None,
+    storage: StorageOptions | None = None,
+    **connection: Unpack[Connection],
+) -> Index:
     """Open a collection for an encoder's points; make it if there is none.
 
     Args:
         encoder: Its space, calibration and lift become the collection's.
         name: Name of the collection.
         recreate: Remove a collection that exists, with all its points.
+        quantization: See `Index.create`; for a collection that is made.
+        storage: See there, too.
         **connection: Where it lives; see `Connection`.
 
     Raises:
@@ -153,6 +164,8 @@ def collection_for(encoder: Encoder, name: str, *, recreate: bool = False, **con
         safety=encoder.safety,
         fingerprint=encoder.fingerprint,
         lift=encoder.lift,
+        quantization=quantization,
+        storage=storage,
         exist_ok=not recreate,
         recreate=recreate,
         **connection,

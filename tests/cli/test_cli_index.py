@@ -163,3 +163,20 @@ def test_ctrl_c_finishes_the_batch_and_keeps_it(tmp_path: Path, toy_bundle: Path
     found = json.loads(out)
     assert found["report"]["interrupted"]
     assert 0 < found["report"]["indexed"]["text"] == found["collection"]["points"] < 20_000
+
+
+def test_a_new_collection_is_quantized_as_asked_and_stays_so(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    command = ("index", write_pictures(tmp_path / "p"), *place(tmp_path, toy_bundle))
+    made = json.loads(run(*command, "--quantization", "int8", "--on-disk", "--json").stdout)
+    assert made["collection"]["quantization"] == "int8"
+    again = json.loads(run(*command, "--json").stdout)
+    assert (again["collection"]["quantization"], again["report"]["skipped"]) == ("int8", 4)
+    other = run(*command, "--quantization", "turbo8")
+    assert other.exit_code == 2
+    assert "exists with quantization int8" in other.stderr
+
+
+def test_shards_need_a_cluster(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    result = run("index", write_pictures(tmp_path / "p"), *place(tmp_path, toy_bundle), "--shards", "3")
+    assert result.exit_code == 2
+    assert "shards" in result.stderr
