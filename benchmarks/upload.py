@@ -206,9 +206,9 @@ def measure_images(
 @click.command(help=__doc__)
 @click.option("--dims", default=[64, 256, 768], multiple=True, show_default=True, help="Space components.")
 @click.option("--points", default=20_000, show_default=True, help="Points of each collection; 0 leaves this part out.")
-@click.option("--images", default=3000, show_default=True, help="Pictures to index; 0 leaves this part out.")
+@click.option("--images", default=10_000, show_default=True, help="Pictures to index; 0 leaves this part out.")
 @click.option("--model", default="hysac-mini", show_default=True, help="Bundled name, folder or hub repository.")
-@click.option("--workers", default=[0, 1, 2], multiple=True, show_default=True, help="Decoding processes; repeatable.")
+@click.option("--workers", multiple=True, type=int, help="Decoding processes; repeatable  [default: as hysac-index]")
 @click.option("--threads", type=int, help="Threads of the encoder, on both sides; default: one per core but one.")
 @click.option("--batch-size", default=64, show_default=True, help="Pictures encoded at once.")
 @click.option("--rounds", default=3, show_default=True, help="Rounds in which the sides take turns; medians count.")
@@ -227,7 +227,7 @@ def main(
     out: Path,
 ) -> None:
     if quick:
-        dims, points, images, workers, rounds = (16,), min(points, 300), min(images, 20), workers[:1], 1
+        dims, points, images, rounds = (16,), min(points, 300), min(images, 20), 1
     report: dict[str, Any] = {
         "what": "points per second of Index.upsert against the engines' own calls; images per second of hysac-index "
         "against the encoder alone",
@@ -238,7 +238,7 @@ def main(
         rows = [(f"d={run['dim']}", *run["ratio"].values(), *run["points_per_second"].values()) for run in runs]
         show_table((f"{points} points", "ratio, embedded", "ratio, :memory:", *runs[0]["points_per_second"]), rows)
     if images:
-        found = report["images"] = measure_images(model, images, rounds, workers, batch_size, threads)
+        found = report["images"] = measure_images(model, images, rounds, workers or (None,), batch_size, threads)
         show_table(
             (f"{images} images", "ratio to pixels", "ratio to files", "per second"),
             [

@@ -99,7 +99,7 @@ def test_upload_compares_with_engines_and_encoder(load: Load, tmp_path: Path, to
     ):
         assert ratio == pytest.approx(ours / raw, rel=0.01)
     images = report["images"]
-    assert list(images["images_per_second"]) == ["encoder, pixels", "encoder, files", "hysac-index, workers=0"]
+    assert list(images["images_per_second"]) == ["encoder, pixels", "encoder, files", "hysac-index, workers=auto"]
     assert images["ratio_to_encoder_on_pixels"]["encoder, pixels"] == 1.0
     assert shown.index("ratio, embedded") < shown.index("ratio to pixels")
 

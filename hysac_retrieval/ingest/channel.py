@@ -50,6 +50,14 @@ class Channel(Generic[T]):
                 self._changed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
+        for values in self._taken(1):
+            yield from values
+
+    def together(self) -> Iterator[list[T]]:
+        """All values that wait, as often as some do: a consumer that falls behind takes more at a time."""
+        return self._taken(self._size)
+
+    def _taken(self, most: int) -> Iterator[list[T]]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or bool(self._values))
@@ -57,6 +65,6 @@ class Channel(Generic[T]):
                     if self._error is not None:
                         raise self._error
                     return
-                value = self._values.popleft()
+                values = [self._values.popleft() for _ in range(min(most, len(self._values)))]
                 self._changed.notify_all()
-            yield value
+            yield values

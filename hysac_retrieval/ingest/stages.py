@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.encoder import Encoder
 
 _DECODED = 16  # images at once
-_UPLOADS = 2  # batches that wait for the store
+_UPLOADS = 4  # batches that wait for the store, which are then written together
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +225,13 @@ class Stages:
         return self._encoder.encode_text([str(ready.item.content) for ready in batch], batch_size=self._batch_size)
 
     def _upload(self) -> None:
-        for batch in self._uploads:
-            items = [ready.item for ready in batch.items]
-            self._writer.write(batch.modality, items, [ready.hash for ready in batch.items], batch.points)
+        for batches in self._uploads.together():
+            for modality in MODALITIES:
+                some = [batch for batch in batches if batch.modality == modality]
+                if some:
+                    ready = [one for batch in some for one in batch.items]
+                    points = np.concatenate([batch.points for batch in some])
+                    self._writer.write(modality, [one.item for one in ready], [one.hash for one in ready], points)
 
     def _progress(self) -> Progress:
         done = sum(self._writer.indexed.values()) + self.skipped + self.left_out + self._notes.failures

@@ -34,13 +34,14 @@ class Decoder:
     with this process, even when it is killed.
 
     Args:
-        workers: Number of processes; 0 for a thread; None for as many as there are cores, up to 8, after the first few
-            images.
+        workers: Number of processes; 0 for a thread; None for as many as there are cores, up to 8, where the first
+            images, and those that come while the processes start, are decoded in threads.
         decoding: What to do with images.
     """
 
     def __init__(self, workers: int | None, decoding: Decoding) -> None:
         self._processes = min(_MOST, _cores()) if workers is None else workers
+        self._at_once = workers is None
         self._few = _FEW if workers is None else 0
         self._decoding = decoding
         self._threads = ThreadPoolExecutor(max(self._processes, 1), thread_name_prefix="hysac-decode")
@@ -79,7 +80,7 @@ class Decoder:
         if worker is None:
             worker = self._own.worker = _Worker(self._decoding, self._starting)
             self._workers.append(worker)
-        return worker.run(jobs)
+        return self._decoding(jobs) if self._at_once and not worker.ready() else worker.run(jobs)
 
 
 class _Worker:
@@ -90,12 +91,21 @@ class _Worker:
         self._starting = starting
         self._process: Any = None
         self._pipe: Any = None
+        self._up = False
+
+    def ready(self) -> bool:
+        """Whether the process has started; starts it if need be, and does not wait."""
+        if self._process is None:
+            self._launch()
+        return self._up or bool(self._pipe.poll())
 
     def run(self, jobs: Sequence[Job]) -> list[Decoded]:
         # A process may be ended by anyone, so a single image that was there when it happened has a second chance.
         for _ in range(2 if len(jobs) == 1 else 1):
             if self._process is None:
-                self._start()
+                self._launch()
+            if not self._up:
+                self._wait()
             try:
                 self._pipe.send(jobs)
                 results: list[Decoded] = self._pipe.recv()
@@ -112,9 +122,9 @@ class _Worker:
             self._process.join(_PATIENCE)
             self._process.kill()
             self._process.join()
-            self._process = None
+            self._process, self._up = None, False
 
-    def _start(self) -> None:
+    def _launch(self) -> None:
         # Spawned, not forked: this process has threads and locks that a fork would copy in the middle of their work.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -123,8 +133,10 @@ class _Worker:
             process.start()
         theirs.close()
         self._process = process
+
+    def _wait(self) -> None:
         try:
-            self._pipe.recv()
+            self._up = bool(self._pipe.recv())
         except (EOFError, OSError) as error:
             self.close()
             raise SettingsError(

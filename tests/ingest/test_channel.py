@@ -80,3 +80,14 @@ def test_an_error_of_the_producer_comes_after_what_it_put() -> None:
     assert next(values) == 1
     with pytest.raises(ValueError, match="broken"):
         next(values)
+
+
+def test_what_waits_can_be_taken_together() -> None:
+    channel: Channel[int] = Channel(3)
+    for number in range(3):
+        channel.put(number)
+    taken = channel.together()
+    assert next(taken) == [0, 1, 2]
+    channel.put(3)
+    channel.close()
+    assert list(taken) == [[3]]

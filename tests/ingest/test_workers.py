@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -36,6 +37,16 @@ class Fatal:
                 self.marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return [Decoded(content_hash(b"", job.content)) for job in jobs if isinstance(job.content, bytes)]
+
+
+@dataclass(frozen=True)
+class Pid:
+    """Says in which process it is."""
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Decoded]:
+        return [
+            Decoded(f"{content_hash(b'', job.content)} {os.getpid()}") for job in jobs if isinstance(job.content, bytes)
+        ]
 
 
 def send_half_of_a_message(pipe: Connection, decoding: object) -> None:
@@ -74,6 +85,22 @@ def test_images_are_decoded_hashed_and_skipped_alike_in_threads_and_processes(tm
     for failed, says in ((half, "download"), (lost, "does not exist"), (pipe, "not a regular file")):
         assert failed.pixels is None
         assert says in str(failed.error)
+
+
+def test_nothing_waits_for_processes_to_start_where_their_number_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hysac_retrieval.ingest.workers._FEW", 2)
+    monkeypatch.setattr("hysac_retrieval.ingest.workers._cores", lambda: 1)
+    jobs = [Job(bytes([number]), b"") for number in range(50)]
+    expected = [content_hash(b"", bytes([number])) for number in range(50)]
+    with Decoder(None, Pid()) as decoder:  # type: ignore[arg-type]
+        where = set()
+        deadline = time.monotonic() + 60
+        while len(where) < 2 and time.monotonic() < deadline:
+            found = [decoder.submit([job]).result()[0] for job in jobs]
+            assert [one.hash.partition(" ")[0] for one in found] == expected
+            where |= {one.hash.partition(" ")[2] for one in found}
+    assert len(where) == 2
+    assert str(os.getpid()) in where
 
 
 def test_an_image_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
