@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from qdrant_client import models
 
@@ -17,6 +20,10 @@ from hysac_retrieval.safety import ModalityProfile, RadiusStats, SafetyProfile
 
 DIM, CURVATURE = 6, 0.26
 STORES = ("edge", "memory")
+SERVER = pytest.param(
+    "server",
+    marks=pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="set QDRANT_URL to test a Qdrant server"),
+)
 
 
 def profile(threshold: float = 0.5) -> SafetyProfile:
@@ -44,11 +51,19 @@ def nearest(query: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[
 
 @contextmanager
 def index_on(store: str, folder: Path, name: str = "points", **options: Any) -> Iterator[Index]:
-    """A new index on the embedded engine or in memory."""
-    location = ":memory:" if store == "memory" else str(folder)
+    """A new index on the embedded engine, in memory, or on the server at ``QDRANT_URL`` (and removed from it after)."""
     settings = {"dim": DIM, "curvature": CURVATURE, "safety": profile()} | options
-    with Index.create(name, location=location, **settings) as index:
-        yield index
+    if store == "server":
+        name = f"hysac-test-{uuid.uuid4().hex}"
+        place: dict[str, Any] = {"url": os.environ["QDRANT_URL"], "api_key": os.environ.get("QDRANT_API_KEY")}
+    else:
+        place = {"location": ":memory:" if store == "memory" else str(folder)}
+    with Index.create(name, **place, **settings) as index:
+        try:
+            yield index
+        finally:
+            if store == "server":
+                index.store.drop(name)
 
 
 def match(key: str, value: Any) -> models.FieldCondition:
