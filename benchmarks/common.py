@@ -8,7 +8,6 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ Points = NDArray[np.float64]
 """Space components of points on the hyperboloid, (n, d)."""
 
 K = 10
+PERCENTILES = (50, 95, 99)
 RESULTS = Path(__file__).parent / "results"
 WALKED = HnswOptions(full_scan_threshold=10, indexing_threshold=10)
 """Options that have every search walk the graph, however small the collection; small ones would be searched exactly."""
@@ -146,31 +146,8 @@ def recall(found: Sequence[Sequence[Any]], truth: ExactSearch, k: int, points: P
     return shares
 
 
-@dataclass(frozen=True)
-class Times:
-    """How long calls took, in seconds, (n,) each.
-
-    Attributes:
-        wall: By the clock.
-        cpu: Of the processor, in all threads of this process: what other processes leave nearly untouched.
-    """
-
-    wall: Points
-    cpu: Points
-
-    def milliseconds(self) -> dict[str, float]:
-        """p50, p95 and p99 by the clock, and the median of the processor's time."""
-        found = {f"p{q}_ms": round(1e3 * float(np.percentile(self.wall, q)), 4) for q in (50, 95, 99)}
-        return found | {"cpu_ms": round(1e3 * float(np.median(self.cpu)), 4)}
-
-    def ratios(self, base: Times) -> dict[str, float]:
-        """The same figures in terms of another side's."""
-        found = self.milliseconds(), base.milliseconds()
-        return {name.removesuffix("_ms"): round(found[0][name] / found[1][name], 3) for name in found[0]}
-
-
-def interleaved(sides: Mapping[str, Callable[[int], Any]], count: int, warmup: int = 20) -> dict[str, Times]:
-    """Times of each side's call with 0 to count − 1, taken in turns.
+def interleaved(sides: Mapping[str, Callable[[int], Any]], count: int, warmup: int = 20) -> dict[str, Points]:
+    """Times in seconds, (count,), of each side's call with 0 to count − 1, taken in turns.
 
     What slows the machine for a while slows all sides alike. Who begins changes from turn to turn, so that none always
     follows the same other.
@@ -179,16 +156,26 @@ def interleaved(sides: Mapping[str, Callable[[int], Any]], count: int, warmup: i
     for turn in range(min(warmup, count)):
         for name in names:
             sides[name](turn)
-    times = {name: Times(np.empty(count), np.empty(count)) for name in names}
+    seconds = {name: np.empty(count) for name in names}
     for turn in range(count):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             call = sides[name]
-            cpu, wall = time.process_time(), time.perf_counter()
+            start = time.perf_counter()
             call(turn)
-            times[name].wall[turn] = time.perf_counter() - wall
-            times[name].cpu[turn] = time.process_time() - cpu
-    return times
+            seconds[name][turn] = time.perf_counter() - start
+    return seconds
+
+
+def milliseconds(seconds: Points) -> dict[str, float]:
+    """p50, p95 and p99 of times."""
+    return {f"p{q}_ms": round(1e3 * float(np.percentile(seconds, q)), 4) for q in PERCENTILES}
+
+
+def ratios(seconds: Points, base: Points) -> dict[str, float]:
+    """p50, p95 and p99 of times in terms of those of another side."""
+    found, other = np.percentile(seconds, PERCENTILES), np.percentile(base, PERCENTILES)
+    return {f"p{q}": round(float(share), 3) for q, share in zip(PERCENTILES, found / other, strict=True)}
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 import numpy as np
-from common import RESULTS, WALKED, ExactSearch, K, Points, interleaved, recall, show_table, write_report
+from common import RESULTS, WALKED, ExactSearch, K, Points, interleaved, milliseconds, recall, show_table, write_report
 from points import CURVATURE, Synthetic
 
 from hysac_retrieval import lorentz
@@ -133,7 +133,7 @@ def main(
         for safe in (True, False):
             times = interleaved({str(size): caller(built, safe) for size, built in collections.items()}, calls)
             for size, built in collections.items():
-                at = {"recall_at_10": found(built, safe), **times[str(size)].milliseconds()}
+                at = {"recall_at_10": found(built, safe), **milliseconds(times[str(size)])}
                 built.report["safe_search" if safe else "safe_false"] = at
     runs = [built.report for built in collections.values()]
     growth = [

@@ -69,7 +69,7 @@ def test_latency_compares_with_the_plain_query(load: Load, tmp_path: Path) -> No
     (found,) = report["runs"]
     assert found["latency"]["plain cosine"]["ratio"]["p50"] == 1.0
     assert all(row["p99_ms"] >= row["p50_ms"] > 0 for row in found["latency"].values())
-    assert set(found["queries_per_second_by_threads"]["safe search"]) == {"1", "2", "8"}
+    assert set(found["queries_per_second_by_threads"]["safe search"]["per_second"]) == {"1", "2", "8"}
     assert shown.index("p50 ratio") < shown.index("p50 ms")
 
 
