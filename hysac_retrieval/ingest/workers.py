@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
@@ -129,7 +130,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self._decoding), daemon=True)
-        with self._starting:
+        with self._starting, _interrupts_blocked():
             process.start()
         theirs.close()
         self._process = process
@@ -147,13 +148,26 @@ class _Worker:
 
 def _serve(pipe: Connection, decoding: Decoding) -> None:
     """What a worker does until the other end of its pipe is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where blocking it is not known
     try:
         pipe.send("ready")
         while True:
             pipe.send(decoding(pipe.recv()))
     except (EOFError, OSError):
         pass
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C is for this process; a child keeps the mask it is born with, so it never sees one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cores() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import struct
@@ -118,6 +119,19 @@ def test_an_image_that_was_there_when_its_process_was_ended_has_a_second_chance(
     with Decoder(1, Fatal(tmp_path / "marker")) as decoder:  # type: ignore[arg-type]
         (found,) = decoder.submit([Job(b"once", b"")]).result()
         assert found.error is None
+
+
+def test_ctrl_c_does_not_reach_the_processes(tmp_path: Path) -> None:
+    with Decoder(1, DECODING) as decoder:
+        ticket = decoder.submit([Job(b"a", b"")])
+        pids = set()
+        while not ticket.done():  # while it starts, too
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGINT)
+                pids.add(child.pid)
+            time.sleep(0.01)
+        assert "not an image" in str(ticket.result()[0].error)
+        assert len(pids) == 1
 
 
 def test_a_process_that_is_killed_while_it_sends_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
