@@ -45,7 +45,7 @@ from hysac_retrieval.records import (
     normal_ids,
     own_payload,
     plain_payloads,
-    short_number,
+    short_numbers,
     stored_modality,
 )
 from hysac_retrieval.results import Hit, Modality, PointId
@@ -147,13 +147,14 @@ class Collection:
                 f"{len(keys)} ids, {len(x)} points, {len(given)} payloads and {len(marked)} marks; give as many of each"
             )
         radius = np.asarray(lorentz.dist0(x, self.metadata.curvature))
-        unsafe = self.metadata.safety.unsafe(radius, modality)
+        unsafe = np.minimum(short_numbers(self.metadata.safety.unsafe(radius, modality), up=True), 1.0).tolist()
+        radii = short_numbers(radius)
         beyond, extras = self.lift.beyond(x), self.lift.extras(x)
         rows = plain_payloads(given)
         for row, payload in enumerate(rows):
             ours = {
-                "unsafe": min(short_number(unsafe[row], up=True), 1.0),
-                "radius": short_number(radius[row]),
+                "unsafe": unsafe[row],
+                "radius": radii[row],
                 "modality": modality,
                 "model": self.metadata.fingerprint,
                 **extras[row],

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from hysac_retrieval.errors import InputError
@@ -80,12 +81,14 @@ def plain_payload(payload: Mapping[str, Any] | None, row: int) -> dict[str, Any]
     return result
 
 
-def short_number(value: float, *, up: bool = False) -> float:
-    """Round to 12 decimals, a score upward, so that it never looks safer than it is.
+def short_numbers(values: ArrayLike, *, up: bool = False) -> list[float]:
+    """Round n numbers to 12 decimals, scores upward, so that they never look safer than they are.
 
     Engines parse JSON numbers of more than 15 digits to within one unit in the last place only; these come back exact.
     """
-    return round(math.ceil(value * 1e12) / 1e12 if up else float(value), 12)
+    scaled = np.asarray(values, dtype=np.float64) * 1e12
+    rounded: list[float] = ((np.ceil if up else np.rint)(scaled) / 1e12).tolist()
+    return rounded
 
 
 def own_payload(stored: StoredPoint) -> Mapping[str, Any]:
