@@ -159,6 +159,39 @@ def test_a_script_that_does_not_guard_its_main_is_told_so(tmp_path: Path) -> Non
     assert "__main__" in last
 
 
+ORPHAN = """
+import multiprocessing, sys, time
+from hysac_retrieval.ingest.decode import Decoding, Job
+from hysac_retrieval.ingest.workers import Decoder
+if __name__ == "__main__":
+    with Decoder(1, Decoding(None, 1)) as decoder:
+        decoder.submit([Job(b"a", b"")]).result()
+        print(multiprocessing.active_children()[0].pid, flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_processes_end_with_one_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(ORPHAN, encoding="utf-8")
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.kill()
+
+    def runs() -> bool:
+        try:
+            return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    deadline = time.monotonic() + 30
+    while runs() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs()
+
+
 def test_workers_load_no_vector_store() -> None:
     script = "import sys, hysac_retrieval.ingest.workers\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
