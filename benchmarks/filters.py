@@ -4,7 +4,8 @@
 
 The filter is part of the walk through the graph. For comparison, what searches that filter afterwards find: the safe
 ones among the 100 nearest points, whatever those are. Every search walks the graph, as in `recall.py`; queries are safe
-texts, and unsafe texts and images, which are redirected first.
+texts, and unsafe texts and images, which are redirected first. Unsafe texts are searched as they were asked too, as a
+policy without traversal does: then what is nearest is unsafe, and what is wanted lies behind it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from common import RESULTS, K, Points, exact, recall, show_table, write_report
 from points import Data, Synthetic, stored, synthetic
 
 from hysac_retrieval import lorentz
+from hysac_retrieval.index import Index
+from hysac_retrieval.policy import SafetyPolicy
 from hysac_retrieval.results import Modality
-from hysac_retrieval.safety import redirect
+from hysac_retrieval.safety import RedirectMode, redirect
 from hysac_retrieval.search import SafeSearch
 from hysac_retrieval.stores.base import Quantization
 
@@ -29,7 +32,13 @@ SHARES = (0.01, 0.1, 0.5, 0.99)
 COLLECTIONS: tuple[tuple[str, Quantization | None], ...] = (("padded", None), ("padded", "int8"), ("poincare", None))
 AFTERWARDS = 100
 GOAL = 0.99
-KINDS: dict[str, Modality] = {"safe_text": "text", "unsafe_text": "text", "unsafe_image": "image"}
+# Name, group, modality, and whether unsafe queries are redirected.
+KINDS: tuple[tuple[str, str, Modality, bool], ...] = (
+    ("safe text", "safe_text", "text", True),
+    ("unsafe text", "unsafe_text", "text", True),
+    ("unsafe image", "unsafe_image", "image", True),
+    ("unsafe text, as asked", "unsafe_text", "text", False),
+)
 
 
 def shared(points: int, queries: int, dim: int, share: float) -> Data:
@@ -38,18 +47,20 @@ def shared(points: int, queries: int, dim: int, share: float) -> Data:
     return replace(synthetic(points, queries, dim), gallery=source.images(points, safe=share))
 
 
-def measure(engine: SafeSearch, data: Data, safe: Points) -> dict[str, Any]:
+def measure(index: Index, data: Data, safe: Points) -> dict[str, Any]:
     """Recall@10 of each kind of query."""
     found: dict[str, Any] = {}
-    for group, modality in KINDS.items():
+    for name, group, modality, redirected in KINDS:
+        mode: RedirectMode = "geodesic" if redirected else "none"
+        engine = SafeSearch(index, None, policy=SafetyPolicy(traversal=mode))
         asked = data.queries[group]
-        searched, moved = redirect(asked, modality, data.safety, data.curvature)
+        searched, moved = redirect(asked, modality, data.safety, data.curvature, mode)
         truth = exact(data.gallery, searched, K, data.curvature, safe)
         results = engine.search_batch(asked, limit=K, query_modality=modality)
         everything = engine.search_batch(searched, limit=AFTERWARDS, safe=False)
         allowed = set(safe.tolist())
         afterwards = [[hit.id for hit in result if hit.id in allowed] for result in everything]
-        found[group.replace("_", " ")] = {
+        found[name] = {
             "recall": round(statistics.fmean(recall([[h.id for h in r] for r in results], truth, K, data.gallery)), 4),
             "filtered_afterwards": round(statistics.fmean(recall(afterwards, truth, K, data.gallery)), 4),
             "redirected": int(moved.sum()),
@@ -76,9 +87,9 @@ def main(points: int, queries: int, dim: int, quick: bool, out: Path) -> None:
         report: dict[str, Any] = {"safe_points": len(safe)}
         for lift, kind in collections:
             with stored(data, lift, kind) as (index, _):
-                report[f"{lift}, {kind or 'float32'}"] = measure(SafeSearch(index, None), data, safe)
+                report[f"{lift}, {kind or 'float32'}"] = measure(index, data, safe)
         runs[f"{100 * share:g} % safe"] = report
-    names = [group.replace("_", " ") for group in KINDS]
+    names = [name for name, *_ in KINDS]
     for lift, kind in collections:
         name = f"{lift}, {kind or 'float32'}"
         rows = [

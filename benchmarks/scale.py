@@ -1,11 +1,12 @@
 """Time to build, bytes per point, latency and recall of collections that grow tenfold.
 
     python benchmarks/scale.py
-    python benchmarks/scale.py --sizes 10000 --sizes 100000 --dim 256 --quantization int8
+    python benchmarks/scale.py --sizes 10000 --sizes 50000 --dim 256 --dim 768 --quantization turbo8
 
 Points are random, made in blocks and forgotten, so that never more than one block is in memory beside the engine; exact
 float64 search over all of them takes each block as it passes. The collections are then searched in turns, so that what
-slows the machine slows all sizes alike. Every search walks the graph. Queries are texts, half of them unsafe.
+slows the machine slows all sizes alike. Every search walks the graph. Queries are texts, half of them unsafe. Bytes are
+those of the engine's files, as the file system counts them: give TMPDIR a folder on a disk, not in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -99,30 +101,13 @@ def found(built: Built, safe: bool) -> float:
     return round(statistics.fmean(recall([[hit.id for hit in result] for result in results], truth, K)), 4)
 
 
-@click.command(help=__doc__)
-@click.option("--sizes", default=SIZES, multiple=True, show_default=True, help="Points; may be repeated.")
-@click.option("--dim", default=64, show_default=True, help="Space components.")
-@click.option("--lift", default="padded", show_default=True, type=click.Choice(("padded", "poincare")))
-@click.option("--quantization", type=click.Choice(tuple(OVERSAMPLING)), help="Default: none.")
-@click.option("--queries", default=100, show_default=True, help="Queries for the recall.")
-@click.option("--calls", default=500, show_default=True, help="Calls that are timed at each size.")
-@click.option("--quick", is_flag=True, help="A small run, to see that it works.")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "scale.json", show_default=False)
-def main(
-    sizes: tuple[int, ...],
-    dim: int,
-    lift: str,
-    quantization: Quantization | None,
-    queries: int,
-    calls: int,
-    quick: bool,
-    out: Path,
-) -> None:
-    if quick:
-        sizes, dim, queries, calls = (200, 400), 8, 10, 10
+def measure(
+    sizes: Sequence[int], dim: int, lift: str, quantization: Quantization | None, queries: int, calls: int
+) -> dict[str, Any]:
+    """Collections of all sizes, of one dimension and quantization."""
     with ExitStack() as stack:
         collections = {}
-        for size in sorted(sizes):
+        for size in sizes:
             collections[size] = build(stack, size, queries, dim, lift, quantization)
             click.echo(f"{size} points: {collections[size].report['seconds']}", err=True)
 
@@ -135,41 +120,94 @@ def main(
             for size, built in collections.items():
                 at = {"recall_at_10": found(built, safe), **milliseconds(times[str(size)])}
                 built.report["safe_search" if safe else "safe_false"] = at
-    runs = [built.report for built in collections.values()]
-    growth = [
-        {
-            "from": before["points"],
-            "to": after["points"],
-            **{
-                name: round(after[name]["p50_ms"] / before[name]["p50_ms"], 3) for name in ("safe_search", "safe_false")
-            },
-        }
-        for before, after in pairwise(runs)
-    ]
-    header = ("points", "p50 growth", "p50 ms", "recall@10", "safe=False p50 ms", "recall@10", "build s", "bytes/point")
-    show_table(
-        header,
-        [
-            (
-                run["points"],
-                grown,
-                run["safe_search"]["p50_ms"],
-                run["safe_search"]["recall_at_10"],
-                run["safe_false"]["p50_ms"],
-                run["safe_false"]["recall_at_10"],
-                round(sum(run["seconds"].values()), 1),
-                run["bytes_per_point"],
-            )
-            for run, grown in zip(runs, ["", *(f"{step['safe_search']:.2f}" for step in growth)], strict=True)
-        ],
-    )
-    report = {
-        "what": "a collection of random points as it grows; latency of SafeSearch.search, limit 10, embedded engine",
-        "goal": {"p50_growth_from_100k_to_1m_at_most": GOAL},
+    rows = [built.report for built in collections.values()]
+    return {
         "dim": dim,
         "lift": lift,
         "quantization": quantization,
-        "p50_growth": growth,
+        "growth": [growth(*pair) for pair in pairwise(rows)],
+        "sizes": rows,
+    }
+
+
+def growth(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What more points cost: p50 in terms of the smaller collection's, and bytes for each point more."""
+    p50 = {name: round(after[name]["p50_ms"] / before[name]["p50_ms"], 3) for name in ("safe_search", "safe_false")}
+    held = [row["points"] * (row["bytes_per_point"] or 0) for row in (before, after)]
+    more = round((held[1] - held[0]) / (after["points"] - before["points"]), 1)
+    return {"from": before["points"], "to": after["points"], "p50": p50, "bytes_per_further_point": more}
+
+
+def show(run: dict[str, Any]) -> None:
+    """Growth first, then what it grew from and to."""
+    click.echo(f"d={run['dim']}, {run['lift']}, {run['quantization'] or 'float32'}")
+    first = {"p50": {"safe_search": "", "safe_false": ""}, "bytes_per_further_point": ""}
+    show_table(
+        (
+            "points",
+            "p50 growth",
+            "safe=False",
+            "p50 ms",
+            "safe=False",
+            "recall@10",
+            "safe=False",
+            "build s",
+            "bytes/point",
+            "each further",
+        ),
+        [
+            (
+                row["points"],
+                *grown["p50"].values(),
+                *(row[name]["p50_ms"] for name in ("safe_search", "safe_false")),
+                *(row[name]["recall_at_10"] for name in ("safe_search", "safe_false")),
+                round(sum(row["seconds"].values()), 1),
+                row["bytes_per_point"],
+                grown["bytes_per_further_point"],
+            )
+            for row, grown in zip(run["sizes"], [first, *run["growth"]], strict=True)
+        ],
+    )
+
+
+@click.command(help=__doc__)
+@click.option("--sizes", default=SIZES, multiple=True, show_default=True, help="Points; may be repeated.")
+@click.option("--dim", "dims", default=(64,), multiple=True, show_default=True, help="Space components; repeatable.")
+@click.option("--lift", default="padded", show_default=True, type=click.Choice(("padded", "poincare")))
+@click.option(
+    "--quantization",
+    "quantizations",
+    default=("float32",),
+    multiple=True,
+    show_default=True,
+    type=click.Choice(("float32", *OVERSAMPLING)),
+    help="Repeatable; float32 for none.",
+)
+@click.option("--queries", default=100, show_default=True, help="Queries for the recall.")
+@click.option("--calls", default=500, show_default=True, help="Calls that are timed at each size.")
+@click.option("--quick", is_flag=True, help="A small run, to see that it works.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "scale.json", show_default=False)
+def main(
+    sizes: tuple[int, ...],
+    dims: tuple[int, ...],
+    lift: str,
+    quantizations: tuple[str, ...],
+    queries: int,
+    calls: int,
+    quick: bool,
+    out: Path,
+) -> None:
+    if quick:
+        sizes, dims, queries, calls = (200, 400), (8,), 10, 10
+    runs = []
+    for dim in dims:
+        for name in quantizations:
+            kind = next((kind for kind in OVERSAMPLING if kind == name), None)
+            runs.append(measure(sorted(set(sizes)), dim, lift, kind, queries, calls))
+            show(runs[-1])
+    report = {
+        "what": "a collection of random points as it grows; latency of SafeSearch.search, limit 10, embedded engine",
+        "goal": {"p50_growth_from_100k_to_1m_at_most": GOAL},
         "runs": runs,
     }
     write_report(report, out)

@@ -75,9 +75,10 @@ def test_latency_compares_with_the_plain_query(load: Load, tmp_path: Path) -> No
 
 def test_scale_builds_every_size(load: Load, tmp_path: Path) -> None:
     report, _ = run(load("scale"), tmp_path, "--quick", "--quantization", "turbo8")
-    assert [(row["points"], row["safe_search"]["recall_at_10"]) for row in report["runs"]] == [(200, 1.0), (400, 1.0)]
-    assert [(step["from"], step["to"]) for step in report["p50_growth"]] == [(200, 400)]
-    assert all(row["bytes_per_point"] > 0 for row in report["runs"])
+    (found,) = report["runs"]
+    assert [(row["points"], row["safe_search"]["recall_at_10"]) for row in found["sizes"]] == [(200, 1.0), (400, 1.0)]
+    assert [(step["from"], step["to"]) for step in found["growth"]] == [(200, 400)]
+    assert all(row["bytes_per_point"] > 0 for row in found["sizes"])
 
 
 def test_filters_finds_all_and_only_safe_points(load: Load, tmp_path: Path) -> None:
