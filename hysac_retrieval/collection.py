@@ -32,6 +32,7 @@ from hysac_retrieval.filters import (
     MODALITY,
     MODEL,
     PAYLOAD_KEY,
+    SOURCE,
     UNSAFE,
     checked_count,
     effective_threshold,
@@ -51,7 +52,13 @@ from hysac_retrieval.records import (
 from hysac_retrieval.results import Hit, Modality, PointId
 from hysac_retrieval.stores.base import Group, GroupQuery, IndexKind, Opened, Quantization, StoredPoint, VectorQuery
 
-PAYLOAD_INDEXES: dict[str, IndexKind] = {UNSAFE: "float", MODALITY: "keyword", MODEL: "keyword", BEYOND: "bool"}
+PAYLOAD_INDEXES: dict[str, IndexKind] = {
+    UNSAFE: "float",
+    MODALITY: "keyword",
+    MODEL: "keyword",
+    BEYOND: "bool",
+    SOURCE: "keyword",
+}
 
 OVERSAMPLING: dict[Quantization, float] = {"int8": 2.0, "turbo8": 2.0, "turbo4": 3.0, "binary": 8.0}
 """Quantized candidates compared again by their originals, per hit; chosen by benchmarks/recall.py."""

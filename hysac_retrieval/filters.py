@@ -22,7 +22,9 @@ from hysac_retrieval.safety import MODALITIES
 PAYLOAD_KEY = "hysac"
 """The one payload key that is ours."""
 
-UNSAFE, MODALITY, MODEL, BEYOND = (f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "modality", "model", "beyond"))
+UNSAFE, MODALITY, MODEL, BEYOND, SOURCE = (
+    f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "modality", "model", "beyond", "source")
+)
 
 MAX_LIMIT = 10_000
 """Largest number of hits of one search."""

@@ -129,7 +129,6 @@ def command(
 
         given["ray"] = RayOptions(address=ray_address, actors=given["workers"] or None)
     from hysac_retrieval.ingest import collection_for, index_sources
-
     from hysac_retrieval.stores import StorageOptions
 
     storage = StorageOptions(

@@ -10,6 +10,7 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.filters import PAYLOAD_KEY
+from hysac_retrieval.filters import SOURCE as SOURCE_KEY
 from hysac_retrieval.index import Index
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.scratch import Seen
@@ -154,7 +155,7 @@ def left_points(index: Index, sources: Sequence[str], seen: Seen) -> Iterator[li
     Points that carry another source, or none, are not looked at.
     """
     for source in sources:
-        condition = models.FieldCondition(key=f"{PAYLOAD_KEY}.{SOURCE}", match=models.MatchValue(value=source))
+        condition = models.FieldCondition(key=SOURCE_KEY, match=models.MatchValue(value=source))
         after: PointId | None = None
         while True:
             page, after = index.store.scroll(

@@ -210,9 +210,11 @@ class PaddedLift(BaseModel):
         Raises:
             InvalidVectorError: Wrong shape or dimension, not numbers, not finite.
         """
-        space, height = self._boosted(checked_matrix(points, self.dim, "points"))
-        # A last-digit allowance, so that the very points that set M are within it.
-        return np.asarray(_sum_squares(space) + height**2 > self.curvature * self.norm**2 * (1 + 1e-12))
+        space = checked_matrix(points, self.dim, "points") * self.curvature**0.5
+        # The time component alone says it, |x'|² being t'² − 1. It cancels a little: hence an allowance of a few
+        # digits, so that the very points that set M are within it.
+        height = float(_time(self._shift[None, :])[0]) * _time(space) - space @ self._shift
+        return np.asarray(2 * height**2 - 1 > self.curvature * self.norm**2 * (1 + 1e-9))
 
     def extras(self, points: ArrayLike) -> list[dict[str, float]]:
         """Nothing: the score says all. An empty mapping for each of the points (n, d)."""
