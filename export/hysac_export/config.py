@@ -128,7 +128,7 @@ class DataConfig(_Config):
         "apart; 1 for none.",
     )
     styles: tuple[str, ...] | None = Field(None, description="Art styles; default: all the training styles.")
-    omit: float = Field(0.0, ge=0, le=1, description="Share of scenes whose captions leave out a thing both twins show.")
+    omit: float = Field(0.0, ge=0, le=1, description="Share of scenes whose captions leave out a thing of both twins.")
     augment: float = Field(0.0, ge=0, le=1, description="Strength of colour, blur, and shift augmentation.")
     restyle: float = Field(0.0, ge=0, le=1, description="Share of sprites drawn in colours and shapes of their own.")
 
