@@ -11,14 +11,13 @@ policy without traversal does: then what is nearest is unsafe, and what is wante
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from common import RESULTS, K, Points, exact, recall, show_table, write_report
-from points import Data, Synthetic, stored, synthetic
+from points import Data, stored, synthetic
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.index import Index
@@ -31,6 +30,7 @@ from hysac_retrieval.stores.base import Quantization
 SHARES = (0.01, 0.1, 0.5, 0.99)
 COLLECTIONS: tuple[tuple[str, Quantization | None], ...] = (("padded", None), ("padded", "int8"), ("poincare", None))
 AFTERWARDS = 100
+TOGETHER = 400  # many unsafe points near every query, so that what is safe is not nearest by itself
 GOAL = 0.99
 # Name, group, modality, and whether unsafe queries are redirected.
 KINDS: tuple[tuple[str, str, Modality, bool], ...] = (
@@ -39,12 +39,6 @@ KINDS: tuple[tuple[str, str, Modality, bool], ...] = (
     ("unsafe image", "unsafe_image", "image", True),
     ("unsafe text, as asked", "unsafe_text", "text", False),
 )
-
-
-def shared(points: int, queries: int, dim: int, share: float) -> Data:
-    """A gallery of which a share is safe, as far as the calibration can tell."""
-    source = Synthetic(dim, clusters=max(points // 40, 1))
-    return replace(synthetic(points, queries, dim), gallery=source.images(points, safe=share))
 
 
 def measure(index: Index, data: Data, safe: Points) -> dict[str, Any]:
@@ -81,7 +75,7 @@ def main(points: int, queries: int, dim: int, quick: bool, out: Path) -> None:
     collections = COLLECTIONS[:1] if quick else COLLECTIONS
     runs: dict[str, Any] = {}
     for share in SHARES:
-        data = shared(points, queries, dim, share)
+        data = synthetic(points, queries, dim, safe=share, together=TOGETHER)
         scores = data.safety.unsafe(lorentz.dist0(data.gallery, data.curvature), "image")
         safe = np.flatnonzero(scores <= data.safety.threshold)
         report: dict[str, Any] = {"safe_points": len(safe)}

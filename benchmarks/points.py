@@ -176,14 +176,25 @@ def stored(
         yield index, {"upsert": round(uploaded - start, 2), "optimize": round(time.perf_counter() - uploaded, 2)}
 
 
-def synthetic(n: int, queries: int, dim: int = 128, spread: str = "narrow") -> Data:
-    """A gallery of random points, half of them safe, and queries near them."""
-    source = Synthetic(dim, spread, clusters=max(n // 40, 1))
+def synthetic(
+    n: int, queries: int, dim: int = 128, spread: str = "narrow", safe: float = 0.5, together: int = 40
+) -> Data:
+    """A gallery of random points and queries near them.
+
+    Args:
+        n: Points of the gallery.
+        queries: Queries of each group.
+        dim: Space components.
+        spread: One of `SPREADS`.
+        safe: Share of the gallery that is safe.
+        together: Points around one centre.
+    """
+    source = Synthetic(dim, spread, clusters=max(n // together, 1))
     return Data(
         label=f"synthetic, {spread} radii, d={dim}",
         space=source.space(),
         sample=source.images(2000, block=2),
-        gallery=source.images(n),
+        gallery=source.images(n, safe=safe),
         queries={group: source.draw(group, queries, block=1) for group in GROUPS},
     )
 
