@@ -9,6 +9,7 @@ import pytest
 from rest_server import RestServer, rest_server
 from spaces import CURVATURE, DIM, nearest, profile, random_points
 
+from hysac_retrieval.collection import PAYLOAD_INDEXES
 from hysac_retrieval.errors import CollectionNotFoundError, ModelMismatchError, StoreError
 from hysac_retrieval.index import Index
 from hysac_retrieval.lorentz import dist0
@@ -67,7 +68,11 @@ def test_payload_indexes_are_made_before_the_first_point(server: RestServer) -> 
     with make(server) as index:
         index.upsert([1], random_points(1), modality="text")
     puts = [(path, body) for method, path, body in server.requests if method == "PUT"]
-    assert [path for path, _ in puts] == ["/collections/c", *["/collections/c/index"] * 4, "/collections/c/points"]
+    assert [path for path, _ in puts] == [
+        "/collections/c",
+        *["/collections/c/index"] * len(PAYLOAD_INDEXES),
+        "/collections/c/points",
+    ]
     fields = {body["field_name"]: body["field_schema"] for path, body in puts if path.endswith("index")}
     wanted = {"hysac.unsafe": "float", "hysac.modality": "keyword", "hysac.model": "keyword"}
     assert wanted.items() <= fields.items()
