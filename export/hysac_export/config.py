@@ -70,14 +70,20 @@ class ModelConfig(_Config):
     quick_gelu: bool = Field(False, description="x · σ(1.702 x) for GELU, as OpenAI's CLIP has it.")
 
 
+Cone = Literal["T<I", "T*<I*", "I<T*"]
+"""An entailment term: apex < what lies in its cone; T text, I image, * unsafe."""
+
+
 class LossConfig(_Config):
-    """Weights of the loss terms. The first four fields are the paper's; the rest is ours and off by default.
+    """Weights of the loss terms. The first five fields are the paper's; the rest is ours and off by default.
 
     Attributes:
         contrastive: Weight of each of the four contrastive terms.
-        entailment: Weight of each of the three entailment terms.
+        entailment: Weight of each entailment term.
+        cones: Which entailment terms there are, apex first. Without ``"I<T*"`` nothing orders safe and unsafe.
         aperture_scale: Factor s of the half aperture.
-        published_normalisation: Divide by 7 (4 w_c + 3 w_e), as the published code does.
+        published_normalisation: Divide by the number of terms and the sum of their weights, 7 (4 w_c + 3 w_e), as the
+            published code does.
         joint: Contrastive term over the union of safe and unsafe (2B × 2B).
         radius: Hinge on the radii over all six pairs of groups.
         radius_gap: Margin between neighbouring groups, in units of distance.
@@ -86,10 +92,13 @@ class LossConfig(_Config):
         words: Auxiliary prediction of the caption's words from the convolutional stem.
         entailment_start: Share of the run after which the entailment terms are ramped in (over a tenth of the run).
         words_end: Share of the main phase after which the word prediction is off.
+        safe_clip: In the Euclidean geometry: redirect unsafe embeddings onto safe ones with this weight, as Safe-CLIP
+            does, instead of keeping both apart; see `losses.safe_clip_terms`.
     """
 
     contrastive: float = Field(1.0, ge=0)
     entailment: float = Field(1.0, ge=0)
+    cones: tuple[Cone, ...] = ("T<I", "T*<I*", "I<T*")
     aperture_scale: float = Field(1.0, gt=0)
     published_normalisation: bool = True
     joint: float = Field(0.0, ge=0)
@@ -100,6 +109,7 @@ class LossConfig(_Config):
     words: float = Field(0.0, ge=0)
     entailment_start: float = Field(0.0, ge=0, le=1)
     words_end: float = Field(1.0, ge=0, le=1)
+    safe_clip: float = Field(0.0, ge=0)
 
 
 class OptimConfig(_Config):
@@ -159,6 +169,12 @@ class TrainConfig(_Config):
             raise ValueError("stem_steps needs loss.words: words are all that the stem learns from on its own")
         return self
 
+    @model_validator(mode="after")
+    def _safe_clip_is_euclidean(self) -> Self:
+        if self.loss.safe_clip and self.model.geometry != "euclidean":
+            raise ValueError("loss.safe_clip is a loss of cosines; set model.geometry to 'euclidean'")
+        return self
+
     @property
     def total_steps(self) -> int:
         """Steps of both phases."""
@@ -168,6 +184,8 @@ class TrainConfig(_Config):
     def load(cls, source: str | Path, **overrides: Any) -> Self:
         """Read a config file (YAML or TOML), or a bundled one by name (see `bundled_configs`).
 
+        A file may say ``extends: NAME``, a bundled config or a file beside it, and hold only what differs from that.
+
         Args:
             source: A path, or a name such as ``"mini"``.
             **overrides: Dotted keys with values, for example ``{"optim.lr": 1e-3}``.
@@ -175,17 +193,7 @@ class TrainConfig(_Config):
         Raises:
             TrainingError: The file is missing or not valid; the message names the field.
         """
-        path = bundled_configs().get(str(source), Path(source))
-        try:
-            text = path.read_text(encoding="utf-8")
-            values: Any = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-            names = ", ".join(bundled_configs())
-            raise TrainingError(
-                f"cannot read the config {str(source)!r} (a file, or one of {names}): {error}"
-            ) from error
-        if not isinstance(values, dict):
-            raise TrainingError(f"{path} holds {type(values).__name__}, expected a table of settings")
+        path, values = _read(source)
         for key, value in overrides.items():
             node = values
             *parents, leaf = key.split(".")
@@ -196,6 +204,35 @@ class TrainConfig(_Config):
             return cls.model_validate(values)
         except ValidationError as error:
             raise TrainingError(f"{path} is not a valid training config: {error}") from error
+
+
+def _read(source: str | Path, inner: tuple[Path, ...] = ()) -> tuple[Path, dict[str, Any]]:
+    """The path and the settings of a config with all that it extends; `inner` are the files that extend it."""
+    path = bundled_configs().get(str(source), Path(source))
+    try:
+        text = path.read_text(encoding="utf-8")
+        values: Any = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        names = ", ".join(bundled_configs())
+        raise TrainingError(f"cannot read the config {str(source)!r} (a file, or one of {names}): {error}") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path} holds {type(values).__name__}, expected a table of settings")
+    base = values.pop("extends", None)
+    if base is None:
+        return path, values
+    if path in inner:
+        raise TrainingError(f"{path} extends itself; leave `extends` out of one of {', '.join(map(str, inner))}")
+    _, under = _read(base if base in bundled_configs() else path.parent / str(base), (*inner, path))
+    return path, _merged(under, values)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Two tables in one, table by table; the second wins."""
+    both = {
+        key: _merged(under[key], value) if isinstance(value, dict) and isinstance(under.get(key), dict) else value
+        for key, value in over.items()
+    }
+    return under | both
 
 
 def bundled_configs() -> dict[str, Path]:

@@ -71,10 +71,13 @@ def published_terms(
 def published_total(
     terms: dict[str, Tensor], contrastive_weight: float = 1.0, entailment_weight: float = 1.0
 ) -> Tensor:
-    """Weighted sum of the seven terms, divided by 7 (4 w_c + 3 w_e) as the published code does."""
+    """Weighted sum of the terms, divided by their number and the sum of their weights as the published code does.
+
+    Of all seven that is 7 (4 w_c + 3 w_e).
+    """
     weights = {name: entailment_weight if "<" in name else contrastive_weight for name in terms}
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-    return total / (7 * (4 * contrastive_weight + 3 * entailment_weight))
+    return total / (len(terms) * sum(weights.values()))
 
 
 def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> Tensor:
@@ -133,14 +136,17 @@ def hyperbolic_loss(
     """
     distances = _distances(points, curvature)
     pairs = _contrastive_terms(distances, scale)
-    cones = _entailment_terms(points, curvature, config.aperture_scale)
-    terms = {**pairs, **cones}
+    # All three are reported, for they are cheap; only those that the config names count.
+    every = _entailment_terms(points, curvature, config.aperture_scale)
+    cones: dict[str, Tensor] = {name: every[name] for name in config.cones}
+    terms = {**pairs, **every}
     weight = config.entailment * ramp(progress, config.entailment_start)
     if config.published_normalisation:
-        total = published_total(terms, config.contrastive, weight)
+        total = published_total({**pairs, **cones}, config.contrastive, weight)
     else:
         total = config.contrastive * torch.stack(list(pairs.values())).sum()
-        total = total + weight * torch.stack(list(cones.values())).sum()
+        if cones:
+            total = total + weight * torch.stack(list(cones.values())).sum()
     if config.joint:
         terms["joint"] = contrastive(-distances, scale)
         total = total + config.joint * terms["joint"]
@@ -153,10 +159,44 @@ def hyperbolic_loss(
     return total, terms
 
 
-def euclidean_loss(points: Quadruplets, scale: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The CLIP baseline: InfoNCE of cosines over the joint batch (2B × 2B)."""
-    loss = contrastive(points.texts() @ points.images().T, scale)
-    return loss, {"joint": loss}
+def euclidean_loss(
+    points: Quadruplets, scale: Tensor, config: LossConfig | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a Euclidean model: CLIP's, or Safe-CLIP's where the config gives that a weight.
+
+    Args:
+        points: Unit vectors.
+        scale: Logit scale, 0-d.
+        config: Only `safe_clip` of it counts; default: none of that.
+
+    Returns:
+        The total, 0-d, and every term by name (unweighted). CLIP's only term is InfoNCE of cosines over the joint
+        batch (2B × 2B).
+    """
+    if config is None or not config.safe_clip:
+        loss = contrastive(points.texts() @ points.images().T, scale)
+        return loss, {"joint": loss}
+    terms = safe_clip_terms(points, scale)
+    redirected = torch.stack([terms[name] for name in ("T*->I", "I*->T", "T*->T", "I*->I")]).sum()
+    return terms["T-I"] + config.safe_clip * redirected, terms
+
+
+def safe_clip_terms(points: Quadruplets, scale: Tensor | float) -> dict[str, Tensor]:
+    """Safe-CLIP's redirection of unsafe embeddings onto safe ones (arXiv 2311.16254, section 4), for unit vectors.
+
+    ``T*->I`` and ``I*->T`` are InfoNCE of unsafe points with the safe twins of the other modality, ``T*->T`` and
+    ``I*->I`` one minus the cosine to the safe twin of the same one, and ``T-I`` keeps what is safe in its place. The
+    paper fine-tunes, and takes its targets from a frozen copy of the model. From scratch there is none, so the targets
+    are the safe points of this very batch without their gradient: unsafe points move, safe ones are not pulled along.
+    """
+    text, image = points.safe_text.detach(), points.safe_image.detach()
+    return {
+        "T-I": contrastive(points.safe_text @ points.safe_image.T, scale),
+        "T*->I": contrastive(points.unsafe_text @ image.T, scale),
+        "I*->T": contrastive(text @ points.unsafe_image.T, scale),
+        "T*->T": 1 - (points.unsafe_text * text).sum(-1).mean(),
+        "I*->I": 1 - (points.unsafe_image * image).sum(-1).mean(),
+    }
 
 
 def ramp(progress: float, start: float, length: float = 0.1) -> float:

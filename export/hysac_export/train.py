@@ -140,7 +140,7 @@ class Trainer:
         safe_image, unsafe_image = images.chunk(2)
         points = Quadruplets(safe_text, safe_image, unsafe_text, unsafe_image)
         if config.model.geometry == "euclidean":
-            total, terms = euclidean_loss(points, self.model.logit_scale)
+            total, terms = euclidean_loss(points, self.model.logit_scale, config.loss)
         else:
             total, terms = hyperbolic_loss(points, self.model.curvature, self.model.logit_scale, config.loss, done)
         if self.words and word_logits is not None:

@@ -1,0 +1,165 @@
+"""The baselines and the rungs of the ablation: each trains, and does what its name says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hysac_export.config import TrainConfig, bundled_configs
+from hysac_export.losses import GROUPS, Quadruplets, euclidean_loss, hyperbolic_loss, safe_clip_terms
+from hysac_export.run import TrainedRun
+from hysac_export.train import Trainer
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import TrainingError
+
+BASELINES = (
+    "clip",
+    "meru",
+    "safe-clip",
+    "ablation-published",
+    "ablation-no-safety-entailment",
+    "ablation-joint",
+    "ablation-radius",
+    "ablation-no-cones",
+    "ablation-fixed-curvature",
+)
+SMALL = {
+    "stem_steps": 2,
+    "steps": 20,
+    "batch_size": 8,
+    "workers": 0,
+    "threads": 1,
+    "checkpoint_every": 100,
+    "log_every": 1,
+    "precision": "fp32",
+    "data.quadruplets": 64,
+    "model.dim": 16,
+    "model.image.size": 32,
+    "model.image.width": 32,
+    "model.image.layers": 1,
+    "model.image.head_width": 16,
+    "model.text.width": 32,
+    "model.text.layers": 1,
+    "model.text.heads": 2,
+    "model.text.vocab_size": 600,
+}
+
+
+def small(name: str, **overrides: object) -> TrainConfig:
+    return TrainConfig.load(name, **(SMALL | overrides))
+
+
+def train(name: str, folder: Path) -> list[dict[str, float]]:
+    """Metrics of the main phase of a run of 20 steps."""
+    Trainer(small(name), folder).run()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return rows[small(name).stem_steps :]
+
+
+def points(seed: int = 0, n: int = 6, d: int = 5) -> Quadruplets:
+    generator = torch.Generator().manual_seed(seed)
+    groups = [torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in GROUPS]
+    return Quadruplets(*(lorentz.exp_map0(group, 1.0) for group in groups))
+
+
+def unit_vectors(seed: int = 0, n: int = 6, d: int = 5) -> Quadruplets:
+    generator = torch.Generator().manual_seed(seed)
+    groups = [torch.randn(n, d, generator=generator, dtype=torch.float64) for _ in GROUPS]
+    return Quadruplets(*(torch.nn.functional.normalize(group, dim=-1).requires_grad_() for group in groups))
+
+
+def test_every_rung_of_the_ablation_is_trained_here() -> None:
+    assert {name for name in bundled_configs() if name.startswith("ablation")} <= set(BASELINES)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_trains_for_20_steps(name: str, tmp_path: Path) -> None:
+    rows = train(name, tmp_path / name)
+    assert len(rows) == 20
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    config = TrainConfig.load(name)
+    euclidean = config.model.geometry == "euclidean"
+    assert ("curvature" in rows[0]) != euclidean
+    assert ("joint" in rows[0]) == (name in {"clip", "meru"} or (bool(config.loss.joint) and not euclidean))
+    assert ("radius" in rows[0]) == (bool(config.loss.radius) and not euclidean)
+    if not euclidean:
+        curvatures = {row["curvature"] for row in rows}
+        assert (curvatures == {1.0}) == (name == "ablation-fixed-curvature")
+    # What is trained falls: InfoNCE of the pairs, or of the union.
+    trained = "joint" if name in {"clip", "meru"} else "T-I"
+    assert np.mean([row[trained] for row in rows[-5:]]) < np.mean([row[trained] for row in rows[:5]])
+    if name == "safe-clip":  # unsafe embeddings come to their safe twins
+        assert all(rows[-1][term] < 0.5 * rows[0][term] for term in ("T*->T", "I*->I"))
+    assert TrainedRun.load(tmp_path / name).encode_text(["a dog"]).shape == (1, 16)
+
+
+def test_only_the_cones_that_are_named_count() -> None:
+    quadruplets, curvature, scale = points(), torch.tensor(1.0), torch.tensor(14.0)
+    meru = small("meru").loss
+    total, terms = hyperbolic_loss(quadruplets, curvature, scale, meru, 1.0)
+    expected = terms["joint"] + meru.entailment * (terms["T<I"] + terms["T*<I*"])
+    assert float(total) == pytest.approx(float(expected))
+    assert float(terms["I<T*"]) > 0  # reported, and left out
+    alone = meru.model_copy(update={"cones": (), "published_normalisation": False})
+    total, terms = hyperbolic_loss(quadruplets, curvature, scale, alone, 1.0)
+    assert float(total) == pytest.approx(float(terms["joint"]))
+
+
+def test_the_published_divisor_counts_the_terms_there_are() -> None:
+    loss = TrainConfig.load("published", **{"loss.cones": ["T<I", "T*<I*"], "loss.entailment": 0.5}).loss
+    total, terms = hyperbolic_loss(points(), torch.tensor(1.0), torch.tensor(14.0), loss, 0.0)
+    pairs = sum(float(terms[name]) for name in ("T-I", "T*-I*", "T-I*", "T*-I"))
+    cones = float(terms["T<I"]) + float(terms["T*<I*"])
+    assert float(total) == pytest.approx((pairs + 0.5 * cones) / (6 * (4 + 2 * 0.5)))
+
+
+def test_safe_clip_terms_by_hand_and_without_a_pull_on_safe_points() -> None:
+    quadruplets = unit_vectors()
+    terms = safe_clip_terms(quadruplets, 10.0)
+    vectors = {name: getattr(quadruplets, name).detach().numpy() for name in GROUPS}
+    cosines = (vectors["unsafe_image"] * vectors["safe_image"]).sum(1)
+    assert terms["I*->I"].item() == pytest.approx(1 - cosines.mean())
+    logits = 10 * vectors["unsafe_text"] @ vectors["safe_image"].T
+    rows, columns = (np.log(np.exp(m).sum(1)) - m.diagonal() for m in (logits, logits.T))
+    assert terms["T*->I"].item() == pytest.approx((rows.mean() + columns.mean()) / 2)
+    torch.stack([terms[name] for name in ("T*->I", "I*->T", "T*->T", "I*->I")]).sum().backward()
+    assert quadruplets.safe_text.grad is None
+    assert quadruplets.safe_image.grad is None
+    # In every unsafe row: the gradient says to go to the safe twin.
+    toward = (quadruplets.unsafe_text.grad * quadruplets.safe_text).sum(-1)
+    assert toward.mean().item() < 0
+
+
+def test_safe_clip_total_weighs_the_redirection() -> None:
+    quadruplets, scale = unit_vectors(1), torch.tensor(10.0, dtype=torch.float64)
+    total, terms = euclidean_loss(quadruplets, scale, small("safe-clip", **{"loss.safe_clip": 0.25}).loss)
+    redirected = sum(terms[name].item() for name in ("T*->I", "I*->T", "T*->T", "I*->I"))
+    assert total.item() == pytest.approx(terms["T-I"].item() + 0.25 * redirected)
+
+
+def test_safe_clip_in_a_hyperbolic_space_is_refused() -> None:
+    with pytest.raises(TrainingError, match="euclidean"):
+        TrainConfig.load("mini", **{"loss.safe_clip": 1.0})
+
+
+def test_a_config_holds_only_what_differs_from_the_one_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: ablation-joint\nsteps: 7\nloss: {joint: 2.0}\n")
+    (tmp_path / "again.toml").write_text('extends = "mine.yaml"\nseed = 3\n')
+    found, base = TrainConfig.load(tmp_path / "again.toml"), TrainConfig.load("ablation-joint")
+    assert (found.steps, found.seed, found.loss.joint) == (7, 3, 2.0)
+    assert found.loss.model_copy(update={"joint": base.loss.joint}) == base.loss
+    assert found.model == base.model
+
+
+def test_a_config_that_extends_itself_or_nothing_that_exists_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(TrainingError, match="extends itself"):
+        TrainConfig.load(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("extends: missing.yaml\n")
+    with pytest.raises(TrainingError, match=r"missing\.yaml"):
+        TrainConfig.load(tmp_path / "c.yaml")
