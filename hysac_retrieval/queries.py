@@ -23,6 +23,15 @@ NEGATIVE_WEIGHT = 0.5
 """How far negative examples turn a query: their direction counts half as much as that of the positive ones."""
 
 
+class Text(str):
+    """A text that is only ever text: a plain `str` that ends as an image's name does may name a file.
+
+    For queries from strangers, who must not make a server open its files.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class PointRef:
     """A point of the collection, by its id, as a query or as an example. What is found leaves it out.
@@ -110,11 +119,13 @@ class QueryEncoder(Protocol):
 def kind_of(query: Any) -> Modality | None:
     """What a query is: text, image, or None for a point.
 
-    A string is a text, unless it ends as an image's name does and names a file.
+    A string is a text, unless it ends as an image's name does and names a file, and is no `Text`.
 
     Raises:
         InputError: It is none of them.
     """
+    if isinstance(query, Text):
+        return "text"
     if isinstance(query, str):
         is_image = Path(query).suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(query)
         return "image" if is_image else "text"

@@ -14,6 +14,7 @@ from hysac_retrieval.effects import Steps, perform, run
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.explain import ExplainOptions, Explanation, explain
 from hysac_retrieval.index import Index
+from hysac_retrieval.permitted import permitted
 from hysac_retrieval.policy import SafetyPolicy
 from hysac_retrieval.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.results import GroupedResult, PointId, SearchResult
@@ -107,6 +108,10 @@ class SafeSearch:
     def explain(self, query: Query, **options: Unpack[ExplainOptions]) -> Explanation:
         """Show the way of a query to the origin, and which stored texts entail it on the way; see `explain.explain`."""
         return self._run(explain(self._core, query, **options))
+
+    def permitted(self, ids: Iterable[PointId]) -> frozenset[PointId]:
+        """Those of some stored points that a safe search may return; see `permitted.permitted`."""
+        return self._run(permitted(self._core, ids))
 
     def close(self) -> None:
         """Let go of the store, unless it was the caller's."""

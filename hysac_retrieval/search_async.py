@@ -19,6 +19,7 @@ from hysac_retrieval.collection import Collection
 from hysac_retrieval.effects import Effect, Find, FindGroups, Steps, advance, perform
 from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
 from hysac_retrieval.explain import ExplainOptions, Explanation, explain
+from hysac_retrieval.permitted import permitted
 from hysac_retrieval.policy import SafetyPolicy
 from hysac_retrieval.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.results import GroupedResult, PointId, SearchResult
@@ -80,6 +81,10 @@ class AsyncSafeSearch:
     async def explain(self, query: Query, **options: Unpack[ExplainOptions]) -> Explanation:
         """See `SafeSearch.explain`."""
         return await self._run(lambda core: explain(core, query, **options))
+
+    async def permitted(self, ids: Iterable[PointId]) -> frozenset[PointId]:
+        """See `SafeSearch.permitted`."""
+        return await self._run(lambda core: permitted(core, ids))
 
     async def _run(self, begin: Callable[[SearchCore], Steps[T]]) -> T:
         session = await self._opened()
