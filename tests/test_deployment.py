@@ -1,0 +1,175 @@
+"""Dockerfile and compose file, as far as they can be held to account without a Docker engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from hysac_retrieval.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = ROOT / "docker-compose.yml"
+NODES = ("qdrant", "qdrant-2", "qdrant-3")
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """The services of the compose file, anchors resolved."""
+    return dict(yaml.safe_load(COMPOSE.read_text("utf-8"))["services"])
+
+
+def resolved(text: str, **given: str) -> str:
+    """A value as compose would make it from these variables."""
+    return re.sub(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", lambda found: given.get(found[1], found[2] or ""), text)
+
+
+def tool(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_the_compose_file_follows_the_specification() -> None:
+    done = tool(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE.name)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_node_is_pinned_keyed_checked_and_kept(services: dict[str, Any]) -> None:
+    volumes = set()
+    for name in NODES:
+        node = services[name]
+        version = re.fullmatch(r"qdrant/qdrant:v(\d+)\.(\d+)\.\d+", node["image"])
+        assert version is not None
+        assert (int(version[1]), int(version[2])) >= (1, 20)
+        assert node["environment"]["QDRANT__SERVICE__API_KEY"].startswith("${QDRANT_API_KEY:?")
+        assert node["healthcheck"]["test"][0] == "CMD"
+        volumes.update(volume.split(":")[0] for volume in node["volumes"])
+        for port in node.get("ports", []):
+            assert port.startswith("127.0.0.1:")
+    assert volumes == set(NODES)
+
+
+def test_only_the_first_node_is_there_without_the_cluster(services: dict[str, Any]) -> None:
+    assert [name for name in NODES if "profiles" not in services[name]] == ["qdrant"]
+    for name in NODES[1:]:
+        assert services[name]["profiles"] == ["cluster"]
+        assert services[name]["command"][-2:] == ["--bootstrap", "http://qdrant:6335"]
+    waits = services["index"]["depends_on"]
+    assert {name: waits[name].get("required", True) for name in waits} == dict(
+        zip(NODES, [True, False, False], strict=True)
+    )
+
+
+@pytest.mark.parametrize("given", [{}, {"SHARDS": "6", "REPLICAS": "2", "COLLECTION": "web"}])
+def test_the_indexer_is_called_with_options_that_exist(services: dict[str, Any], given: dict[str, str]) -> None:
+    name, *arguments = [resolved(argument, **given) for argument in services["index"]["command"]]
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    arguments[0] = str(ROOT / "hysac_retrieval" / "gallery")
+    context = command.make_context(name, arguments)
+    assert context.params["collection"] == given.get("COLLECTION", "photos")
+    assert context.params["shards"] == int(given.get("SHARDS", 1))
+    assert context.params["replication_factor"] == int(given.get("REPLICAS", 1))
+    variables = {option.envvar for option in command.params if getattr(option, "envvar", None)}
+    assert services["index"]["environment"].keys() <= variables
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    """A server that gives every request this status; its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (None, False)])
+def test_the_health_check_tells_a_ready_node(services: dict[str, Any], status: int | None, healthy: bool) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash, which the health check runs in")
+    command = services["qdrant"]["healthcheck"]["test"][1:]
+    with answering(status or 200) as port:
+        script = command[-1].replace("/6333", f"/{port}")
+        if status is not None:
+            assert (tool(*command[:-1], script).returncode == 0) is healthy
+    if status is None:
+        assert tool(*command[:-1], script).returncode != 0
+
+
+def test_the_dockerfile_has_no_lint() -> None:
+    done = tool(str(Path(sys.executable).with_name("hadolint")), "Dockerfile")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_both_images_run_as_somebody_else_than_root() -> None:
+    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
+    images = {name: stage for stage in stages for name in ("cpu", "gpu") if f" AS {name}\n" in stage}
+    assert images.keys() == {"cpu", "gpu"}
+    for stage in images.values():
+        assert re.search(r"^USER [1-9]\d*$", stage, flags=re.MULTILINE)
+
+
+def test_the_build_context_is_what_the_image_needs(tmp_path: Path) -> None:
+    lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert "*" in lines
+    assert {"pyproject.toml", "hysac_retrieval", "export", "docker/install.sh"} <= kept
+    for name in kept:
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.slow
+def test_the_image_recipe_gives_a_working_program_in_a_clean_environment(tmp_path: Path) -> None:
+    # The interpreter of these tests goes first: the image has its own as python3.
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(Path(sys.base_prefix) / "bin" / "python3")
+    clean = {"PATH": f"{tmp_path / 'bin'}:{os.defpath}", "HOME": str(tmp_path)}
+    clean |= {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.endswith("_proxy")}
+    target = tmp_path / "hysac"
+    installed = subprocess.run(
+        ["sh", str(ROOT / "docker" / "install.sh"), "cpu", str(target)],
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    shown = subprocess.run(
+        [target / "bin" / "hysac", "demo", "--out", str(tmp_path / "demo")],
+        env=clean,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert (tmp_path / "demo" / "report.html").is_file()
+
+
+def test_the_image_recipe_refuses_an_unknown_build() -> None:
+    done = tool("sh", "docker/install.sh", "tpu", "nowhere")
+    assert done.returncode == 2
+    assert "expected cpu or gpu" in done.stderr
