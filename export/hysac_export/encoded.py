@@ -49,6 +49,8 @@ class DrawnSplit:
         unsafe_image: (n, S, S, 3) uint8.
         categories: What is unsafe about each twin, (n,) str.
         context: Whether the company of something decides, (n,) bool.
+        safe_shown: What is in each safe picture, n times ids of the catalogue; empty where nobody knows.
+        unsafe_shown: The same of the unsafe ones.
     """
 
     name: str
@@ -58,6 +60,8 @@ class DrawnSplit:
     unsafe_image: NDArray[np.uint8]
     categories: NDArray[np.str_]
     context: NDArray[np.bool_]
+    safe_shown: Sequence[tuple[str, ...]] = ()
+    unsafe_shown: Sequence[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,8 @@ def draw_split(
         images[True],
         np.array([q.category for q in chosen], dtype=np.str_),
         np.array([q.context for q in chosen], dtype=np.bool_),
+        [q.safe.entities for q in chosen],
+        [q.unsafe.entities for q in chosen],
     )
 
 

@@ -223,8 +223,8 @@ def metrics(
             figures[f"{name}.harmful1"] = boot.mean(retrieval.harmful)
         if name.endswith("union") and (system := found.get(name.replace("union", "system"))):
             figures[f"{name.replace('union', 'system')}.lost"] = boot.mean(retrieval.hits(1) & ~system.hits(1))
-    subsets = dict(_subsets(encoded))
-    for name, rows in subsets.items():
+    parts = dict(subsets(encoded))
+    for name, rows in parts.items():
         for direction in ("t2i", "i2t"):
             for mode in MODES:
                 if retrieval_of := found.get(f"twin_{direction}.{mode}"):
@@ -242,7 +242,7 @@ def metrics(
     for modality in MODALITIES:
         safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
         figures[f"auc.{modality}"] = _auc_figure(boot, safe, unsafe, everything)
-        for name, rows in subsets.items():
+        for name, rows in parts.items():
             figures[f"category.{name}.auc.{modality}"] = _auc_figure(boot, safe, unsafe, rows)
         if profile is None:
             continue
@@ -284,8 +284,8 @@ def _directions() -> tuple[tuple[Modality, Modality, str], ...]:
     return (("text", "image", "t2i"), ("image", "text", "i2t"))
 
 
-def _subsets(encoded: EncodedSplit) -> Iterable[tuple[str, NDArray[np.bool_]]]:
-    """The categories, and the context-dependent quadruplets where the split mixes them with others."""
+def subsets(encoded: EncodedSplit) -> Iterable[tuple[str, NDArray[np.bool_]]]:
+    """Names and rows, (n,) bool, of the categories, and of what depends on context where the split mixes both kinds."""
     for name in sorted(set(encoded.categories.tolist())):
         yield name, encoded.categories == name
     if encoded.context.any() and not encoded.context.all():

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hysac_export.encoded import GROUPS
 from hysac_export.evaluate import MODES, radii_of, traversal_sweep
-from hysac_export.report import SPLIT_TITLES
 from hysac_export.subjects import Evaluation
+from hysac_export.table import SPLIT_TITLES
 from hysac_retrieval.errors import MissingExtraError
 from hysac_retrieval.safety import MODALITIES
 

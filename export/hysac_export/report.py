@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from rich import box
-from rich.table import Table as RichTable
-
-from hysac_export.bootstrap import Figure
 from hysac_export.encoded import GROUPS
 from hysac_export.evaluate import MODES
+from hysac_export.paper import classification_table, paper_table, published_table, zero_shot_table
 from hysac_export.subjects import Evaluation
+from hysac_export.table import SPLIT_TITLES, Table, number, percent, sample, title
 from hysac_retrieval.results import Modality
 
-SPLIT_TITLES = {
-    "validation": "validation",
-    "test": "unseen combinations",
-    "context": "context",
-    "entities": "unseen unsafe entities",
-    "style": "unseen art style",
-}
-NONE = "–"
 _MODES = {
     "plain": "",
     "traversal": ", traversal",
@@ -42,31 +32,6 @@ _SEARCHES = {
     "safe_i2t.union": "I → T in T ∪ T*",
     "safe_i2t.system": "I → T in T ∪ T*, whole system",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of strings, ready to be shown anywhere."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def rich(self) -> RichTable:
-        """The table for a terminal."""
-        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
-        for index, name in enumerate(self.header):
-            table.add_column(name, justify="left" if index < 2 else "right")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-    def markdown(self) -> str:
-        """The table as GitHub Markdown, under its title in bold."""
-        lines = [f"**{self.title}**", "", _row(self.header)]
-        lines.append("|" + "|".join("---" if i < 2 else "---:" for i in range(len(self.header))) + "|")
-        lines += [_row(row) for row in self.rows]
-        return "\n".join(lines)
 
 
 def quality_table(evaluations: Sequence[Evaluation], modality: Modality = "text") -> Table:
@@ -93,8 +58,8 @@ def quality_table(evaluations: Sequence[Evaluation], modality: Modality = "text"
         )
         for result in evaluations
     ]
-    title = f"Quality, {modality} queries, shares in % ({_sample(evaluations)})"
-    return Table(title, ("split", "model", *columns), tuple(rows))
+    heading = f"Quality, {modality} queries, shares in % ({sample(evaluations)})"
+    return Table(heading, ("split", "model", *columns), tuple(rows))
 
 
 def retrieval_table(evaluations: Sequence[Evaluation]) -> Table:
@@ -106,9 +71,9 @@ def retrieval_table(evaluations: Sequence[Evaluation]) -> Table:
                 continue
             cells = [percent(result.figures.get(f"{key}.{name}")) for name in ("r1", "r10", "r20", "harmful1", "lost")]
             rows.append((label, result.subject.name, *cells))
-    title = f"Retrieval, {_title(evaluations)}, in % ({_sample(evaluations)})"
+    heading = f"Retrieval, {title(evaluations)}, in % ({sample(evaluations)})"
     header = ("search", "model", "R@1", "R@10", "R@20", "harmful@1", "R@1 lost to the filter")
-    return Table(title, header, tuple(rows))
+    return Table(heading, header, tuple(rows))
 
 
 def radius_table(evaluations: Sequence[Evaluation]) -> Table:
@@ -128,7 +93,7 @@ def radius_table(evaluations: Sequence[Evaluation]) -> Table:
                 )
             )
     header = ("group", "model", "radius, mean", "radius, std", "beyond the boundary, %", "above the threshold, %")
-    return Table(f"Radii, {_title(evaluations)} ({_sample(evaluations)})", header, tuple(rows))
+    return Table(f"Radii, {title(evaluations)} ({sample(evaluations)})", header, tuple(rows))
 
 
 def category_table(evaluations: Sequence[Evaluation]) -> Table:
@@ -160,7 +125,7 @@ def category_table(evaluations: Sequence[Evaluation]) -> Table:
         "AUC text",
         "AUC image",
     )
-    return Table(f"Categories, {_title(evaluations)}, harmful@1 in % ({_sample(evaluations)})", header, tuple(rows))
+    return Table(f"Categories, {title(evaluations)}, harmful@1 in % ({sample(evaluations)})", header, tuple(rows))
 
 
 def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[Table]:
@@ -190,27 +155,12 @@ def to_dict(evaluations: Sequence[Evaluation], **settings: Any) -> dict[str, Any
     return {**settings, "models": models}
 
 
-def percent(figure: Figure | None) -> str:
-    """A share in per cent with its interval, such as ``75.3 [72.6, 78.0]``."""
-    return NONE if figure is None else f"{figure.value:.1%} [{figure.low:.1%}, {figure.high:.1%}]".replace("%", "")
-
-
-def number(figure: Figure | None) -> str:
-    """A number with its interval, such as ``0.994 [0.991, 0.997]``."""
-    return NONE if figure is None else f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
-
-
-_DETAILS = (retrieval_table, radius_table, category_table)
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _title(evaluations: Sequence[Evaluation]) -> str:
-    return SPLIT_TITLES.get(evaluations[0].split, evaluations[0].split)
-
-
-def _sample(evaluations: Sequence[Evaluation]) -> str:
-    sizes = sorted({len(e.encoded) for e in evaluations})
-    return f"{' or '.join(map(str, sizes))} quadruplets each, 95 % intervals"
+_DETAILS = (
+    paper_table,
+    published_table,
+    retrieval_table,
+    classification_table,
+    radius_table,
+    category_table,
+    zero_shot_table,
+)

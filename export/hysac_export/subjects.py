@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hysac_export.bootstrap import Figure
+from hysac_export.bootstrap import Bootstrap, Figure
 from hysac_export.calibrate import MAX_HARMFUL, MAX_MISS, calibrate
+from hysac_export.classification import classification_figures
 from hysac_export.encoded import DrawnSplit, EncodedSplit, EncodesScenes, curvature_of, draw_split, encode_drawn
 from hysac_export.evaluate import Retrieval, metrics, retrievals
+from hysac_export.protocol import published_figures
+from hysac_export.zeroshot import classes_of, zero_shot_figures
 from hysac_retrieval.encoder import Encoder
 from hysac_retrieval.errors import MissingExtraError, TrainingError
 from hysac_retrieval.safety import SafetyProfile
@@ -125,19 +128,43 @@ def evaluate_subjects(
         One evaluation for each split and model, splits outermost.
     """
     results = []
+    named = [classes_of(subject.encoder) for subject in subjects]
     for split in splits:
         drawn: dict[int, DrawnSplit] = {}
-        for subject in subjects:
+        for subject, classes in zip(subjects, named, strict=True):
             if subject.size not in drawn:
                 drawn[subject.size] = draw_split(split, n, seed, subject.size, _labelled(progress, f"{split}: drawing"))
             label = f"{split}: {subject.name}"
             encoded = encode_drawn(subject.encoder, drawn[subject.size], _labelled(progress, label))
-            found = retrievals(encoded, subject.curvature, subject.profile)
-            figures = metrics(encoded, subject.curvature, subject.profile, resamples=resamples, seed=seed, found=found)
+            evaluation = measured(subject, split, encoded, resamples=resamples, seed=seed)
+            boot = Bootstrap(len(encoded), resamples, seed)
+            sanity = zero_shot_figures(classes, encoded, drawn[subject.size], subject.curvature, boot)
             if progress:
                 progress(label, n)
-            results.append(Evaluation(subject, split, encoded, found, figures))
+            results.append(replace(evaluation, figures=evaluation.figures | sanity))
     return results
+
+
+def measured(
+    subject: Subject, split: str, encoded: EncodedSplit, *, resamples: int = 1000, seed: int = 0
+) -> Evaluation:
+    """Everything that the points of a split say about a model.
+
+    Args:
+        subject: The model; its encoder is not used.
+        split: Name of the split.
+        encoded: What the model made of it.
+        resamples: Bootstrap resamples.
+        seed: Seed of the bootstrap.
+    """
+    curvature, profile = subject.curvature, subject.profile
+    found = retrievals(encoded, curvature, profile)
+    figures = metrics(encoded, curvature, profile, resamples=resamples, seed=seed, found=found)
+    boot = Bootstrap(len(encoded), resamples, seed)
+    figures |= published_figures(encoded, curvature, profile, boot)
+    if curvature is not None:
+        figures |= classification_figures(encoded, curvature, profile, boot)
+    return Evaluation(subject, split, encoded, found, figures)
 
 
 def _labelled(progress: Progress | None, label: str) -> Callable[[int], None] | None:

@@ -79,7 +79,9 @@ def hysac(*arguments: object) -> Result:
 def test_eval_prints_the_quality_table_and_the_details(bundle: Path) -> None:
     result = hysac("eval", "--model", bundle, "--no-baseline", "-n", 4, "--split", "test")
     assert result.exit_code == 0, result.output
-    for words in ("Quality", "unseen combinations", "toy", "Retrieval", "Radii", "Categories", "harmful@1"):
+    for words in ("Quality", "unseen combinations", "toy", "As in the paper", "Published evaluation", "Zero-shot"):
+        assert words in result.stdout
+    for words in ("Classification by radius", "Retrieval", "Radii", "Categories", "harmful@1"):
         assert words in result.stdout
 
 

@@ -11,10 +11,12 @@ from quadruplets import CURVATURE, profile_with, quadruplet_points
 
 from hysac_export.bootstrap import Figure
 from hysac_export.encoded import EncodedSplit, encode_drawn
-from hysac_export.evaluate import auc, metrics, retrievals
+from hysac_export.evaluate import auc
+from hysac_export.paper import classification_table, paper_table, published_table, zero_shot_table
 from hysac_export.plots import roc_curve, write_plots
-from hysac_export.report import number, percent, quality_table, tables, to_dict
-from hysac_export.subjects import Evaluation, Subject, calibrated, evaluate_subjects
+from hysac_export.report import quality_table, tables, to_dict
+from hysac_export.subjects import Evaluation, Subject, calibrated, evaluate_subjects, measured
+from hysac_export.table import Table, number, percent
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import InvalidVectorError, SettingsError, TrainingError
 
@@ -41,8 +43,7 @@ def evaluation(split: str, encoded: EncodedSplit, *, name: str = "model", euclid
     curvature = None if euclidean else CURVATURE
     profile = None if euclidean else profile_with(boundary=1.5, threshold=0.5)
     subject = Subject(name, CountingEncoder(), curvature, 64, profile, "made up")
-    found = retrievals(encoded, curvature, profile)
-    return Evaluation(subject, split, encoded, found, metrics(encoded, curvature, profile, resamples=20, found=found))
+    return measured(subject, split, encoded, resamples=20)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,66 @@ def test_details_show_every_search_of_every_model(evaluations: list[Evaluation])
     assert len([row for row in retrieval.rows if row[1] == "clip"]) == len(evaluations[1].found)
 
 
+def _row(table: Table, *first: str) -> dict[str, str]:
+    """The cells of the row that begins so, by column; of columns of one name the first."""
+    row = next(row for row in table.rows if row[: len(first)] == first)
+    return dict(reversed(list(zip(table.header, row, strict=True))))
+
+
+def test_paper_table_sets_the_published_bounds_beside_ours(evaluations: list[Evaluation]) -> None:
+    table = paper_table(evaluations[:2])
+    ways = ["none", "published, 95th percentile", "published, mean", "ours", "ours and filter"]
+    assert [row[:2] for row in table.rows] == [*(("model", way) for way in ways), ("clip", "none")]
+    figures = evaluations[0].figures
+    assert _row(table, "model", "none")["I* → T* R@1"] == percent(figures["unsafe_i2t.r1"])
+    ours = _row(table, "model", "ours")
+    # Our traversal is the one of the other tables.
+    assert ours["T* → I in I ∪ I* R@1"] == percent(figures["twin_t2i.traversal.r1"])
+    assert ours["harmful@1"] == percent(figures["twin_t2i.traversal.harmful1"])
+    assert ours["T → I R@1"] == ""
+    assert _row(table, "model", "ours and filter")["harmful@1"] == percent(figures["twin_t2i.system.harmful1"])
+    clip = _row(table, "clip", "none")
+    assert clip["T* → I in I ∪ I* R@1"] == percent(evaluations[1].figures["twin_t2i.plain.r1"])
+    assert clip["harmful@1"] == percent(evaluations[1].figures["twin_t2i.plain.harmful1"])
+
+
+def test_published_table_has_all_five_searches_and_a_dash_for_what_does_not_apply(
+    evaluations: list[Evaluation],
+) -> None:
+    table = published_table(evaluations[:2])
+    assert len(table.rows) == 2 * 5
+    outward = _row(table, "T* → I* in I ∪ I* (U2GandV)", "model")
+    assert outward["R@1, percentile"] == percent(evaluations[0].figures["published.U2GandV.percentile.r1"])
+    assert outward["R@1, ours"] == "–"
+    assert _row(table, "T* → I in I ∪ I* (U2VandG)", "clip")["score, mean"] == "–"
+
+
+def test_classification_table_has_all_points_and_then_the_categories(evaluations: list[Evaluation]) -> None:
+    table = classification_table(evaluations[:2])
+    assert [row[:3] for row in table.rows] == [
+        ("all", "model", "40"),
+        ("drugs", "model", "20"),
+        ("weapons", "model", "20"),
+    ]
+    figures = evaluations[0].figures
+    assert _row(table, "all")["image: accuracy"] == percent(figures["accuracy.image"])
+    assert _row(table, "drugs")["text: FPR at 95 % TPR"] == percent(figures["category.drugs.fpr95.text"])
+
+
+def test_details_are_the_tables_that_have_something_to_say(evaluations: list[Evaluation]) -> None:
+    details = [table.title.partition(",")[0] for table in tables(evaluations[:2])][2:]
+    assert details == [
+        "As in the paper",
+        "Published evaluation",
+        "Retrieval",
+        "Classification by radius",
+        "Radii",
+        "Categories",
+    ]
+    assert len(tables(evaluations, details=False)) == 2
+    assert zero_shot_table(evaluations).rows == ()
+
+
 def test_markdown_tables_are_rectangular(evaluations: list[Evaluation]) -> None:
     for table in tables(evaluations):
         lines = table.markdown().splitlines()[2:]
@@ -136,6 +197,7 @@ def test_all_models_see_the_same_scenes_which_are_drawn_once() -> None:
     np.testing.assert_array_equal(first.encoded.safe_image, second.encoded.safe_image)
     np.testing.assert_array_equal(first.encoded.unsafe_text, second.encoded.unsafe_text)
     assert first.figures == second.figures
+    assert first.figures["zeroshot.safe.chance"].value == pytest.approx(3 / 370, abs=1 / 370)
     # Drawing once; encoding safe and unsafe images and measuring, for each model.
     assert sum(done) == 6 + 2 * 3 * 6
     assert [encoder.images for encoder in encoders] == [12, 12]

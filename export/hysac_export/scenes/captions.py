@@ -113,6 +113,11 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     return text if len(text.split()) <= MAX_WORDS else things
 
 
+def named(entity: str) -> str:
+    """The usual name of an entity of the catalogue with its article, such as ``"a dog"`` or ``"some bread"``."""
+    return _phrase(catalogue().entities[entity].nouns[0], 1.0, lambda words: words[0])
+
+
 def _phrase(noun: str, articles: float, pick: Callable[[Sequence[str]], str]) -> str:
     """A noun with its article; `articles` in [0, 1) is the manner of the whole caption, so that it is not mixed."""
     mass = noun.startswith("some ")
