@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from hysac_export.config import TrainConfig, bundled_configs
 from hysac_export.losses import GROUPS, Quadruplets, euclidean_loss, hyperbolic_loss, safe_clip_terms
@@ -95,6 +98,29 @@ def test_a_baseline_trains_for_20_steps(name: str, tmp_path: Path) -> None:
     if name == "safe-clip":  # unsafe embeddings come to their safe twins
         assert all(rows[-1][term] < 0.5 * rows[0][term] for term in ("T*->T", "I*->I"))
     assert TrainedRun.load(tmp_path / name).encode_text(["a dog"]).shape == (1, 16)
+
+
+def test_the_ablation_script_sets_recipes_and_seeds_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    script = importlib.import_module("ablation")
+    for name in ("ablation", "common"):
+        sys.modules.pop(name)
+    assert set(BASELINES) == {*script.RECIPES} - {"mini"}
+    options = [f"--set={key}={json.dumps(value)}" for key, value in SMALL.items()]
+    options += ["--recipe=safe-clip", "--recipe=mini", "--seed=0", "--seed=1", "--share=0.2", "-n", "12"]
+    paths = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'ablation.md'}"]
+    result = CliRunner().invoke(script.main, [*options, *paths], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    config = TrainedRun.load(tmp_path / "runs" / "mini-1").config
+    assert (config.steps, config.stem_steps, config.seed) == (4, 0, 1)
+    written = (tmp_path / "ablation.md").read_text(encoding="utf-8")
+    for name in ("safe-clip, seed 0", "safe-clip, seed 1", "hysac-mini, seed 0", "hysac-mini, seed 1"):
+        assert f"| validation | {name} |" in written
+    # A Euclidean model has no radius to redirect by; what it has already redirected shows without.
+    assert "| safe-clip, seed 0 | none |" in written
+    assert "| safe-clip, seed 0 | ours |" not in written
 
 
 def test_only_the_cones_that_are_named_count() -> None:
