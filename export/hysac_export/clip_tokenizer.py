@@ -90,9 +90,19 @@ def read_tokenizer(path: Path | None, vocab_size: int, context_length: int) -> t
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception
             raise TrainingError(f"{path} is no tokenizer.json: {error}; give one of the tokenizers library") from error
+    return tokenizer, describe_tokenizer(tokenizer, vocab_size, context_length)
+
+
+def describe_tokenizer(tokenizer: Tokenizer, vocab_size: int, context_length: int) -> TextSpec:
+    """The manifest's description of CLIP's tokenizer, of one like it, or of one made by `train_tokenizer`.
+
+    Raises:
+        TrainingError: The tokenizer does not fit a model of this vocabulary.
+    """
     if tokenizer.token_to_id(OWN_END) is not None:
-        return tokenizer, text_spec(tokenizer, context_length)
-    ids = tokenizer.encode("a").ids
+        return text_spec(tokenizer, context_length)
+    encoded = tokenizer.encode("a")
+    ids = [id_ for id_, counts in zip(encoded.ids, encoded.attention_mask, strict=True) if counts]  # without padding
     size = tokenizer.get_vocab_size()
     if len(ids) < 3 or ids[-1] != size - 1 or size != vocab_size:
         raise TrainingError(
@@ -100,7 +110,7 @@ def read_tokenizer(path: Path | None, vocab_size: int, context_length: int) -> t
             "a start token first and the end token, of the highest id, last"
         )
     # Behind the end token nothing counts: the text tower is causal. 0 as open_clip and the published code have it.
-    return tokenizer, TextSpec(context_length=context_length, pad_id=0, end_id=ids[-1])
+    return TextSpec(context_length=context_length, pad_id=0, end_id=ids[-1])
 
 
 def _merges() -> list[tuple[str, str]]:

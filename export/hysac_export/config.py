@@ -17,6 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hysac_retrieval.errors import TrainingError
 
+Colour = tuple[float, float, float]
+
+CLIP_MEAN: Colour = (0.48145466, 0.4578275, 0.40821073)
+"""Channel means of CLIP's preprocessing, of values in [0, 1]."""
+CLIP_STD: Colour = (0.26862954, 0.26130258, 0.27577711)
+"""Channel standard deviations of CLIP's preprocessing."""
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +43,8 @@ class ImageTower(_Config):
     mlp_ratio: float = Field(4.0, gt=0)
     stem: Literal["patch", "conv"] = "patch"
     head_mlp: bool = False
+    mean: Colour = Field(CLIP_MEAN, description="Channel means that pixels in [0, 1] are normalised with.")
+    std: Colour = Field(CLIP_STD, description="Channel standard deviations of the same.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -58,8 +67,44 @@ class TextTower(_Config):
     head_mlp: bool = False
 
 
+class LoRAConfig(_Config):
+    """Low-rank adapters on the towers; the defaults are those of the paper."""
+
+    rank: int = Field(16, gt=0)
+    alpha: float = Field(1.0, gt=0, description="An adapter counts alpha / rank.")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(
+        ("k_proj", "v_proj", "out_proj", "c_fc", "c_proj", "conv1"),
+        min_length=1,
+        description="Last parts of the names of modules: of open_clip's transformers the key, value and output "
+        "projections, both layers of the MLP, and the patch embedding. The query projection is q_proj.",
+    )
+
+
+class OpenClipConfig(_Config):
+    """Towers that were trained before, in open_clip.
+
+    Attributes:
+        name: An architecture of open_clip, such as ``"ViT-L-14"``, or the path of a JSON file that describes one in
+            open_clip's own format (with or without ``model_cfg`` around it).
+        pretrained: A tag that open_clip has for it, such as ``"openai"``, or the path of weights; None for random ones.
+        lora: Adapters to train; None trains everything.
+        tokenizer: A ``tokenizer.json`` for a vocabulary other than CLIP's.
+        architecture: What `name` stands for; filled in by `towers.resolve`, so that a run folder needs no registry.
+    """
+
+    name: str
+    pretrained: str | None = None
+    lora: LoRAConfig | None = LoRAConfig()
+    tokenizer: str | None = None
+    architecture: dict[str, Any] | None = None
+
+
 class ModelConfig(_Config):
-    """Architecture. ``geometry="euclidean"`` is the CLIP baseline: unit vectors, cosine logits."""
+    """Architecture. ``geometry="euclidean"`` is the CLIP baseline: unit vectors, cosine logits.
+
+    With `open_clip` the towers come from there, and the sizes here are taken from it.
+    """
 
     geometry: Literal["hyperbolic", "euclidean"] = "hyperbolic"
     dim: int = Field(128, gt=0)
@@ -68,6 +113,13 @@ class ModelConfig(_Config):
     curvature: float = Field(1.0, ge=0.1, le=10.0, description="Initial curvature c.")
     learn_curvature: bool = True
     quick_gelu: bool = Field(False, description="x · σ(1.702 x) for GELU, as OpenAI's CLIP has it.")
+    open_clip: OpenClipConfig | None = Field(None, description="Towers of open_clip instead of our own.")
+
+    @model_validator(mode="after")
+    def _no_stem_before_trained_towers(self) -> Self:
+        if self.open_clip and self.image.stem != "patch":
+            raise ValueError("open_clip's towers take pixels; leave model.image.stem at 'patch'")
+        return self
 
 
 Cone = Literal["T<I", "T*<I*", "I<T*"]
@@ -143,23 +195,53 @@ class DataConfig(_Config):
     restyle: float = Field(0.0, ge=0, le=1, description="Share of sprites drawn in colours and shapes of their own.")
 
 
+class ValidationConfig(_Config):
+    """Validation while training: the weights of the best step are kept, and a run that gets no better ends."""
+
+    every: int = Field(500, gt=0, description="Steps from one to the next; the last step is validated too.")
+    quadruplets: int = Field(1000, gt=1)
+    patience: int | None = Field(None, gt=0, description="Validations without a new best that end the run.")
+
+
 class TrainConfig(_Config):
-    """A whole run."""
+    """A whole run.
+
+    Attributes:
+        batch_size: Quadruplets of a step, of all processes and parts together: neither changes what is learned.
+        accumulate: Parts that a step's batch is encoded in. Negatives still come from the whole batch: every part is
+            encoded twice, first for the loss and then for the gradient, so memory falls and time rises by a third.
+        gradient_checkpointing: Compute activations again instead of keeping them; less memory, a third more time.
+        precision: Of the towers. ``exp_map0`` and the losses are float32 always. ``fp16`` needs a GPU.
+    """
 
     name: str = "hysac"
     seed: int = 0
     steps: int = Field(2000, gt=0, description="Steps of the main phase.")
     stem_steps: int = Field(0, ge=0, description="Steps before it in which only the stem learns, from words.")
     batch_size: int = Field(128, gt=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: int = Field(1, gt=0)
+    gradient_checkpointing: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     threads: int | None = Field(None, gt=0)
     workers: int = Field(1, ge=0, description="Processes that draw batches.")
     checkpoint_every: int = Field(500, gt=0)
     log_every: int = Field(20, gt=0)
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    validation: ValidationConfig | None = None
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
+
+    @model_validator(mode="after")
+    def _parts_are_whole(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} does not divide into {self.accumulate} parts")
+        if self.accumulate > 1 and self.model.image.stem == "conv":
+            raise ValueError(
+                "the batch norm of the convolutional stem sees what is encoded at once; set accumulate to 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _words_need_a_stem(self) -> Self:

@@ -18,13 +18,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hysac_export.config import DataConfig, TrainConfig
+from hysac_export.config import CLIP_MEAN, CLIP_STD, Colour, DataConfig, TrainConfig
 from hysac_export.scenes import Artist, Quadruplet, Scene, caption, quadruplets, styles_for
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""Channel means of CLIP's preprocessing, of values in [0, 1]."""
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Channel standard deviations of CLIP's preprocessing."""
+IMAGE_MEAN, IMAGE_STD = CLIP_MEAN, CLIP_STD
 
 
 @dataclass(frozen=True)
@@ -134,16 +131,18 @@ def open_tokenizer(path: Path, context_length: int) -> Tokenizer:
     """Read a tokenizer and have it cut and pad to `context_length`."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.enable_truncation(context_length)
-    tokenizer.enable_padding(length=context_length, pad_id=tokenizer.token_to_id("<pad>"), pad_token="<pad>")
+    pad = tokenizer.token_to_id("<pad>")
+    if pad is None:  # CLIP's has none: behind the end token nothing counts
+        tokenizer.enable_padding(length=context_length, pad_id=0)
+    else:
+        tokenizer.enable_padding(length=context_length, pad_id=pad, pad_token="<pad>")
     return tokenizer
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 with CLIP's mean and std."""
+def normalise(pixels: Tensor, mean: Colour = CLIP_MEAN, std: Colour = CLIP_STD) -> Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 with a mean and a standard deviation per channel."""
     x = pixels.permute(0, 3, 1, 2).float() / 255.0
-    mean = x.new_tensor(IMAGE_MEAN).view(1, 3, 1, 1)
-    std = x.new_tensor(IMAGE_STD).view(1, 3, 1, 1)
-    return (x - mean) / std
+    return (x - x.new_tensor(mean).view(1, 3, 1, 1)) / x.new_tensor(std).view(1, 3, 1, 1)
 
 
 def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:

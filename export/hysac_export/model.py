@@ -8,14 +8,14 @@ vectors: the CLIP baseline.
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hysac_export.config import ImageTower, ModelConfig
+from hysac_export.config import ModelConfig
+from hysac_export.towers import build_towers
 from hysac_retrieval import lorentz
 
 CURVATURE_RANGE = (0.1, 10.0)
@@ -82,47 +82,32 @@ class HeadMLP(nn.Module):
         return x + cast(Tensor, self.out(F.gelu(self.hidden(self.norm(x)))))
 
 
-def _vision_cfg(tower: ImageTower) -> CLIPVisionCfg:
-    return CLIPVisionCfg(
-        image_size=tower.size,
-        patch_size=tower.patch,
-        width=tower.width,
-        layers=tower.layers,
-        head_width=tower.head_width,
-        mlp_ratio=tower.mlp_ratio,
-        pool_type="tok",
-    )
+def _single(features: Tensor) -> Tensor:
+    """Features in float32 at least: sinh and the norm lose too much in half precision."""
+    return features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
 
 
 class HySAC(nn.Module):
     """Image and text encoders into one hyperbolic (or, for the baseline, Euclidean) space.
 
+    Args:
+        config: The architecture; of open_clip's towers a resolved one (`towers.resolve`).
+        clip: The two towers, of that architecture; default: new ones with random weights.
+
     Attributes:
         config: The architecture.
+        clip: The two towers.
         log_curvature: Logarithm of c, 0-d.
         log_alpha_image: Logarithm of the image features' scale, 0-d; at most 0.
         log_alpha_text: The same for text.
         log_logit_scale: Logarithm of the contrastive logits' scale, 0-d.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, clip: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
         image, text = config.image, config.text
-        self.clip = CLIP(
-            config.dim,
-            _vision_cfg(image),
-            CLIPTextCfg(
-                context_length=text.context_length,
-                vocab_size=text.vocab_size,
-                width=text.width,
-                heads=text.heads,
-                layers=text.layers,
-                mlp_ratio=text.mlp_ratio,
-            ),
-            quick_gelu=config.quick_gelu,
-        )
-        del self.clip.logit_scale  # ours is below, with its clamps
+        self.clip = cast(Any, build_towers(config) if clip is None else clip)
         # With a stem, open_clip's patch embedding works on feature maps instead of pixels.
         self.stem: nn.Module = nn.Identity()
         if image.stem == "conv":
@@ -173,19 +158,18 @@ class HySAC(nn.Module):
             pixels: Normalised pixels, (B, 3, S, S).
         """
         grid = self.stem(pixels)
-        return self.image_head(self.clip.visual(grid)).float(), grid
+        return _single(self.image_head(self.clip.visual(grid))), grid
 
     def text_features(self, tokens: Tensor) -> Tensor:
         """Features before the map onto the hyperboloid, (B, d) float32, of token ids, (B, L) int64."""
-        return cast(Tensor, self.text_head(self.clip.encode_text(tokens)).float())
+        return _single(self.text_head(self.clip.encode_text(tokens)))
 
     def project(self, features: Tensor, log_alpha: Tensor) -> Tensor:
         """Map features into the space: onto the hyperboloid, or onto the unit sphere for the baseline."""
         if self.config.geometry == "euclidean":
             return F.normalize(features, dim=-1)
-        # float32 even under mixed precision: sinh and the norm lose too much in bfloat16.
         with torch.autocast(features.device.type, enabled=False):
-            return cast(Tensor, lorentz.exp_map0(features.float() * log_alpha.exp(), self.curvature))
+            return cast(Tensor, lorentz.exp_map0(_single(features) * log_alpha.exp(), self.curvature))
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Points of images: (B, 3, S, S) normalised pixels to (B, d) float32."""

@@ -15,9 +15,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from hysac_export.clip_tokenizer import describe_tokenizer
 from hysac_export.config import TrainConfig
 from hysac_export.data import normalise, open_tokenizer, tokenize
 from hysac_export.model import HySAC
+from hysac_retrieval.bundle import TextSpec
 from hysac_retrieval.errors import TrainingError
 
 CONFIG = "config.json"
@@ -99,15 +101,28 @@ class TrainedRun:
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
         """Points of texts, (n, d) float32."""
         ids = torch.from_numpy(tokenize(self.tokenizer, texts))
-        return _stack([self.model.encode_text(part) for part in torch.split(ids, batch_size)])
+        return _stack([self.model.encode_text(part.to(self._device)) for part in torch.split(ids, batch_size)])
 
     @torch.inference_mode()
     def encode_image(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
         """Points of images, (n, S, S, 3) uint8 to (n, d) float32."""
+        image = self.config.model.image
         parts = torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), batch_size)
-        return _stack([self.model.encode_image(normalise(part)) for part in parts])
+        return _stack(
+            [self.model.encode_image(normalise(part.to(self._device), image.mean, image.std)) for part in parts]
+        )
+
+    @property
+    def text_spec(self) -> TextSpec:
+        """How texts enter the model, for a bundle's manifest."""
+        text = self.config.model.text
+        return describe_tokenizer(self.tokenizer, text.vocab_size, text.context_length)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.log_curvature.device
 
 
 def _stack(parts: Sequence[Any]) -> NDArray[np.float32]:
-    points: NDArray[np.float32] = torch.cat(list(parts)).numpy()
+    points: NDArray[np.float32] = torch.cat(list(parts)).cpu().numpy()
     return points

@@ -1,43 +1,54 @@
-"""The training loop: a folder per run, checkpoints that resume to the same numbers, metrics as JSON lines.
+"""A run: a folder, a loop of steps, checkpoints that resume to the same numbers, metrics as JSON lines.
 
 A run folder holds ``config.json``, ``tokenizer.json``, ``metrics.jsonl``, ``checkpoint.pt`` while it runs and
 ``model.safetensors`` when it is done. Everything random in a step is a function of (seed, step), so a resumed run
-continues exactly as the uninterrupted one.
+continues exactly as the uninterrupted one. What a step does is in `hysac_export.engine`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hysac_export.config import OptimConfig, TrainConfig
-from hysac_export.data import Batch, SceneBatches, augment, normalise, open_tokenizer, tokenize, training_scenes
-from hysac_export.losses import Quadruplets, euclidean_loss, hyperbolic_loss, words_loss
+from hysac_export.config import ModelConfig, TrainConfig
+from hysac_export.data import open_tokenizer
+from hysac_export.distributed import Processes
+from hysac_export.encoded import DrawnSplit, curvature_of, encode_drawn
+from hysac_export.engine import Engine
+from hysac_export.feed import sample_captions, telling_words, training_batches, validation_set
 from hysac_export.model import HySAC, WordHead
-from hysac_export.run import CHECKPOINT, CONFIG, METRICS, TOKENIZER, TrainedRun
-from hysac_export.scenes import caption
+from hysac_export.run import CHECKPOINT, CONFIG, METRICS, TOKENIZER, WEIGHTS, TrainedRun
+from hysac_export.schedule import learning_rate
 from hysac_export.tokenizer import train_tokenizer
-from hysac_retrieval import lorentz
+from hysac_export.towers import pretrained_towers, resolve, tokenizer_of
+from hysac_export.trackers import open_trackers
+from hysac_export.validation import Best, recall_sum
 from hysac_retrieval.errors import TrainingError
+
+__all__ = ["BEST", "Progress", "Trainer", "learning_rate"]
+
+BEST = "best.safetensors"
+"""Weights of the best validation so far, while a run is going on."""
 
 Progress = Callable[[int, dict[str, float]], None]
 """Called after every step with the number of finished steps and the step's metrics."""
 
+_FREE = {"threads", "workers", "checkpoint_every", "log_every", "trackers", "gradient_checkpointing"}
+"""Settings that may change when a run is resumed: none of them changes a number."""
+
 
 class Trainer:
     """One run in one folder.
+
+    Started in several processes by ``accelerate launch``, they train together; the first one writes.
 
     Args:
         config: What to train.
@@ -45,148 +56,147 @@ class Trainer:
         resume: Continue from the folder's checkpoint.
         device: Where to train; default: CUDA when there is one.
 
+    Attributes:
+        config: The config, with what it names looked up (`towers.resolve`).
+        processes: Who trains along.
+        tokenizer: Cuts and pads to the model's context length.
+        model: The model as it is trained, adapters and all.
+        step: Number of finished steps.
+        best: The best validation so far.
+
     Raises:
-        TrainingError: The folder holds a run already, has nothing to resume, or was made with another config.
+        TrainingError: The folder holds a run already, has nothing to resume, or was made with another config; or what
+            the config names cannot be had.
+        MissingExtraError: A tracker is asked for that is not installed.
     """
 
     def __init__(self, config: TrainConfig, folder: Path, *, resume: bool = False, device: str | None = None) -> None:
-        self.config = config
+        given, resolved = config.model, resolve(config.model)
+        self.config = config = config.model_copy(update={"model": resolved})
         self.folder = folder
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.processes = Processes(device)
         if config.threads:
             torch.set_num_threads(config.threads)
-        _prepare(config, folder, resume)
-        torch.manual_seed(config.seed)
-        self.tokenizer = _tokenizer(config, folder)
-        self.model = HySAC(config.model).to(self.device)
-        self.words: WordHead | None = None
+        with self.processes.first_ahead():
+            if self.processes.first:
+                _prepare(config, folder, resume)
+            torch.manual_seed(config.seed)
+            self.tokenizer = _tokenizer(config, given, folder)
+            self.model = _model(given, resolved, fresh=not resume)
+        self.model.to(self.processes.device)
+        if config.gradient_checkpointing:
+            self.model.clip.set_grad_checkpointing(True)
+        words: WordHead | None = None
         if config.loss.words:
-            words = telling_words(config, self.tokenizer)
-            self.words = WordHead(words, config.model.text.vocab_size).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self._modules(), config.optim.weight_decay),
-            lr=config.optim.lr,
-            betas=config.optim.betas,
-            fused=True,
-        )
+            telling = telling_words(config, self.tokenizer)
+            words = WordHead(telling, config.model.text.vocab_size).to(self.processes.device)
         self.step = 0
+        self.best = Best()
+        self._engine = Engine(config, self.model, words, self.processes)
         if resume:
             self._load_checkpoint()
+        for module in self._engine.modules():
+            self.processes.synchronise(module)
+        self._validation: DrawnSplit | None = None
+        named = config.trackers if self.processes.first else ()
+        self._trackers = open_trackers(named, config.name, folder, config.model_dump(mode="json"))
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done, or validation has not got better for as long as patience goes."""
+        validation = self.config.validation
+        return self.step >= self.config.total_steps or bool(validation and self.best.lost(validation.patience))
 
     def run(self, progress: Progress | None = None, *, stop_after: int | None = None) -> TrainedRun:
         """Train to the end (or for `stop_after` steps at most), then write the weights.
 
         Returns:
-            The trained encoders; also readable later with `TrainedRun.load`.
+            The trained encoders, those of the best validation if there was any; also readable later with
+            `TrainedRun.load`.
         """
         config = self.config
+        if self.done and (self.folder / WEIGHTS).is_file():
+            return TrainedRun.load(self.folder)
         last = config.total_steps if stop_after is None else min(config.total_steps, self.step + stop_after)
-        loader = SceneBatches(config, self.tokenizer).loader(self.step)
         self.model.train()
-        with (self.folder / METRICS).open("a", encoding="utf-8") as log:
-            for batch in loader:
-                if self.step >= last:
-                    break
-                began = time.perf_counter()
-                metrics = self._train_step(batch.to(self.device))
-                self.step += 1
-                metrics["seconds"] = time.perf_counter() - began
-                if self.step % config.log_every == 0 or self.step == config.total_steps:
-                    log.write(json.dumps({"step": self.step, **metrics}) + "\n")
-                    log.flush()
-                if self.step % config.checkpoint_every == 0 or self.step == last:
-                    self._save_checkpoint()
-                if progress:
-                    progress(self.step, metrics)
-        trained = TrainedRun(self.model.eval(), self.tokenizer, config)
-        if self.step == config.total_steps:
+        for batch in training_batches(config, self.tokenizer, self.step):
+            if self.step >= last or self.done:
+                break
+            began = time.perf_counter()
+            metrics = self._engine.step(batch, self.step)
+            self.step += 1
+            metrics["seconds"] = time.perf_counter() - began
+            validated = self._validate(metrics)
+            if validated or self.step % config.log_every == 0 or self.step == config.total_steps:
+                self._log(metrics)
+            if validated or self.step % config.checkpoint_every == 0 or self.step == last:
+                self._save_checkpoint()
+            if progress and self.processes.first:
+                progress(self.step, metrics)
+        trained = self._trained()
+        self.processes.wait()  # until all have read the best weights
+        if self.done and self.processes.first:
             trained.save(self.folder)
+            (self.folder / BEST).unlink(missing_ok=True)
+        for tracker in self._trackers:
+            tracker.finish()
         return trained
 
-    def _train_step(self, batch: Batch) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(hash((self.config.seed, self.step)) & 0x7FFFFFFF)
-        pixels = augment(normalise(batch.pixels), self.config.data.augment, generator)
-        if self.words and self.step < self.config.stem_steps:
-            return self._stem_step(self.words, pixels, batch.tokens)
-        return self._main_step(pixels, batch.tokens)
+    def _validate(self, metrics: dict[str, float]) -> bool:
+        """Validate if it is time to, and keep the weights if they are the best."""
+        validation = self.config.validation
+        if validation is None or (self.step % validation.every and self.step != self.config.total_steps):
+            return False
+        if self._validation is None:
+            self._validation = validation_set(self.config, validation)
+        live = TrainedRun(self.model.eval(), self.tokenizer, self.config)
+        recall = recall_sum(encode_drawn(live, self._validation), curvature_of(live))
+        self.model.train()
+        # All processes encode the same, but not to the same last digit; they have to end at the same step.
+        metrics["recall_sum"] = self.processes.agree(recall)
+        self.best = self.best.after(metrics["recall_sum"], self.step)
+        if self.best.step == self.step and self.processes.first:
+            temporary = self.folder / (BEST + ".new")
+            save_file({name: value.contiguous() for name, value in self._plain().items()}, temporary)
+            os.replace(temporary, self.folder / BEST)
+        return True
 
-    def _stem_step(self, words: WordHead, pixels: Tensor, tokens: Tensor) -> dict[str, float]:
-        """Two updates of the stem alone, on half a batch each: small updates teach it fastest, and cost least."""
-        self._set_lr(self.config.optim.lr * min(1.0, (self.step + 1) / 20))
-        losses = []
-        for part, ids in zip(pixels.chunk(2), tokens.chunk(2), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                logits = words(self.model.stem(part))
-            loss = words_loss(logits, words.targets(ids))
-            self._update(loss)
-            losses.append(loss.item())
-        return {"loss": self.config.loss.words * sum(losses) / 2, "words": sum(losses) / 2}
+    def _plain(self) -> dict[str, torch.Tensor]:
+        """The weights as a model without adapters has them."""
+        towers = self.config.model.open_clip
+        if towers is None or towers.lora is None:
+            return self.model.state_dict()
+        from hysac_export.lora import merged_state
 
-    def _main_step(self, pixels: Tensor, tokens: Tensor) -> dict[str, float]:
-        config, done = self.config, (self.step - self.config.stem_steps) / self.config.steps
-        self._set_lr(learning_rate(config.optim, done))
-        self.model.clamp()
-        with (
-            _attention(self.device),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"),
-        ):
-            features, grid = self.model.image_features(pixels)
-            text = self.model.text_features(tokens)
-            word_weight = config.loss.words if self.words and done < config.loss.words_end else 0.0
-            word_logits = self.words(grid) if self.words and word_weight else None
-        images = self.model.project(features, self.model.log_alpha_image)
-        texts = self.model.project(text, self.model.log_alpha_text)
-        safe_text, unsafe_text = texts.chunk(2)
-        safe_image, unsafe_image = images.chunk(2)
-        points = Quadruplets(safe_text, safe_image, unsafe_text, unsafe_image)
-        if config.model.geometry == "euclidean":
-            total, terms = euclidean_loss(points, self.model.logit_scale, config.loss)
-        else:
-            total, terms = hyperbolic_loss(points, self.model.curvature, self.model.logit_scale, config.loss, done)
-        if self.words and word_logits is not None:
-            terms["words"] = words_loss(word_logits, self.words.targets(tokens))
-            total = total + word_weight * terms["words"]
-        self._update(total)
-        return self._metrics(total, terms, points)
+        return merged_state(self.model, towers.lora)
 
-    def _set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def _trained(self) -> TrainedRun:
+        """The encoders so far; of a run that is done, the best."""
+        towers = self.config.model.open_clip
+        weights = load_file(self.folder / BEST) if self.done and (self.folder / BEST).is_file() else None
+        model = self.model
+        if weights is not None or (towers and towers.lora):
+            model = HySAC(self.config.model)
+            model.load_state_dict(self._plain() if weights is None else weights)
+        return TrainedRun(model.eval(), self.tokenizer, self.config)
 
-    def _update(self, loss: Tensor) -> None:
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.step}; lower optim.lr, or train with precision fp32"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.optim.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self._parameters(), self.config.optim.clip_norm)
-        self.optimizer.step()
-
-    @torch.no_grad()
-    def _metrics(self, total: Tensor, terms: dict[str, Tensor], points: Quadruplets) -> dict[str, float]:
-        metrics = {"loss": total.item(), **{name: term.item() for name, term in terms.items()}}
-        metrics["lr"] = float(self.optimizer.param_groups[0]["lr"])
-        if self.config.model.geometry == "hyperbolic":
-            metrics["curvature"] = float(self.model.curvature)
-            for name in ("safe_text", "safe_image", "unsafe_text", "unsafe_image"):
-                metrics[f"radius/{name}"] = float(lorentz.dist0(getattr(points, name), self.model.curvature).mean())
-        metrics["logit_scale"] = float(self.model.logit_scale)
-        return metrics
-
-    def _modules(self) -> list[torch.nn.Module]:
-        return [self.model, *([self.words] if self.words else [])]
-
-    def _parameters(self) -> Iterator[torch.nn.Parameter]:
-        for module in self._modules():
-            yield from module.parameters()
+    def _log(self, metrics: dict[str, float]) -> None:
+        if self.processes.first:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"step": self.step, **metrics}) + "\n")
+        for tracker in self._trackers:
+            tracker.log(metrics, step=self.step)
 
     def _save_checkpoint(self) -> None:
+        if not self.processes.first:
+            return
+        engine = self._engine
         state = {
             "step": self.step,
-            "modules": [module.state_dict() for module in self._modules()],
-            "optimizer": self.optimizer.state_dict(),
+            "modules": [module.state_dict() for module in engine.modules()],
+            "optimizer": engine.optimizer.state_dict(),
+            "scaler": engine.scaler.state_dict(),
+            "best": self.best.state(),
         }
         temporary = self.folder / (CHECKPOINT + ".new")
         torch.save(state, temporary)
@@ -196,26 +206,29 @@ class Trainer:
         path = self.folder / CHECKPOINT
         if not path.is_file():
             raise TrainingError(f"{self.folder} holds no {CHECKPOINT} to resume from; start without --resume")
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        for module, values in zip(self._modules(), state["modules"], strict=True):
+        state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
+        engine = self._engine
+        for module, values in zip(engine.modules(), state["modules"], strict=True):
             module.load_state_dict(values)
-        self.optimizer.load_state_dict(state["optimizer"])
+        engine.optimizer.load_state_dict(state["optimizer"])
+        engine.scaler.load_state_dict(state.get("scaler", {}))
+        self.best = Best(**state.get("best", {}))
         self.step = int(state["step"])
-        _truncate_metrics(self.folder / METRICS, self.step)
+        if self.processes.first:
+            _truncate_metrics(self.folder / METRICS, self.step)
 
 
-def learning_rate(config: OptimConfig, progress: float) -> float:
-    """Linear warm-up, then constant or a cosine to zero; `progress` is the share of the run done, in [0, 1)."""
-    if progress < config.warmup:
-        return config.lr * (progress / config.warmup + 1e-3)
-    if config.schedule == "constant":
-        return config.lr
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
+def _model(given: ModelConfig, resolved: ModelConfig, *, fresh: bool) -> HySAC:
+    """The model at the start of a run, adapters put on; a run that is resumed needs no trained weights."""
+    clip = None
+    if given.open_clip is not None and fresh:
+        clip = pretrained_towers(given.open_clip, resolved)
+    model = HySAC(resolved, clip)
+    if given.open_clip is not None and given.open_clip.lora is not None:
+        from hysac_export.lora import adapt  # peft, and transformers with it, take seconds to import
 
-
-def _attention(device: torch.device) -> AbstractContextManager[Any]:
-    """On CPUs the fused attention kernel's backward pass is several times slower than plain matrix products."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+        adapt(model, given.open_clip.lora)
+    return model
 
 
 def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
@@ -224,8 +237,7 @@ def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
         if not path.is_file():
             raise TrainingError(f"{folder} holds no run ({CONFIG} is missing); start without --resume")
         stored = TrainConfig.model_validate_json(path.read_bytes())
-        free = {"threads", "workers", "checkpoint_every", "log_every"}
-        if stored.model_dump(exclude=free) != config.model_dump(exclude=free):
+        if stored.model_dump(exclude=_FREE) != config.model_dump(exclude=_FREE):
             raise TrainingError(f"{folder} was trained with another config; resume with {path}")
         return
     if path.exists():
@@ -234,45 +246,16 @@ def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
     path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _tokenizer(config: TrainConfig, folder: Path) -> Tokenizer:
-    """The run's tokenizer, learned from the training captions the first time."""
+def _tokenizer(config: TrainConfig, given: ModelConfig, folder: Path) -> Tokenizer:
+    """The run's tokenizer: that of the trained towers, or one learned from the training captions the first time."""
     path = folder / TOKENIZER
     if not path.is_file():
-        train_tokenizer(_sample_captions(config), config.model.text.vocab_size).save(str(path))
+        if given.open_clip is not None:
+            tokenizer = tokenizer_of(given.open_clip, config.model)
+        else:
+            tokenizer = train_tokenizer(sample_captions(config), config.model.text.vocab_size)
+        tokenizer.save(str(path))
     return open_tokenizer(path, config.model.text.context_length)
-
-
-def telling_words(config: TrainConfig, tokenizer: Tokenizer, most: float = 0.05) -> Tensor:
-    """Token ids that say something of the picture: in at least five captions, and in at most a share `most` of them.
-
-    That leaves out articles and the words of the templates, which no picture can tell and which would drown the rest.
-    """
-    captions = _sample_captions(config)
-    seen = np.zeros(config.model.text.vocab_size, dtype=np.int64)
-    for row in tokenize(tokenizer, captions):
-        seen[np.unique(row)] += 1
-    words = np.flatnonzero((seen >= 5) & (seen <= most * len(captions)))
-    if not words.size:
-        raise TrainingError(
-            f"of {len(captions)} captions no word is in at least five and at most {most:.0%}; "
-            "train on more quadruplets, or set loss.words to 0"
-        )
-    return torch.from_numpy(words)
-
-
-def _sample_captions(config: TrainConfig) -> list[str]:
-    rng = np.random.default_rng((config.seed, 2))
-    scenes = training_scenes(config.data)[:20_000]
-    return [caption(scene, rng) for q in scenes for scene in (q.safe, q.unsafe)]
-
-
-def _parameter_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices; none on biases, norms and the learned scalars."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def _truncate_metrics(path: Path, step: int) -> None:

@@ -1,0 +1,151 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) on the towers, through peft, and back into plain weights.
+
+open_clip keeps the query, key and value projections of a layer in one matrix, so an adapter on it could not leave the
+query out as the paper does. The matrix is therefore taken apart into three linear layers first (`SplitAttention`), with
+the same results. `merged_state` adds what the adapters learned to the weights and puts the three together again: a
+trained model is an ordinary one, and nothing that reads it knows of adapters.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import cast
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+
+from hysac_export.clip_layout import merged
+from hysac_export.config import LoRAConfig
+from hysac_export.model import HySAC
+from hysac_retrieval.errors import TrainingError
+
+_ADAPTER = re.compile(r"^(.+)\.lora_([AB])\.default\.weight$")
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+class SplitAttention(nn.Module):
+    """Self-attention with a linear layer for each projection; takes the place of `torch.nn.MultiheadAttention`.
+
+    Args:
+        fused: The attention to take apart, batch first and with biases, as open_clip's transformers have it.
+    """
+
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+
+    def __init__(self, fused: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = fused.num_heads
+        weights, biases = fused.in_proj_weight.chunk(3), fused.in_proj_bias.chunk(3)
+        for name, weight, bias in zip(_PROJECTIONS, weights, biases, strict=True):
+            setattr(self, name, _linear(weight, bias))
+        self.out_proj = _linear(fused.out_proj.weight, fused.out_proj.bias)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """Attend: (B, L, w) three times and an additive (L, L) mask to (B, L, w); the weights are never returned."""
+
+        def heads(x: Tensor) -> Tensor:
+            return torch.unflatten(x, -1, (self.heads, -1)).transpose(1, 2)
+
+        q, k, v = heads(self.q_proj(query)), heads(self.k_proj(key)), heads(self.v_proj(value))
+        # Under autocast the projections are in half precision, the mask is not.
+        mask = None if attn_mask is None else attn_mask.to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return cast(Tensor, self.out_proj(x.transpose(1, 2).flatten(2))), None
+
+
+def split_attention(module: nn.Module) -> int:
+    """Take the attention of every layer apart, in place.
+
+    Returns:
+        How many there were.
+    """
+    found = 0
+    for child_name, child in module.named_children():
+        if isinstance(child, nn.MultiheadAttention) and child.in_proj_weight is not None and child.batch_first:
+            setattr(module, child_name, SplitAttention(child))
+            found += 1
+        else:
+            found += split_attention(child)
+    return found
+
+
+def adapt(model: HySAC, config: LoRAConfig) -> None:
+    """Freeze the towers and put adapters on them, in place; what is outside of the towers is trained as before.
+
+    Args:
+        model: In the plain layout.
+        config: The adapters.
+
+    Raises:
+        TrainingError: No module has one of the names.
+    """
+    split_attention(model.clip)
+    adapters = LoraConfig(
+        r=config.rank,
+        lora_alpha=cast(int, config.alpha),  # only the hint wants whole numbers
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets),
+    )
+    layers = [name for name, child in model.clip.named_modules() if isinstance(child, nn.Linear | nn.Conv2d)]
+    leaves = {name.rpartition(".")[2] for name in layers}
+    if lost := [target for target in config.targets if target.rpartition(".")[2] not in leaves]:
+        raise TrainingError(
+            f"these towers have no module named {', '.join(lost)}; name theirs in model.open_clip.lora.targets: "
+            f"{', '.join(sorted(leaves))}"
+        )
+    try:
+        inject_adapter_in_model(adapters, model.clip)
+    except ValueError as error:
+        raise TrainingError(f"peft cannot adapt {', '.join(config.targets)}: {error}") from error
+
+
+def is_adapted(model: HySAC) -> bool:
+    """Whether `adapt` was called on a model."""
+    return any(_ADAPTER.match(name) for name, _ in model.named_parameters())
+
+
+@torch.no_grad()
+def merged_state(model: HySAC, config: LoRAConfig) -> dict[str, Tensor]:
+    """The weights of an adapted model in the plain layout, W + (α / r) · B A; the model itself is left as it is.
+
+    Args:
+        model: Adapted.
+        config: What it was adapted with.
+
+    Returns:
+        What `HySAC.load_state_dict` takes.
+    """
+    state = model.state_dict()
+    halves: dict[str, dict[str, Tensor]] = {}
+    weights: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if found := _ADAPTER.match(name):
+            halves.setdefault(found[1], {})[found[2]] = value
+        else:
+            weights[name.replace(".base_layer.", ".")] = value
+    for path, half in halves.items():
+        weight = weights[f"{path}.weight"]
+        weights[f"{path}.weight"] = merged(weight, (half["A"], half["B"]), config.alpha).to(weight.dtype)
+    for name in [name for name in weights if ".q_proj." in name]:
+        parts = [weights.pop(name.replace("q_proj", part)) for part in _PROJECTIONS]
+        path, _, kind = name.rpartition(".q_proj.")
+        weights[f"{path}.in_proj_{kind}"] = torch.cat(parts)
+    return weights
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer with copies of a weight, (out, in), and a bias, (out,)."""
+    layer: nn.Linear = skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, *weight.T.shape, device=weight.device, dtype=weight.dtype
+    )
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    return layer
