@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from hysac_export.report import quality_table, tables, to_dict
 from hysac_export.subjects import Evaluation, Subject, calibrated, evaluate_subjects, measured
 from hysac_export.table import Table, number, percent
 from hysac_retrieval import lorentz
+from hysac_retrieval.bundle import Bundle
 from hysac_retrieval.errors import InvalidVectorError, SettingsError, TrainingError
 
 
@@ -173,6 +176,23 @@ def test_json_holds_every_figure_and_the_profile(evaluations: list[Evaluation]) 
     assert model["splits"]["test"]["order"]["value"] == evaluations[0].figures["order"].value
     assert model["profile"]["text"]["boundary"] == 1.5
     assert result["models"]["clip"]["profile"] is None
+
+
+def test_the_model_card_quotes_the_figures_and_the_bundle(
+    evaluations: list[Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    script = importlib.import_module("model_card")
+    sys.modules.pop("model_card")
+    bundle = Bundle.load("hysac-mini")
+    card = script.card(bundle, evaluations)
+    assert card.startswith("# hysac-mini\n")
+    assert bundle.fingerprint in card
+    assert percent(evaluations[0].figures["twin_t2i.traversal.r1"]) in card
+    summary = script.classification_summary(evaluations)
+    assert [row[:2] for row in summary.rows] == [("unseen combinations", "model"), ("unseen art style", "model")]
+    assert summary.rows[1][-1] == percent(evaluations[2].figures["fpr95.image"])
+    assert "unseen" not in summary.title
 
 
 def test_plots_are_written(evaluations: list[Evaluation], tmp_path: Path) -> None:

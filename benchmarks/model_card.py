@@ -1,0 +1,112 @@
+"""The model card of a bundle that was trained on the scenes: what it is, what it reaches, what it cannot do.
+
+    python benchmarks/model_card.py                        # writes README.md into the bundled model's folder
+
+Evaluates the bundle, the Euclidean baseline and other runs on all test splits, as `hysac eval` does. Run it after
+`hysac export`, which replaces the bundle's whole folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hysac_export.paper import classification_table, paper_table, zero_shot_table
+from hysac_export.report import quality_table
+from hysac_export.subjects import Evaluation, evaluate_subjects, load_subject
+from hysac_export.table import SPLIT_TITLES, Table
+from hysac_retrieval.bundle import Bundle
+from hysac_retrieval.cli.eval import TEST_SPLITS
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = ROOT / "hysac_retrieval" / "models" / "hysac-mini"
+BASELINE = ROOT / "benchmarks" / "baseline"
+
+
+def card(bundle: Bundle, evaluations: Sequence[Evaluation]) -> str:
+    """The card as Markdown.
+
+    Args:
+        bundle: The bundle that it is of.
+        evaluations: Of the bundle first, and of what it is compared with, on the same splits.
+    """
+    manifest = bundle.manifest
+    config: dict[str, Any] = manifest.training.get("config", {})
+    tables = [quality_table(evaluations), quality_table(evaluations, "image"), classification_summary(evaluations)]
+    first = [e for e in evaluations if e.split == evaluations[0].split]
+    tables += [table for build in (paper_table, classification_table, zero_shot_table) if (table := build(first)).rows]
+    facts = {
+        "parameters": f"{manifest.training['parameters'] / 1e6:.1f} million"
+        if "parameters" in manifest.training
+        else "",
+        "space": f"{manifest.dim} dimensions, curvature −{manifest.curvature:.3f}",
+        "pictures": f"{manifest.image.size}×{manifest.image.size} pixels" if manifest.image else "",
+        "texts": f"English, {manifest.text.context_length} tokens" if manifest.text else "",
+        "training": " ".join(
+            f"{config[key]} {words}"
+            for key, words in (
+                ("stem_steps", "steps of the stem,"),
+                ("steps", "steps of"),
+                ("batch_size", "quadruplets"),
+            )
+            if config.get(key)
+        ),
+        "seed": str(config.get("seed", "")),
+        "calibration": manifest.safety.source,
+        "fingerprint": f"`{bundle.fingerprint}`",
+        "licence": manifest.licence,
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value)
+    return "\n\n".join(
+        [
+            f"# {manifest.name}",
+            manifest.description,
+            "A HySAC (hyperbolic safety-aware CLIP, arXiv 2503.12127): the distance from the origin grows along safe "
+            "text < safe image < unsafe text < unsafe image, so that a radius is a safety score. It was trained from "
+            "scratch on the scenes of `hysac_export.scenes`, pictures composed of emoji artwork with English captions "
+            "in which some things are unsafe, always or by their company.",
+            f"| | |\n|---|---|\n{rows}",
+            "## What it is for, and what not\n\nTrying, testing and measuring the software without a network or a "
+            "GPU. It knows the world of the scenes and no other: it is no model for photographs, and its scores "
+            "protect nobody from real content. Unsafe things that it has never seen, and pictures in a style of "
+            "artwork that it has never seen, it recognises only as far as the tables below say.",
+            "## What it reaches\n\nNo quadruplet of these four splits was in training or calibration. `python "
+            "benchmarks/model_card.py` writes this page, and `hysac eval` prints more. *Traversal* moves unsafe "
+            "queries to the calibrated boundary, *whole system* adds the filter on the stored scores. *Harmful@1* is "
+            "the share of unsafe queries whose first hit is unsafe. A dash is what does not apply: a Euclidean model "
+            "has no radius.",
+            *(table.markdown() for table in tables),
+        ]
+    )
+
+
+def classification_summary(evaluations: Sequence[Evaluation]) -> Table:
+    """Classification by radius over whole splits, without their categories."""
+    table = classification_table(evaluations)
+    having = [e for e in evaluations if "fpr95.text" in e.figures]
+    whole = [row for row in table.rows if row[0] == "all"]
+    rows = [(SPLIT_TITLES.get(e.split, e.split), *row[1:]) for e, row in zip(having, whole, strict=True)]
+    title = table.title.replace(f", {SPLIT_TITLES.get(evaluations[0].split, evaluations[0].split)}", "")
+    return replace(table, title=title, header=("split", *table.header[1:]), rows=tuple(rows))
+
+
+@click.command(help=__doc__)
+@click.option("--model", default=BUNDLED, type=click.Path(exists=True, path_type=Path), help="Folder of the bundle.")
+@click.option("--baseline", default=BASELINE, type=click.Path(path_type=Path), help="Run folder to compare with.")
+@click.option("--ablation", multiple=True, type=click.Path(path_type=Path), help="More run folders.")
+@click.option("-n", "n", default=1000, show_default=True, help="Quadruplets of each split.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: README.md of the bundle]")
+def main(model: Path, baseline: Path, ablation: tuple[Path, ...], n: int, out: Path | None) -> None:
+    subjects = [load_subject(path) for path in (model, baseline, *ablation)]
+    evaluations = evaluate_subjects(subjects, TEST_SPLITS, n)
+    target = out or model / "README.md"
+    target.write_text(card(Bundle.load(model), evaluations) + "\n", encoding="utf-8")
+    click.echo(f"Wrote {target}")
+
+
+if __name__ == "__main__":
+    main()
