@@ -51,8 +51,9 @@ def command(
     """Evaluate a model on the test splits of the scenes.
 
     Prints the tables of the paper with 95 % bootstrap intervals: safe, unsafe and unsafe→safe retrieval with the
-    published bounds and with ours, harmful@1, classification by radius, and a zero-shot check. A bundle brings its safety profile; a run folder
-    is calibrated first, on the validation split. All models see the same pictures and captions.
+    published bounds and with ours, harmful@1, classification by radius, and a zero-shot check. A bundle brings its
+    safety profile; a run folder is calibrated first, on the validation split. All models see the same pictures and
+    captions.
     """
     from hysac_export.plots import write_plots
     from hysac_export.report import tables, to_dict
