@@ -39,7 +39,7 @@ from hysac_retrieval.filters import (
 )
 from hysac_retrieval.filters import search_filter as _search_filter
 from hysac_retrieval.lift import Lift, lift_from_dict
-from hysac_retrieval.metadata import CollectionMetadata
+from hysac_retrieval.metadata import CollectionMetadata, read_metadata
 from hysac_retrieval.plans import QueryOptions, Rerank, SearchPlan
 from hysac_retrieval.records import (
     finite_number,
@@ -94,15 +94,18 @@ class Collection:
             ModelMismatchError: Another model made it.
         """
         what = f"collection {name!r}"
-        if opened.size is None or opened.metadata is None:
-            lack = "vector named 'hysac'" if opened.size is None else "metadata"
+        metadata = read_metadata(name, opened)
+        if opened.size is None:
+            attached = metadata.attached
+            if attached is not None and attached.companion is not None:
+                raise NotACollectionError(f"{what} has its vectors in collection {attached.companion!r}; open that one")
             raise NotACollectionError(
-                f"{what} exists but has no {lack} of ours; create one of another name, or index with hysac-index"
+                f"{what} exists but has no vector named 'hysac' of ours; create one of another name, index with "
+                "hysac-index, or add ours to it with hysac-index attach"
             )
         try:
-            metadata = CollectionMetadata.model_validate(dict(opened.metadata))
             lift = lift_from_dict(metadata.lift)
-        except ValueError as error:  # pydantic's own, and SettingsError of a lift this version does not know
+        except ValueError as error:
             raise NotACollectionError(f"{what} has metadata that this version cannot read: {error}") from error
         found, needed = (opened.size, opened.metric), (lift.size, lift.metric)
         if found != needed or lift.dim != metadata.dim:

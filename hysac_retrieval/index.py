@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -11,61 +10,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from qdrant_client import models
 
+from hysac_retrieval.attach import Attachment, attach
 from hysac_retrieval.collection import PAYLOAD_INDEXES, Collection
 from hysac_retrieval.errors import CollectionExistsError, InvalidVectorError, ModelMismatchError, SettingsError
 from hysac_retrieval.filters import BEYOND, safety_filter
 from hysac_retrieval.metadata import CollectionMetadata
 from hysac_retrieval.plans import QueryOptions
 from hysac_retrieval.records import normal_ids, point_id
-from hysac_retrieval.results import Hit, Modality, PointId
+from hysac_retrieval.results import Hit, IndexInfo, Modality, PointId
 from hysac_retrieval.safety import SafetyProfile
 from hysac_retrieval.schema import LiftChoice, collection_metadata
-from hysac_retrieval.stores import CollectionSpec, Connection, HnswOptions, Store, StoredPoint, open_store
+from hysac_retrieval.stores import CollectionSpec, Connection, HnswOptions, Store, StoredPoint, opening
 from hysac_retrieval.stores.base import Quantization, StorageOptions
 
 __all__ = ["Index", "IndexInfo", "point_id"]
-
-
-@dataclass(frozen=True, slots=True)
-class IndexInfo:
-    """Facts about a collection.
-
-    Attributes:
-        name: Its name.
-        points: Number of points.
-        safe: Points that a search with ``safe=True`` can return.
-        unsafe: All others: above the threshold, without a valid score, or scored by another model.
-        indexed: Vectors that the graph covers; the others are searched one by one (`Index.optimize`).
-        beyond: Points outside what the lift serves well: exact scores, found less surely by the graph. Many of them
-            mean that the collection should be made again with a `sample` of its points.
-        dim: Number of space components of a point.
-        curvature: Curvature c > 0 of the space (−c).
-        threshold: Largest unsafe score that counts as safe.
-        model: Fingerprint of the model that made the points.
-        lift: Kind of the lift.
-        quantization: How the vectors that the graph compares are compressed; None for not at all.
-        bytes_per_point: What a point takes: vectors, graph and payload; None where the engine does not say.
-        measured: What the choice of the lift was based on (``lift="auto"``).
-    """
-
-    name: str
-    points: int
-    safe: int
-    unsafe: int
-    indexed: int
-    beyond: int
-    dim: int
-    curvature: float
-    threshold: float
-    model: str
-    lift: str
-    quantization: str | None = None
-    bytes_per_point: float | None = None
-    measured: Mapping[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-serialisable values."""
-        return asdict(self)
 
 
 class Index:
@@ -132,8 +90,7 @@ class Index:
             dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
         )
         made = Collection(name, metadata).lift
-        store, owned = open_store(connection)
-        try:
+        with opening(connection) as (store, owned):
             if recreate and store.exists(name):
                 store.drop(name)
             try:
@@ -164,10 +121,6 @@ class Index:
                     f"collection {name!r} exists with quantization {collection.metadata.quantization}, not "
                     f"{quantization}; leave the option out, or recreate the collection"
                 )
-        except BaseException:
-            if owned:
-                store.close()
-            raise
         return cls(collection, store, owns_store=owned)
 
     @classmethod
@@ -185,14 +138,45 @@ class Index:
             ModelMismatchError: It was indexed with another model.
             StorageLockedError: Another process has the folder.
         """
-        store, owned = open_store(connection)
-        try:
-            collection = Collection.read(name, store.open(name), expect_fingerprint)
-        except BaseException:
-            if owned:
-                store.close()
-            raise
-        return cls(collection, store, owns_store=owned)
+        with opening(connection) as (store, owned):
+            return cls(Collection.read(name, store.open(name), expect_fingerprint), store, owns_store=owned)
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        *,
+        dim: int,
+        curvature: float,
+        safety: SafetyProfile,
+        fingerprint: str | None = None,
+        lift: LiftChoice | None = None,
+        sample: ArrayLike | None = None,
+        hnsw: HnswOptions | None = None,
+        **connection: Unpack[Connection],
+    ) -> Self:
+        """Make room for our vectors and scores in a collection of an application; its own are not touched.
+
+        Points get theirs from `annotate`, or from `ingest.fill`, which encodes what their payload holds. Attaching
+        again opens what is attached. Where the engine cannot add a vector (a server before 1.18 cannot), a companion
+        collection takes the vectors.
+
+        The arguments are those of `create`; `hnsw` counts where the engine takes it for a single vector.
+
+        Raises:
+            CollectionNotFoundError: There is none of that name.
+            CollectionExistsError: It is one of ours, or has a vector or payload key ``hysac`` of its own.
+            ModelMismatchError: It is attached already, with another model.
+            StorageLockedError: Another process has the folder.
+        """
+
+        def describe(quantization: Quantization | None) -> CollectionMetadata:
+            return collection_metadata(
+                dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
+            )
+
+        with opening(connection) as (store, owned):
+            return cls(attach(store, name, describe, hnsw or HnswOptions()), store, owns_store=owned)
 
     @property
     def name(self) -> str:
@@ -240,10 +224,49 @@ class Index:
             InputError: An id or a payload cannot be stored, or the numbers of each differ.
             SettingsError: The modality is unknown.
         """
+        if self.metadata.attached is not None:
+            raise SettingsError(
+                f"collection {self.name!r} holds the points of an application ({self.metadata.attached.collection!r}), "
+                "which an upsert would replace whole; write them with the application's own client, then fill or "
+                "annotate them"
+            )
         keys, vectors, rows = self._collection.records(ids, points, modality, payloads, marks)
         if keys:
             self._store.upsert(self.name, keys, vectors, rows)
         return len(keys)
+
+    def annotate(
+        self,
+        ids: Sequence[Any],
+        points: ArrayLike,
+        *,
+        modality: Modality,
+        marks: Sequence[Mapping[str, Any]] | None = None,
+    ) -> int:
+        """Give vectors and scores to points of the application that this collection is attached to.
+
+        Nothing else of these points changes. Points that the application has removed are left out.
+
+        The arguments and errors are those of `upsert`.
+
+        Returns:
+            The number of points that were there.
+
+        Raises:
+            SettingsError: The collection is attached to none; `upsert` writes points of one's own.
+        """
+        return Attachment.of(self._store, self._collection).write(ids, points, modality, marks)
+
+    def detach(self) -> int:
+        """Take everything of ours away from the application's collection; the index is of no use afterwards.
+
+        Returns:
+            The number of points that had a score.
+
+        Raises:
+            SettingsError: The collection is attached to none.
+        """
+        return Attachment.of(self._store, self._collection).detach()
 
     def query(self, point: ArrayLike, **options: Unpack[QueryOptions]) -> list[Hit]:
         """Nearest points by geodesic distance.

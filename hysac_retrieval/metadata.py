@@ -8,10 +8,26 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hysac_retrieval.errors import NotACollectionError
 from hysac_retrieval.safety import SafetyProfile
-from hysac_retrieval.stores.base import Quantization
+from hysac_retrieval.stores.base import Opened, Quantization
 
 FORMAT_VERSION: Literal[1] = 1
+
+
+class Attached(BaseModel):
+    """How a collection came to hold our vectors without being made for them.
+
+    Attributes:
+        collection: The collection of an application, whose points they belong to.
+        companion: Collection that holds the vectors, under the same ids, where the engine could not add them to the
+            application's own; None where it could.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    collection: str
+    companion: str | None = None
 
 
 class CollectionMetadata(BaseModel):
@@ -26,6 +42,7 @@ class CollectionMetadata(BaseModel):
         safety: Calibration that gave the points their scores.
         quantization: How the vectors that the graph compares are compressed; None for not at all.
         measured: What the choice of the lift was based on (``lift="auto"``).
+        attached: Whose points these are, where they are those of an application; None for a collection of our own.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -38,9 +55,29 @@ class CollectionMetadata(BaseModel):
     safety: SafetyProfile
     quantization: Quantization | None = None
     measured: dict[str, Any] | None = None
+    attached: Attached | None = None
 
 
 def raw_fingerprint(dim: int, curvature: float, safety: SafetyProfile) -> str:
     """Identity for points that come from no bundle: a hash of the space and its calibration."""
     content = {"dim": dim, "curvature": curvature, "safety": safety.model_dump(mode="json", exclude={"source"})}
     return "raw-" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:28]
+
+
+def read_metadata(name: str, opened: Opened) -> CollectionMetadata:
+    """Our metadata of a collection.
+
+    Raises:
+        NotACollectionError: It has none, or such as this version cannot read.
+    """
+    what = f"collection {name!r}"
+    if opened.metadata is None:
+        lack = "vector named 'hysac'" if opened.size is None else "metadata"
+        raise NotACollectionError(
+            f"{what} exists but has no {lack} of ours; create one of another name, index with hysac-index, or add ours "
+            "to it with hysac-index attach"
+        )
+    try:
+        return CollectionMetadata.model_validate(dict(opened.metadata))
+    except ValueError as error:
+        raise NotACollectionError(f"{what} has metadata that this version cannot read: {error}") from error

@@ -134,3 +134,45 @@ class GroupedResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON-serialisable values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """Facts about a collection.
+
+    Attributes:
+        name: Its name.
+        points: Number of points.
+        safe: Points that a search with ``safe=True`` can return.
+        unsafe: All others: above the threshold, without a valid score, or scored by another model.
+        indexed: Vectors that the graph covers; the others are searched one by one (`Index.optimize`).
+        beyond: Points outside what the lift serves well: exact scores, found less surely by the graph. Many of them
+            mean that the collection should be made again with a `sample` of its points.
+        dim: Number of space components of a point.
+        curvature: Curvature c > 0 of the space (−c).
+        threshold: Largest unsafe score that counts as safe.
+        model: Fingerprint of the model that made the points.
+        lift: Kind of the lift.
+        quantization: How the vectors that the graph compares are compressed; None for not at all.
+        bytes_per_point: What a point takes: vectors, graph and payload; None where the engine does not say.
+        measured: What the choice of the lift was based on (``lift="auto"``).
+    """
+
+    name: str
+    points: int
+    safe: int
+    unsafe: int
+    indexed: int
+    beyond: int
+    dim: int
+    curvature: float
+    threshold: float
+    model: str
+    lift: str
+    quantization: str | None = None
+    bytes_per_point: float | None = None
+    measured: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-serialisable values."""
+        return asdict(self)

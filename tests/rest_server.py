@@ -58,12 +58,32 @@ class RestServer:
         done = {"operation_id": 1, "status": "completed"}
         if (method, action) == ("PUT", "index"):
             return done
+        if method == "DELETE" and action.startswith("index/"):
+            return done
+        if action.startswith("vectors/") and method == "PUT":
+            config = models.DenseVectorNameConfig.model_validate(body)
+            client.create_vector_name(name, action.removeprefix("vectors/"), config)
+            return done
+        if action.startswith("vectors/") and method == "DELETE":
+            client.delete_vector_name(name, action.removeprefix("vectors/"))
+            return done
+        if action == "points/payload/delete":
+            gone = models.DeletePayload.model_validate(body)
+            client.delete_payload(name, gone.keys, gone.points or [])
+            return done
+        if action == "points/vectors/delete":
+            dropped = models.DeleteVectors.model_validate(body)
+            client.delete_vectors(name, dropped.vector, dropped.points or [])
+            return done
         if (method, action) == ("PUT", "points"):
             client.upsert(name, models.PointsList.model_validate(body).points)
             return done
         if (method, action) == ("POST", "points/delete"):
             client.delete(name, models.PointIdsList.model_validate(body))
             return done
+        if (method, action) == ("POST", "points/batch"):
+            client.batch_update_points(name, models.UpdateOperations.model_validate(body).operations)
+            return [done]
         if action == "points/count":
             request = models.CountRequest.model_validate(body)
             return {"count": client.count(name, request.filter).count}

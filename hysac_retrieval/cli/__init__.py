@@ -19,6 +19,8 @@ from hysac_retrieval.cli.common import keep_lines, reported
 _COMMANDS = {
     "index": "Index images and texts into a collection.",
     "status": "Compare a collection with its sources.",
+    "attach": "Add safe search to a collection of an application.",
+    "detach": "Take away again what attach has added.",
     "search": "Search a collection by text, image, stored point or examples.",
     "explain": "Show the way of a query to the origin, and what entails it there.",
     "info": "Describe collections and models.",

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,34 @@ from hysac_retrieval.errors import CollectionNotFoundError
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.ingest import IndexReport, Progress, SourceOptions
+    from hysac_retrieval.ingest import FillReport, IndexReport, Progress, SourceOptions
     from hysac_retrieval.stores import Connection
     from hysac_retrieval.stores.base import Quantization
 
 _SHOWN = 20
 
 
-@click.command("index", cls=Command)
+class _IndexCommand(Command):
+    """``index`` takes sources; ``index attach``, ``index detach`` and ``index rescore`` are commands of their own.
+
+    A source of that name is given as ``./attach``.
+    """
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """See `click.Command.make_context`."""
+        if args and args[0] in ("attach", "detach", "rescore"):
+            command: click.Command = import_module(f"hysac_retrieval.cli.{args[0]}").command
+            return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that the context is of."""
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command("index", cls=_IndexCommand)
 @source_options
 @click.option("--collection", required=True, help="Name of the collection; made if it does not exist.")
 @connection_options
@@ -112,6 +133,7 @@ def command(
     hysac-index photos/ --collection photos --location ./data --prune --only failed
     hysac-index photos/ --collection photos --url http://localhost:6333 --quantization int8 --shards 6
     hysac-index hf:beans --split train --collection beans --url http://localhost:6333 --ray
+    hysac-index attach --help     (a collection that an application has already)
     """
     place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.encoder import Encoder
@@ -138,8 +160,8 @@ def command(
         write_consistency_factor=write_consistency_factor,
     )
     opened = collection_for(encoder, collection, recreate=recreate, quantization=quantization, storage=storage, **place)
-    with opened as index, _stop_on_interrupt() as stopped:
-        with _progress() as show:
+    with opened as index, stop_on_interrupt() as stopped:
+        with item_progress() as show:
             report = index_sources(
                 sources,
                 index,
@@ -197,10 +219,10 @@ def _dry_run(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
+def item_progress(what: str = "Indexing") -> Iterator[Callable[[Progress], None]]:
     """A bar with the number of items, of failed ones, the rate and the time left."""
     with progress_bar("rate", "failed") as bar:
-        task = bar.add_task("Indexing", total=None, rate="", failed="")
+        task = bar.add_task(what, total=None, rate="", failed="")
 
         def show(progress: Progress) -> None:
             bar.update(task, completed=progress.done, total=progress.total)
@@ -226,6 +248,11 @@ def _print_report(report: IndexReport, notes: Path | None) -> None:
         click.echo(f"{report.pruned} were removed, having left their source.")
     if report.unpruned:
         click.echo(f"Nothing was removed: {report.unpruned}.", err=True)
+    print_faults(report, notes)
+
+
+def print_faults(report: IndexReport | FillReport, notes: Path | None) -> None:
+    """Print what of a report needs attention: cut texts and failures."""
     if report.cut:
         some = ", ".join(report.truncated[:3]) + (", …" if report.cut > 3 else "")
         click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
@@ -239,7 +266,7 @@ def _print_report(report: IndexReport, notes: Path | None) -> None:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C lets the current batch finish, a second one interrupts at once."""
     stopped = threading.Event()
     # Signals belong to the main thread; elsewhere (a test, a notebook) nothing is changed.

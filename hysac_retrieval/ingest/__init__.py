@@ -11,16 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hysac_retrieval.ingest.filling import FillReport, attached_collection_for, fill
     from hysac_retrieval.ingest.items import FailedItem, Item
     from hysac_retrieval.ingest.journal import IndexReport, Journal
     from hysac_retrieval.ingest.options import Fields, SourceOptions
     from hysac_retrieval.ingest.pipeline import Progress, collection_for, index_sources
+    from hysac_retrieval.ingest.points import Content
     from hysac_retrieval.ingest.sources import Listing
     from hysac_retrieval.ingest.status import Status, status_of
 
 __all__ = [
+    "Content",
     "FailedItem",
     "Fields",
+    "FillReport",
     "IndexReport",
     "Item",
     "Journal",
@@ -28,14 +32,18 @@ __all__ = [
     "Progress",
     "SourceOptions",
     "Status",
+    "attached_collection_for",
     "collection_for",
+    "fill",
     "index_sources",
     "status_of",
 ]
 
 _HOMES = {
+    "Content": "points",
     "FailedItem": "items",
     "Fields": "options",
+    "FillReport": "filling",
     "IndexReport": "journal",
     "Item": "items",
     "Journal": "journal",
@@ -43,7 +51,9 @@ _HOMES = {
     "Progress": "pipeline",
     "SourceOptions": "options",
     "Status": "status",
+    "attached_collection_for": "filling",
     "collection_for": "pipeline",
+    "fill": "filling",
     "index_sources": "pipeline",
     "status_of": "status",
 }

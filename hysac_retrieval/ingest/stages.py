@@ -11,9 +11,9 @@ The channels between them are short, so what is under way is bounded however lar
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ from hysac_retrieval.ingest.decode import Decoded, Job
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.plan import Planner, Task, grouped
-from hysac_retrieval.ingest.sources import Listing
 from hysac_retrieval.ingest.workers import Decoder, Ticket
 from hysac_retrieval.ingest.write import Writer
 from hysac_retrieval.results import Modality
@@ -50,6 +49,16 @@ class Progress:
     done: int
     total: int | None
     failed: int
+
+
+class Listed(Protocol):
+    """What there is to do: a `Listing`, or anything else that lists items."""
+
+    def __iter__(self) -> Iterator[Item | FailedItem]:
+        """The items, once, and what turned out to be none."""
+
+    def count(self) -> int | None:
+        """About how many there are; None if that takes too long to find out."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -108,7 +117,7 @@ class Stages:
         self._errors: list[BaseException] = []
 
     def run(
-        self, listing: Listing, on_progress: OnProgress | None = None, should_stop: Callable[[], bool] | None = None
+        self, listing: Listed, on_progress: OnProgress | None = None, should_stop: Callable[[], bool] | None = None
     ) -> bool:
         """Do everything that is listed.
 
@@ -165,7 +174,7 @@ class Stages:
         thread.start()
         return thread
 
-    def _feed(self, listing: Listing) -> None:
+    def _feed(self, listing: Listed) -> None:
         for items in grouped(listing, self._notes.fail):
             tasks = list(self._planner.tasks(items))
             self.left_out += len(items) - len(tasks)
@@ -179,7 +188,7 @@ class Stages:
                 jobs = [Job(task.item.content, task.item.salt(), task.known) for task in some]  # type: ignore[arg-type]
                 self._chunks.put((some, self._decoder.submit(jobs)))
 
-    def _count(self, listing: Listing) -> None:
+    def _count(self, listing: Listed) -> None:
         self._total = listing.count()
 
     def _gather(self, tasks: list[Task], ticket: Ticket) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
@@ -33,6 +35,7 @@ __all__ = [
     "StoredPoint",
     "VectorQuery",
     "open_store",
+    "opening",
     "retry_of",
 ]
 
@@ -121,6 +124,18 @@ def open_store(connection: Connection) -> tuple[Store, bool]:
         timeout=None if timeout is None else checked_timeout(timeout),
         retry=retry,
     ), True
+
+
+@contextmanager
+def opening(connection: Connection) -> Iterator[tuple[Store, bool]]:
+    """As `open_store`; a store that is up to the caller is closed again if what follows fails."""
+    store, owned = open_store(connection)
+    try:
+        yield store, owned
+    except BaseException:
+        if owned:
+            store.close()
+        raise
 
 
 def retry_of(connection: Connection) -> Retry:

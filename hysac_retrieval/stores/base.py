@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import PointId
+
+if TYPE_CHECKING:
+    from hysac_retrieval.stores.extension import Extension
 
 VECTOR_NAME = "hysac"
 """Name of the vector in every collection."""
@@ -275,6 +278,14 @@ class Store(Protocol):
 
     def delete(self, name: str, ids: Sequence[PointId]) -> None:
         """Remove points by id; ids that are not there are no error."""
+
+    def extension(self, name: str) -> Extension:
+        """What is ours in a collection of an application: how it is added, and taken away again.
+
+        Raises:
+            CollectionNotFoundError: There is none of that name.
+            StorageLockedError: Another process holds it.
+        """
 
     def optimize(self, name: str) -> None:
         """Have the engine finish its graph; call after bulk loads."""

@@ -3,6 +3,9 @@
     LOCATION/<collection>/collection.json   size of the vectors, metadata; written atomically
     LOCATION/<collection>/shard/            the engine's own files
 
+A shard that an application made itself lies in LOCATION/<collection>/; once something of ours is attached to it,
+collection.json lies beside its files, and goes when that is taken away again.
+
 A collection comes into being by one rename of a finished folder, so that a crash leaves none by halves. The
 engine locks a shard: one process at a time has a collection open.
 """
@@ -47,6 +50,7 @@ from hysac_retrieval.stores.base import (
     StoredPoint,
     VectorQuery,
 )
+from hysac_retrieval.stores.edge_extension import EdgeExtension, is_shard
 from hysac_retrieval.stores.edge_filter import edge_filter
 from hysac_retrieval.stores.edge_requests import INDEX_TYPES, point_id, query_batch, shard_config, stored
 from hysac_retrieval.stores.grouping import grouped
@@ -126,6 +130,9 @@ class EdgeStore:
                 raise ValueError(f"metric {metric!r} is none of {', '.join(get_args(Metric))}")
             opened = Opened(dict(sidecar["metadata"]), int(sidecar["size"]), metric=metric, formula=True)
         except FileNotFoundError as error:
+            if is_shard(folder):  # somebody else's
+                self._shard(name)
+                return Opened(metadata=None, size=None, metric=None, formula=True)
             raise NotACollectionError(f"{folder} has no {SIDECAR}, so it is no collection of ours") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotACollectionError(
@@ -224,6 +231,28 @@ class EdgeStore:
             self._check_space(name)
             self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
 
+    def extension(self, name: str) -> EdgeExtension:
+        """See `Store.extension`."""
+        self.open(name)
+
+        def describe(spec: CollectionSpec | None) -> None:
+            path = self._folder(name) / SIDECAR
+            try:
+                if spec is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    _write_json(path, _sidecar(spec.size, spec.metric, spec.metadata))
+            except OSError as error:
+                raise _failed(name, f"its metadata cannot be written: {error}") from error
+
+        return EdgeExtension(
+            self._shard_folder(name),
+            self._shard(name),
+            partial(_translated, name),
+            lambda size: self._check_space(name, lambda: size),
+            describe,
+        )
+
     def optimize(self, name: str) -> None:
         """Build the graph in this process; until then the engine searches new points one by one."""
         with _translated(name):
@@ -239,7 +268,7 @@ class EdgeStore:
     def memory(self, name: str) -> int | None:
         """Bytes of the engine's files, without the log of writes that it keeps beside them."""
         self._shard(name)
-        shard, total = self._folder(name) / _SHARD, 0
+        shard, total = self._shard_folder(name), 0
         for path in shard.rglob("*"):
             if "wal" not in path.relative_to(shard).parts:
                 with suppress(FileNotFoundError):  # the engine tidies up on its own
@@ -283,13 +312,18 @@ class EdgeStore:
             )
         return self._root / name
 
+    def _shard_folder(self, name: str) -> Path:
+        """Where the engine's files are: in a folder of their own, or where an application put them."""
+        folder = self._folder(name)
+        return folder if is_shard(folder) else folder / _SHARD
+
     def _shard(self, name: str) -> Any:
         with self._lock:
             if self._closed:
                 raise StoreError(f"collection {name!r}: this store has been closed; open the collection again")
             if name not in self._shards:
                 with _translated(name):
-                    self._shards[name] = edge.EdgeShard.load(str(self._folder(name) / _SHARD))
+                    self._shards[name] = edge.EdgeShard.load(str(self._shard_folder(name)))
             return self._shards[name]
 
 

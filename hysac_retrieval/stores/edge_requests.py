@@ -25,7 +25,7 @@ INDEX_TYPES: dict[IndexKind, Any] = {
     "keyword": edge.PayloadSchemaType.Keyword,
     "bool": edge.PayloadSchemaType.Bool,
 }
-_DISTANCES: dict[Metric, Any] = {"Dot": edge.Distance.Dot, "Euclid": edge.Distance.Euclid}
+DISTANCES: dict[Metric, Any] = {"Dot": edge.Distance.Dot, "Euclid": edge.Distance.Euclid}
 
 
 def shard_config(spec: CollectionSpec) -> Any:
@@ -42,9 +42,7 @@ def shard_config(spec: CollectionSpec) -> Any:
         )
     return edge.EdgeConfig(
         vectors={
-            VECTOR_NAME: edge.EdgeVectorParams(
-                size=spec.size, distance=_DISTANCES[spec.metric], on_disk=storage.on_disk
-            )
+            VECTOR_NAME: edge.EdgeVectorParams(size=spec.size, distance=DISTANCES[spec.metric], on_disk=storage.on_disk)
         },
         on_disk_payload=storage.on_disk_payload,
         hnsw_config=edge.HnswIndexConfig(

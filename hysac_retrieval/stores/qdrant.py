@@ -41,6 +41,7 @@ from hysac_retrieval.stores.base import (
     VectorQuery,
 )
 from hysac_retrieval.stores.faults import translated
+from hysac_retrieval.stores.qdrant_extension import QdrantExtension
 from hysac_retrieval.stores.requests import (
     INDEX_TYPES,
     collection_request,
@@ -305,6 +306,11 @@ class QdrantStore:
         for start in range(0, len(ids), UPSERT_CHUNK):
             few = models.PointIdsList(points=list(ids[start : start + UPSERT_CHUNK]))
             self._call(name, partial(self._client.delete, name, few, wait=True))
+
+    def extension(self, name: str) -> QdrantExtension:
+        """See `Store.extension`."""
+        self.open(name)
+        return QdrantExtension(name, self._client, partial(self._call, name), local=self._local)
 
     def optimize(self, name: str) -> None:
         """Wait until a server has finished its graph, which it builds on its own; local mode has none."""

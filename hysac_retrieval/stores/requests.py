@@ -30,8 +30,8 @@ INDEX_TYPES: dict[IndexKind, models.PayloadSchemaType] = {
     "keyword": models.PayloadSchemaType.KEYWORD,
     "bool": models.PayloadSchemaType.BOOL,
 }
-_DISTANCES: dict[Metric, models.Distance] = {"Dot": models.Distance.DOT, "Euclid": models.Distance.EUCLID}
-_METRICS = {distance: metric for metric, distance in _DISTANCES.items()}
+DISTANCES: dict[Metric, models.Distance] = {"Dot": models.Distance.DOT, "Euclid": models.Distance.EUCLID}
+_METRICS = {distance: metric for metric, distance in DISTANCES.items()}
 
 
 def knows_formulas(version: str) -> bool:
@@ -43,7 +43,7 @@ def knows_formulas(version: str) -> bool:
 def collection_request(spec: CollectionSpec) -> dict[str, Any]:
     """Arguments of `QdrantClient.create_collection` that make a collection."""
     hnsw, storage = spec.hnsw, spec.storage
-    vector = models.VectorParams(size=spec.size, distance=_DISTANCES[spec.metric], on_disk=storage.on_disk)
+    vector = models.VectorParams(size=spec.size, distance=DISTANCES[spec.metric], on_disk=storage.on_disk)
     return {
         "vectors_config": {VECTOR_NAME: vector},
         "hnsw_config": models.HnswConfigDiff(
