@@ -102,7 +102,8 @@ class Engine:
             )
         ]
         backward = self._backward if len(parts) == 1 else self._backward_in_parts
-        total, terms, points = backward(parts, done)
+        with _attention(self.processes.device):  # around both directions: checkpointing encodes again in the second
+            total, terms, points = backward(parts, done)
         self._update()
         return self._metrics(total, terms, points)
 
@@ -142,7 +143,7 @@ class Engine:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Points of texts and of images, (2b, d) float32, and logits of words."""
         torch.manual_seed(seed)  # of dropout: a part that is encoded twice has to come out the same
-        with _attention(self.processes.device), self._precision():
+        with self._precision():
             features, grid = self.model.image_features(pixels)
             text = self.model.text_features(tokens)
             logits = self.words(grid) if self.words and words else None

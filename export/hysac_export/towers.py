@@ -48,9 +48,9 @@ def pretrained_towers(config: OpenClipConfig, resolved: ModelConfig) -> nn.Modul
     """
     if resolved.open_clip is None:
         raise TrainingError("the config has no model.open_clip; there are no weights to load")
+    path = None if config.pretrained is None else _weights(config)  # first, for it may be misspelt
     clip = _open_clip(resolved.open_clip)
-    if config.pretrained is not None:
-        path = _weights(config)
+    if path is not None:
         try:
             load_checkpoint(clip, str(path))  # never unpickles: weights_only is open_clip's default
         except Exception as error:  # torch and safetensors let out whatever they trip over in a wrong file
