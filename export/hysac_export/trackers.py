@@ -14,6 +14,17 @@ from hysac_retrieval.errors import MissingExtraError
 Name = Literal["tensorboard", "wandb"]
 
 
+def check_trackers(names: Sequence[Name]) -> None:
+    """Refuse trackers that are not installed.
+
+    Raises:
+        MissingExtraError: A tracker's package is missing.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise MissingExtraError(name, "tracking", f"trackers: [{name}]")
+
+
 def open_trackers(names: Sequence[Name], run: str, folder: Path, config: Mapping[str, Any]) -> list[GeneralTracker]:
     """Start trackers; the first process alone does.
 
@@ -26,9 +37,7 @@ def open_trackers(names: Sequence[Name], run: str, folder: Path, config: Mapping
     Raises:
         MissingExtraError: A tracker's package is not installed.
     """
-    for name in names:
-        if find_spec(name) is None:
-            raise MissingExtraError(name, "tracking", f"trackers: [{name}]")
+    check_trackers(names)
     trackers: list[GeneralTracker] = []
     for name in names:
         tracker: Any = (

@@ -29,7 +29,7 @@ from hysac_export.run import CHECKPOINT, CONFIG, METRICS, TOKENIZER, WEIGHTS, Tr
 from hysac_export.schedule import learning_rate
 from hysac_export.tokenizer import train_tokenizer
 from hysac_export.towers import pretrained_towers, resolve, tokenizer_of
-from hysac_export.trackers import open_trackers
+from hysac_export.trackers import check_trackers, open_trackers
 from hysac_export.validation import Best, recall_sum
 from hysac_retrieval.errors import TrainingError
 
@@ -71,6 +71,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, folder: Path, *, resume: bool = False, device: str | None = None) -> None:
+        check_trackers(config.trackers)
         given, resolved = config.model, resolve(config.model)
         self.config = config = config.model_copy(update={"model": resolved})
         self.folder = folder
@@ -79,9 +80,9 @@ class Trainer:
             torch.set_num_threads(config.threads)
         with self.processes.first_ahead():
             if self.processes.first:
-                _prepare(config, folder, resume)
+                _check(config, folder, resume)
             torch.manual_seed(config.seed)
-            self.tokenizer = _tokenizer(config, given, folder)
+            self.tokenizer = _tokenizer(config, given, folder, fresh=self.processes.first and not resume)
             self.model = _model(given, resolved, fresh=not resume)
         self.model.to(self.processes.device)
         if config.gradient_checkpointing:
@@ -95,6 +96,8 @@ class Trainer:
         self._engine = Engine(config, self.model, words, self.processes)
         if resume:
             self._load_checkpoint()
+        elif self.processes.first:  # nothing can fail any more: the folder holds a run from here on
+            (folder / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         for module in self._engine.modules():
             self.processes.synchronise(module)
         self._validation: DrawnSplit | None = None
@@ -231,7 +234,8 @@ def _model(given: ModelConfig, resolved: ModelConfig, *, fresh: bool) -> HySAC:
     return model
 
 
-def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
+def _check(config: TrainConfig, folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds another run, or none to resume."""
     path = folder / CONFIG
     if resume:
         if not path.is_file():
@@ -239,17 +243,15 @@ def _prepare(config: TrainConfig, folder: Path, resume: bool) -> None:
         stored = TrainConfig.model_validate_json(path.read_bytes())
         if stored.model_dump(exclude=_FREE) != config.model_dump(exclude=_FREE):
             raise TrainingError(f"{folder} was trained with another config; resume with {path}")
-        return
-    if path.exists():
+    elif path.exists():
         raise TrainingError(f"{folder} holds a run already; resume it with --resume, or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _tokenizer(config: TrainConfig, given: ModelConfig, folder: Path) -> Tokenizer:
-    """The run's tokenizer: that of the trained towers, or one learned from the training captions the first time."""
+def _tokenizer(config: TrainConfig, given: ModelConfig, folder: Path, *, fresh: bool) -> Tokenizer:
+    """The run's tokenizer: that of the trained towers, or one learned from the training captions when it is fresh."""
     path = folder / TOKENIZER
-    if not path.is_file():
+    if fresh:
+        folder.mkdir(parents=True, exist_ok=True)
         if given.open_clip is not None:
             tokenizer = tokenizer_of(given.open_clip, config.model)
         else:
