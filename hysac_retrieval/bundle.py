@@ -25,6 +25,7 @@ MANIFEST_NAME = "hysac.json"
 FORMAT_VERSION = 1
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FREE_TEXT = {"name", "description", "licence", "training", "metrics", "verification"}
+_SCORING = {"safety", "lift"}  # what is made of the points, not the points themselves
 
 
 class FileEntry(BaseModel):
@@ -110,13 +111,19 @@ class Manifest(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of what the model computes: a hash of the manifest without its free text.
+        """Identity of what the model computes: a hash of the manifest without its free text, 32 hexadecimal digits.
 
-        Two bundles with the same fingerprint give the same points and the same scores.
+        Two bundles with the same fingerprint give the same points and the same scores; two whose fingerprints begin
+        with the same 16 digits give the same points, see `metadata.same_points`.
         """
+        words = dict.fromkeys(_FREE_TEXT, True)
+        points = self._digest(words | dict.fromkeys(_SCORING, True))
+        return points[:16] + self._digest(words | {"safety": {"source"}})[:16]
+
+    def _digest(self, without: dict[str, Any]) -> str:
         # Without defaults, so that a field added in a later version does not change the identity of today's bundles.
-        payload = self.model_dump(mode="json", exclude=_FREE_TEXT, exclude_defaults=True)
-        return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+        payload = self.model_dump(mode="json", exclude=without, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from hysac_retrieval.filters import (
 )
 from hysac_retrieval.filters import search_filter as _search_filter
 from hysac_retrieval.lift import Lift, lift_from_dict
-from hysac_retrieval.metadata import CollectionMetadata, read_metadata
+from hysac_retrieval.metadata import CollectionMetadata, read_metadata, same_points
 from hysac_retrieval.plans import QueryOptions, Rerank, SearchPlan
 from hysac_retrieval.records import (
     finite_number,
@@ -125,11 +125,18 @@ class Collection:
         Raises:
             ModelMismatchError: It was another one.
         """
-        if fingerprint != self.metadata.fingerprint:
+        if fingerprint == self.metadata.fingerprint:
+            return
+        if same_points(fingerprint, self.metadata.fingerprint):
             raise ModelMismatchError(
-                f"collection {self.name!r} was indexed with model {self.metadata.fingerprint}, but this is model "
-                f"{fingerprint}; their points cannot be compared. Load the model it was indexed with, or index again"
+                f"collection {self.name!r} carries scores of calibration {self.metadata.fingerprint}, but this is the "
+                f"same model with calibration {fingerprint}. Apply that one with `hysac rescore {self.name}`, or load "
+                "the model with the calibration that the collection has"
             )
+        raise ModelMismatchError(
+            f"collection {self.name!r} was indexed with model {self.metadata.fingerprint}, but this is model "
+            f"{fingerprint}; their points cannot be compared. Load the model it was indexed with, or index again"
+        )
 
     @cached_property
     def lift(self) -> Lift:

@@ -8,9 +8,9 @@ collection's own model. A caller's filter is nested whole as one more ``must``, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from qdrant_client import models
@@ -19,11 +19,14 @@ from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import Modality
 from hysac_retrieval.safety import MODALITIES
 
+if TYPE_CHECKING:
+    from hysac_retrieval.metadata import Calibration
+
 PAYLOAD_KEY = "hysac"
 """The one payload key that is ours."""
 
-UNSAFE, MODALITY, MODEL, BEYOND, SOURCE = (
-    f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "modality", "model", "beyond", "source")
+UNSAFE, RADIUS, MODALITY, MODEL, BEYOND, SOURCE = (
+    f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "radius", "modality", "model", "beyond", "source")
 )
 
 MAX_LIMIT = 10_000
@@ -46,6 +49,12 @@ def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
             models.FieldCondition(key=MODEL, match=models.MatchExcept(**{"except": [fingerprint]})),
         ],
     )
+
+
+def scored_by(calibrations: Iterable[Calibration]) -> models.Filter:
+    """Points whose scores were given by one of some calibrations."""
+    names = [calibration.fingerprint for calibration in calibrations]
+    return models.Filter(must=[models.FieldCondition(key=MODEL, match=models.MatchAny(any=names))])
 
 
 def search_filter(

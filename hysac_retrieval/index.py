@@ -13,7 +13,7 @@ from qdrant_client import models
 from hysac_retrieval.attach import Attachment, attach
 from hysac_retrieval.collection import PAYLOAD_INDEXES, Collection
 from hysac_retrieval.errors import CollectionExistsError, InvalidVectorError, ModelMismatchError, SettingsError
-from hysac_retrieval.filters import BEYOND, safety_filter
+from hysac_retrieval.filters import BEYOND, safety_filter, scored_by
 from hysac_retrieval.metadata import CollectionMetadata
 from hysac_retrieval.plans import QueryOptions
 from hysac_retrieval.records import normal_ids, point_id
@@ -327,6 +327,14 @@ class Index:
         """Points by id with their whole payload, scored or not, in no particular order."""
         return self._store.retrieve(self.name, normal_ids(ids))
 
+    def reload(self) -> None:
+        """Read again what is kept with the collection, which another process may have calibrated anew.
+
+        Raises:
+            StoreError: The collection is no longer there, or no longer ours.
+        """
+        self._collection = Collection.read(self.name, self._store.open(self.name))
+
     def count(self, filter: models.Filter | None = None) -> int:
         """Exact number of points (that match a filter)."""
         return self._store.count(self.name, filter)
@@ -359,6 +367,7 @@ class Index:
             threshold=metadata.safety.threshold,
             model=metadata.fingerprint,
             lift=self._collection.lift.kind,
+            outdated=self.count(scored_by(metadata.earlier)) if metadata.earlier else 0,
             quantization=metadata.quantization,
             bytes_per_point=None if not points or size is None else size / points,
             measured=metadata.measured,

@@ -13,6 +13,21 @@ from hysac_retrieval.safety import SafetyProfile
 from hysac_retrieval.stores.base import Opened, Quantization
 
 FORMAT_VERSION: Literal[1] = 1
+_LENGTH = 32  # characters of a fingerprint that we make
+
+
+class Calibration(BaseModel):
+    """A calibration that points of a collection may still carry scores of.
+
+    Attributes:
+        fingerprint: Identity of the model with that calibration.
+        safety: The calibration.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    fingerprint: str = Field(min_length=1)
+    safety: SafetyProfile
 
 
 class Attached(BaseModel):
@@ -43,6 +58,8 @@ class CollectionMetadata(BaseModel):
         quantization: How the vectors that the graph compares are compressed; None for not at all.
         measured: What the choice of the lift was based on (``lift="auto"``).
         attached: Whose points these are, where they are those of an application; None for a collection of our own.
+        earlier: Calibrations that came before, oldest first; what still carries scores of theirs is found by no safe
+            search until `rescore` has been there.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -56,12 +73,24 @@ class CollectionMetadata(BaseModel):
     quantization: Quantization | None = None
     measured: dict[str, Any] | None = None
     attached: Attached | None = None
+    earlier: tuple[Calibration, ...] = ()
+
+
+def same_points(one: str, other: str) -> bool:
+    """Whether two fingerprints are of models that give the same points, perhaps with different scores.
+
+    The first half of a fingerprint is a hash of what makes the points, the second half of everything. Fingerprints of a
+    caller's own making are the same or not.
+    """
+    return one == other or (len(one) == len(other) == _LENGTH and one[: _LENGTH // 2] == other[: _LENGTH // 2])
 
 
 def raw_fingerprint(dim: int, curvature: float, safety: SafetyProfile) -> str:
     """Identity for points that come from no bundle: a hash of the space and its calibration."""
-    content = {"dim": dim, "curvature": curvature, "safety": safety.model_dump(mode="json", exclude={"source"})}
-    return "raw-" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:28]
+    space = {"dim": dim, "curvature": curvature}
+    whole = space | {"safety": safety.model_dump(mode="json", exclude={"source"})}
+    first, second = (hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in (space, whole))
+    return f"raw-{first[:12]}{second[:16]}"
 
 
 def read_metadata(name: str, opened: Opened) -> CollectionMetadata:

@@ -153,6 +153,8 @@ class IndexInfo:
         threshold: Largest unsafe score that counts as safe.
         model: Fingerprint of the model that made the points.
         lift: Kind of the lift.
+        outdated: Points that still carry a score of an earlier calibration, so that no safe search returns them;
+            `hysac rescore` gives them their new one.
         quantization: How the vectors that the graph compares are compressed; None for not at all.
         bytes_per_point: What a point takes: vectors, graph and payload; None where the engine does not say.
         measured: What the choice of the lift was based on (``lift="auto"``).
@@ -169,6 +171,7 @@ class IndexInfo:
     threshold: float
     model: str
     lift: str
+    outdated: int = 0
     quantization: str | None = None
     bytes_per_point: float | None = None
     measured: Mapping[str, Any] | None = None

@@ -120,6 +120,14 @@ class SafetyProfile(BaseModel):
         logit = np.clip(profile.slope * (np.where(finite, r, 0.0) - profile.midpoint), -700.0, 700.0)
         return np.where(finite, 1.0 / (1.0 + np.exp(-logit)), 1.0)
 
+    def reach(self, modality: Modality) -> float:
+        """Largest radius whose score is at most the threshold, ≥ 0, up to rounding."""
+        profile = self.of(modality)
+        if not self.threshold:
+            return 0.0
+        logit = math.log(self.threshold) - math.log1p(-self.threshold)
+        return max(profile.midpoint + logit / profile.slope, 0.0)
+
 
 def redirect(
     points: NDArray[Any],

@@ -17,6 +17,7 @@ from hysac_retrieval import bundle as bundle_module
 from hysac_retrieval.bundle import MANIFEST_NAME, Bundle, Manifest, entry_of, write_manifest
 from hysac_retrieval.encoder import Encoder
 from hysac_retrieval.errors import BundleError, BundleFormatError, BundleNotFoundError, ChecksumError
+from hysac_retrieval.metadata import same_points
 
 
 @pytest.fixture
@@ -228,6 +229,17 @@ def test_the_fingerprint_ignores_free_text_and_nothing_else(folder: Path) -> Non
     assert changed(lift={"kind": "padded"}) != original
     safety = Bundle.load(folder).manifest.safety
     assert changed(lift=None, safety=safety.model_copy(update={"threshold": 0.4})) != original
+
+
+def test_the_fingerprint_says_whether_only_the_calibration_differs(folder: Path) -> None:
+    manifest = Bundle.load(folder).manifest
+    safety = manifest.safety.model_copy(update={"threshold": 0.4})
+    calibrated = manifest.model_copy(update={"safety": safety, "lift": {"kind": "padded"}})
+    assert calibrated.fingerprint != manifest.fingerprint
+    assert same_points(calibrated.fingerprint, manifest.fingerprint)
+    assert not same_points(manifest.model_copy(update={"curvature": 2.0}).fingerprint, manifest.fingerprint)
+    worded = manifest.model_copy(update={"safety": manifest.safety.model_copy(update={"source": "elsewhere"})})
+    assert worded.fingerprint == manifest.fingerprint
 
 
 def test_the_fingerprint_depends_on_the_weights(folder: Path, tmp_path: Path) -> None:

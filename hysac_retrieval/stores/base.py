@@ -19,6 +19,7 @@ from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import PointId
 
 if TYPE_CHECKING:
+    from hysac_retrieval.stores.amend import Amendment
     from hysac_retrieval.stores.extension import Extension
 
 VECTOR_NAME = "hysac"
@@ -244,6 +245,9 @@ class Store(Protocol):
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
     ) -> None:
         """Insert points, or replace those with the same id. Durable when it returns."""
+
+    def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
+        """Change entries under our payload key, of points that still are what they were. Durable when it returns."""
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """Best points for each vector, best first, with payload and score, and with vector where asked for."""

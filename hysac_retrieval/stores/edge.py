@@ -38,7 +38,9 @@ from hysac_retrieval.errors import (
     StorageLockedError,
     StoreError,
 )
+from hysac_retrieval.filters import PAYLOAD_KEY
 from hysac_retrieval.results import PointId
+from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.base import (
     UPSERT_CHUNK,
     VECTOR_NAME,
@@ -176,6 +178,15 @@ class EdgeStore:
                     for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
                 ]
                 shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
+        """See `Store.amend`."""
+        shard = self._shard(name)
+        with _translated(name):
+            self._check_space(name)
+            for change in amendments:
+                condition = edge_filter(change.condition())
+                shard.update(edge.UpdateOperation.set_payload_by_filter(condition, dict(change.entries), PAYLOAD_KEY))
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """See `Store.query`."""

@@ -29,6 +29,7 @@ from hysac_retrieval.errors import (
     StoreError,
 )
 from hysac_retrieval.results import PointId
+from hysac_retrieval.stores.amend import Amendment, fitting
 from hysac_retrieval.stores.base import (
     METADATA_KEY,
     UPSERT_CHUNK,
@@ -252,6 +253,20 @@ class QdrantStore:
                 self._upsert(name, points[half:])
                 return
             raise
+
+    def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
+        """See `Store.amend`."""
+        for start in range(0, len(amendments), UPSERT_CHUNK):
+            few = amendments[start : start + UPSERT_CHUNK]
+            self._call(name, partial(self._amend, name, few))
+
+    def _amend(self, name: str, amendments: Sequence[Amendment]) -> None:
+        # Local mode would look through all its points for each condition; it is ours alone while the lock is held.
+        changes: Sequence[Any] = [change.operation() for change in amendments]
+        if self._local:
+            changes = fitting(amendments, self.retrieve(name, [change.id for change in amendments]))
+        if changes:
+            self._client.batch_update_points(name, changes, wait=True)
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """See `Store.query`."""
