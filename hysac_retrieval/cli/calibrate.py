@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from hysac_retrieval.bundle import MANIFEST_NAME, Bundle, write_manifest
-from hysac_retrieval.cli.common import Command, console, json_option, progress_bar
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.bundle import MANIFEST_NAME, Bundle, Manifest, write_manifest
+from hysac_retrieval.cli.common import (
+    FAILED_ITEMS,
+    Command,
+    connection,
+    connection_options,
+    console,
+    json_option,
+    print_json,
+    progress_bar,
+)
+from hysac_retrieval.cli.rescore import run_rescore, show_report
+from hysac_retrieval.errors import SettingsError, TrainingError
+from hysac_retrieval.metadata import same_points
 from hysac_retrieval.safety import MODALITIES, SafetyProfile
+
+if TYPE_CHECKING:
+    from hysac_retrieval.rescore import RescoreReport
+    from hysac_retrieval.stores import Connection
+
+Radii: TypeAlias = Mapping[str, Any]
+"""Radii of samples by group, see `hysac_export.encoded.GROUPS`."""
 
 
 @click.command("calibrate", cls=Command)
@@ -32,10 +52,25 @@ from hysac_retrieval.safety import MODALITIES, SafetyProfile
 )
 @click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times.")
 @click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise.")
-@click.option("--update", is_flag=True, help="Put the profile into the bundle, which thereby becomes another model.")
+@click.option("--update", is_flag=True, help="Put the profile into the bundle, which thereby gets another fingerprint.")
+@click.option(
+    "--apply",
+    "collection",
+    metavar="COLLECTION",
+    help="Also give the points of this collection their new scores, see `hysac rescore`; implies --update.",
+)
+@connection_options
+@click.option(
+    "--roc",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write what every threshold would cost, as JSON, and a picture of it beside (.png).",
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the profile here, as JSON.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str,
     n: int,
     seed: int,
@@ -44,6 +79,12 @@ def command(
     safe: tuple[str, ...],
     unsafe: tuple[str, ...],
     update: bool,
+    collection: str | None,
+    location: str | None,
+    url: str | None,
+    api_key: str | None,
+    prefer_grpc: bool,
+    roc: Path | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -57,41 +98,65 @@ def command(
 
     \b
     hysac calibrate runs/mini --out profile.json
+    hysac calibrate hysac/ --safe safe.jsonl --unsafe unsafe.jsonl --max-miss 0.01 --roc roc.json
     hysac calibrate hysac/ --safe safe.jsonl --unsafe unsafe.jsonl --update
+    hysac calibrate hysac/ --safe safe/ --unsafe unsafe/ --apply photos --location ./data
     """
+    update = update or collection is not None
+    place = None if collection is None else connection(location, url, api_key, prefer_grpc)
     if update and not (Path(model) / MANIFEST_NAME).is_file():
         raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
     if safe or unsafe:
-        name, profile = _on_samples(model, safe, unsafe, max_miss)
+        name, profile, radii = _on_samples(model, safe, unsafe, max_miss)
     else:
-        name, profile = _on_validation(model, n, seed, max_harmful, max_miss)
-    if update:
+        name, profile, radii = _on_validation(model, n, seed, max_harmful, max_miss)
+    if roc is not None:
+        from hysac_export.roc import roc as measured
+        from hysac_export.roc import write_roc
+
+        write_roc(measured(profile, radii), roc, f"{name}, threshold {profile.threshold:.4f}")
+    rescored = None
+    if collection is not None and place is not None:
+        rescored = _apply(Path(model), profile, collection, place)
+    elif update:
         _update(Path(model), profile)
     text = profile.model_dump_json(indent=1) + "\n"
     if out is not None:
         out.write_text(text, encoding="utf-8")
-    if as_json:
+    if as_json and rescored is not None:
+        print_json({"safety": profile.model_dump(mode="json"), "rescored": rescored.to_dict()})
+    elif as_json:
         click.echo(text, nl=False)
     else:
         _show(name, profile)
+        if rescored is not None:
+            show_report(rescored, False)
+    if rescored is not None and rescored.left:
+        ctx.exit(FAILED_ITEMS)
 
 
-def _on_validation(model: str, n: int, seed: int, max_harmful: float, max_miss: float) -> tuple[str, SafetyProfile]:
-    from hysac_export.subjects import calibrated, load_subject
+def _on_validation(
+    model: str, n: int, seed: int, max_harmful: float, max_miss: float
+) -> tuple[str, SafetyProfile, Radii]:
+    from hysac_export.calibrate import calibrate
+    from hysac_export.encoded import draw_split, encode_drawn
+    from hysac_export.evaluate import radii_of
+    from hysac_export.subjects import load_subject
     from hysac_retrieval.cli.eval import counting
 
-    with counting(n) as progress:
-        subject = calibrated(
-            load_subject(model), n, seed, max_harmful=max_harmful, max_miss=max_miss, progress=progress
-        )
-    if subject.profile is None:
-        raise SettingsError(f"{subject.name} has no safety profile")  # `calibrated` gives one or raises
-    return subject.name, subject.profile
+    subject = load_subject(model)
+    if subject.curvature is None:
+        raise TrainingError(f"{subject.name} is Euclidean: it has no radius to calibrate; give a hyperbolic model")
+    with counting(2 * n) as progress:
+        drawn = draw_split("validation", n, seed, subject.size, lambda done: progress("Drawing", done))
+        encoded = encode_drawn(subject.encoder, drawn, lambda done: progress("Encoding", done))
+    profile = calibrate(encoded, subject.curvature, max_harmful=max_harmful, max_miss=max_miss)
+    return subject.name, profile, radii_of(encoded, subject.curvature)
 
 
 def _on_samples(
     model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float
-) -> tuple[str, SafetyProfile]:
+) -> tuple[str, SafetyProfile, Radii]:
     from hysac_export.samples import calibrate_radii, encode_samples
     from hysac_retrieval.encoder import Encoder
 
@@ -99,18 +164,35 @@ def _on_samples(
     with progress_bar() as bar:
         task = bar.add_task("Encoding samples", total=None)
         samples = encode_samples(encoder, safe, unsafe, lambda done: bar.advance(task, done))
-    return encoder.name, calibrate_radii(samples.radii, encoder.safety, max_miss=max_miss)
+    profile = calibrate_radii(samples.radii, encoder.safety, max_miss=max_miss)
+    return encoder.name, profile, {str(group): radii for group, radii in samples.radii.items()}
+
+
+def _with_profile(folder: Path, profile: SafetyProfile) -> Manifest:
+    # Figures that were measured with the old profile do not belong to the new one.
+    return Bundle.load(folder).manifest.model_copy(update={"safety": profile, "metrics": {}})
 
 
 def _update(folder: Path, profile: SafetyProfile) -> None:
-    manifest = Bundle.load(folder).manifest
-    # Figures that were measured with the old profile do not belong to the new one.
-    bundle = write_manifest(folder, manifest.model_copy(update={"safety": profile, "metrics": {}}))
+    bundle = write_manifest(folder, _with_profile(folder, profile))
     click.echo(
-        f"{folder} has a new fingerprint, {bundle.fingerprint}: collections that were indexed with it before must be "
-        "indexed again.",
+        f"{folder} has a new fingerprint, {bundle.fingerprint}. Collections that were indexed with it need their new "
+        f"scores: hysac rescore COLLECTION --model {folder}",
         err=True,
     )
+
+
+def _apply(folder: Path, profile: SafetyProfile, collection: str, place: Connection) -> RescoreReport:
+    """Put the profile into the bundle and give a collection of that model its new scores."""
+    from hysac_retrieval.index import Index
+
+    manifest = _with_profile(folder, profile)
+    with Index.open(collection, **place) as index:
+        # Before the bundle is changed: a collection of another model stays as it is, and so does the bundle.
+        if not same_points(index.metadata.fingerprint, manifest.fingerprint):
+            index.collection.expect(manifest.fingerprint)
+        bundle = write_manifest(folder, manifest)
+        return run_rescore(index, bundle.manifest.safety, bundle.fingerprint)
 
 
 def _show(name: str, profile: SafetyProfile) -> None:

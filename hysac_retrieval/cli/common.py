@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from hysac_retrieval.safety import SafetyProfile
     from hysac_retrieval.stores import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,6 +125,34 @@ def require_training(purpose: str) -> None:
 def print_json(value: Any) -> None:
     """Print a result for programs, on stdout."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def read_profile(path: Path) -> SafetyProfile:
+    """A safety profile from a file.
+
+    Raises:
+        SettingsError: It holds none.
+    """
+    from pydantic import ValidationError
+
+    from hysac_retrieval.safety import SafetyProfile
+
+    try:
+        return SafetyProfile.model_validate(read_json(path))
+    except ValidationError as error:
+        raise SettingsError(f"{path} is no safety profile: {error}; `hysac calibrate --out` writes one") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        SettingsError: It cannot be read as JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def console() -> Console:

@@ -109,7 +109,7 @@ def test_the_profile_can_be_put_into_the_bundle(toy_bundle: Path, samples: Path,
     found = hysac("calibrate", copy, *options)
     assert found.exit_code == 0, found.output
     after = Bundle.load(copy)
-    assert "indexed again" in found.stderr
+    assert "hysac rescore" in found.stderr
     assert after.fingerprint != before.fingerprint
     assert after.manifest.safety.image == before.manifest.safety.image
     assert after.manifest.safety.text.safe.count == 25

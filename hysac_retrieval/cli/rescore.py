@@ -1,0 +1,111 @@
+"""``hysac rescore``: a new calibration for a collection that exists, without encoding anything again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hysac_retrieval.cli.common import (
+    FAILED_ITEMS,
+    Command,
+    connection,
+    connection_options,
+    json_option,
+    print_json,
+    progress_bar,
+    read_profile,
+)
+from hysac_retrieval.errors import SettingsError
+
+if TYPE_CHECKING:
+    from hysac_retrieval.index import Index
+    from hysac_retrieval.rescore import RescoreReport
+    from hysac_retrieval.safety import SafetyProfile
+
+
+@click.command("rescore", cls=Command)
+@click.argument("name", metavar="[COLLECTION]", required=False)
+@click.option("--collection", help="The collection, as `hysac index` names it.")
+@connection_options
+@click.option("--model", help="The model with its new calibration: bundled name, folder or hub repository.")
+@click.option(
+    "--profile",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A profile of `hysac calibrate --out` instead, for a collection of points that come from no bundle.",
+)
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    name: str | None,
+    collection: str | None,
+    location: str | None,
+    url: str | None,
+    api_key: str | None,
+    prefer_grpc: bool,
+    model: str | None,
+    profile: Path | None,
+    as_json: bool,
+) -> None:
+    r"""Give the points of a collection the scores of a new calibration.
+
+    Scores follow from the stored radii, so nothing is encoded again and no vector is written. While it runs, safe
+    searches find fewer points, never one that their calibration holds unsafe; a run that was stopped goes on when it is
+    started again.
+
+    \b
+    hysac calibrate my-hysac --safe safe.jsonl --unsafe unsafe.jsonl --max-miss 0.01 --update
+    hysac rescore photos --location ./data --model my-hysac
+    """
+    if (name is None) == (collection is None):
+        raise click.UsageError("name one collection, as argument or by --collection")
+    if (model is None) == (profile is None):
+        raise click.UsageError("say which calibration: --model for that of a bundle, or --profile for a file")
+    place = connection(location, url, api_key, prefer_grpc)
+    from hysac_retrieval.bundle import Bundle
+    from hysac_retrieval.index import Index
+
+    bundle = None if model is None else Bundle.load(model)
+    safety = bundle.manifest.safety if bundle else read_profile(profile or Path())
+    with Index.open(str(name or collection), **place) as index:
+        if bundle is None and not index.metadata.fingerprint.startswith("raw-"):
+            raise SettingsError(
+                f"collection {index.name!r} was indexed with a bundle, and would fit none with this profile: put it "
+                "into the bundle by `hysac calibrate --update`, then give that by --model"
+            )
+        report = run_rescore(index, safety, bundle.fingerprint if bundle else None)
+    show_report(report, as_json)
+    ctx.exit(FAILED_ITEMS if report.left else 0)
+
+
+def run_rescore(index: Index, safety: SafetyProfile, fingerprint: str | None) -> RescoreReport:
+    """Rescore with a progress bar."""
+    from hysac_retrieval.rescore import rescore
+
+    with progress_bar() as bar:
+        task = bar.add_task("Rescoring", total=None)
+        return rescore(
+            index,
+            safety,
+            fingerprint=fingerprint,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def show_report(report: RescoreReport, as_json: bool) -> None:
+    """Print what was done."""
+    if as_json:
+        print_json(report.to_dict())
+        return
+    click.echo(
+        f"Rescored {report.rescored:,} points of {report.collection!r} in {report.seconds:.1f} s: "
+        f"{report.withdrawn:,} no longer count as safe, {report.released:,} now do."
+    )
+    click.echo(f"Safe now: {report.safe:,} of {report.points:,}, threshold {report.threshold:.4f}.")
+    if report.unreadable:
+        click.echo(f"{report.unreadable:,} carry no usable radius and count as unsafe; index them again.", err=True)
+    if report.left:
+        click.echo(f"{report.left:,} were written meanwhile with the earlier calibration; run this again.", err=True)
