@@ -10,18 +10,18 @@ import threading
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from hysac_retrieval.bundle import Bundle, ImageSpec, TextSpec
+from hysac_retrieval.devices import Device, DeviceOptions, Runner, runner
 from hysac_retrieval.errors import (
     BundleFormatError,
     ImageError,
     InvalidVectorError,
-    MissingExtraError,
     SettingsError,
     TextError,
 )
@@ -34,11 +34,8 @@ from hysac_retrieval.tokenization import TextTokenizer
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Device = Literal["auto", "cpu", "cuda"]
 Pixels: TypeAlias = NDArray[np.uint8]
 Points: TypeAlias = NDArray[np.float32]
-
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class Encoder:
@@ -55,12 +52,18 @@ class Encoder:
         text_spec: How texts enter the text graph.
     """
 
-    def __init__(self, bundle: Bundle, *, device: Device = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        inter_threads: int | None = None,
+        device_id: int = 0,
+    ) -> None:
         """Wrap a loaded bundle; see `load`."""
-        if device not in get_args(Device):
-            raise SettingsError(f"unknown device {device!r}; expected one of {', '.join(get_args(Device))}")
-        if threads is not None and threads < 1:
-            raise SettingsError(f"threads is {threads}; expected at least 1, or None for one per core")
+        self._device = DeviceOptions(device, device_id, threads, inter_threads)
+        self._device.providers()  # what is not installed is said now, not when the first graph is loaded
         manifest = bundle.manifest
         self.bundle = bundle
         self.name = manifest.name
@@ -70,10 +73,7 @@ class Encoder:
         self.fingerprint = bundle.fingerprint
         self.image_spec: ImageSpec = manifest.image
         self.text_spec: TextSpec = manifest.text
-        self._device = device
-        self._threads = threads
-        self._providers = _providers(device)
-        self._sessions: dict[Modality, InferenceSession] = {}
+        self._sessions: dict[Modality, tuple[InferenceSession, Runner]] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -83,22 +83,33 @@ class Encoder:
         *,
         device: Device = "auto",
         threads: int | None = None,
+        inter_threads: int | None = None,
+        device_id: int = 0,
         revision: str | None = None,
     ) -> Self:
         """Load a model.
 
         Args:
             model: Name of a bundled model, a folder, or a Hugging Face repository id ``"owner/name"``.
-            device: ``"auto"`` uses a CUDA GPU if ONNX Runtime was built for one; ``"cuda"`` insists on it.
-            threads: CPU threads of one encoding call; default: one per core.
+            device: ``"auto"`` uses a CUDA GPU if ONNX Runtime was built for one and it starts; ``"cuda"`` and
+                ``"tensorrt"`` insist on theirs. See `providers` for what was started.
+            threads: CPU threads within an operator; default: one per core.
+            inter_threads: Operators that run side by side on the CPU; default: one at a time.
+            device_id: Which GPU.
             revision: Branch, tag or commit of a hub repository.
 
         Raises:
             BundleError: The bundle is missing, damaged or not valid.
-            MissingExtraError: ONNX Runtime, or its GPU build for ``device="cuda"``, is not installed.
+            MissingExtraError: ONNX Runtime, or its GPU build for a GPU, is not installed.
+            DeviceError: The GPU cannot be used; when a graph is first loaded, if that was needed to know.
             SettingsError: An option is out of range.
         """
-        return cls(Bundle.load(model, revision=revision), device=device, threads=threads)
+        bundle = Bundle.load(model, revision=revision)
+        return cls(bundle, device=device, threads=threads, inter_threads=inter_threads, device_id=device_id)
+
+    def providers(self, modality: Modality = "image") -> tuple[str, ...]:
+        """ONNX Runtime's names of what the graph of a modality runs on, first choice first. Loads the graph."""
+        return tuple(self._session(modality)[0].get_providers())
 
     def __repr__(self) -> str:
         return (
@@ -206,40 +217,26 @@ class Encoder:
         return points
 
     def _run(self, modality: Modality, batch: NDArray[Any]) -> Points:
-        session = self._session(modality)
-        (points,) = session.run(["point"], {session.get_inputs()[0].name: batch})
+        _, run = self._session(modality)
+        points = run(batch)
         if points.shape != (len(batch), self.dim):
             raise BundleFormatError(
                 f"the {modality} graph of {self.bundle.path} turned a batch of {len(batch)} into points of shape "
                 f"{points.shape}, expected {(len(batch), self.dim)}; export the bundle again"
             )
-        return np.asarray(points, dtype=np.float32)
+        return points
 
-    def _session(self, modality: Modality) -> InferenceSession:
+    def _session(self, modality: Modality) -> tuple[InferenceSession, Runner]:
         with self._lock:
             if modality not in self._sessions:
-                self._sessions[modality] = self._open(modality)
+                session = self._open(modality)
+                self._sessions[modality] = session, runner(session, self._device.device_id)
             return self._sessions[modality]
 
     def _open(self, modality: Modality) -> InferenceSession:
-        from onnxruntime import InferenceSession, SessionOptions
-
         spec = self.image_spec if modality == "image" else self.text_spec
         path = self.bundle.file(spec.file)
-        options = SessionOptions()
-        options.log_severity_level = 3  # errors only: they become exceptions, warnings would land on stderr
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        try:
-            session = InferenceSession(str(path), options, providers=self._providers)
-        except Exception as error:  # the C++ side has no usable hierarchy
-            raise BundleFormatError(f"ONNX Runtime cannot load {path}: {error}; export the bundle again") from error
-        # Providers that cannot start (driver, CUDA libraries) are dropped in silence.
-        if self._device == "cuda" and _CUDA not in session.get_providers():
-            raise SettingsError(
-                f"device 'cuda' was asked for, but ONNX Runtime could only start {session.get_providers()}; check that "
-                "`nvidia-smi` works and that the CUDA and cuDNN libraries match onnxruntime-gpu, or use device='cpu'"
-            )
+        session = self._device.session(path)
         if modality == "image":
             size = self.image_spec.size
             _check_graph(session, path, "pixels", "tensor(uint8)", (size, size, 3), self.dim)
@@ -250,20 +247,6 @@ class Encoder:
 
 def _as_list(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     return [images] if isinstance(images, str | Path | bytes | Image.Image) else list(images)
-
-
-def _providers(device: Device) -> list[str]:
-    try:
-        from onnxruntime import InferenceSession, get_available_providers  # noqa: F401  an uninstall can leave a shell
-    except ImportError as error:
-        purpose = "encoding (extra 'cpu', or 'gpu' with an NVIDIA card; never both)"
-        raise MissingExtraError("onnxruntime", "gpu" if device == "cuda" else "cpu", purpose) from error
-    available = get_available_providers()
-    if device == "cuda" and _CUDA not in available:
-        raise MissingExtraError(
-            "onnxruntime-gpu", "gpu", "device='cuda' (first `pip uninstall onnxruntime`, the two overwrite each other)"
-        )
-    return [_CUDA, _CPU] if device != "cpu" and _CUDA in available else [_CPU]
 
 
 def _check_graph(

@@ -6,6 +6,7 @@ HysacError
 │   ├── BundleFormatError       the manifest or a graph is not what the format asks for
 │   └── ChecksumError           a file is not the one that the manifest describes
 ├── MissingExtraError           an optional dependency is not installed
+├── DeviceError                 a device cannot be used for encoding
 ├── InputError                  something given to us cannot be read as what it should be
 │   ├── ImageError              missing, truncated, not an image, or beyond the pixel limit
 │   ├── TextError               empty text, or not text
@@ -21,6 +22,7 @@ HysacError
 │   ├── StoreUnavailableError   it is away, slow or overloaded; later it may work
 │   └── ModelMismatchError      it was indexed with another model
 ├── UnsafeNotAllowedError       the caller asked for more than the policy allows
+├── NotGuardedError             a guarded client does not have that method
 ├── SettingsError               options that are out of range or contradict each other
 └── TrainingError               data, configuration or checkpoint of a training run is unusable
 
@@ -62,6 +64,10 @@ class MissingExtraError(HysacError, ImportError):
         )
         self.package = package
         self.extra = extra
+
+
+class DeviceError(HysacError, RuntimeError):
+    """A device that was asked for cannot be used; the message says why and what mends it."""
 
 
 class InputError(HysacError, ValueError):
@@ -139,6 +145,10 @@ class ModelMismatchError(StoreError):
 
 class UnsafeNotAllowedError(HysacError, PermissionError):
     """The caller asked for unsafe results where the policy does not allow them."""
+
+
+class NotGuardedError(HysacError, AttributeError):
+    """A guarded client does not have this method or attribute, because what it returns could be unsafe."""
 
 
 class SettingsError(HysacError, ValueError):
