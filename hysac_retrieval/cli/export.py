@@ -71,6 +71,9 @@ def command(
         safety=profile,
         out=out,
         name=name or trained.config.name,
+        text=trained.text_spec,
+        mean=trained.config.model.image.mean,
+        std=trained.config.model.image.std,
         lift=PaddedLift.fit(_points(encoded), trained.curvature),
         training=_provenance(trained, run),
         metrics={

@@ -21,14 +21,17 @@ _GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
 @click.option("--device", help="cpu or cuda  [default: cuda if there is one]")
 @json_option
 def command(config: str, out: Path, resume: bool, changes: tuple[str, ...], device: str | None, as_json: bool) -> None:
-    r"""Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config (mini, published).
+    r"""Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config.
 
-    The run folder holds the config, the tokenizer, checkpoints, metrics (JSON Lines) and, in the end, the weights.
+    Bundled are mini (the bundled model, on a CPU), vit-b-16-24gb and visu-vit-l-14 (OpenAI's CLIP with adapters, on
+    one or several GPUs), and baselines. The run folder holds the config, the tokenizer, checkpoints, metrics (JSON
+    Lines) and, in the end, the weights.
 
     \b
     hysac train mini --out runs/mini
     hysac train mini --out runs/mini --resume
     hysac train my.yaml --out runs/mine --set seed=1 --set data.quadruplets=5000
+    accelerate launch --multi_gpu $(which hysac) train visu-vit-l-14 --out runs/visu
     """
     require_training("training")
     overrides = dict(_change(change) for change in changes)
@@ -46,11 +49,17 @@ def command(config: str, out: Path, resume: bool, changes: tuple[str, ...], devi
             bar.update(task, completed=step, figures=figures(metrics))
 
         trainer.run(progress=show)
+    if not trainer.processes.first:
+        return
     result = {"run": str(out), "name": settings.name, "steps": trainer.step, "metrics": last}
+    if trainer.best.step:
+        result["best"] = trainer.best.state()
     if as_json:
         print_json(result)
     else:
         click.echo(f"Trained {settings.name} for {trainer.step} steps: {figures(last)}")
+        if trainer.best.step:
+            click.echo(f"Best at step {trainer.best.step}: recall sum {trainer.best.recall_sum:.3f} of 6")
         click.echo(f"Next: hysac export {out} --out {settings.name}-bundle")
 
 

@@ -278,3 +278,27 @@ def test_a_run_on_trained_towers_becomes_a_bundle(finished: Path, tmp_path: Path
     )
     encoder = Encoder.load(tmp_path / "bundle", device="cpu", threads=1)
     np.testing.assert_allclose(encoder.encode_text(["a dog"]), run.encode_text(["a dog"]), atol=1e-5)
+
+
+def test_the_papers_recipe_is_the_published_model() -> None:
+    """Sizes of the published checkpoint, its adapters and its optimiser (``NOTES`` of the golden numbers)."""
+    config = TrainConfig.load("visu-vit-l-14")
+    resolved = resolve(config.model)
+    assert (resolved.dim, resolved.image.layers, resolved.text.layers, resolved.quick_gelu) == (768, 24, 12, True)
+    with torch.device("meta"):
+        model = HySAC(resolved)
+    assert resolved.open_clip is not None
+    assert resolved.open_clip.lora == LoRAConfig() == LoRAConfig(rank=16, alpha=1, dropout=0.1)
+    adapt(model, resolved.open_clip.lora)
+    adapters = [name for name, p in model.named_parameters() if ".lora_" in name and p.requires_grad]
+    assert len([name for name in adapters if name.startswith("clip.visual")]) == 242
+    assert len(adapters) == 242 + 120
+    assert config.optim.model_dump() == {
+        "lr": 1e-4,
+        "weight_decay": 0.2,
+        "betas": (0.9, 0.98),
+        "warmup": 0.0,
+        "schedule": "constant",
+        "clip_norm": None,
+    }
+    assert (config.batch_size, config.loss.published_normalisation) == (256, True)
