@@ -1,0 +1,5 @@
+"""``python -m hysac_mcp``."""
+
+from hysac_mcp.main import main
+
+main()

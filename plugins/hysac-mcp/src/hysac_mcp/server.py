@@ -1,0 +1,151 @@
+"""The tools, read-only: find by text, find by image, similar, explain."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import ToolAnnotations
+from pydantic import ConfigDict, Field
+
+from hysac_retrieval import AsyncSafeSearch, Explanation, SearchResult
+from hysac_retrieval.errors import HysacError
+from hysac_retrieval.queries import Text
+
+MAX_LIMIT = 100
+INSTRUCTIONS = (
+    "Search images and texts by meaning. Only results that count as safe are returned; an unsafe query is moved toward "
+    "its safe counterpart, which `query.redirected` tells."
+)
+
+Answer = dict[str, Any]
+ToolFunction = Callable[..., Awaitable[Answer]]
+Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Hits at most.")]
+Kind = Annotated[Literal["image", "text"] | None, Field(description="Kind of points to find; null for both.")]
+Condition = Annotated[
+    dict[str, Any] | None, Field(description="A Qdrant filter in its JSON form; it can only narrow the result.")
+]
+Safe = Annotated[bool, Field(description="Whether only safe results may be returned.")]
+
+
+def make_server(
+    engine: AsyncSafeSearch,
+    *,
+    limit: int = 10,
+    allow_unsafe: bool = False,
+    image_root: str | os.PathLike[str] | None = None,
+) -> MCPServer:
+    """A server for one collection.
+
+    Args:
+        engine: What searches, with its policy (`hysac_retrieval.aconnect`). It is opened by the first call of a tool.
+        limit: Hits of a search that names no number, 1 to 100.
+        allow_unsafe: Whether the tools have an argument `safe`. Without it they only return safe results, whatever the
+            engine's policy allows; with it, the policy decides.
+        image_root: Folder in which `find_by_image` may read files; None: pictures are sent along.
+    """
+    root = None if image_root is None else Path(image_root).resolve()
+
+    async def find_by_text(
+        query: Annotated[str, Field(description="What to look for, in words.")],
+        limit: Limit = limit,
+        modality: Kind = None,
+        filter: Condition = None,
+        safe: Safe = True,
+    ) -> Answer:
+        """Find the images and texts whose meaning is nearest to a text."""
+        return await _answer(engine.search(Text(query), limit=limit, modality=modality, filter=filter, safe=safe))
+
+    async def find_by_image(
+        image: Annotated[str | None, Field(description="The picture: base64, or a data: URL.")] = None,
+        path: Annotated[str | None, Field(description="Or its file, if the operator has opened a folder.")] = None,
+        limit: Limit = limit,
+        modality: Kind = None,
+        filter: Condition = None,
+        safe: Safe = True,
+    ) -> Answer:
+        """Find the images and texts whose meaning is nearest to a picture."""
+        picture = _picture(image, path, root)
+        return await _answer(engine.search(picture, limit=limit, modality=modality, filter=filter, safe=safe))
+
+    async def similar(
+        id: Annotated[int | str, Field(description="Id of a stored point, as found before.")],
+        limit: Limit = limit,
+        modality: Kind = None,
+        filter: Condition = None,
+        safe: Safe = True,
+    ) -> Answer:
+        """Find the images and texts whose meaning is nearest to that of a stored point."""
+        return await _answer(engine.similar(id, limit=limit, modality=modality, filter=filter, safe=safe))
+
+    async def explain(
+        query: Annotated[str, Field(description="A query in words.")],
+        steps: Annotated[int, Field(ge=2, le=64, description="Points of the way.")] = 9,
+        near: Annotated[int, Field(ge=1, le=20, description="Results to show at each.")] = 3,
+        filter: Condition = None,
+        safe: Safe = True,
+    ) -> Answer:
+        """Show how unsafe a query is: its way to the origin of the space, and what is found at each step."""
+        return await _answer(engine.explain(Text(query), steps=steps, near=near, filter=filter, safe=safe))
+
+    functions = (find_by_text, find_by_image, similar, explain)
+    tools = [_tool(function if allow_unsafe else _only_safe(function)) for function in functions]
+    return MCPServer("hysac", title="Safe search", instructions=INSTRUCTIONS, tools=tools, log_level="WARNING")
+
+
+def _only_safe(function: ToolFunction) -> ToolFunction:
+    """The function without its argument `safe`."""
+    signature = inspect.signature(function, eval_str=True)
+
+    @wraps(function)
+    async def narrowed(**given: Any) -> Answer:
+        return await function(**given, safe=True)  # a second `safe` would be a TypeError
+
+    kept = [parameter for name, parameter in signature.parameters.items() if name != "safe"]
+    narrowed.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return narrowed
+
+
+def _tool(function: ToolFunction) -> Tool:
+    """A tool that says it only reads, and to which an argument it does not have is an error instead of nothing."""
+    made = Tool.from_function(function, annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
+
+    class Arguments(made.fn_metadata.arg_model):  # type: ignore[misc,name-defined]
+        model_config = ConfigDict(extra="forbid", title=f"{function.__name__}Arguments")
+
+    known = made.fn_metadata.model_copy(update={"arg_model": Arguments})
+    return made.model_copy(update={"fn_metadata": known, "parameters": Arguments.model_json_schema(by_alias=True)})
+
+
+async def _answer(found: Awaitable[SearchResult | Explanation]) -> Answer:
+    """What a search found, as JSON values; its errors in words that the client may read."""
+    try:
+        return (await found).to_dict()
+    except HysacError as error:
+        raise ToolError(str(error)) from error
+
+
+def _picture(image: str | None, path: str | None, root: Path | None) -> bytes | Path:
+    if (image is None) == (path is None):
+        raise ToolError("give either image or path")
+    if image is not None:
+        data = image.partition(",")[2] if image.startswith("data:") else image
+        try:
+            return base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError):
+            raise ToolError("image is not base64") from None
+    if root is None:
+        raise ToolError("no folder is open for queries by path (HYSAC_IMAGE_ROOT); send the picture as image")
+    file = (root / str(path)).resolve()
+    if not file.is_relative_to(root) or not file.is_file():
+        raise ToolError(f"there is no file {path!r} in the folder that is open for queries")
+    return file

@@ -1,0 +1,83 @@
+"""The policy of an engine, enforced on the nodes of any retriever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any, Self
+
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from pydantic import Field, model_validator
+
+from hysac_retrieval import AsyncSafeSearch, SafeSearch
+from hysac_retrieval.errors import InputError, SettingsError
+from hysac_retrieval.records import normal_ids
+from hysac_retrieval.results import PointId
+
+
+class HySACPostprocessor(BaseNodePostprocessor):
+    """Drops every node that a safe search of the engine could not return.
+
+    A node is judged by the stored point of its id, inside the collection: score, model and the rules of the policy.
+    What a node says of itself counts for nothing. A node whose id is no point of the collection, or a point without a
+    valid score of this very model, is dropped. So the ids must be those of the collection: they are, for retrievers
+    over that collection and for pipelines that keep `node_id`.
+
+    Attributes:
+        engine: Whose policy it is (`hysac_retrieval.connect`).
+        async_engine: The same for asynchronous use (`hysac_retrieval.aconnect`); without it, `engine` in a thread.
+        id_key: The metadata field with the id of a node's point; None for the id of the node itself.
+
+    Raises:
+        SettingsError: There is no engine.
+    """
+
+    engine: SafeSearch | None = Field(default=None, repr=False, exclude=True)
+    async_engine: AsyncSafeSearch | None = Field(default=None, repr=False, exclude=True)
+    id_key: str | None = None
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.engine is None and self.async_engine is None:
+            raise SettingsError("there is no engine; give engine=connect(…), async_engine=aconnect(…), or both")
+        return self
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name for serialization."""
+        return "HySACPostprocessor"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if self.engine is None:
+            raise SettingsError("there is only an asynchronous engine; use apostprocess_nodes, or give engine=")
+        ids = [self._id(node) for node in nodes]
+        return _kept(nodes, ids, self.engine.permitted(_known(ids)))
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if self.async_engine is None:
+            return await asyncio.to_thread(self._postprocess_nodes, nodes, query_bundle)
+        ids = [self._id(node) for node in nodes]
+        return _kept(nodes, ids, await self.async_engine.permitted(_known(ids)))
+
+    def _id(self, node: NodeWithScore) -> PointId | None:
+        """The point of a node; None if its id cannot be one."""
+        value: Any = node.node.node_id if self.id_key is None else node.node.metadata.get(self.id_key)
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)  # ids of nodes are strings, also where those of points are integers
+        try:
+            return normal_ids([value])[0]
+        except InputError:
+            return None
+
+
+def _known(ids: list[PointId | None]) -> list[PointId]:
+    return [one for one in ids if one is not None]
+
+
+def _kept(nodes: list[NodeWithScore], ids: list[PointId | None], permitted: Collection[PointId]) -> list[NodeWithScore]:
+    return [node for node, one in zip(nodes, ids, strict=True) if one is not None and one in permitted]
