@@ -1,0 +1,101 @@
+"""The condition that keeps unsafe points out of an application's own queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self, Unpack
+
+from qdrant_client import models
+
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.filters import effective_threshold, search_filter
+from hysac_retrieval.metadata import CollectionMetadata, read_metadata
+from hysac_retrieval.policy import SafetyPolicy
+from hysac_retrieval.results import Modality
+from hysac_retrieval.stores import Connection, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What makes a point of a collection safe: a score in range, given by the collection's model.
+
+    Made by `open` or `of`; or from its parts, where an application knows them.
+
+    Args:
+        fingerprint: Identity of the model that gave the scores.
+        threshold: Largest unsafe score of a safe point, 0 to 1.
+        rules: A further condition that a safe point must meet.
+
+    Raises:
+        SettingsError: The threshold is out of range, or there is no fingerprint.
+    """
+
+    fingerprint: str
+    threshold: float
+    rules: models.Filter | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fingerprint, str) or not self.fingerprint:
+            raise SettingsError(f"the fingerprint is {self.fingerprint!r}; expected that of the collection's model")
+        if self.threshold is None:
+            raise SettingsError("there is no threshold; Guard.of takes that of the collection's calibration")
+        effective_threshold(self.threshold, 1.0)
+
+    @classmethod
+    def of(cls, metadata: CollectionMetadata, policy: SafetyPolicy | None = None) -> Self:
+        """The guard of a collection.
+
+        Args:
+            metadata: What is kept with the collection.
+            policy: Its threshold and its rules count; a guard is always safe, whatever else a policy allows.
+
+        Raises:
+            SettingsError: The policy is looser than the model's calibration.
+        """
+        chosen = SafetyPolicy() if policy is None else policy
+        if not isinstance(chosen, SafetyPolicy):
+            raise SettingsError(f"policy is {type(chosen).__name__}; expected a SafetyPolicy")
+        return cls(metadata.fingerprint, chosen.threshold_for(None, metadata.safety.threshold), chosen.condition(True))
+
+    @classmethod
+    def open(cls, name: str, *, policy: SafetyPolicy | None = None, **connection: Unpack[Connection]) -> Self:
+        """The guard of a collection, from what is kept with it.
+
+        Args:
+            name: The collection: one of ours, or one that we are attached to.
+            policy: See `of`.
+            **connection: Where it lives; see `Connection`.
+
+        Raises:
+            CollectionNotFoundError: There is none of that name.
+            NotACollectionError: It has no metadata of ours; `hysac-index attach` gives it some.
+        """
+        store, owned = open_store(connection)
+        try:
+            return cls.of(read_metadata(name, store.open(name)), policy)
+        finally:
+            if owned:
+                store.close()
+
+    def filter(
+        self, user: models.Filter | Mapping[str, Any] | None = None, *, modality: Modality | None = None
+    ) -> models.Filter:
+        """The condition of a query: safe, and what else the caller asks for.
+
+        It belongs at the root of a query and into every prefetch.
+
+        Args:
+            user: The caller's own filter, as a model or in its JSON form. It is nested whole, so that nothing in it can
+                widen the result.
+            modality: Kind of points to find; None for any.
+
+        Raises:
+            SettingsError: The filter is none.
+        """
+        joined = search_filter(
+            threshold=self.threshold, fingerprint=self.fingerprint, modality=modality, user=user, rules=self.rules
+        )
+        if joined is None:  # cannot be: there is a threshold
+            raise SettingsError("a guard without a condition would let everything through")
+        return joined
