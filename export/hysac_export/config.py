@@ -122,7 +122,7 @@ class ModelConfig(_Config):
         return self
 
 
-Cone = Literal["T<I", "T*<I*", "I<T*"]
+Cone = Literal["T<I", "T*<I*", "I<T*", "T<T*"]
 """An entailment term: apex < what lies in its cone; T text, I image, * unsafe."""
 
 
@@ -132,7 +132,8 @@ class LossConfig(_Config):
     Attributes:
         contrastive: Weight of each of the four contrastive terms.
         entailment: Weight of each entailment term.
-        cones: Which entailment terms there are, apex first. Without ``"I<T*"`` nothing orders safe and unsafe.
+        cones: Which entailment terms there are, apex first. Without ``"I<T*"`` nothing orders safe and unsafe;
+            ``"T<T*"`` is ours, and with `radius` all that pairs without pictures can learn from.
         aperture_scale: Factor s of the half aperture.
         published_normalisation: Divide by the number of terms and the sum of their weights, 7 (4 w_c + 3 w_e), as the
             published code does.

@@ -2,12 +2,16 @@
 
 Points are space components of points on the hyperboloid, (B, d) float32 or float64; row i of every group belongs to
 quadruplet i. `curvature` and `logit_scale` are positive scalars (the exponentials of the learned parameters).
+
+Quadruplets may lack a picture. A term then takes the rows that have what it compares, and a term that is left without
+rows is 0: the loss is that of the pairs that there are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -20,29 +24,58 @@ GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
 """The four groups, from the origin outwards."""
 
 
+Rows = Tensor | EllipsisType
+"""Some rows of a batch, (B,) bool, or all of them."""
+
+
 @dataclass(frozen=True)
 class Quadruplets:
-    """Encoded quadruplets: four groups of points, each (B, d)."""
+    """Encoded quadruplets: four groups of points, each (B, d).
+
+    Attributes:
+        safe_text: Points of the safe captions.
+        safe_image: Points of their pictures; where there is none, any values.
+        unsafe_text: Points of the unsafe twins' captions.
+        unsafe_image: Points of their pictures; where there is none, any values.
+        safe_shown: Rows that have a safe picture.
+        unsafe_shown: Rows that have an unsafe picture.
+    """
 
     safe_text: Tensor
     safe_image: Tensor
     unsafe_text: Tensor
     unsafe_image: Tensor
+    safe_shown: Rows = ...
+    unsafe_shown: Rows = ...
 
     def texts(self) -> Tensor:
         """Safe, then unsafe texts: (2B, d)."""
         return torch.cat([self.safe_text, self.unsafe_text])
 
     def images(self) -> Tensor:
-        """Safe, then unsafe images: (2B, d)."""
-        return torch.cat([self.safe_image, self.unsafe_image])
+        """Safe, then unsafe images, those that there are: (2B, d) at most."""
+        return torch.cat([rows_of(self.safe_image, self.safe_shown), rows_of(self.unsafe_image, self.unsafe_shown)])
+
+    def there(self, group: str) -> Tensor:
+        """The points that a group of `GROUPS` has: (B, d) at most."""
+        points: Tensor = getattr(self, group)
+        rows = {"safe_image": self.safe_shown, "unsafe_image": self.unsafe_shown}.get(group, ...)
+        return rows_of(points, rows)
+
+    def both_shown(self) -> Rows:
+        """Rows that have both pictures."""
+        if isinstance(self.safe_shown, EllipsisType) or isinstance(self.unsafe_shown, EllipsisType):
+            return self.unsafe_shown if isinstance(self.safe_shown, EllipsisType) else self.safe_shown
+        return self.safe_shown & self.unsafe_shown
 
 
 def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
     """Symmetric InfoNCE of a (B, B) matrix whose diagonal holds the pairs: texts in rows, images in columns.
 
-    For HySAC the similarity is the negative geodesic distance, for CLIP the cosine.
+    For HySAC the similarity is the negative geodesic distance, for CLIP the cosine. Without pairs it is 0.
     """
+    if not similarity.numel():
+        return similarity.sum()
     labels = torch.arange(similarity.shape[0], device=similarity.device)
     logits = scale * similarity
     return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
@@ -51,8 +84,11 @@ def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
 def entailment(apex: Tensor, inside: Tensor, curvature: Tensor | float, aperture_scale: float = 1.0) -> Tensor:
     """Penalty for each point of `inside` outside of its `apex`'s cone, 0-d.
 
-    mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))); arXiv 2503.12127, section 3.
+    mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))); arXiv 2503.12127, section 3. Without pairs it
+    is 0.
     """
+    if not apex.numel():
+        return apex.sum()
     angle = lorentz.exterior_angle(apex, inside, curvature)
     aperture = lorentz.half_aperture(apex, curvature)
     return F.relu(angle - aperture_scale * aperture).mean()
@@ -63,7 +99,7 @@ def published_terms(
 ) -> dict[str, Tensor]:
     """The seven terms of the paper by name: four contrastive, three entailment (apex first)."""
     return {
-        **_contrastive_terms(_distances(points, curvature), scale),
+        **_contrastive_terms(points, _distances(points, curvature), scale),
         **_entailment_terms(points, curvature, aperture_scale),
     }
 
@@ -86,9 +122,9 @@ def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> 
     For groups a before b in `GROUPS`: max(0, r_a + gap · (rank_b − rank_a) − r_b) over every pair of rows. All six
     pairs are needed: with neighbours only, the pulls on the middle groups cancel out.
     """
-    radii = [lorentz.dist0(getattr(points, name), curvature) for name in GROUPS]
+    radii = [lorentz.dist0(points.there(name), curvature) for name in GROUPS]
     hinges = [
-        F.relu(radii[a][:, None] + gap * (b - a) - radii[b][None, :]).mean() for a, b in combinations(range(4), 2)
+        _mean(F.relu(radii[a][:, None] + gap * (b - a) - radii[b][None, :])) for a, b in combinations(range(4), 2)
     ]
     return torch.stack(hinges).mean()
 
@@ -101,13 +137,15 @@ def redirection(points: Quadruplets, curvature: Tensor | float, scale: Tensor | 
     taken as given: no gradient flows into it.
     """
     boundary = lorentz.dist0(points.safe_text, curvature).mean().detach()
-    labels = torch.arange(points.safe_text.shape[0], device=points.safe_text.device)
-    losses = [
-        F.cross_entropy(
-            -scale * lorentz.pairwise_dist(lorentz.traverse(query, boundary, curvature), candidates, curvature), labels
-        )
-        for query, candidates in ((points.unsafe_text, points.images()), (points.unsafe_image, points.texts()))
-    ]
+    every = torch.arange(points.safe_text.shape[0], device=points.safe_text.device)
+    losses = []
+    for query, candidates, labels in (
+        (rows_of(points.unsafe_text, points.safe_shown), points.images(), every[: len(points.there("safe_image"))]),
+        (points.there("unsafe_image"), points.texts(), rows_of(every, points.unsafe_shown)),
+    ):
+        moved = lorentz.traverse(query, boundary, curvature)
+        logits = -scale * lorentz.pairwise_dist(moved, candidates, curvature)
+        losses.append(F.cross_entropy(logits, labels) if len(labels) else logits.sum())
     return torch.stack(losses).mean()
 
 
@@ -135,9 +173,11 @@ def hyperbolic_loss(
         The total, 0-d, and every term by name (unweighted).
     """
     distances = _distances(points, curvature)
-    pairs = _contrastive_terms(distances, scale)
+    pairs = _contrastive_terms(points, distances, scale)
     # All three are reported, for they are cheap; only those that the config names count.
     every = _entailment_terms(points, curvature, config.aperture_scale)
+    if "T<T*" in config.cones:  # ours: what the other two of the chain imply, and all that captions alone can learn
+        every["T<T*"] = entailment(points.safe_text, points.unsafe_text, curvature, config.aperture_scale)
     cones: dict[str, Tensor] = {name: every[name] for name in config.cones}
     terms = {**pairs, **every}
     weight = config.entailment * ramp(progress, config.entailment_start)
@@ -148,7 +188,7 @@ def hyperbolic_loss(
         if cones:
             total = total + weight * torch.stack(list(cones.values())).sum()
     if config.joint:
-        terms["joint"] = contrastive(-distances, scale)
+        terms["joint"] = contrastive(-_paired(points, distances), scale)
         total = total + config.joint * terms["joint"]
     if config.radius:
         terms["radius"] = radius_hinge(points, curvature, config.radius_gap)
@@ -174,7 +214,7 @@ def euclidean_loss(
         batch (2B × 2B).
     """
     if config is None or not config.safe_clip:
-        loss = contrastive(points.texts() @ points.images().T, scale)
+        loss = contrastive(_paired(points, points.texts() @ points.images().T), scale)
         return loss, {"joint": loss}
     terms = safe_clip_terms(points, scale)
     redirected = torch.stack([terms[name] for name in ("T*->I", "I*->T", "T*->T", "I*->I")]).sum()
@@ -189,13 +229,15 @@ def safe_clip_terms(points: Quadruplets, scale: Tensor | float) -> dict[str, Ten
     paper fine-tunes, and takes its targets from a frozen copy of the model. From scratch there is none, so the targets
     are the safe points of this very batch without their gradient: unsafe points move, safe ones are not pulled along.
     """
-    text, image = points.safe_text.detach(), points.safe_image.detach()
+    text, image = points.safe_text.detach(), points.there("safe_image").detach()
+    safe, unsafe, both = points.safe_shown, points.unsafe_shown, points.both_shown()
+    alike = (rows_of(points.unsafe_image, both) * rows_of(points.safe_image, both).detach()).sum(-1)
     return {
-        "T-I": contrastive(points.safe_text @ points.safe_image.T, scale),
-        "T*->I": contrastive(points.unsafe_text @ image.T, scale),
-        "I*->T": contrastive(text @ points.unsafe_image.T, scale),
+        "T-I": contrastive(rows_of(points.safe_text, safe) @ points.there("safe_image").T, scale),
+        "T*->I": contrastive(rows_of(points.unsafe_text, safe) @ image.T, scale),
+        "I*->T": contrastive(rows_of(text, unsafe) @ points.there("unsafe_image").T, scale),
         "T*->T": 1 - (points.unsafe_text * text).sum(-1).mean(),
-        "I*->I": 1 - (points.unsafe_image * image).sum(-1).mean(),
+        "I*->I": (1 - alike.mean()) if alike.numel() else alike.sum(),
     }
 
 
@@ -205,24 +247,46 @@ def ramp(progress: float, start: float, length: float = 0.1) -> float:
 
 
 def _distances(points: Quadruplets, curvature: Tensor | float) -> Tensor:
-    """Distances of all texts to all images, (2B, 2B): its four blocks serve all the contrastive terms."""
+    """Distances of all texts to all images, (2B, 2B) at most: its four blocks serve all the contrastive terms."""
     distances: Tensor = lorentz.pairwise_dist(points.texts(), points.images(), curvature)
     return distances
 
 
-def _contrastive_terms(distances: Tensor, scale: Tensor | float) -> dict[str, Tensor]:
-    b = distances.shape[0] // 2
+def _paired(points: Quadruplets, matrix: Tensor) -> Tensor:
+    """The rows of a matrix of texts by images whose text has a picture, so that the diagonal holds the pairs."""
+    if isinstance(points.safe_shown, EllipsisType) and isinstance(points.unsafe_shown, EllipsisType):
+        return matrix
+    b = len(points.safe_text)
+    return torch.cat([rows_of(matrix[:b], points.safe_shown), rows_of(matrix[b:], points.unsafe_shown)])
+
+
+def _contrastive_terms(points: Quadruplets, distances: Tensor, scale: Tensor | float) -> dict[str, Tensor]:
+    b, n = len(points.safe_text), len(points.there("safe_image"))
+    safe, unsafe = points.safe_shown, points.unsafe_shown
     return {
-        "T-I": contrastive(-distances[:b, :b], scale),
-        "T*-I*": contrastive(-distances[b:, b:], scale),
-        "T-I*": contrastive(-distances[:b, b:], scale),
-        "T*-I": contrastive(-distances[b:, :b], scale),
+        "T-I": contrastive(-rows_of(distances[:b, :n], safe), scale),
+        "T*-I*": contrastive(-rows_of(distances[b:, n:], unsafe), scale),
+        "T-I*": contrastive(-rows_of(distances[:b, n:], unsafe), scale),
+        "T*-I": contrastive(-rows_of(distances[b:, :n], safe), scale),
     }
 
 
 def _entailment_terms(points: Quadruplets, curvature: Tensor | float, aperture_scale: float) -> dict[str, Tensor]:
-    return {
-        "T<I": entailment(points.safe_text, points.safe_image, curvature, aperture_scale),
-        "T*<I*": entailment(points.unsafe_text, points.unsafe_image, curvature, aperture_scale),
-        "I<T*": entailment(points.safe_image, points.unsafe_text, curvature, aperture_scale),
+    safe, unsafe = points.safe_shown, points.unsafe_shown
+    pairs = {
+        "T<I": (rows_of(points.safe_text, safe), rows_of(points.safe_image, safe)),
+        "T*<I*": (rows_of(points.unsafe_text, unsafe), rows_of(points.unsafe_image, unsafe)),
+        "I<T*": (rows_of(points.safe_image, safe), rows_of(points.unsafe_text, safe)),
     }
+    return {name: entailment(apex, inside, curvature, aperture_scale) for name, (apex, inside) in pairs.items()}
+
+
+def rows_of(values: Tensor, rows: Rows) -> Tensor:
+    """Some rows of an array, (B, …) to (b, …); the array itself if it is all of them."""
+    # Not `values[...]`, which is another node of the graph: gradients would be summed in another order.
+    return values if isinstance(rows, EllipsisType) else values[rows]
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean, 0-d; 0 of nothing."""
+    return values.mean() if values.numel() else values.sum()

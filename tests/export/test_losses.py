@@ -214,3 +214,104 @@ def test_euclidean_loss_is_clip_over_the_union():
     rows = -torch.log_softmax(logits, 1).diagonal().mean()
     columns = -torch.log_softmax(logits, 0).diagonal().mean()
     assert float(loss) == pytest.approx(float((rows + columns) / 2))
+
+
+def _lacking(seed: int = 3) -> tuple[Quadruplets, torch.Tensor, torch.Tensor]:
+    """Eight quadruplets, of which two lack the safe picture, three the unsafe one, and one of those both."""
+    points = _points([1.0, 1.3, 1.5, 2.0], 0.7, n=8, seed=seed)
+    safe, unsafe = torch.ones(8, dtype=torch.bool), torch.ones(8, dtype=torch.bool)
+    safe[[1, 4]] = False
+    unsafe[[2, 4, 7]] = False
+    groups = {name: getattr(points, name).clone().requires_grad_() for name in GROUPS}
+    return Quadruplets(**groups, safe_shown=safe, unsafe_shown=unsafe), safe, unsafe
+
+
+def test_a_missing_picture_leaves_the_other_pairs_their_terms():
+    points, safe, unsafe = _lacking()
+    curvature, scale = torch.tensor(0.7, dtype=torch.float64), torch.tensor(14.0, dtype=torch.float64)
+    terms = published_terms(points, curvature, scale)
+    with_safe, with_unsafe = (
+        Quadruplets(**{name: getattr(points, name)[rows] for name in GROUPS}) for rows in (safe, unsafe)
+    )
+    # A term of safe pictures is that of the quadruplets that have one, whatever else these lack; and so of the unsafe.
+    for name, value in published_terms(with_safe, curvature, scale).items():
+        if name in ("T-I", "T*-I", "T<I", "I<T*"):
+            assert terms[name].item() == pytest.approx(value.item()), name
+    for name, value in published_terms(with_unsafe, curvature, scale).items():
+        if name in ("T*-I*", "T-I*", "T*<I*"):
+            assert terms[name].item() == pytest.approx(value.item()), name
+
+
+def test_the_union_and_the_hinge_take_the_pictures_that_there_are():
+    points, safe, unsafe = _lacking()
+    _, terms = hyperbolic_loss(points, torch.tensor(0.7), torch.tensor(14.0), LossConfig(joint=1.0, radius=1.0), 0.0)
+    texts = torch.cat([points.safe_text[safe], points.unsafe_text[unsafe]])
+    images = torch.cat([points.safe_image[safe], points.unsafe_image[unsafe]])
+    joint = contrastive(-lorentz.pairwise_dist(texts, images, 0.7), 14.0)
+    assert terms["joint"].item() == pytest.approx(joint.item())
+    radii = [lorentz.dist0(x, 0.7) for x in (points.safe_text, images[:6], points.unsafe_text, images[6:])]
+    hinges = [
+        torch.relu(radii[a][:, None] + 0.3 * (b - a) - radii[b][None, :]).mean()
+        for a in range(4)
+        for b in range(a + 1, 4)
+    ]
+    assert terms["radius"].item() == pytest.approx(torch.stack(hinges).mean().item())
+
+
+EVERY_TERM = LossConfig(joint=1.0, radius=1.0, redirection=1.0, cones=("T<I", "T*<I*", "I<T*", "T<T*"))
+
+
+@pytest.mark.parametrize("config", [EVERY_TERM, LossConfig(), LossConfig(safe_clip=1.0), None])
+def test_what_stands_in_for_a_missing_picture_changes_nothing_and_gets_no_gradient(config):
+    results = []
+    for stand_in in (0.0, 0.4):
+        points, safe, unsafe = _lacking()
+        leaves = {name: getattr(points, name) for name in GROUPS}
+        with torch.no_grad():
+            points.safe_image[~safe] = stand_in
+            points.unsafe_image[~unsafe] = stand_in
+        curvature, scale = torch.tensor(0.7, dtype=torch.float64), torch.tensor(14.0, dtype=torch.float64)
+        if config is None or config.safe_clip:
+            total, _ = euclidean_loss(points, scale, config)
+        else:
+            total, _ = hyperbolic_loss(points, curvature, scale, config, 0.5)
+        total.backward()
+        assert not leaves["safe_image"].grad[~safe].any()
+        assert not leaves["unsafe_image"].grad[~unsafe].any()
+        results.append([total.detach(), *(leaf.grad for leaf in leaves.values())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(torch.isfinite(value).all() for value in results[0])
+
+
+@pytest.mark.parametrize("config", [EVERY_TERM, LossConfig(safe_clip=1.0), None])
+def test_masks_that_hide_nothing_give_the_same_loss(config):
+    points = _points([1.0, 1.3, 1.5, 2.0], 0.7, n=8)
+    every = torch.ones(8, dtype=torch.bool)
+    masked = Quadruplets(**{name: getattr(points, name) for name in GROUPS}, safe_shown=every, unsafe_shown=every)
+    scale = torch.tensor(14.0)
+    losses = [
+        euclidean_loss(p, scale, config) if config is None or config.safe_clip
+        else hyperbolic_loss(p, torch.tensor(0.7), scale, config, 0.5)
+        for p in (points, masked)
+    ]  # fmt: skip
+    assert losses[0][0].item() == pytest.approx(losses[1][0].item(), rel=1e-12)
+    assert losses[0][1].keys() == losses[1][1].keys()
+
+
+def test_captions_alone_learn_the_hinge_and_the_cone_of_texts_and_nothing_else():
+    none = torch.zeros(6, dtype=torch.bool)
+    points = _points([1.0, 1.0, 1.0, 1.0], 1.0)
+    groups = {name: getattr(points, name).requires_grad_() for name in GROUPS}
+    alone = Quadruplets(**groups, safe_shown=none, unsafe_shown=none)
+    curvature, scale = torch.tensor(1.0), torch.tensor(14.0)
+    total, terms = hyperbolic_loss(alone, curvature, scale, LossConfig(), 0.0)
+    assert total.item() == 0.0
+    total, terms = hyperbolic_loss(alone, curvature, scale, EVERY_TERM, 0.0)
+    assert {name for name, value in terms.items() if value.item()} == {"radius", "T<T*"}
+    total.backward()
+    assert groups["safe_text"].grad.any()
+    assert groups["unsafe_text"].grad.any()
+    assert not groups["safe_image"].grad.any()
+    gone = Quadruplets(*(getattr(_points([1.0] * 4, 1.0), name) for name in GROUPS), none, none)
+    _, safe_clip = euclidean_loss(gone, scale, LossConfig(safe_clip=1.0))
+    assert {name for name, value in safe_clip.items() if value.item()} == {"T*->T"}
