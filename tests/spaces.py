@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from qdrant_client import models
+from qdrant_server import client_of
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.index import Index
@@ -20,10 +19,6 @@ from hysac_retrieval.safety import ModalityProfile, RadiusStats, SafetyProfile
 
 DIM, CURVATURE = 6, 0.26
 STORES = ("edge", "memory")
-SERVER = pytest.param(
-    "server",
-    marks=pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="set QDRANT_URL to test a Qdrant server"),
-)
 
 
 def profile(threshold: float = 0.5) -> SafetyProfile:
@@ -51,19 +46,21 @@ def nearest(query: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[
 
 @contextmanager
 def index_on(store: str, folder: Path, name: str = "points", **options: Any) -> Iterator[Index]:
-    """A new index on the embedded engine, in memory, or on the server at ``QDRANT_URL`` (and removed from it after)."""
+    """A new index on the embedded engine, in memory, or on the server at ``QDRANT_URL`` (and removed from it after).
+
+    `store` is one of `STORES`, or of `qdrant_server.QDRANT`.
+    """
     settings = {"dim": DIM, "curvature": CURVATURE, "safety": profile()} | options
-    if store == "server":
-        name = f"hysac-test-{uuid.uuid4().hex}"
-        place: dict[str, Any] = {"url": os.environ["QDRANT_URL"], "api_key": os.environ.get("QDRANT_API_KEY")}
-    else:
-        place = {"location": ":memory:" if store == "memory" else str(folder)}
-    with Index.create(name, **place, **settings) as index:
-        try:
-            yield index
-        finally:
-            if store == "server":
-                index.store.drop(name)
+    with ExitStack() as stack:
+        if store.startswith("qdrant"):
+            name = f"hysac-test-{uuid.uuid4().hex}"
+            client = client_of(store)
+            stack.callback(client.close)
+            stack.callback(client.delete_collection, name)
+            place: dict[str, Any] = {"client": client}
+        else:
+            place = {"location": ":memory:" if store == "memory" else str(folder)}
+        yield stack.enter_context(Index.create(name, **place, **settings))
 
 
 def match(key: str, value: Any) -> models.FieldCondition:

@@ -15,7 +15,8 @@ from hostile import ODD_MODELS, ODD_SCORES, allowed, modest, user_filters
 from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import models
-from spaces import SERVER, STORES, index_on, random_points
+from qdrant_server import QDRANT
+from spaces import STORES, index_on, random_points
 
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.index import Index
@@ -80,7 +81,7 @@ asked = given(
 
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("lift", LIFTS)
-@pytest.mark.parametrize("store", [*STORES, SERVER])
+@pytest.mark.parametrize("store", [*STORES, *QDRANT])
 @modest
 @asked
 def test_no_collection_returns_an_unsafe_point(
@@ -119,7 +120,7 @@ def test_no_collection_returns_an_unsafe_point(
 
 
 @pytest.mark.parametrize("lift", LIFTS)
-@pytest.mark.parametrize("store", ["memory", SERVER])
+@pytest.mark.parametrize("store", ["memory", *QDRANT])
 @modest
 @given(seed=st.integers(0, 10_000), user=st.one_of(st.none(), user_filters()), safe=st.booleans())
 def test_every_store_answers_as_the_embedded_engine_does(

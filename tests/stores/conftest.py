@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from grpc_server import grpc_server
+from qdrant_server import QDRANT, client_of, own_names
 from rest_server import rest_server
 
 from hysac_retrieval.stores import Store
@@ -13,17 +16,22 @@ from hysac_retrieval.stores.edge import EdgeStore
 from hysac_retrieval.stores.qdrant import QdrantStore
 
 
-@pytest.fixture(params=["edge", "memory", "path", "server"])
+@pytest.fixture(params=["edge", "memory", "path", "rest", "grpc", *QDRANT])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "server":
-        with rest_server() as server:
-            made: Store = QdrantStore.connect(url=server.url)
-            yield made
-            made.close()
-        return
-    if request.param == "edge":
-        made = EdgeStore(tmp_path)
-    else:
-        made = QdrantStore.connect(path=str(tmp_path) if request.param == "path" else None)
-    yield made
-    made.close()
+    """The embedded engine, the client's local mode, both interfaces of a server over sockets, and a server if any."""
+    kind: str = request.param
+    with ExitStack() as stack:
+        if kind.startswith("qdrant"):
+            yield stack.enter_context(own_names(client_of(kind)))
+            return
+        made: Store
+        if kind == "edge":
+            made = EdgeStore(tmp_path / "new" / "folder")
+        elif kind == "rest":
+            made = QdrantStore.connect(url=stack.enter_context(rest_server()).url)
+        elif kind == "grpc":
+            made = QdrantStore(stack.enter_context(grpc_server()).client(), owned=True)
+        else:
+            made = QdrantStore.connect(path=str(tmp_path) if kind == "path" else None)
+        yield made
+        made.close()

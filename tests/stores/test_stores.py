@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +28,6 @@ from hysac_retrieval.stores.qdrant import QdrantStore
 
 SPEC = CollectionSpec(3, metadata={"dim": 1, "deep": {"list": [1.5, None, "é"]}}, indexes={"hysac.unsafe": "float"})
 UUID = str(uuid.uuid4())
-
-
-@pytest.fixture(params=["edge", "memory", "path"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made: Store
-    if request.param == "edge":
-        made = EdgeStore(tmp_path / "new" / "folder")
-    else:
-        made = QdrantStore.connect(path=str(tmp_path) if request.param == "path" else None)
-    yield made
-    made.close()
 
 
 def rows(*values: float) -> np.ndarray:
