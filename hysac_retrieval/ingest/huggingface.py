@@ -10,7 +10,7 @@ from typing import Any
 from hysac_retrieval.errors import MissingExtraError, SourceError
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.options import Fields, SourceOptions
-from hysac_retrieval.ingest.rows import Row, plain_record, require_column, row_of
+from hysac_retrieval.ingest.rows import Check, Row, plain_record, require_column, row_of
 from hysac_retrieval.ingest.tables import Table
 
 PREFIX = "hf:"
@@ -48,6 +48,17 @@ def dataset_tables(name: str, options: SourceOptions) -> list[Table]:
     return tables
 
 
+def dataset_records(name: str, options: SourceOptions, check: Check | None = None) -> Iterator[tuple[str, Any]]:
+    """The records of a dataset, each with where it is; images are not decoded. See `dataset_tables`.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        SourceError: It cannot be loaded or read, or has no such split; or what `check` raises.
+    """
+    for split, data in _splits(name, Path(name).expanduser(), options).items():
+        yield from _records(f"{PREFIX}{name}/{split}", data, check)
+
+
 def _splits(name: str, folder: Path, options: SourceOptions) -> dict[str, Any]:
     try:
         from datasets import load_dataset, load_from_disk
@@ -72,17 +83,22 @@ def _splits(name: str, folder: Path, options: SourceOptions) -> dict[str, Any]:
 
 
 def _read(title: str, data: Any, fields: Fields) -> Iterator[Row | FailedItem]:
+    for origin, record in _records(title, data, lambda columns: require_column(title, columns, fields)):
+        yield row_of(origin, record, fields)
+
+
+def _records(title: str, data: Any, check: Check | None) -> Iterator[tuple[str, Any]]:
     for column, feature in (data.features or {}).items():
         if hasattr(feature, "decode"):  # images, audio, video: we want the file, not what is in it
             data = data.cast_column(column, type(feature)(decode=False))
     number = 0
     try:
         for batch in data.iter(batch_size=_ROWS_AT_ONCE):
-            if number == 0:
-                require_column(title, batch, fields)
+            if check and number == 0:
+                check(batch)
             for values in zip(*batch.values(), strict=True):
                 number += 1
-                yield row_of(f"{title}:{number}", plain_record(dict(zip(batch, values, strict=True))), fields)
+                yield f"{title}:{number}", plain_record(dict(zip(batch, values, strict=True)))
     except SourceError:
         raise
     except Exception as error:  # as above, and what the hub's connection may do in the middle

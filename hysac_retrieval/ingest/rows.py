@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.options import Fields
 
 ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv"})
+
+Check = Callable[[Iterable[str]], None]
+"""Called with the columns of a table that names them; raises `SourceError` where they will not do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +47,28 @@ def read_rows(path: Path, fields: Fields) -> Iterator[Row | FailedItem]:
     Raises:
         SourceError: The file is missing, of another kind, not UTF-8, or a CSV without either column.
     """
+    for origin, record in read_records(path, lambda columns: require_column(str(path), columns, fields)):
+        yield row_of(origin, record, fields)
+
+
+def read_records(path: Path, check: Check | None = None) -> Iterator[tuple[str, Any]]:
+    """Read a JSON Lines or CSV file record by record, each with where it is: ``file:line``.
+
+    A record is what the line holds, a mapping of fields where all is well; one that is damaged is a `SourceError`.
+
+    Raises:
+        SourceError: The file is missing, of another kind, or not UTF-8; or what `check` raises.
+    """
     suffix = path.suffix.lower()
     if suffix not in ROW_SUFFIXES:
         raise SourceError(f"{path} is no table; give a file with one of the suffixes {' '.join(sorted(ROW_SUFFIXES))}")
     empty = True
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            records = _csv(stream, path, fields) if suffix in (".csv", ".tsv") else _jsonl(stream)
+            records = _csv(stream, path, check) if suffix in (".csv", ".tsv") else _jsonl(stream)
             for number, record in records:
                 empty = False
-                yield row_of(f"{path}:{number}", record, fields)
+                yield f"{path}:{number}", record
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path} cannot be read: {error}; give a UTF-8 file of JSON Lines or CSV") from error
     if empty:
@@ -125,10 +140,10 @@ def _jsonl(stream: Any) -> Iterator[tuple[int, Any]]:
                 yield number, SourceError(f"not JSON: {error}")
 
 
-def _csv(stream: Any, path: Path, fields: Fields) -> Iterator[tuple[int, Any]]:
+def _csv(stream: Any, path: Path, check: Check | None) -> Iterator[tuple[int, Any]]:
     reader = csv.DictReader(stream, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
-    if reader.fieldnames is not None:
-        require_column(str(path), reader.fieldnames, fields)
+    if check and reader.fieldnames is not None:
+        check(reader.fieldnames)
     for record in reader:
         if None in record:
             yield reader.line_num, SourceError("the row has more cells than the header; quote cells that hold commas")

@@ -11,7 +11,7 @@ import gzip
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -52,12 +52,12 @@ class Shard:
         name = ""
         files: list[tuple[str, bytes]] = []
         try:
-            for member, data in _members(self.path):
-                if files and _sample(member) != name:
+            for member, data in read_members(self.path, lambda name: _suffix(name) in _READ):
+                if files and sample_of(member.name) != name:
                     yield self._item(name, files)
                     files = []
-                name = _sample(member)
-                files.append((member, data))
+                name = sample_of(member.name)
+                files.append((member.name, data))
         except SourceError:
             if files:
                 yield self._item(name, files)
@@ -70,7 +70,7 @@ class Shard:
         """See `Source.count`. Compressed archives would have to be read whole."""
         if self.path.suffix != ".tar":
             return None
-        names = (_sample(member) for member, _ in _members(self.path, contents=False))
+        names = (sample_of(member.name) for member, _ in read_members(self.path, lambda _: False))
         return sum(1 for _ in groupby(names))
 
     def _item(self, name: str, files: list[tuple[str, bytes]]) -> Item | FailedItem:
@@ -104,8 +104,8 @@ class Shard:
         return text_item(row, self.source, key=key)
 
 
-def _members(path: Path, *, contents: bool = True) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of an archive, as they come.
+def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """The files of an archive, as they come, with the contents of those whose names are wanted.
 
     Raises:
         SourceError: The archive cannot be opened, or ends before its end.
@@ -120,9 +120,8 @@ def _members(path: Path, *, contents: bool = True) -> Iterator[tuple[str, bytes]
                     archive.members.clear()  # else it remembers every one
                     if member.isfile() and not Path(member.name).name.startswith("."):
                         number += 1
-                        wanted = contents and _suffix(member.name) in _READ
-                        file = archive.extractfile(member) if wanted else None
-                        yield member.name, file.read() if file else b""
+                        file = archive.extractfile(member) if wanted(member.name) else None
+                        yield member, file.read() if file else b""
             if watched.last != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end of archive")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
@@ -153,7 +152,7 @@ class _Watched:
         return self._stream.tell()
 
 
-def _sample(member: str) -> str:
+def sample_of(member: str) -> str:
     """Name of the sample of a file: up to the first dot of its last part."""
     folder, slash, name = member.rpartition("/")
     return folder + slash + name.partition(".")[0]

@@ -11,7 +11,15 @@ from typing import Any
 from hysac_retrieval.errors import MissingExtraError, SourceError, TextError
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.options import Fields, SourceOptions
-from hysac_retrieval.ingest.rows import Row, count_lines, plain_record, read_rows, require_column, row_of
+from hysac_retrieval.ingest.rows import (
+    Check,
+    Row,
+    count_lines,
+    plain_record,
+    read_records,
+    require_column,
+    row_of,
+)
 
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _ROWS_AT_ONCE = 64  # of a Parquet table, whose rows may hold images
@@ -96,13 +104,25 @@ def read_table(path: Path, fields: Fields) -> Iterator[Row | FailedItem]:
         SourceError: The table cannot be read, or has no column to index.
         MissingExtraError: It is a Parquet table and pyarrow is not installed.
     """
+    for origin, record in table_records(path, lambda columns: require_column(str(path), columns, fields)):
+        yield row_of(origin, record, fields)
+
+
+def table_records(path: Path, check: Check | None = None) -> Iterator[tuple[str, Any]]:
+    """Read the records of any table, a few at a time; see `rows.read_records`.
+
+    Raises:
+        SourceError: The table cannot be read; or what `check` raises.
+        MissingExtraError: It is a Parquet table and pyarrow is not installed.
+    """
     if path.suffix.lower() not in PARQUET_SUFFIXES:
-        yield from read_rows(path, fields)
+        yield from read_records(path, check)
         return
     file = _parquet(path)
     from pyarrow import ArrowException
 
-    require_column(str(path), file.schema_arrow.names, fields)
+    if check:
+        check(file.schema_arrow.names)
     if file.metadata.num_rows == 0:
         raise SourceError(f"{path} holds no rows")
     number = 0
@@ -110,7 +130,7 @@ def read_table(path: Path, fields: Fields) -> Iterator[Row | FailedItem]:
         for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
             for record in batch.to_pylist():
                 number += 1
-                yield row_of(f"{path}:{number}", plain_record(record), fields)
+                yield f"{path}:{number}", plain_record(record)
     except (OSError, ArrowException) as error:
         raise SourceError(f"{path} is damaged after row {number}: {error}; copy or download it again") from error
 
