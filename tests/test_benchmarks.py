@@ -105,6 +105,20 @@ def test_upload_compares_with_engines_and_encoder(load: Load, tmp_path: Path, to
     assert shown.index("ratio, embedded") < shown.index("ratio to pixels")
 
 
+def test_train_step_compares_with_the_published_code(load: Load, tmp_path: Path) -> None:
+    report, shown = run(load("train_step"), tmp_path, "--quick", "--kind", "tiny", "--kind", "mini, stem")
+    assert list(report["steps"]) == ["tiny", "mini, stem"]
+    for step in report["steps"].values():
+        assert step["p95_ms"] >= step["p50_ms"] > 0
+        assert step["memory_mb"]["peak"] > step["memory_mb"]["added"] >= 0
+    tiny, found = report["steps"]["tiny"], report["tiny_against_published"]
+    assert found["times_faster"]["as published"] == pytest.approx(166 / tiny["p50_ms"], abs=0.01)
+    assert found["goal"]["met"] == all(
+        found["times_faster"][name] >= found["goal"][name] for name in ("as published", "without anomaly detection")
+    )
+    assert "published ms" in shown
+
+
 @pytest.mark.parametrize("spread", ["narrow", "medium", "wide"])
 def test_exact_search_of_the_benchmarks_is_exact(load: Load, spread: str) -> None:
     """In blocks and through float32, against all float64 distances; near neighbours and far-out points included."""

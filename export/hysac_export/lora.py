@@ -56,8 +56,17 @@ class SplitAttention(nn.Module):
         q, k, v = heads(self.q_proj(query)), heads(self.k_proj(key)), heads(self.v_proj(value))
         # Under autocast the projections are in half precision, the mask is not.
         mask = None if attn_mask is None else attn_mask.to(q.dtype)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = _plain(q, k, v, mask) if q.device.type == "cpu" else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return cast(Tensor, self.out_proj(x.transpose(1, 2).flatten(2))), None
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention as matrix products, (B, h, L, w) each; torch's own for CPUs looks for rows that are masked entirely."""
+    b, h, length, width = q.shape
+    q, k, v = (x.reshape(b * h, length, width) for x in (q, k, v))
+    bias = q.new_zeros(()) if mask is None else mask
+    scores = torch.baddbmm(bias, q, k.transpose(1, 2), beta=0 if mask is None else 1, alpha=width**-0.5)
+    return torch.bmm(scores.softmax(dim=-1), v).reshape(b, h, length, width)
 
 
 def split_attention(module: nn.Module) -> int:
