@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := torch==2.14.1 torchvision==0.29.1
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
 .DEFAULT_GOAL := help
 
@@ -17,14 +18,17 @@ demo: $(VENV)/.runtime ## Index the example gallery, search it safely, write dem
 	$(BIN)/hysac demo --out demo
 
 .PHONY: test
-test: $(VENV)/.dev ## Run all tests
+test: $(VENV)/.plugins ## Run all tests
 	$(BIN)/python -m pytest
+	cd plugins && $(abspath $(BIN))/python -m pytest
 
 .PHONY: check
-check: $(VENV)/.dev ## Lint and type-check
+check: $(VENV)/.plugins ## Lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy -p langchain_hysac -p llama_index.retrievers.hysac -p hysac_mcp \
+		-p haystack_integrations.components.retrievers.hysac
 
 .PHONY: eval
 eval: $(VENV)/.dev ## Evaluate the bundled model and the Euclidean baseline on all test splits
@@ -60,7 +64,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 
-# Two levels of set-up, so that the demo installs neither torch nor the test tools.
+# Three levels of set-up, so that the demo installs neither torch nor the test tools, nor training any framework.
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[cpu]'
 	touch $@
@@ -69,3 +73,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(TORCH)
 	$(PIP) --editable '.[cpu,train,art,tables,datasets,dev]'
 	touch $@ $(VENV)/.runtime
+
+$(VENV)/.plugins: $(VENV)/.dev $(PLUGINS:%=%/pyproject.toml)
+	$(PIP) $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]')
+	touch $@

@@ -134,6 +134,16 @@ def test_runs_of_a_pipeline_find_the_same_blocking_and_not(folder: Path, toy_bun
     pipeline.close()
 
 
+def test_runs_at_the_same_time_open_the_collection_once(folder: Path, toy_bundle: Path) -> None:
+    made = HySACRetriever("toy", location=str(folder), model=str(toy_bundle))
+
+    async def several() -> list[dict[str, Any]]:
+        return await asyncio.gather(*[made.run_async("a dog") for _ in range(4)])
+
+    assert [ids(answer) for answer in asyncio.run(several())] == [SAFE_IDS] * 4
+    made.close()
+
+
 def test_a_server_is_asked_without_blocking(encoder: Encoder, toy_bundle: Path) -> None:
     with rest_server() as server:
         with connect("toy", url=server.url, model=encoder, create=True) as engine:

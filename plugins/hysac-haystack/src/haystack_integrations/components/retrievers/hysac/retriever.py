@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ class HySACRetriever:
         self.content_key = [content_key] if isinstance(content_key, str) else list(content_key)
         self.meta_key = meta_key
         self._given = engine
+        self._opening = threading.Lock()  # runs may come from several threads, and a folder is opened once
         self._fields = Fields.of(self.content_key, meta_key)
         self._search: FixedSearch | None = None
         self._async_search: FixedSearch | None = None
@@ -146,12 +148,12 @@ class HySACRetriever:
 
     def warm_up(self) -> None:
         """Open the collection and load the model, once."""
-        if self._search is None:
-            assert self.collection is not None  # without one there is an engine, and with it a search
-            options = {"location": self.location} if self.url is None else self._server()
-            self._search = self._fixed(
-                engine=connect(self.collection, model=self.model, policy=self.policy, **options)  # type: ignore[arg-type]
-            )
+        with self._opening:
+            if self._search is None:
+                assert self.collection is not None  # without one there is an engine, and with it a search
+                options = {"location": self.location} if self.url is None else self._server()
+                engine = connect(self.collection, model=self.model, policy=self.policy, **options)
+                self._search = self._fixed(engine=engine)
 
     async def warm_up_async(self) -> None:
         """As `warm_up`; a server is then asked without blocking. The embedded engine works in a thread."""
