@@ -1,11 +1,12 @@
 """A server that misbehaves in front of one that works: each request meets the next fault of a list.
 
-It speaks HTTP over a real socket and passes what it lets through to a `RestServer`.
+It speaks HTTP, or HTTPS, over a real socket and passes what it lets through to a `RestServer`.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -72,7 +73,7 @@ class FaultyServer:
 
 
 @contextmanager
-def faulty_server() -> Iterator[FaultyServer]:
+def faulty_server(tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
     lock = threading.Lock()
     closing = threading.Event()
 
@@ -132,7 +133,10 @@ def faulty_server() -> Iterator[FaultyServer]:
         http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         http.daemon_threads = True
         http.handle_error = lambda *_: None  # type: ignore[method-assign]  # the client has gone, as it should
-        server = FaultyServer(f"http://127.0.0.1:{http.server_port}", behind)
+        if tls is not None:
+            http.socket = tls.wrap_socket(http.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        server = FaultyServer(f"{scheme}://127.0.0.1:{http.server_port}", behind)
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -33,18 +33,17 @@ class GrpcServer:
         rest: The other one, with the collections behind both.
         port: Where this one is.
         calls: Names of the methods that were called here.
-        metadata: Headers of the last call.
+        faults: What the calls to come end in, after what they ask for has been done; None for their true answer.
     """
 
     rest: RestServer
     port: int
     calls: list[str] = field(default_factory=list)
-    metadata: dict[str, Any] = field(default_factory=dict)
+    faults: list[grpc.StatusCode | None] = field(default_factory=list)
 
     def client(self, **options: Any) -> QdrantClient:
-        return QdrantClient(
-            url=self.rest.url, grpc_port=self.port, prefer_grpc=True, check_compatibility=False, **options
-        )
+        given = {"url": self.rest.url, "grpc_port": self.port, "prefer_grpc": True, "check_compatibility": False}
+        return QdrantClient(**(given | options))
 
 
 class Root(qdrant_pb2_grpc.QdrantServicer):  # type: ignore[misc]
@@ -202,7 +201,9 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             with self.lock:
                 server = self.server()
                 server.calls.append(details.method.rpartition("/")[2])
-                server.metadata.update(dict(details.invocation_metadata))
+                if server.rest.key is not None and dict(details.invocation_metadata).get("api-key") != server.rest.key:
+                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid API key or JWT")
+                fault = server.faults.pop(0) if server.faults else None
                 name = getattr(request, "collection_name", "")
                 try:
                     if server.rest.broken:
@@ -210,22 +211,30 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                     makes = server.calls[-1] in ("Create", "CollectionExists")
                     if name and not makes and not server.rest.backend.collection_exists(name):
                         context.abort(grpc.StatusCode.NOT_FOUND, f"Not found: Collection `{name}` doesn't exist!")
-                    return handler.unary_unary(request, context)
+                    reply = handler.unary_unary(request, context)
                 except (ValueError, RuntimeError, KeyError) as error:
                     context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                if fault is not None:
+                    context.abort(fault, "in trouble")
+                return reply
 
         return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
 
 @contextmanager
-def grpc_server() -> Iterator[GrpcServer]:
+def grpc_server(credentials: grpc.ServerCredentials | None = None) -> Iterator[GrpcServer]:
     with rest_server() as rest:
         both: GrpcServer
         listening = grpc.server(ThreadPoolExecutor(8), interceptors=[_Interceptor(lambda: both)])
         qdrant_pb2_grpc.add_QdrantServicer_to_server(Root(rest), listening)
         collections_service_pb2_grpc.add_CollectionsServicer_to_server(Collections(rest.backend), listening)
         points_service_pb2_grpc.add_PointsServicer_to_server(Points(rest.backend), listening)
-        both = GrpcServer(rest, listening.add_insecure_port("127.0.0.1:0"))
+        place = "127.0.0.1:0"
+        if credentials is None:
+            port = listening.add_insecure_port(place)
+        else:
+            port = listening.add_secure_port(place, credentials)
+        both = GrpcServer(rest, port)
         listening.start()
         try:
             yield both

@@ -27,6 +27,7 @@ class RestServer:
     broken: bool = False
     version: str = "1.20.0"
     telemetry: dict[str, Any] | None = None
+    key: str | None = None
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
@@ -145,12 +146,16 @@ def rest_server() -> Iterator[RestServer]:
                 server.headers.update({key.lower(): value for key, value in self.headers.items()})
                 status, reply = 200, {"time": 0.0, "status": "ok", "result": None}
                 try:
+                    if server.key is not None and self.headers.get("api-key") != server.key:
+                        raise PermissionError("Invalid API key or JWT")
                     if server.broken:
                         raise RuntimeError("disk full")
                     result = server.answer(self.command, path, body)
                     reply = (
                         {"title": "qdrant", "version": server.version} if path == "/" else reply | {"result": result}
                     )
+                except PermissionError as error:
+                    status, reply = 401, {"status": {"error": str(error)}}
                 except LookupError as error:
                     status, reply = 404, {"status": {"error": str(error)}}
                 except RuntimeError as error:

@@ -1,0 +1,277 @@
+"""Every way in which a server fails: a typed error that says what was found and what mends it, and nothing is lost."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+import trustme
+from faulty_server import Fault, FaultyServer, faulty_server
+from grpc_server import GrpcServer, grpc_server
+from qdrant_client import models
+from qdrant_server import own_names
+from rest_server import rest_server
+from spaces import CURVATURE, DIM, profile, random_points
+
+from hysac_retrieval.errors import StoreError, StoreUnavailableError
+from hysac_retrieval.index import Index
+from hysac_retrieval.stores import CollectionSpec, Retry, Store
+from hysac_retrieval.stores.qdrant import QdrantStore
+
+QUICK = Retry(retries=2, first=0.01)
+HAD, MORE, CHUNK = 6, 10, 4
+POINTS = random_points(HAD + MORE)
+PAYLOADS = [{"k": row} for row in range(HAD + MORE)]
+SPEC = CollectionSpec(size=2, metadata={"v": 1}, indexes={"k": "float"})
+VECTORS = np.eye(2, dtype=np.float32)
+
+
+def make(name: str, **place: Any) -> Index:
+    return Index.create(name, dim=DIM, curvature=CURVATURE, safety=profile(), **place)
+
+
+def write(index: Index, rows: range) -> None:
+    index.upsert(
+        list(rows), POINTS[rows.start : rows.stop], modality="image", payloads=PAYLOADS[rows.start : rows.stop]
+    )
+
+
+def stored(store: Store, name: str) -> dict[Any, Any]:
+    return {point.id: point.payload["k"] for point in store.scroll(name)[0]}
+
+
+FAILURES: dict[str, tuple[Fault, type[StoreError], str]] = {
+    "slow": (Fault(status=200, seconds=8), StoreUnavailableError, r"in time.*timeout="),
+    "429": (Fault(status=429), StoreUnavailableError, r"429.*retries="),
+    "429 for an hour": (Fault(status=429, retry_after="3600"), StoreUnavailableError, r"wait 3600 seconds.*retries="),
+    "500": (Fault(status=500), StoreUnavailableError, r"500.*log.*retries="),
+    "503": (Fault(status=503), StoreUnavailableError, r"503.*retries="),
+    "reset": (Fault(), StoreUnavailableError, r"broke.*retries="),
+    "done, but the answer lost": (Fault(after=True), StoreUnavailableError, r"broke.*retries="),
+    "torn answer": (Fault(torn=True), StoreUnavailableError, r"broke.*retries="),
+    "wrong key": (Fault(status=401), StoreError, r"401.*api_key="),
+    "read-only key": (Fault(status=403), StoreError, r"403.*read-only"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_bulk_write_that_fails_half_way_loses_nothing_and_can_be_made_again(
+    failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault, kind, words = FAILURES[failure]
+    monkeypatch.setattr("hysac_retrieval.stores.qdrant.UPSERT_CHUNK", CHUNK)
+    with faulty_server() as server, make("c", url=server.url, timeout=1, retries=1) as index:
+        write(index, range(HAD))
+        server.expect("PUT /collections/c/points", None, last=fault)
+        with pytest.raises(StoreError, match=words) as caught:
+            write(index, range(HAD, HAD + MORE))
+        assert type(caught.value) is kind
+        assert (caught.value.written, f"{CHUNK} of {MORE} points" in str(caught.value)) == (CHUNK, True)
+        there = stored(QdrantStore(server.behind.backend), "c")
+        assert there.items() >= {row: row for row in range(HAD + CHUNK)}.items()
+        server.expect("nothing")
+        write(index, range(HAD, HAD + MORE))
+        assert stored(index.store, "c") == {row: row for row in range(HAD + MORE)}
+
+
+@pytest.mark.parametrize("failure", [name for name in FAILURES if name != "slow"])
+def test_a_search_that_fails_says_what_mends_it(failure: str) -> None:
+    fault, kind, words = FAILURES[failure]
+    with faulty_server() as server, make("c", url=server.url, retries=0) as index:
+        write(index, range(HAD))
+        server.expect("points/query", last=fault)
+        with pytest.raises(StoreError, match=words) as caught:
+            index.query(POINTS[0])
+        assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("prefer_grpc", [False, True])
+def test_a_server_that_is_not_there_is_named_as_such(prefer_grpc: bool) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    store = QdrantStore.connect(url=url, prefer_grpc=prefer_grpc, retry=QUICK)
+    with pytest.raises(StoreUnavailableError, match=r"cannot be reached.*running at the url.*3 attempts"):
+        store.names()
+    store.close()
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_a_key_is_checked_by_both_interfaces() -> None:
+    with grpc_server() as server:
+        server.rest.key = "right"
+        for prefer_grpc in (False, True):
+            for key in (None, "wrong"):
+                client = server.client(api_key=key, prefer_grpc=prefer_grpc)
+                store = QdrantStore(client, owned=True, retry=QUICK)
+                with pytest.raises(StoreError, match=r"Invalid API key.*api_key=") as caught:
+                    store.names()
+                assert type(caught.value) is StoreError
+                assert "wrong" not in str(caught.value)
+                store.close()
+            store = QdrantStore(server.client(api_key="right", prefer_grpc=prefer_grpc), owned=True)
+            assert store.names() == []
+            store.close()
+
+
+@pytest.fixture
+def grpc_side() -> Iterator[tuple[GrpcServer, QdrantStore]]:
+    with grpc_server() as server:
+        store = QdrantStore(server.client(timeout=1), owned=True, retry=QUICK)
+        store.create("c", SPEC)
+        store.upsert("c", [1, 2], VECTORS, [{"k": 1}, {"k": 2}])
+        yield server, store
+        store.close()
+
+
+def test_what_is_done_twice_over_grpc_is_stored_once(grpc_side: tuple[GrpcServer, QdrantStore]) -> None:
+    server, store = grpc_side
+    server.faults = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL]
+    store.upsert("c", [2, 3], VECTORS, [{"k": 20}, {"k": 3}])
+    assert server.calls.count("Upsert") == 1 + 3
+    assert stored(store, "c") == {1: 1, 2: 20, 3: 3}
+    server.faults = [grpc.StatusCode.UNAVAILABLE]
+    store.create("d", SPEC)
+    assert store.open("d").metadata == SPEC.metadata
+
+
+def test_a_write_that_fails_half_way_over_grpc_loses_nothing(
+    grpc_side: tuple[GrpcServer, QdrantStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, store = grpc_side
+    monkeypatch.setattr("hysac_retrieval.stores.qdrant.UPSERT_CHUNK", 1)
+    server.faults = [None, *[grpc.StatusCode.UNAVAILABLE] * 3]
+    with pytest.raises(StoreUnavailableError, match=r"1 of 2 points") as caught:
+        store.upsert("c", [3, 4], VECTORS, [{"k": 3}, {"k": 4}])
+    assert caught.value.written == 1
+    assert stored(store, "c").items() >= {1: 1, 2: 2, 3: 3}.items()
+
+
+def test_a_server_too_slow_over_grpc_is_given_up(grpc_side: tuple[GrpcServer, QdrantStore]) -> None:
+    server, store = grpc_side
+    waiting = threading.Event()
+    original = server.rest.backend.count
+
+    def slow(*args: Any, **options: Any) -> Any:
+        waiting.wait(1.5)
+        return original(*args, **options)
+
+    server.rest.backend.count = slow  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailableError, match=r"gRPC in time.*timeout=.*2 attempts"):
+        QdrantStore(store.client, retry=Retry(1, first=0.01)).count("c")
+    waiting.set()
+
+
+Handshake = Callable[[bool], str]
+"""Asks the server of another name for its collections, over gRPC or not; what the error says, after its type."""
+
+ASK = """
+import sys
+from hysac_retrieval.errors import StoreError
+from hysac_retrieval.stores import Retry
+from hysac_retrieval.stores.qdrant import QdrantStore, client_options
+from qdrant_client import QdrantClient
+
+url, port, grpc = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "grpc"
+client = QdrantClient(**client_options(url, prefer_grpc=grpc), grpc_port=port)
+try:
+    print("answered", QdrantStore(client, retry=Retry(3, first=60)).names())
+except StoreError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def asked(url: str, port: int, *, over_grpc: bool, trusted: Path | None) -> str:
+    """What a process of its own gets: trusted authorities are read once in each."""
+    names = ("SSL_CERT_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
+    trust = {name: str(trusted) for name in names} if trusted else {}
+    paths = {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", ASK, url, str(port), "grpc" if over_grpc else "rest"]
+    found = subprocess.run(command, env=trust | paths, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def trusted(authority: trustme.CA, tmp_path: Path) -> Path:
+    path = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture
+def secured(authority: trustme.CA, request: pytest.FixtureRequest) -> Iterator[tuple[FaultyServer, int]]:
+    """A server over TLS, both interfaces, whose certificate is for the name that a test asks for."""
+    import ssl
+
+    certificate = authority.issue_cert(request.param)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+    credentials = grpc.ssl_server_credentials([(certificate.private_key_pem.bytes(), chain)])
+    with faulty_server(context) as rest, grpc_server(credentials) as both:
+        yield rest, both.port
+
+
+@pytest.mark.parametrize("over_grpc", [False, True], ids=["rest", "grpc"])
+@pytest.mark.parametrize("secured", ["qdrant.example.org"], indirect=True)
+def test_a_certificate_for_another_name_is_refused_at_once(
+    secured: tuple[FaultyServer, int], over_grpc: bool, trusted: Path
+) -> None:
+    server, port = secured
+    answer = asked(server.url.replace("127.0.0.1", "localhost"), port, over_grpc=over_grpc, trusted=trusted)
+    assert re.match(r"StoreError the certificate of the Qdrant server is not accepted: ", answer), answer
+    assert re.search(r"Hostname mismatch|Hostname Verification", answer)
+    assert "the name that the certificate is for in url=" in answer
+    assert server.behind.requests == []
+
+
+@pytest.mark.parametrize("over_grpc", [False, True], ids=["rest", "grpc"])
+@pytest.mark.parametrize("secured", ["localhost"], indirect=True)
+def test_a_certificate_of_an_unknown_authority_is_refused_until_it_is_made_known(
+    secured: tuple[FaultyServer, int], over_grpc: bool, trusted: Path
+) -> None:
+    server, port = secured
+    url = server.url.replace("127.0.0.1", "localhost")
+    answer = asked(url, port, over_grpc=over_grpc, trusted=None)
+    variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if over_grpc else "SSL_CERT_FILE"
+    assert answer.startswith("StoreError the certificate of the Qdrant server is not accepted: "), answer
+    assert answer.endswith(f"as {variable}")
+    assert asked(url, port, over_grpc=over_grpc, trusted=trusted) == "answered []"
+
+
+@pytest.mark.parametrize("over_grpc", [False, True], ids=["rest", "grpc"])
+def test_https_to_a_server_without_tls_is_said(over_grpc: bool) -> None:
+    with grpc_server() as server:
+        url = server.rest.url.replace("http:", "https:")
+        answer = asked(url, server.port, over_grpc=over_grpc, trusted=None)
+        assert answer.startswith("StoreError no TLS connection to Qdrant: "), answer
+        assert answer.endswith("use http:// in url=")
+
+
+def test_tests_leave_the_collections_of_a_server_alone() -> None:
+    with rest_server() as server:
+        server.backend.create_collection("theirs", models.VectorParams(size=2, distance=models.Distance.DOT))
+        store = QdrantStore.connect(url=server.url)
+        with own_names(store.client) as own:
+            assert own.names() == []
+            own.create("c", SPEC)
+            own.upsert("c", [1], VECTORS[:1], [{"k": 1}])
+            assert (own.names(), own.count("c"), own.open("c").metadata) == (["c"], 1, {"v": 1})
+            assert not own.exists("theirs")
+            assert len(store.names()) == 2
+        assert [one.name for one in server.backend.get_collections().collections] == ["theirs"]
