@@ -21,8 +21,10 @@ from hysac_retrieval.errors import (
     SettingsError,
 )
 from hysac_retrieval.filters import PAYLOAD_KEY
+from hysac_retrieval.guard import Guard
 from hysac_retrieval.index import Index
 from hysac_retrieval.ingest import Content, FillReport, attached_collection_for, fill
+from hysac_retrieval.rescore import rescore
 from hysac_retrieval.search import connect
 from hysac_retrieval.stores import open_store
 from hysac_retrieval.stores.base import HnswOptions, Store
@@ -272,6 +274,11 @@ def test_an_engine_that_cannot_add_a_vector_gets_a_companion(
             assert engine.search("a dog").hits[0].payload == {}
             with pytest.raises(SettingsError, match="application"):
                 engine.index.upsert([1], random_points(1, dim=encoder.dim), modality="text")
+            strict = encoder.safety.model_copy(update={"threshold": 0.001})
+            rescore(engine.index, strict, fingerprint=encoder.fingerprint[:16] + "0" * 16)
+            assert engine.index.info().safe == 0
+        guard = Guard.open(NAME, **app.place)
+        assert (guard.threshold, guard.fingerprint) == (0.001, encoder.fingerprint[:16] + "0" * 16)
         assert detach(app) == len(TEXTS)
         assert app.look() == before
         assert app.client is not None
@@ -402,6 +409,21 @@ def test_texts_are_found_in_objects_and_a_relative_path_needs_a_root() -> None:
     assert Content(text="meta.title").of({"meta": "c"}) is None
     with pytest.raises(ValueError, match="--root"):
         Content(image="file").of({"file": "a.png"})
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_new_calibration_is_applied_to_attached_points_in_place(where: str, tmp_path: Path, encoder: Encoder) -> None:
+    with application(where, tmp_path) as app:
+        before = app.look()
+        attach(app, encoder)
+        with Index.open(NAME, **app.place) as index:
+            strict = index.metadata.safety.model_copy(update={"threshold": 0.001})
+            # What makes the points is the first half of a fingerprint.
+            rescore(index, strict, fingerprint=index.metadata.fingerprint[:16] + "0" * 16)
+            assert (index.info().safe, index.info().points) == (0, len(TEXTS))
+        assert app.own() == before
+        detach(app)
+        assert app.look() == before
 
 
 def test_a_run_can_be_stopped(tmp_path: Path, encoder: Encoder) -> None:
