@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 _CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _WANTED: dict[Device, tuple[str, ...]] = {"cpu": (_CPU,), "cuda": (_CUDA, _CPU), "tensorrt": (_TENSORRT, _CUDA, _CPU)}
+_CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
+"""Optimizers that end the process: this one on half precision on a CPU (ONNX Runtime 1.32); others fold the casts."""
 _REINSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'hysac-retrieval[gpu]'"
 
 _log = logging.getLogger(__name__)
@@ -102,7 +104,7 @@ class DeviceOptions:
             )
         asked = self.providers()
         try:
-            session = InferenceSession(str(path), options, providers=asked)
+            session = InferenceSession(str(path), options, providers=asked, disabled_optimizers=_CRASHING)
         except Exception as error:  # the C++ side has no usable hierarchy
             if asked[0][0] != _CPU and any(sign in str(error) for sign in ("CUDA", "TensorRT", "libnv", "cudnn")):
                 raise _not_started(self.device, str(error)) from error

@@ -28,7 +28,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Build:
         real = onnxruntime.InferenceSession
 
         class Session:
-            def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+            def __init__(self, path: str, options: Any, providers: list[Any], **_: Any) -> None:
                 if raises and providers[0][0] != CPU:
                     raise RuntimeError(raises)
                 asked.append((options, providers))

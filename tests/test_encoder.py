@@ -241,7 +241,7 @@ def test_cuda_that_does_not_start_is_an_error_and_not_a_silent_fallback(
     real = onnxruntime.InferenceSession
 
     # What the GPU build does on a machine without a driver: it goes on without the provider.
-    def session(path: str, options: Any, providers: list[Any]) -> Any:
+    def session(path: str, options: Any, providers: list[Any], **_: Any) -> Any:
         return real(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)

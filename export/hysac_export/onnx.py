@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import copy
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from hysac_export.data import IMAGE_MEAN, IMAGE_STD
+from hysac_export.graphs import save_graph, store_halves, strip
 from hysac_export.model import HySAC
+from hysac_export.place import building, check_target
 from hysac_export.tokenizer import text_spec
 from hysac_export.verify import verify_bundle
-from hysac_retrieval.bundle import (
-    MANIFEST_NAME,
-    Bundle,
-    ImageSpec,
-    Manifest,
-    TextSpec,
-    entry_of,
-    write_manifest,
-)
+from hysac_retrieval.bundle import Bundle, ImageSpec, Manifest, TextSpec, entry_of, write_manifest
 from hysac_retrieval.errors import BundleFormatError, SettingsError, TrainingError
 from hysac_retrieval.lift import Lift
 from hysac_retrieval.safety import SafetyProfile
 
-__all__ = ["ImageGraph", "TextGraph", "export_bundle", "round_weights", "write_manifest"]
+__all__ = ["OPSET", "ImageGraph", "TextGraph", "check_target", "export_bundle", "round_weights", "write_manifest"]
 
 Weights = Literal["float32", "float16"]
 
-_HALF_FROM = 1024  # arrays below this many elements are left in float32: nothing to gain
+OPSET = 20
+"""Version of the ONNX operators: the first with Gelu; every version of ONNX Runtime that we take knows it."""
 
 
 class ImageGraph(nn.Module):
@@ -150,11 +140,7 @@ def export_bundle(
     texts = text or text_spec(words, model.config.text.context_length)
     frozen = _frozen(model, words, texts.end_id, weights)
     spec = ImageSpec(size=model.config.image.size, mean=cast(Any, tuple(mean)), std=cast(Any, tuple(std)))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        folder = work / "bundle"
-        folder.mkdir()
+    with building(out, overwrite) as folder:
         image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
         pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
         tokens = torch.full((2, texts.context_length), texts.end_id)
@@ -169,17 +155,15 @@ def export_bundle(
             curvature=float(frozen.curvature.detach()),
             image=spec,
             text=texts,
-            files={file: entry_of(folder / file) for file in (spec.file, texts.file, texts.tokenizer)},
+            files={path.name: entry_of(path) for path in sorted(folder.iterdir())},
             safety=safety,
             lift=None if lift is None else lift.to_dict(),
             training=dict(training or {}),
             metrics=dict(metrics or {}),
         )
-        verification = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph) | {"weights": weights}
+        verification = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph)
+        verification |= {"weights": weights, "precision": "fp32", "opset": OPSET}
         write_manifest(folder, manifest.model_copy(update={"verification": verification}))
-        _put(folder, out, work / "replaced")
-    finally:
-        shutil.rmtree(work)
     return Bundle.load(out)
 
 
@@ -190,7 +174,7 @@ def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> 
         module: In evaluation mode, on the CPU.
         source: Name of the input.
         example: An input of batch size 2.
-        path: File to write, below 2 GB.
+        path: File to write; beyond 2 GB its weights are in a file beside it.
     """
     # torch.export specialises on nothing but the batch axis; unlike the older tracer it knows sinh.
     with torch.no_grad():
@@ -201,48 +185,15 @@ def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> 
             input_names=[source],
             output_names=["point"],
             dynamic_shapes={source: {0: torch.export.Dim("batch")}},
+            opset_version=OPSET,
             verbose=False,
         )
     if program is None:
         raise BundleFormatError(f"torch.onnx.export gave no program for {path.name}")
     proto = program.model_proto
-    _strip(proto)
-    _store_halves(proto)
-    onnx.checker.check_model(proto)
-    onnx.save(proto, path)
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter notes for debugging: stack traces, with the paths of this machine, and value types."""
-    graph = proto.graph
-    for item in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
-    graph.ClearField("value_info")
-
-
-def _store_halves(proto: onnx.ModelProto) -> None:
-    """Store in half precision the weights that lose nothing by it; a Cast to float32 follows each.
-
-    Exact by construction, so it may always run: only a model whose weights were rounded has such weights. ONNX Runtime
-    folds the casts when it loads the graph.
-    """
-    graph = proto.graph
-    casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(tensor)
-        if values.size < _HALF_FROM or np.abs(values).max() > np.finfo(np.float16).max:
-            continue
-        half = values.astype(np.float16)
-        if np.array_equal(half.astype(np.float32), values):
-            stored = f"{tensor.name}.half"
-            casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
-            tensor.CopyFrom(numpy_helper.from_array(half, stored))
-    nodes = [*casts, *graph.node]
-    graph.ClearField("node")
-    graph.node.extend(nodes)
+    strip(proto)
+    store_halves(proto)
+    save_graph(proto, path)
 
 
 def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> HySAC:
@@ -276,29 +227,3 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
     plain.no_truncation()
     plain.no_padding()
     return plain
-
-
-def _put(folder: Path, out: Path, replaced: Path) -> None:
-    if not out.exists():
-        folder.rename(out)
-        return
-    out.rename(replaced)
-    try:
-        folder.rename(out)
-    except OSError:
-        replaced.rename(out)
-        raise
-
-
-def check_target(out: Path, overwrite: bool) -> None:
-    """Refuse to write over anything but a bundle that may be replaced.
-
-    Raises:
-        SettingsError: There is something at `out`.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MANIFEST_NAME).is_file():
-        raise SettingsError(f"{out} exists and is no bundle; choose another folder")
-    if not overwrite:
-        raise SettingsError(f"{out} holds a bundle already; choose another folder or ask to overwrite it")

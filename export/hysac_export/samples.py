@@ -92,9 +92,7 @@ def encode_samples(
     """
     points: dict[Group, Points] = {}
     for side, sources in enumerate((safe, unsafe)):
-        items = list(_items(sources))
-        for modality in MODALITIES:
-            every: list[Any] = [item.content for item in items if item.modality == modality]
+        for modality, every in read_samples(sources).items():
             parts = []
             for start in range(0, len(every), BATCH):
                 contents = every[start : start + BATCH]
@@ -104,6 +102,17 @@ def encode_samples(
             if parts:
                 points[PAIRS[modality][side]] = np.concatenate(parts)
     return Samples(points, encoder.curvature)
+
+
+def read_samples(sources: Sequence[str | Path]) -> dict[Modality, list[Any]]:
+    """Samples by modality: texts, and images as paths or bytes. The caption of an image counts as a text.
+
+    Raises:
+        SourceError: A source cannot be read.
+        SettingsError: An item of a source cannot be read; the message names it.
+    """
+    items = list(_items(sources))
+    return {modality: [item.content for item in items if item.modality == modality] for modality in MODALITIES}
 
 
 def calibrate_radii(

@@ -1,35 +1,128 @@
-"""``hysac export``: a model bundle from a run folder."""
+"""``hysac export``: a model bundle from a run folder, or a compressed one from a bundle."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hysac_retrieval.cli.common import Command, json_option, print_json, progress_bar, require_training
+from hysac_retrieval.cli.common import (
+    Command,
+    console,
+    json_option,
+    print_json,
+    progress_bar,
+    read_json,
+    read_profile,
+    require_training,
+)
 from hysac_retrieval.errors import SettingsError
 
 if TYPE_CHECKING:
+    from hysac_export.compress import Precision
     from hysac_export.encoded import EncodedSplit
+    from hysac_export.price import Probes
     from hysac_export.run import TrainedRun
-    from hysac_retrieval.safety import SafetyProfile
+    from hysac_retrieval.bundle import Bundle
+
+_LOSS = 0.005
+"""Loss of recall@10 or AUC from which on a caution is printed."""
 
 
 @click.command("export", cls=Command)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Bundle folder to write.")
-@click.option("--name", help="Name of the model  [default: the run's]")
-@click.option("--description", default="", help="What the model is, in words.")
+@click.option("--name", help="Name of the model  [default: the run's, or the bundle's]")
+@click.option("--description", help="What the model is, in words.")
 @click.option("--licence", default="", help="Licence of the weights.")
-@click.option("--weights", default="float16", show_default=True, type=click.Choice(["float16", "float32"]))
+@click.option(
+    "--weights",
+    default="float16",
+    show_default=True,
+    type=click.Choice(["float16", "float32"]),
+    help="How weights are stored; they are computed with in float32.",
+)
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="What is computed in: fp16 for GPUs, int8 for CPUs.",
+)
+@click.option("--static", is_flag=True, help="Fix the ranges of int8 activations on a quarter of the samples.")
+@click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples to compare precisions on.")
+@click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise.")
 @click.option("--safety", metavar="FILE", type=click.Path(path_type=Path), help="Profile of `hysac calibrate --out`.")
 @click.option("--metrics", metavar="FILE", type=click.Path(path_type=Path), help="Test metrics, JSON, to put along.")
 @click.option("-n", "n", default=1000, show_default=True, type=click.IntRange(2), help="Validation quadruplets.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 def command(
+    model: str,
+    out: Path,
+    name: str | None,
+    description: str | None,
+    licence: str,
+    weights: Literal["float16", "float32"],
+    precision: Precision,
+    static: bool,
+    safe: tuple[str, ...],
+    unsafe: tuple[str, ...],
+    safety: Path | None,
+    metrics: Path | None,
+    n: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    r"""Write a model bundle: ONNX graphs, tokenizer and manifest, verified.
+
+    MODEL is a run folder of `hysac train`, or a bundle to be compressed by --precision: a folder, a bundled name or a
+    hub repository, imported models included.
+
+    From a run: the safety profile, the lift and the metrics in the manifest are computed on the validation split, after
+    the weights have been rounded to what the bundle stores.
+
+    With --precision the bundle is compared with the one in float32: recall, radii, AUC and verdicts, on your samples or
+    on validation scenes. What compression costs is printed and put into the manifest.
+
+    \b
+    hysac export runs/mini --out mini
+    hysac export runs/mini --out mini --weights float32 --overwrite
+    hysac export mini --out mini-int8 --precision int8
+    hysac export hysac --out hysac-int8 --precision int8 --safe safe.jsonl --unsafe unsafe.jsonl
+    """
+    require_training("export")
+    from hysac_export.place import check_target
+    from hysac_export.subjects import is_run
+
+    check_target(out, overwrite)
+    compressed = precision != "fp32"
+    if (static and precision != "int8") or (not compressed and (safe or unsafe)):
+        raise SettingsError("--static, --safe and --unsafe go with a compressed --precision, --static with int8")
+    folder = Path(model)
+    if is_run(folder) or (folder.is_dir() and not (folder / "hysac.json").is_file()):
+        with tempfile.TemporaryDirectory(prefix="hysac-export-") as work:
+            target = Path(work) / "fp32" if compressed else out
+            stored: Literal["float16", "float32"] = "float32" if compressed else weights
+            bundle = _of_run(folder, target, name, description or "", licence, stored, safety, metrics, n, overwrite)
+            if compressed:
+                bundle = _compress(bundle, out, precision, static, safe, unsafe, n, name, description, overwrite)
+    else:
+        from hysac_retrieval.bundle import Bundle
+
+        if not compressed:
+            raise SettingsError(f"{model} is a bundle already; say what to compress it to by --precision fp16 or int8")
+        if safety is not None or metrics is not None or licence:
+            raise SettingsError("--safety, --metrics and --licence go with a run; a compressed bundle has its source's")
+        bundle = _compress(Bundle.load(model), out, precision, static, safe, unsafe, n, name, description, overwrite)
+    _show(bundle, as_json)
+
+
+def _of_run(
     run: Path,
     out: Path,
     name: str | None,
@@ -40,32 +133,21 @@ def command(
     metrics: Path | None,
     n: int,
     overwrite: bool,
-    as_json: bool,
-) -> None:
-    r"""Write a model bundle: ONNX graphs, tokenizer and manifest, verified against the trained model.
-
-    The safety profile, the lift and the metrics in the manifest are computed on the validation split, after the weights
-    have been rounded to what the bundle stores.
-
-    \b
-    hysac export runs/mini --out mini
-    hysac export runs/mini --out mini --weights float32 --overwrite
-    """
-    require_training("export")
+) -> Bundle:
     from hysac_export.calibrate import calibrate
     from hysac_export.evaluate import metrics as measure
     from hysac_export.onnx import export_bundle, round_weights
     from hysac_export.run import TrainedRun
     from hysac_retrieval.lift import PaddedLift
 
-    given = None if safety is None else _read_profile(safety)
-    test_metrics = {} if metrics is None else {"test": _read_json(metrics)}
+    given = None if safety is None else read_profile(safety)
+    test_metrics = {} if metrics is None else {"test": read_json(metrics)}
     trained = TrainedRun.load(run)
     if weights == "float16":
         round_weights(trained.model)
     encoded = _validation(trained, n)
     profile = given or calibrate(encoded, trained.curvature)
-    bundle = export_bundle(
+    return export_bundle(
         trained.model,
         trained.tokenizer,
         safety=profile,
@@ -85,6 +167,54 @@ def command(
         weights=weights,
         overwrite=overwrite,
     )
+
+
+def _compress(
+    source: Bundle,
+    out: Path,
+    precision: Precision,
+    static: bool,
+    safe: tuple[str, ...],
+    unsafe: tuple[str, ...],
+    n: int,
+    name: str | None,
+    description: str | None,
+    overwrite: bool,
+) -> Bundle:
+    from hysac_export.compress import compress_bundle
+    from hysac_export.price import price
+    from hysac_retrieval.encoder import Encoder
+
+    before = Encoder(source, device="cpu")
+    with progress_bar() as bar:
+        task = bar.add_task("Reading samples", total=None)
+        probes = _probes(before, safe, unsafe, n, lambda done: bar.advance(task, done))
+        ranges, compared = probes.split() if static else (None, probes)
+        count = sum(len(rows) for rows in compared.inputs.values())
+        bar.update(task, description="Compressing and comparing", completed=0, total=2 * count)
+        return compress_bundle(
+            source,
+            out,
+            precision,
+            inputs=ranges,
+            price=lambda made: price(
+                before, Encoder(made, device="cpu"), compared, lambda done: bar.advance(task, done)
+            ),
+            name=name,
+            description=description,
+            overwrite=overwrite,
+        )
+
+
+def _probes(
+    encoder: Any, safe: tuple[str, ...], unsafe: tuple[str, ...], n: int, progress: Callable[[int], None]
+) -> Probes:
+    from hysac_export.price import sample_probes, scene_probes
+
+    return sample_probes(encoder, safe, unsafe) if safe or unsafe else scene_probes(encoder, n, progress)
+
+
+def _show(bundle: Bundle, as_json: bool) -> None:
     manifest = bundle.manifest
     size = sum(entry.size for entry in manifest.files.values())
     if as_json:
@@ -98,9 +228,48 @@ def command(
                 "metrics": manifest.metrics,
             }
         )
-        return
-    click.echo(f"Wrote {bundle.path}: {manifest.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
-    click.echo(f"Try it: hysac index photos/ --collection photos --location ./data --model {bundle.path}")
+    else:
+        click.echo(f"Wrote {bundle.path}: {manifest.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
+    if "price" in manifest.verification:
+        _show_price(manifest.verification, as_json)
+    if not as_json:
+        click.echo(f"Try it: hysac index photos/ --collection photos --location ./data --model {bundle.path}")
+
+
+def _show_price(verification: dict[str, Any], as_json: bool) -> None:
+    """The verification table, and a caution where compression costs more than it should."""
+    from rich import box
+    from rich.table import Table
+
+    found, precision = verification["price"], verification["precision"]
+    table = Table(title=f"fp32 and {precision} on {found['on']}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", "fp32", precision, "difference"):
+        table.add_column(column, justify="right" if column else "left")
+    losses = []
+    for way, (old, new) in found.get("recall_at_10", {}).items():
+        table.add_row(f"recall@10, {way}", f"{old:.2%}", f"{new:.2%}", f"{100 * (new - old):+.2f} points")
+        losses.append(old - new)
+    for modality, kept in found["kept_at_10"].items():
+        table.add_row(f"ten nearest kept, {modality} queries", "", f"{kept:.2%}", "")
+    for modality, error in found["radius"].items():
+        table.add_row(f"error of radii, {modality}", "", f"{error['mean']:.2%}", f"at most {error['max']:.2%}")
+    for modality, (old, new) in found["auc"].items():
+        table.add_row(f"AUC, {modality}", f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
+        losses.append(old - new)
+    for modality, (old, new) in found["missed"].items():
+        changed = found["changed"][modality]
+        table.add_row(
+            f"unsafe that counts as safe, {modality}", f"{old:.2%}", f"{new:.2%}", f"{changed:.2%} of all changed"
+        )
+    if not as_json:
+        console().print(table)
+    if max(losses, default=0.0) > _LOSS:
+        click.secho(
+            f"Caution: {precision} loses {max(losses):.2%} of recall or AUC on {found['on']}. "
+            "Try another precision, int8 without --static, or fp32.",
+            fg="yellow",
+            err=True,
+        )
 
 
 def _validation(trained: TrainedRun, n: int) -> EncodedSplit:
@@ -137,21 +306,3 @@ def _provenance(trained: TrainedRun, run: Path) -> dict[str, Any]:
         "versions": {package: version(package) for package in ("torch", "open_clip_torch")}
         | {"hysac-retrieval": __version__},
     }
-
-
-def _read_profile(path: Path) -> SafetyProfile:
-    from pydantic import ValidationError
-
-    from hysac_retrieval.safety import SafetyProfile
-
-    try:
-        return SafetyProfile.model_validate(_read_json(path))
-    except ValidationError as error:
-        raise SettingsError(f"{path} is no safety profile: {error}; `hysac calibrate --out` writes one") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read as JSON: {error}") from error

@@ -94,6 +94,21 @@ def test_export_writes_a_bundle_that_can_be_used(run: Run, tmp_path: Path, train
     assert "overwrite" in again.stderr
 
 
+def test_export_compresses_what_was_trained(run: Run, tmp_path: Path, trained: Path) -> None:
+    safety = tmp_path / "safety.json"
+    safety.write_text(profile().model_dump_json(), encoding="utf-8")
+    arguments: tuple[Any, ...] = ("export", trained, "--out", tmp_path / "int8", "--safety", safety, "-n", 24)
+    result = run(*arguments, "--precision", "int8")
+    assert result.exit_code == 0, result.output
+    assert "recall@10, text to image" in result.stdout
+    verification = json.loads((tmp_path / "int8" / "hysac.json").read_text(encoding="utf-8"))["verification"]
+    assert verification["from"]["verification"]["precision"] == "fp32"
+    assert verification["price"]["radius"]["image"]["max"] < 0.05
+    again = run("export", tmp_path / "int8", "--out", tmp_path / "half", "--precision", "fp16")
+    assert again.exit_code == 1
+    assert "compressed to int8 already" in again.stderr
+
+
 def test_export_refuses_a_folder_that_holds_no_run(run: Run, tmp_path: Path) -> None:
     result = run("export", tmp_path, "--out", tmp_path / "bundle")
     assert result.exit_code == 1
