@@ -133,6 +133,17 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(tmp_path: Path, told: lis
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
+def test_a_checkpoint_from_before_validation_can_be_resumed(tmp_path: Path) -> None:
+    plain = config(validation=None, log_every=1)
+    Trainer(plain, tmp_path / "whole").run()
+    Trainer(plain, tmp_path / "resumed").run(stop_after=3)
+    path = tmp_path / "resumed" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({key: state[key] for key in ("step", "modules", "optimizer")}, path)
+    Trainer(plain, tmp_path / "resumed", resume=True).run()
+    assert lines(tmp_path / "resumed") == lines(tmp_path / "whole")
+
+
 def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     Trainer(config(validation=None, log_every=2, trackers=("tensorboard",)), tmp_path / "run").run()
