@@ -35,10 +35,11 @@ eval: $(VENV)/.dev ## Evaluate the bundled model and the Euclidean baseline on a
 	$(BIN)/hysac eval --out runs/eval
 
 .PHONY: mini
-mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again 
+mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again, and write its card
 	$(BIN)/hysac train mini --out runs/hysac-mini
 	$(BIN)/hysac export runs/hysac-mini --out hysac_retrieval/models/hysac-mini --overwrite --licence Apache-2.0 \
 		--description 'A small HySAC, trained from scratch on scenes of emoji artwork. For trying, testing and measuring; no model for photographs.'
+	$(BIN)/python benchmarks/model_card.py
 
 .PHONY: baseline
 baseline: $(VENV)/.dev ## Train the Euclidean baseline again
