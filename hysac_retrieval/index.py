@@ -340,7 +340,16 @@ class Index:
         return self._store.count(self.name, filter)
 
     def delete(self, ids: Sequence[Any]) -> None:
-        """Remove points by id; ids that are not there are no error."""
+        """Remove points by id; ids that are not there are no error.
+
+        Raises:
+            SettingsError: They are those of an application that this collection is attached to.
+        """
+        if (attached := self.metadata.attached) is not None:
+            raise SettingsError(
+                f"the points of collection {self.name!r} are those of an application ({attached.collection!r}); remove "
+                "them with its own client, or take only what is ours from all of them with detach"
+            )
         keys: list[PointId] = normal_ids(ids)
         if keys:
             self._store.delete(self.name, keys)
