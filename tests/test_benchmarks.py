@@ -119,6 +119,21 @@ def test_train_step_compares_with_the_published_code(load: Load, tmp_path: Path)
     assert "published ms" in shown
 
 
+def test_encode_compares_onnx_runtime_with_eager_open_clip(load: Load, tmp_path: Path) -> None:
+    report, shown = run(load("encode"), tmp_path, "--quick", "--threads", "1")
+    for speeds in report["models"].values():
+        for batches in speeds.values():
+            assert list(batches) == ["1", "2"]
+            for sides in batches.values():
+                assert list(sides) == ["eager", "onnx fp32", "onnx int8"]
+                eager = sides["eager"]["per_second"]
+                for row in sides.values():
+                    assert row["ratio"] == pytest.approx(row["per_second"] / eager, rel=0.01)
+    assert report["int8_costs"]["recall_at_10"]["text to image"][0] > 0.5
+    assert report["goals"]["mini"]["recall@10 lost by int8"]["at_most"] == 0.005
+    assert shown.index("ViT-B-32, 1 threads") < shown.index("image, batch 2, onnx int8")
+
+
 @pytest.mark.parametrize("spread", ["narrow", "medium", "wide"])
 def test_exact_search_of_the_benchmarks_is_exact(load: Load, spread: str) -> None:
     """In blocks and through float32, against all float64 distances; near neighbours and far-out points included."""
