@@ -56,6 +56,7 @@ bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/
 	$(BIN)/python benchmarks/filters.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/upload.py
+	$(BIN)/python benchmarks/encode.py
 
 .PHONY: clean
 clean: ## Remove the virtual environment and everything that commands wrote
