@@ -39,7 +39,7 @@ class Asked:
 
     engine: SafeSearch
     async_engine: AsyncSafeSearch
-    stored: tuple[int, ...] = ()
+    stored: tuple[int | str, ...] = ()
     filter: models.Filter | None = None
     filters: HAYSTACK_FILTERS | None = None
     limit: int = 100
@@ -76,7 +76,8 @@ def llama_index_postprocessor(asked: Asked) -> Answers:
     lie = {"hysac": {"unsafe": 0.0, "model": asked.engine.index.metadata.fingerprint, "radius": 0.0}}
     kinds = (TextNode, ImageNode)
     nodes = [
-        NodeWithScore(node=kinds[one % 2](id_=str(one), text="safe", metadata=lie), score=1.0) for one in asked.stored
+        NodeWithScore(node=kinds[row % 2](id_=str(one), text="safe", metadata=lie), score=1.0)
+        for row, one in enumerate(asked.stored)
     ]
     made = HySACPostprocessor(engine=asked.engine, async_engine=asked.async_engine)
     found = [made.postprocess_nodes(nodes), asyncio.run(made.apostprocess_nodes(nodes, query_str=QUERY))]
