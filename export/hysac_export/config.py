@@ -10,10 +10,10 @@ from __future__ import annotations
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hysac_retrieval.errors import TrainingError
 
@@ -176,12 +176,27 @@ class OptimConfig(_Config):
     clip_norm: float | None = Field(1.0, gt=0)
 
 
-class DataConfig(_Config):
-    """The scenes to learn from. Pictures and captions are drawn again every epoch.
+Sources = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 
-    Both geometries learn from all four parts of a quadruplet.
+
+class DataConfig(_Config):
+    """What to learn from: quadruplets in files, or else scenes.
+
+    Pictures and captions of scenes are drawn again every epoch. Both geometries learn from all four parts of a
+    quadruplet.
+
+    Attributes:
+        train: Files of quadruplets, see `quadruplet_rows`; without any, the scenes. Paths begin where the command is
+            run. Of the settings below, only `augment` then counts.
+        validation: Files of quadruplets to validate and calibrate on.
+        holdout: Without `validation`, the share of the rows that is kept for that, chosen by their safe captions.
+        skip_bad: Do without rows and pictures that cannot be read, instead of refusing the set.
     """
 
+    train: Sources = ()
+    validation: Sources = ()
+    holdout: float = Field(0.1, ge=0, lt=1)
+    skip_bad: bool = False
     quadruplets: int = Field(60_000, gt=0)
     seed: int = 0
     group: int = Field(
@@ -194,6 +209,12 @@ class DataConfig(_Config):
     omit: float = Field(0.0, ge=0, le=1, description="Share of scenes whose captions leave out a thing of both twins.")
     augment: float = Field(0.0, ge=0, le=1, description="Strength of colour, blur, and shift augmentation.")
     restyle: float = Field(0.0, ge=0, le=1, description="Share of sprites drawn in colours and shapes of their own.")
+
+    @model_validator(mode="after")
+    def _validation_goes_with_training(self) -> Self:
+        if self.validation and not self.train:
+            raise ValueError("data.validation goes with data.train; the scenes have a validation split of their own")
+        return self
 
 
 class ValidationConfig(_Config):

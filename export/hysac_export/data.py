@@ -1,4 +1,4 @@
-"""Batches of quadruplets, drawn afresh every time, as a pure function of the step.
+"""Batches of quadruplets as a pure function of the step; those of the scenes are drawn afresh every time.
 
 Step s of a run with a given seed always yields the same batch, whatever came before: that is all a resumed run needs to
 see the numbers it would have seen.
@@ -31,36 +31,79 @@ class Batch:
     Attributes:
         pixels: (2B, S, S, 3) uint8.
         tokens: (2B, L) int64.
+        shown: (2B,) bool, which rows have a picture; of the others `pixels` holds anything. None: all of them.
     """
 
     pixels: Tensor
     tokens: Tensor
+    shown: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """Move to a device."""
-        return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        parts = (getattr(self, f.name) for f in fields(self))
+        return type(self)(*(part if part is None else part.to(device, non_blocking=True) for part in parts))
 
 
-class SceneBatches(Dataset[Batch]):
-    """Batches of a training run; item s is the batch of step s."""
+class StepBatches(Dataset[Batch]):
+    """Batches of a training run; item s is the batch of step s.
 
-    def __init__(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
+    Args:
+        config: The run.
+        n: Number of quadruplets there are.
+    """
+
+    def __init__(self, config: TrainConfig, n: int) -> None:
         self.config = config
-        self.tokenizer = tokenizer
-        self.scenes = training_scenes(config.data)
-        places: dict[tuple[str, str], int] = {}
-        self._places = np.array([places.setdefault((q.safe.setting, q.safe.light), len(places)) for q in self.scenes])
-        self._artist: Artist | None = None
+        self._n = n
 
     def __len__(self) -> int:
         return self.config.total_steps
+
+    def rows_of(self, step: int) -> Iterator[int]:
+        """Rows of the batch: consecutive in an order that changes every epoch."""
+        size, n = self.config.batch_size, self._n
+        order: NDArray[np.int64] | None = None
+        current = -1
+        for position in range(step * size, (step + 1) * size):
+            epoch, row = divmod(position, n)
+            if order is None or epoch != current:
+                order, current = self._order(epoch), epoch
+            yield int(order[row])
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Rows of an epoch: a permutation."""
+        return np.random.default_rng((self.config.seed, epoch, 0)).permutation(self._n)
+
+    def loader(self, start: int = 0) -> DataLoader[Batch]:
+        """Iterate from step `start` to the end, drawing ahead in worker processes."""
+        workers = self.config.workers
+        return DataLoader(
+            self,
+            batch_size=None,
+            sampler=range(start, self.config.total_steps),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_one_thread if workers else None,
+        )
+
+
+class SceneBatches(StepBatches):
+    """Batches of scenes."""
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.scenes = training_scenes(config.data)
+        super().__init__(config, len(self.scenes))
+        places: dict[tuple[str, str], int] = {}
+        self._places = np.array([places.setdefault((q.safe.setting, q.safe.light), len(places)) for q in self.scenes])
+        self._artist: Artist | None = None
 
     def __getitem__(self, step: int) -> Batch:
         if self._artist is None:  # built in the worker: sprites are decoded once per process
             data, size = self.config.data, self.config.model.image.size
             self._artist = Artist(data.styles or styles_for("train"), size=size, restyled=data.restyle)
         rng = np.random.default_rng((self.config.seed, step, 1))
-        chosen = [self.scenes[i] for i in self._rows(step)]
+        chosen = [self.scenes[i] for i in self.rows_of(step)]
         sides = [q.safe for q in chosen] + [q.unsafe for q in chosen]
         pixels = np.stack([self._artist.draw(scene, rng) for scene in sides])
         told = self._told(chosen, rng) if self.config.data.omit else sides
@@ -81,17 +124,6 @@ class SceneBatches(Dataset[Batch]):
                 told.append(replace(scene, entities=left) if len(left) >= 2 else scene)
         return [*sides[0], *sides[1]]
 
-    def _rows(self, step: int) -> Iterator[int]:
-        """Rows of the batch: consecutive in an order that changes every epoch."""
-        size, n = self.config.batch_size, len(self.scenes)
-        order: NDArray[np.int64] | None = None
-        current = -1
-        for position in range(step * size, (step + 1) * size):
-            epoch, row = divmod(position, n)
-            if order is None or epoch != current:
-                order, current = self._order(epoch), epoch
-            yield int(order[row])
-
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Rows of an epoch: a permutation, in groups that share setting and light where the config asks for groups."""
         rng = np.random.default_rng((self.config.seed, epoch, 0))
@@ -103,18 +135,6 @@ class SceneBatches(Dataset[Batch]):
         whole = len(alike) // group * group
         shuffled = rng.permutation(alike[:whole].reshape(-1, group), axis=0)
         return np.concatenate([shuffled.reshape(-1), alike[whole:]])
-
-    def loader(self, start: int = 0) -> DataLoader[Batch]:
-        """Iterate from step `start` to the end, drawing ahead in worker processes."""
-        workers = self.config.workers
-        return DataLoader(
-            self,
-            batch_size=None,
-            sampler=range(start, self.config.total_steps),
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            worker_init_fn=_one_thread if workers else None,
-        )
 
 
 def training_scenes(config: DataConfig) -> Sequence[Quadruplet]:

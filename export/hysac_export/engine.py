@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +23,39 @@ from hysac_export.model import HySAC, WordHead
 from hysac_export.schedule import learning_rate
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is encoded at once, safe half first.
+
+    Attributes:
+        pixels: (2b, 3, S, S), normalised.
+        tokens: (2b, L) int64.
+        shown: Which rows have a picture, (2b,) bool; None: all.
+        seed: Of dropout.
+    """
+
+    pixels: Tensor
+    tokens: Tensor
+    shown: Tensor | None
+    seed: int
+
+    def pictures(self) -> Tensor:
+        """The pixels of the rows that have a picture; one row at least."""
+        return self.pixels if self.shown is None else self.pixels[_rows(self.shown)]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of the pictures on the rows that they belong to, 0 on all others: (k, …) to (2b, …)."""
+        if self.shown is None:
+            return values
+        return values.new_zeros(len(self.pixels), *values.shape[1:]).index_copy(0, _rows(self.shown), values)
+
+    def told(self, words: WordHead) -> Tensor:
+        """The words that each picture's caption holds, (2b, w) 0 or 1; none where there is no picture."""
+        targets = words.targets(self.tokens)
+        return targets if self.shown is None else targets * self.shown[:, None]
+
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -74,19 +108,21 @@ class Engine:
         """
         processes, image = self.processes, self.config.model.image
         own = Batch(processes.share(batch.pixels), processes.share(batch.tokens)).to(processes.device)
+        shown = None if batch.shown is None else batch.shown.to(processes.device)
         generator = torch.Generator().manual_seed(self._seed(step, *self._rank()))
         pixels = augment(normalise(own.pixels, image.mean, image.std), self.config.data.augment, generator)
         if self.words and step < self.config.stem_steps:
-            return self._stem_step(self.words, pixels, own.tokens, step)
-        return self.learn(pixels, own.tokens, step)
+            return self._stem_step(self.words, pixels, own.tokens, step, shown)
+        return self.learn(pixels, own.tokens, step, shown)
 
-    def learn(self, pixels: Tensor, tokens: Tensor, step: int) -> dict[str, float]:
+    def learn(self, pixels: Tensor, tokens: Tensor, step: int, shown: Tensor | None = None) -> dict[str, float]:
         """A step of the main phase, on this process's share, safe half first.
 
         Args:
             pixels: (2b, 3, S, S), normalised.
             tokens: (2b, L) int64.
             step: Number of steps that are done.
+            shown: Which rows of the *whole* batch have a picture, (2B,) bool; None: all.
 
         Returns:
             See `step`.
@@ -95,82 +131,88 @@ class Engine:
         self._set_lr(learning_rate(config.optim, done))
         self.model.clamp()
         self.optimizer.zero_grad(set_to_none=True)
-        parts = [
-            (pixels_of, tokens_of, self._seed(step, self.processes.rank, part))
-            for part, (pixels_of, tokens_of) in enumerate(
-                zip(split_halves(pixels, config.accumulate), split_halves(tokens, config.accumulate), strict=True)
-            )
-        ]
+        n = config.accumulate
+        masks = [None] * n if shown is None else split_halves(self.processes.share(shown), n)
+        halves = zip(split_halves(pixels, n), split_halves(tokens, n), masks, strict=True)
+        parts = [_Part(*half, self._seed(step, self.processes.rank, part)) for part, half in enumerate(halves)]
         backward = self._backward if len(parts) == 1 else self._backward_in_parts
         with _attention(self.processes.device):  # around both directions: checkpointing encodes again in the second
-            total, terms, points = backward(parts, done)
+            total, terms, points = backward(parts, done, shown)
         self._update()
         return self._metrics(total, terms, points)
 
-    def _backward(self, parts: list[tuple[Tensor, Tensor, int]], done: float) -> tuple[Tensor, Any, Quadruplets]:
+    def _backward(
+        self, parts: list[_Part], done: float, shown: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
         """Gradients of the loss, the share being encoded at once."""
-        ((pixels, tokens, seed),) = parts
+        (part,) = parts
         weight = self.config.loss.words if self.words and done < self.config.loss.words_end else 0.0
-        texts, images, logits = self._encode(pixels, tokens, seed, words=bool(weight))
-        total, terms, points = self._loss(texts, images, done)
+        texts, images, logits = self._encode(part, words=bool(weight))
+        total, terms, points = self._loss(texts, images, done, shown)
         if self.words and logits is not None:
             gather = self.processes.gather
-            terms["words"] = words_loss(gather(logits), gather(self.words.targets(tokens)))
+            terms["words"] = words_loss(gather(logits), gather(part.told(self.words)))
             total = total + weight * terms["words"]
         self._scaled_backward(total)
         return total, terms, points
 
     def _backward_in_parts(
-        self, parts: list[tuple[Tensor, Tensor, int]], done: float
-    ) -> tuple[Tensor, Any, Quadruplets]:
+        self, parts: list[_Part], done: float, shown: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
         """The same gradients with the activations of one part at a time in memory (GradCache, arXiv 2101.06983).
 
         The loss of the whole batch needs only its points. They are encoded without a graph; the loss gives their
         gradients, and each part is encoded again to carry its own back through the towers.
         """
         with torch.no_grad():
-            points = [self._encode(*part)[:2] for part in parts]
+            points = [self._encode(part)[:2] for part in parts]
         leaves = [(texts.requires_grad_(), images.requires_grad_()) for texts, images in points]
         texts, images = (join_halves(halves) for halves in zip(*leaves, strict=True))
-        total, terms, quadruplets = self._loss(texts, images, done)
+        total, terms, quadruplets = self._loss(texts, images, done, shown)
         self._scaled_backward(total)
         for part, leaf in zip(parts, leaves, strict=True):
-            torch.autograd.backward(self._encode(*part)[:2], [half.grad for half in leaf])
+            torch.autograd.backward(self._encode(part)[:2], [half.grad for half in leaf])
         return total, terms, quadruplets
 
-    def _encode(
-        self, pixels: Tensor, tokens: Tensor, seed: int, words: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Points of texts and of images, (2b, d) float32, and logits of words."""
-        torch.manual_seed(seed)  # of dropout: a part that is encoded twice has to come out the same
+    def _encode(self, part: _Part, words: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Points of texts and of images, (2b, d) float32, and logits of words; 0 where there is no picture."""
+        torch.manual_seed(part.seed)  # of dropout: a part that is encoded twice has to come out the same
         with self._precision():
-            features, grid = self.model.image_features(pixels)
-            text = self.model.text_features(tokens)
+            features, grid = self.model.image_features(part.pictures())
+            text = self.model.text_features(part.tokens)
             logits = self.words(grid) if self.words and words else None
         images = self.model.project(features, self.model.log_alpha_image)
         texts = self.model.project(text, self.model.log_alpha_text)
-        return texts, images, logits
+        return texts, part.spread(images), None if logits is None else part.spread(logits)
 
-    def _loss(self, texts: Tensor, images: Tensor, done: float) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
+    def _loss(
+        self, texts: Tensor, images: Tensor, done: float, shown: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
         """The loss of the whole batch, from this process's share of its points."""
         safe_text, unsafe_text = self.processes.gather(texts).chunk(2)
         safe_image, unsafe_image = self.processes.gather(images).chunk(2)
         points = Quadruplets(safe_text, safe_image, unsafe_text, unsafe_image)
+        if shown is not None:
+            safe, unsafe = shown.chunk(2)
+            points = replace(points, safe_shown=safe, unsafe_shown=unsafe)
         model, loss = self.model, self.config.loss
         if model.config.geometry == "euclidean":
             return *euclidean_loss(points, model.logit_scale, loss), points
         return *hyperbolic_loss(points, model.curvature, model.logit_scale, loss, done), points
 
-    def _stem_step(self, words: WordHead, pixels: Tensor, tokens: Tensor, step: int) -> dict[str, float]:
+    def _stem_step(
+        self, words: WordHead, pixels: Tensor, tokens: Tensor, step: int, shown: Tensor | None
+    ) -> dict[str, float]:
         """Two updates of the stem alone, on half a batch each: small updates teach it fastest, and cost least."""
         self._set_lr(self.config.optim.lr * min(1.0, (step + 1) / 20))
         gather = self.processes.gather
         losses = []
-        for part, ids in zip(pixels.chunk(2), tokens.chunk(2), strict=True):
+        masks = (None, None) if shown is None else self.processes.share(shown).chunk(2)
+        for part in (_Part(*half, 0) for half in zip(pixels.chunk(2), tokens.chunk(2), masks, strict=True)):
             self.optimizer.zero_grad(set_to_none=True)
             with self._precision():
-                logits = words(self.model.stem(part))
-            loss = words_loss(gather(logits), gather(words.targets(ids)))
+                logits = words(self.model.stem(part.pictures()))
+            loss = words_loss(gather(part.spread(logits)), gather(part.told(words)))
             self._scaled_backward(loss)
             self._update()
             losses.append(loss.item())
@@ -198,7 +240,8 @@ class Engine:
         if self.model.config.geometry == "hyperbolic":
             metrics["curvature"] = float(self.model.curvature)
             for name in GROUPS:
-                metrics[f"radius/{name}"] = float(lorentz.dist0(getattr(points, name), self.model.curvature).mean())
+                if len(there := points.there(name)):
+                    metrics[f"radius/{name}"] = float(lorentz.dist0(there, self.model.curvature).mean())
         metrics["logit_scale"] = float(self.model.logit_scale)
         return metrics
 
@@ -219,6 +262,15 @@ class Engine:
 
     def _seed(self, *where: int) -> int:
         return hash((self.config.seed, *where)) & 0x7FFFFFFF
+
+
+def _rows(shown: Tensor) -> Tensor:
+    """Numbers of the rows that have a picture, (k,) int64.
+
+    The first row if none has: all processes need a gradient, be it 0, for every weight.
+    """
+    rows = torch.nonzero(shown).flatten()
+    return rows if len(rows) else rows.new_zeros(1)
 
 
 def _attention(device: torch.device) -> AbstractContextManager[Any]:

@@ -25,6 +25,7 @@ from hysac_retrieval.errors import TrainingError
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
+DATA = "data.json"
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "model.safetensors"
 

@@ -23,9 +23,10 @@ from hysac_export.data import open_tokenizer
 from hysac_export.distributed import Processes
 from hysac_export.encoded import DrawnSplit, curvature_of, encode_drawn
 from hysac_export.engine import Engine
-from hysac_export.feed import sample_captions, telling_words, training_batches, validation_set
+from hysac_export.feed import Feed, open_feed, telling_words
 from hysac_export.model import HySAC, WordHead
-from hysac_export.run import CHECKPOINT, CONFIG, METRICS, TOKENIZER, WEIGHTS, TrainedRun
+from hysac_export.quadruplet_check import DataReport
+from hysac_export.run import CHECKPOINT, CONFIG, DATA, METRICS, TOKENIZER, WEIGHTS, TrainedRun
 from hysac_export.schedule import learning_rate
 from hysac_export.tokenizer import train_tokenizer
 from hysac_export.towers import pretrained_towers, resolve, tokenizer_of
@@ -33,7 +34,7 @@ from hysac_export.trackers import check_trackers, open_trackers
 from hysac_export.validation import Best, recall_sum
 from hysac_retrieval.errors import TrainingError
 
-__all__ = ["BEST", "Progress", "Trainer", "learning_rate"]
+__all__ = ["BEST", "Progress", "Trainer", "check_data", "learning_rate"]
 
 BEST = "best.safetensors"
 """Weights of the best validation so far, while a run is going on."""
@@ -65,8 +66,8 @@ class Trainer:
         best: The best validation so far.
 
     Raises:
-        TrainingError: The folder holds a run already, has nothing to resume, or was made with another config; or what
-            the config names cannot be had.
+        TrainingError: The folder holds a run already, has nothing to resume, or was made with another config or other
+            data; or what the config names cannot be had, or cannot be trained on.
         MissingExtraError: A tracker is asked for that is not installed.
     """
 
@@ -82,14 +83,17 @@ class Trainer:
             if self.processes.first:
                 _check(config, folder, resume)
             torch.manual_seed(config.seed)
-            self.tokenizer = _tokenizer(config, given, folder, fresh=self.processes.first and not resume)
+            self._feed = open_feed(config)
+            self.tokenizer = _tokenizer(self._feed, config, given, folder, fresh=self.processes.first and not resume)
+            if self.processes.first:
+                _check_data(self._feed, self.tokenizer, folder, resume)
             self.model = _model(given, resolved, fresh=not resume)
         self.model.to(self.processes.device)
         if config.gradient_checkpointing:
             self.model.clip.set_grad_checkpointing(True)
         words: WordHead | None = None
         if config.loss.words:
-            telling = telling_words(config, self.tokenizer)
+            telling = telling_words(self._feed.captions(), config.model.text.vocab_size, self.tokenizer)
             words = WordHead(telling, config.model.text.vocab_size).to(self.processes.device)
         self.step = 0
         self.best = Best()
@@ -122,7 +126,7 @@ class Trainer:
             return TrainedRun.load(self.folder)
         last = config.total_steps if stop_after is None else min(config.total_steps, self.step + stop_after)
         self.model.train()
-        for batch in training_batches(config, self.tokenizer, self.step):
+        for batch in self._feed.batches(self.tokenizer, self.step):
             if self.step >= last or self.done:
                 break
             began = time.perf_counter()
@@ -151,7 +155,7 @@ class Trainer:
         if validation is None or (self.step % validation.every and self.step != self.config.total_steps):
             return False
         if self._validation is None:
-            self._validation = validation_set(self.config, validation)
+            self._validation = self._feed.validation(validation.quadruplets)
         live = TrainedRun(self.model.eval(), self.tokenizer, self.config)
         recall = recall_sum(encode_drawn(live, self._validation), curvature_of(live))
         self.model.train()
@@ -247,15 +251,46 @@ def _check(config: TrainConfig, folder: Path, resume: bool) -> None:
         raise TrainingError(f"{folder} holds a run already; resume it with --resume, or choose another folder")
 
 
-def _tokenizer(config: TrainConfig, given: ModelConfig, folder: Path, *, fresh: bool) -> Tokenizer:
-    """The run's tokenizer: that of the trained towers, or one learned from the training captions when it is fresh."""
+def _check_data(feed: Feed, tokenizer: Tokenizer, folder: Path, resume: bool) -> None:
+    """Refuse a data set that cannot be trained on, or another one than the run began with; note what it holds."""
+    path = folder / DATA
+    if resume:
+        begun = json.loads(path.read_text(encoding="utf-8"))["digest"] if path.is_file() else ""
+        if feed.digest != begun:
+            raise TrainingError(
+                f"the data is not what {folder} was trained on; put it back, or train in another folder"
+            )
+    elif (report := feed.check(tokenizer)) is not None:
+        report.refuse()
+        path.write_text(json.dumps({"digest": feed.digest, **report.to_dict()}, indent=1) + "\n", encoding="utf-8")
+
+
+def check_data(config: TrainConfig, progress: Callable[[int], None] | None = None) -> DataReport | None:
+    """Look through the data of a config as a run would before its first step; None for scenes.
+
+    Raises:
+        SourceError: A source cannot be read.
+        TrainingError: There is nothing to train on, or what the config names cannot be had.
+    """
+    given = config.model
+    config = config.model_copy(update={"model": resolve(given)})
+    feed = open_feed(config)
+    return feed.check(_new_tokenizer(feed, config, given), progress)
+
+
+def _new_tokenizer(feed: Feed, config: TrainConfig, given: ModelConfig) -> Tokenizer:
+    """That of the trained towers, or one learned from the training captions."""
+    if given.open_clip is not None:
+        return tokenizer_of(given.open_clip, config.model)
+    return train_tokenizer(feed.captions(), config.model.text.vocab_size)
+
+
+def _tokenizer(feed: Feed, config: TrainConfig, given: ModelConfig, folder: Path, *, fresh: bool) -> Tokenizer:
+    """The run's tokenizer, made when the run is fresh."""
     path = folder / TOKENIZER
     if fresh:
+        tokenizer = _new_tokenizer(feed, config, given)
         folder.mkdir(parents=True, exist_ok=True)
-        if given.open_clip is not None:
-            tokenizer = tokenizer_of(given.open_clip, config.model)
-        else:
-            tokenizer = train_tokenizer(sample_captions(config), config.model.text.vocab_size)
         tokenizer.save(str(path))
     return open_tokenizer(path, config.model.text.context_length)
 

@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, json_option, print_json, progress_bar, require_training
+from hysac_retrieval.cli.common import Command, console, json_option, print_json, progress_bar, require_training
+
+if TYPE_CHECKING:
+    from hysac_export.config import TrainConfig
+    from hysac_export.quadruplet_check import DataReport
 
 _GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
 
 
 @click.command("train", cls=Command)
 @click.argument("config")
-@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Run folder; made.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Run folder; made.")
+@click.option("--check", is_flag=True, help="Only look through the data and tell what it holds; exit code 1 if bad.")
 @click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Replace a setting, such as optim.lr=1e-3.")
 @click.option("--device", help="cpu or cuda  [default: cuda if there is one]")
 @json_option
-def command(config: str, out: Path, resume: bool, changes: tuple[str, ...], device: str | None, as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    config: str,
+    out: Path | None,
+    check: bool,
+    resume: bool,
+    changes: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+) -> None:
     r"""Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config.
 
     Bundled are mini (the bundled model, on a CPU), vit-b-16-24gb and visu-vit-l-14 (OpenAI's CLIP with adapters, on
     one or several GPUs), and baselines. The run folder holds the config, the tokenizer, checkpoints, metrics (JSON
-    Lines) and, in the end, the weights.
+    Lines) and, in the end, the weights. Quadruplets of your own (docs/own-policy.md) are looked through first.
 
     \b
     hysac train mini --out runs/mini
     hysac train mini --out runs/mini --resume
-    hysac train my.yaml --out runs/mine --set seed=1 --set data.quadruplets=5000
+    hysac train my.yaml --check
+    hysac train my.yaml --out runs/mine --set seed=1 --set data.train=quadruplets.jsonl
     accelerate launch --multi_gpu $(which hysac) train visu-vit-l-14 --out runs/visu
     """
     require_training("training")
@@ -39,6 +55,11 @@ def command(config: str, out: Path, resume: bool, changes: tuple[str, ...], devi
     from hysac_export.train import Trainer
 
     settings = TrainConfig.load(config, **overrides)
+    if check:
+        _check(ctx, settings, as_json)
+        return
+    if out is None:
+        raise click.UsageError("say where the run goes: --out DIR", ctx)
     trainer = Trainer(settings, out, resume=resume, device=device)
     last: dict[str, float] = {}
     with progress_bar("figures") as bar:
@@ -61,6 +82,47 @@ def command(config: str, out: Path, resume: bool, changes: tuple[str, ...], devi
         if trainer.best.step:
             click.echo(f"Best at step {trainer.best.step}: recall sum {trainer.best.recall_sum:.3f} of 6")
         click.echo(f"Next: hysac export {out} --out {settings.name}-bundle")
+
+
+def _check(ctx: click.Context, settings: TrainConfig, as_json: bool) -> None:
+    """Print what the data of a config holds."""
+    from hysac_export.train import check_data
+
+    with progress_bar() as bar:
+        task = bar.add_task("Decoding pictures", total=None)
+        report = check_data(settings, lambda done: bar.advance(task, done))
+    if as_json:
+        print_json(None if report is None else report.to_dict())
+    elif report is None:
+        click.echo(f"{settings.name} is trained on scenes, which need no check")
+    else:
+        _show(report)
+    if report is not None and report.errors:
+        ctx.exit(1)
+
+
+def _show(report: DataReport) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("", "rows", "both pictures", "safe only", "unsafe only", "no picture", "repeated", "captions cut"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, split in (("train", report.train), ("validation", report.validation)):
+        counts = (split.rows, split.both_images, split.safe_image_only, split.unsafe_image_only, split.text_only)
+        table.add_row(name, *map(str, (*counts, split.repeated, split.long_captions)))
+    out = console()
+    out.print(table)
+    out.print("Categories: " + ", ".join(f"{name} {count}" for name, count in report.train.categories.items()))
+    for kind, trouble in report.troubles.items():
+        out.print(
+            f"{trouble.count} × {kind}:", *(f"  {example}" for example in trouble.examples), sep="\n", markup=False
+        )
+    for word, colour, messages in (("Warning", "yellow", report.warnings), ("Error", "red", report.errors)):
+        for message in messages:
+            click.secho(f"{word}: {message}", fg=colour, err=True)
+    if not report.errors:
+        out.print("The data can be trained on.")
 
 
 def figures(metrics: dict[str, float]) -> str:

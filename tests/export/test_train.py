@@ -122,19 +122,19 @@ def test_a_batch_depends_on_nothing_but_its_step(tmp_path):
 def test_every_quadruplet_is_seen_once_an_epoch(tmp_path):
     trainer = Trainer(tiny(), tmp_path / "run")
     batches = SceneBatches(trainer.config, trainer.tokenizer)
-    seen = [row for step in range(25) for row in batches._rows(step)]
+    seen = [row for step in range(25) for row in batches.rows_of(step)]
     assert sorted(seen) == list(range(200))
 
 
 def test_groups_share_setting_and_light_and_leave_nothing_out(tmp_path):
     trainer = Trainer(tiny(**{"data.group": 4}), tmp_path / "run")
     batches = SceneBatches(trainer.config, trainer.tokenizer)
-    seen = [row for step in range(25) for row in batches._rows(step)]
+    seen = [row for step in range(25) for row in batches.rows_of(step)]
     assert sorted(seen) == list(range(200))
     places = [(batches.scenes[row].safe.setting, batches.scenes[row].safe.light) for row in seen]
     alike = [len(set(places[start : start + 4])) == 1 for start in range(0, 200, 4)]
     assert np.mean(alike) > 0.2  # 200 scenes in 48 places: a fifth of the groups at least are whole
-    assert list(batches._rows(0)) != list(batches._rows(25))
+    assert list(batches.rows_of(0)) != list(batches.rows_of(25))
 
 
 def test_captions_leave_out_only_what_both_twins_show_and_what_does_not_decide(tmp_path):
