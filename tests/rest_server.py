@@ -92,6 +92,9 @@ class RestServer:
             batch = models.QueryRequestBatch.model_validate(body).searches
             plain = [without_params(search) for search in batch]
             return [r.model_dump(mode="json") for r in client.query_batch_points(name, plain)]
+        if action == "points/query":
+            one = without_params(models.QueryRequest.model_validate(body))
+            return client.query_batch_points(name, [one])[0].model_dump(mode="json")
         if action == "points/query/groups":
             asked = models.QueryGroupsRequest.model_validate(body)
             found = client.query_points_groups(
