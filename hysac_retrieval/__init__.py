@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.explain import Explanation
     from hysac_retrieval.index import Index
     from hysac_retrieval.policy import AuditRecord, LabelRule, SafetyPolicy
-    from hysac_retrieval.queries import Examples, PointRef
+    from hysac_retrieval.queries import Examples, PointRef, Text
     from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, SearchResult
     from hysac_retrieval.safety import SafetyProfile
     from hysac_retrieval.search import SafeSearch, connect
@@ -40,6 +40,7 @@ __all__ = [
     "SafetyPolicy",
     "SafetyProfile",
     "SearchResult",
+    "Text",
     "aconnect",
     "connect",
     "lorentz",
@@ -62,6 +63,7 @@ _HOMES = {
     "SafetyPolicy": "policy",
     "SafetyProfile": "safety",
     "SearchResult": "results",
+    "Text": "queries",
     "aconnect": "search_async",
     "connect": "search",
 }
