@@ -17,8 +17,9 @@ from torch import Tensor
 from hysac_export.config import TrainConfig
 from hysac_export.data import Batch, SceneBatches, tokenize, training_scenes
 from hysac_export.encoded import DrawnSplit, draw_split
+from hysac_export.quadruplet_batches import FileBatches
 from hysac_export.quadruplet_check import DataReport, check_sets
-from hysac_export.quadruplet_set import FileBatches, QuadrupletSets, image_spec, whole_quadruplets
+from hysac_export.quadruplet_set import QuadrupletSets, image_spec, whole_quadruplets
 from hysac_export.scenes import caption
 from hysac_retrieval.errors import TrainingError
 
@@ -108,7 +109,7 @@ class FileFeed:
 
     def validation(self, n: int, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
         """See `Feed.validation`."""
-        spec, skip = image_spec(self.config.model.image), self.config.data.skip_bad
+        spec, skip = image_spec(self.config.model.image.size), self.config.data.skip_bad
         return whole_quadruplets(self.sets.validation, n, spec, seed=seed, skip_bad=skip, progress=progress)
 
     def check(self, tokenizer: Tokenizer, progress: Progress | None = None) -> DataReport:

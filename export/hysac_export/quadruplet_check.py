@@ -200,7 +200,7 @@ def _decode(
     config: TrainConfig, pictures: Sequence[Picture], progress: Progress | None
 ) -> Iterator[tuple[Picture, Decoded]]:
     """Decode pictures in worker processes, a bounded number of them ahead."""
-    spec = image_spec(config.model.image).model_copy(update={"size": _THUMBNAIL})
+    spec = image_spec(_THUMBNAIL)
     parts = [pictures[start : start + _AT_ONCE] for start in range(0, len(pictures), _AT_ONCE)]
     # A few are decoded sooner than a process has started.
     workers = config.workers if len(parts) > 2 else 0

@@ -1,6 +1,6 @@
-"""A training set and a validation set of quadruplets in files, and batches of them.
+"""A training set and a validation set of quadruplets in files.
 
-Rows are held in memory, pictures are decoded when their batch is drawn, by the worker processes of the loader.
+Rows are held in memory, pictures are read when they are needed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from hysac_export.config import DataConfig, ImageTower, TrainConfig
-from hysac_export.data import Batch, StepBatches, tokenize
+from hysac_export.config import CLIP_MEAN, CLIP_STD, DataConfig
 from hysac_export.encoded import DrawnSplit
 from hysac_export.quadruplet_rows import BadRow, Picture, QuadrupletRow, Slice, Spool, read_quadruplets
 from hysac_retrieval.bundle import ImageSpec
@@ -90,9 +87,9 @@ def pictures_of(row: QuadrupletRow) -> tuple[Picture | None, Picture | None]:
     return row.safe_image, row.unsafe_image
 
 
-def image_spec(image: ImageTower) -> ImageSpec:
-    """How pictures are resized for a model."""
-    return ImageSpec(size=image.size, mean=image.mean, std=image.std)
+def image_spec(size: int) -> ImageSpec:
+    """How pictures are resized for a model that takes `size` × `size` pixels; these are normalised later."""
+    return ImageSpec(size=size, mean=CLIP_MEAN, std=CLIP_STD)
 
 
 def read_picture(picture: Picture, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -107,45 +104,6 @@ def read_picture(picture: Picture, spec: ImageSpec) -> NDArray[np.uint8]:
         except OSError as error:
             raise ImageError(f"the picture in {picture.path} cannot be read: {error}") from error
     return preprocess(load_image(picture), spec)
-
-
-class FileBatches(StepBatches):
-    """Batches of a training run on quadruplets in files; item s is the batch of step s.
-
-    Raises, from a worker too:
-        TrainingError: A picture cannot be read, and the config does not say to do without.
-    """
-
-    def __init__(self, config: TrainConfig, tokenizer: Tokenizer, rows: Sequence[QuadrupletRow]) -> None:
-        super().__init__(config, len(rows))
-        self.tokenizer = tokenizer
-        self.rows = rows
-        self._spec = image_spec(config.model.image)
-
-    def __getitem__(self, step: int) -> Batch:
-        chosen = [self.rows[i] for i in self.rows_of(step)]
-        size = self._spec.size
-        pixels = np.zeros((2 * len(chosen), size, size, 3), dtype=np.uint8)
-        shown = np.zeros(len(pixels), dtype=np.bool_)
-        for side in range(2):
-            for place, row in enumerate(chosen, start=side * len(chosen)):
-                picture = pictures_of(row)[side]
-                if picture is not None:
-                    shown[place] = self._draw(row, picture, pixels[place])
-        tokens = tokenize(self.tokenizer, [row.safe for row in chosen] + [row.unsafe for row in chosen])
-        mask = None if shown.all() else torch.from_numpy(shown)
-        return Batch(torch.from_numpy(pixels), torch.from_numpy(tokens), mask)
-
-    def _draw(self, row: QuadrupletRow, picture: Picture, out: NDArray[np.uint8]) -> bool:
-        try:
-            out[:] = read_picture(picture, self._spec)
-        except ImageError as error:
-            if self.config.data.skip_bad:
-                return False
-            raise TrainingError(
-                f"the picture of {row.origin} cannot be read any more: {error}; mend it, or set data.skip_bad"
-            ) from error
-        return True
 
 
 def whole_quadruplets(
@@ -194,8 +152,8 @@ def whole_quadruplets(
             progress(1)
     if not chosen:
         raise TrainingError(
-            f"none of {len(rows)} rows for {name} has a safe and an unsafe picture; name some that have in "
-            "data.validation"
+            f"none of {len(rows)} rows for {name} has a safe and an unsafe picture; give some that have (for a run, in "
+            "data.validation)"
         )
     return DrawnSplit(
         name,
@@ -206,6 +164,25 @@ def whole_quadruplets(
         np.array([row.category for row in chosen], dtype=np.str_),
         np.zeros(len(chosen), dtype=np.bool_),
     )
+
+
+def draw_files(
+    sources: Sequence[str], n: int, seed: int = 0, size: int = 64, progress: Callable[[int], None] | None = None
+) -> DrawnSplit:
+    """At most n quadruplets of sources that have both pictures, for evaluation; see `whole_quadruplets`.
+
+    Raises:
+        SourceError: A source cannot be read.
+        TrainingError: A row of it is no quadruplet, or none has both pictures.
+        ImageError: A picture cannot be read.
+    """
+    spool = Spool()
+    found = list(read_quadruplets(sources, spool))
+    for bad in found:
+        if isinstance(bad, BadRow):
+            raise TrainingError(f"{bad.origin} is no quadruplet: {bad.what}")
+    rows = [row for row in found if isinstance(row, QuadrupletRow)]
+    return whole_quadruplets(rows, n, image_spec(size), seed=seed, name=", ".join(sources), progress=progress)
 
 
 def _name(picture: Picture | None) -> str | int | None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from hysac_export.bootstrap import Bootstrap, Figure
 from hysac_export.calibrate import MAX_HARMFUL, MAX_MISS, calibrate
 from hysac_export.classification import classification_figures
+from hysac_export.config import TrainConfig
 from hysac_export.encoded import DrawnSplit, EncodedSplit, EncodesScenes, curvature_of, draw_split, encode_drawn
 from hysac_export.evaluate import Retrieval, metrics, retrievals
 from hysac_export.protocol import published_figures
@@ -20,6 +24,8 @@ from hysac_retrieval.safety import SafetyProfile
 RUN_FILES = ("config.json", "model.safetensors")
 """What tells a run folder from a bundle."""
 
+Draw = Callable[[str, int, int, int, Callable[[int], None] | None], DrawnSplit]
+"""Draws at most n quadruplets: name of the split, n, seed, side of the pictures, what is called as they are done."""
 Progress = Callable[[str, int], None]
 """Called with what is being done and the number of quadruplets that are done since the last call."""
 
@@ -35,6 +41,7 @@ class Subject:
         size: Side of its images in pixels.
         profile: Its calibration; ``None`` for a Euclidean model and where calibration failed.
         source: Where it came from, in words.
+        config: What it was trained with, where that is known and it was not the scenes.
     """
 
     name: str
@@ -43,6 +50,7 @@ class Subject:
     size: int
     profile: SafetyProfile | None
     source: str
+    config: TrainConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ def load_subject(model: str | Path) -> Subject:
     if not is_run(model):
         bundle = Encoder.load(model)
         source = f"bundle {bundle.name}, fingerprint {bundle.fingerprint}"
-        return Subject(bundle.name, bundle, bundle.curvature, bundle.image_spec.size, bundle.safety, source)
+        trained = _trained_on_files(bundle.bundle.manifest.training.get("config"))
+        return Subject(bundle.name, bundle, bundle.curvature, bundle.image_spec.size, bundle.safety, source, trained)
     try:
         from hysac_export.run import TrainedRun
     except ImportError as error:
@@ -80,7 +89,24 @@ def load_subject(model: str | Path) -> Subject:
     run = TrainedRun.load(model)
     config = run.config
     source = f"run {config.name}, seed {config.seed}, {config.total_steps} steps of {config.batch_size}"
-    return Subject(config.name, run, curvature_of(run), config.model.image.size, None, source)
+    files = config if config.data.train else None
+    return Subject(config.name, run, curvature_of(run), config.model.image.size, None, source, files)
+
+
+def validation_split(
+    subject: Subject, n: int = 1000, seed: int = 0, progress: Callable[[int], None] | None = None
+) -> DrawnSplit:
+    """At most n quadruplets to calibrate a model on: of the scenes, or of the files that it was trained with.
+
+    Raises:
+        SourceError: The files cannot be read any more.
+        TrainingError: They hold no quadruplets with both pictures that are not trained on.
+    """
+    if subject.config is None:
+        return draw_split("validation", n, seed, subject.size, progress)
+    from hysac_export.feed import open_feed  # torch
+
+    return open_feed(subject.config).validation(n, seed, progress)
 
 
 def calibrated(
@@ -99,7 +125,7 @@ def calibrated(
     """
     if subject.curvature is None:
         raise TrainingError(f"{subject.name} is Euclidean: it has no radius to calibrate; give a hyperbolic model")
-    drawn = draw_split("validation", n, seed, subject.size)
+    drawn = validation_split(subject, n, seed)
     encoded = encode_drawn(subject.encoder, drawn, _labelled(progress, f"{subject.name}: validation"))
     profile = calibrate(encoded, subject.curvature, max_harmful=max_harmful, max_miss=max_miss)
     return replace(subject, profile=profile)
@@ -113,6 +139,7 @@ def evaluate_subjects(
     *,
     resamples: int = 1000,
     progress: Progress | None = None,
+    draw: Draw = draw_split,
 ) -> list[Evaluation]:
     """Evaluate models on splits; all of them see the same pictures and captions.
 
@@ -123,6 +150,7 @@ def evaluate_subjects(
         seed: Seed of the quadruplets and of the bootstrap.
         resamples: Bootstrap resamples.
         progress: Called after every piece of work, 2 n for each model and split and n for drawing.
+        draw: Draws a split, of the scenes or of something else.
 
     Returns:
         One evaluation for each split and model, splits outermost.
@@ -133,7 +161,7 @@ def evaluate_subjects(
         drawn: dict[int, DrawnSplit] = {}
         for subject, classes in zip(subjects, named, strict=True):
             if subject.size not in drawn:
-                drawn[subject.size] = draw_split(split, n, seed, subject.size, _labelled(progress, f"{split}: drawing"))
+                drawn[subject.size] = draw(split, n, seed, subject.size, _labelled(progress, f"{split}: drawing"))
             label = f"{split}: {subject.name}"
             encoded = encode_drawn(subject.encoder, drawn[subject.size], _labelled(progress, label))
             evaluation = measured(subject, split, encoded, resamples=resamples, seed=seed)
@@ -165,6 +193,14 @@ def measured(
     if curvature is not None:
         figures |= classification_figures(encoded, curvature, profile, boot)
     return Evaluation(subject, split, encoded, found, figures)
+
+
+def _trained_on_files(config: Any) -> TrainConfig | None:
+    """The config in a bundle's provenance, if it names files of quadruplets."""
+    try:
+        return TrainConfig.model_validate(config) if config["data"]["train"] else None
+    except (KeyError, TypeError, ValidationError):  # provenance is free form
+        return None
 
 
 def _labelled(progress: Progress | None, label: str) -> Callable[[int], None] | None:

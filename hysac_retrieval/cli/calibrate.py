@@ -93,8 +93,9 @@ def command(
     The profile holds the radii of safe and unsafe samples, P(unsafe | radius) per modality, the radius that unsafe
     queries are moved to, and the score above which a point counts as unsafe.
 
-    By default the samples are quadruplets of the validation split. Your own, for a bundle, may be anything that can be
-    indexed: folders of images, text files, tables, shards. A kind that you give none of keeps its calibration.
+    By default the samples are quadruplets of the validation split that the model was trained beside. Your own, for a
+    bundle, may be anything that can be indexed: folders of images, text files, tables, shards. A kind that you give
+    none of keeps its calibration.
 
     \b
     hysac calibrate runs/mini --out profile.json
@@ -139,16 +140,16 @@ def _on_validation(
     model: str, n: int, seed: int, max_harmful: float, max_miss: float
 ) -> tuple[str, SafetyProfile, Radii]:
     from hysac_export.calibrate import calibrate
-    from hysac_export.encoded import draw_split, encode_drawn
+    from hysac_export.encoded import encode_drawn
     from hysac_export.evaluate import radii_of
-    from hysac_export.subjects import load_subject
+    from hysac_export.subjects import load_subject, validation_split
     from hysac_retrieval.cli.eval import counting
 
     subject = load_subject(model)
     if subject.curvature is None:
         raise TrainingError(f"{subject.name} is Euclidean: it has no radius to calibrate; give a hyperbolic model")
     with counting(2 * n) as progress:
-        drawn = draw_split("validation", n, seed, subject.size, lambda done: progress("Drawing", done))
+        drawn = validation_split(subject, n, seed, lambda done: progress("Drawing", done))
         encoded = encode_drawn(subject.encoder, drawn, lambda done: progress("Encoding", done))
     profile = calibrate(encoded, subject.curvature, max_harmful=max_harmful, max_miss=max_miss)
     return subject.name, profile, radii_of(encoded, subject.curvature)

@@ -29,6 +29,7 @@ SPLITS = ("validation", *TEST_SPLITS)
 @click.option("--no-baseline", is_flag=True, help="Compare with nothing.")
 @click.option("--ablation", multiple=True, type=click.Path(path_type=Path), help="More run folders, a row each.")
 @click.option("--split", "splits", multiple=True, type=click.Choice(SPLITS), help="[default: all test splits]")
+@click.option("--data", metavar="FILE", help="Quadruplets of your own instead of the splits of the scenes.")
 @click.option("-n", "n", default=1000, show_default=True, type=click.IntRange(2), help="Quadruplets of each split.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the quadruplets and the intervals.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write eval.json and plots here.")
@@ -41,6 +42,7 @@ def command(
     no_baseline: bool,
     ablation: tuple[Path, ...],
     splits: tuple[str, ...],
+    data: str | None,
     n: int,
     seed: int,
     out: Path | None,
@@ -48,18 +50,25 @@ def command(
     brief: bool,
     markdown: bool,
 ) -> None:
-    """Evaluate a model on the test splits of the scenes.
+    """Evaluate a model on the test splits of the scenes, or on quadruplets of your own.
 
     Prints the tables of the paper with 95 % bootstrap intervals: safe, unsafe and unsafe→safe retrieval with the
     published bounds and with ours, harmful@1, classification by radius, and a zero-shot check. A bundle brings its
     safety profile; a run folder is calibrated first, on the validation split. All models see the same pictures and
     captions.
     """
+    from hysac_export.encoded import draw_split
     from hysac_export.plots import write_plots
+    from hysac_export.quadruplet_set import draw_files
     from hysac_export.report import tables, to_dict
-    from hysac_export.subjects import evaluate_subjects, load_subject
+    from hysac_export.subjects import Draw, evaluate_subjects, load_subject
 
     chosen = splits or TEST_SPLITS
+    draw: Draw = draw_split
+    if data is not None:
+        if splits:
+            raise click.UsageError("give --data or --split, not both: the splits are those of the scenes")
+        chosen, draw = (data,), lambda _, *how: draw_files((data,), *how)
     subjects = [load_subject(model)]
     if not no_baseline and (found := _baseline(baseline)):
         subjects.append(found)
@@ -70,7 +79,7 @@ def command(
     total = n * (len(chosen) * (drawings + 2 * len(subjects)) + len(uncalibrated))
     with counting(total) as progress:
         subjects = [_calibrated(s, n, progress) if s in uncalibrated else s for s in subjects]
-        evaluations = evaluate_subjects(subjects, chosen, n, seed, progress=progress)
+        evaluations = evaluate_subjects(subjects, chosen, n, seed, progress=progress, draw=draw)
     result = to_dict(evaluations, n=n, seed=seed, resamples=1000)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

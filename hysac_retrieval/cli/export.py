@@ -273,11 +273,12 @@ def _show_price(verification: dict[str, Any], as_json: bool) -> None:
 
 
 def _validation(trained: TrainedRun, n: int) -> EncodedSplit:
-    from hysac_export.encoded import draw_split, encode_drawn
+    from hysac_export.encoded import encode_drawn
+    from hysac_export.feed import open_feed
 
     with progress_bar() as bar:
         task = bar.add_task("Drawing", total=n)
-        drawn = draw_split("validation", n, 0, trained.config.model.image.size, lambda done: bar.advance(task, done))
+        drawn = open_feed(trained.config).validation(n, 0, lambda done: bar.advance(task, done))
         task = bar.add_task("Encoding", total=2 * n)
         return encode_drawn(trained, drawn, lambda done: bar.advance(task, done))
 

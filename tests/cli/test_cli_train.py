@@ -121,3 +121,36 @@ def test_export_refuses_a_profile_that_is_none(run: Run, tmp_path: Path, trained
     result = run("export", trained, "--out", tmp_path / "bundle", "--safety", tmp_path / "safety.json")
     assert result.exit_code == 2
     assert "no safety profile" in result.stderr
+
+
+def _quadruplets(folder: Path, n: int) -> Path:
+    rows = [{"safe": f"calm scene {i}", "unsafe": f"loud scene {i}", "category": "noise"} for i in range(n)]
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder / "q.jsonl"
+
+
+def test_check_prints_what_the_data_holds_and_writes_nothing(run: Run, config: Path, tmp_path: Path) -> None:
+    data = ("--set", f"data.train={_quadruplets(tmp_path, 20)}", "--set", "loss.radius=1")
+    result = run("train", config, "--check", *data, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "noise" in result.stdout
+    assert "can be trained on" in result.stdout
+    assert "hysac calibrate" in result.stderr
+    found = json.loads(run("train", config, "--check", "--json", *data).stdout)
+    assert found["train"]["text_only"] + found["validation"]["text_only"] == 20
+    assert found["errors"] == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_ends_with_1_where_the_data_cannot_be_trained_on(run: Run, config: Path, tmp_path: Path) -> None:
+    result = run("train", config, "--check", "--set", f"data.train={_quadruplets(tmp_path, 20)}")
+    assert result.exit_code == 1
+    assert "no term of the loss is of captions alone" in result.stderr
+    assert "can be trained on" not in result.stdout
+
+
+def test_check_of_scenes_has_nothing_to_do_and_a_run_needs_a_folder(run: Run, config: Path) -> None:
+    assert "scenes" in run("train", config, "--check").stdout
+    result = run("train", config)
+    assert result.exit_code == 2
+    assert "--out DIR" in result.stderr

@@ -20,8 +20,9 @@ from hysac_export.data import Batch
 from hysac_export.engine import Engine
 from hysac_export.feed import FileFeed, open_feed
 from hysac_export.model import HySAC
+from hysac_export.quadruplet_batches import FileBatches
 from hysac_export.quadruplet_rows import BadRow, QuadrupletRow, Slice, Spool, read_quadruplets
-from hysac_export.quadruplet_set import FileBatches, QuadrupletSets, held_out, image_spec, read_picture
+from hysac_export.quadruplet_set import QuadrupletSets, draw_files, held_out, image_spec, read_picture
 from hysac_export.train import Trainer, check_data
 from hysac_retrieval.errors import SourceError, TrainingError
 
@@ -97,7 +98,7 @@ def read(*sources: Path | str) -> tuple[list[QuadrupletRow], list[BadRow], Spool
 
 
 def mean_colours(row: QuadrupletRow) -> list[list[float]]:
-    spec = image_spec(config("x").model.image)
+    spec = image_spec(32)
     return [read_picture(p, spec).mean((0, 1)).tolist() for p in (row.safe_image, row.unsafe_image) if p is not None]
 
 
@@ -516,3 +517,22 @@ def test_scenes_need_no_check_and_validation_goes_with_training():
         DataConfig(validation=("a.jsonl",))
     assert DataConfig.model_validate({"train": "a.jsonl"}).train == ("a.jsonl",)
     assert LossConfig.model_validate({"cones": ["T<T*"]}).cones == ("T<T*",)
+
+
+def test_calibration_of_a_run_takes_the_files_that_it_was_trained_beside(folder, tmp_path):
+    from hysac_export.subjects import load_subject, validation_split
+
+    Trainer(config(folder / "quadruplets.jsonl"), tmp_path / "run").run()
+    subject = load_subject(tmp_path / "run")
+    drawn = validation_split(subject, 100)
+    held = {row.safe for row in QuadrupletSets.open(subject.config.data).validation}
+    assert set(drawn.safe_text) == held
+    assert drawn.safe_image.shape[1:] == (32, 32, 3)
+
+
+def test_evaluation_on_files_takes_whole_quadruplets_and_refuses_bad_rows(lacking, broken):
+    drawn = draw_files((str(lacking),), 100, 0, 48)
+    assert len(drawn.safe_text) == 12
+    assert drawn.unsafe_image.shape == (12, 48, 48, 3)
+    with pytest.raises(TrainingError, match="is no quadruplet: 'safe' is empty"):
+        draw_files((str(broken),), 100)
