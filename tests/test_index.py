@@ -76,8 +76,8 @@ def test_ranking_is_exact_for_any_curvature_and_radius(
         hits = index.query(query, limit=10, safe=False, rerank="exact")
     exact = np.sort(lorentz.dist(points, query[None, :], curvature))[:10]
     found = lorentz.dist(points[[int(hit.id) for hit in hits]], query[None, :], curvature)
-    # The engine compares Lorentz products, which are -cosh(√c d)/c, in float32: points whose products differ by less than
-    # its rounding may change places. Near distance 0 that is more in d than the rounding of the stored vectors.
+    # The engine compares Lorentz products, which are -cosh(√c d)/c, in float32: points whose products differ by less
+    # than its rounding may change places. Near distance 0 that is more in d than the rounding of the stored vectors.
     rounding = 1e-6 * math.cosh(radius) ** 2
     products = [np.cosh(math.sqrt(curvature) * distances) for distances in (found, exact)]
     np.testing.assert_allclose(products[0], products[1], atol=rounding)
