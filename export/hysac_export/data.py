@@ -40,8 +40,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """Move to a device."""
-        parts = (getattr(self, f.name) for f in fields(self))
-        return type(self)(*(part if part is None else part.to(device, non_blocking=True) for part in parts))
+        there: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: part.to(device, non_blocking=True) for name, part in there.items() if part is not None}
+        return replace(self, **moved)
 
 
 class StepBatches(Dataset[Batch]):
