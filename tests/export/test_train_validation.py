@@ -16,7 +16,7 @@ from golden import load_golden
 from hysac_export import train as training
 from hysac_export.config import TrainConfig
 from hysac_export.encoded import EncodedSplit, curvature_of, encode_drawn
-from hysac_export.feed import validation_set
+from hysac_export.feed import open_feed
 from hysac_export.run import TrainedRun
 from hysac_export.trackers import open_trackers
 from hysac_export.train import BEST, Trainer
@@ -89,7 +89,7 @@ def test_a_run_is_validated_now_and_then_and_after_its_last_step(tmp_path: Path)
     rows = lines(tmp_path / "run")
     assert [row["step"] for row in rows] == [2, 4, 5]
     assert all(0 <= row["recall_sum"] <= 6 for row in rows)
-    split = validation_set(trained.config, trained.config.validation)  # type: ignore[arg-type]
+    split = open_feed(trained.config).validation(32)
     again = recall_sum(encode_drawn(trained, split), curvature_of(trained))
     assert again == pytest.approx(max(row["recall_sum"] for row in rows), abs=0.1)
 
