@@ -328,11 +328,13 @@ class SearchCore:
         return routes(located.points, located.kinds, metadata.safety, metadata.curvature, mode, self.policy.steps)
 
     def _probes(self, ways: Sequence[Route], asked: Asked) -> SearchPlan | None:
-        """What is nearest to each point of the undecided routes, whatever its score."""
+        """What is nearest to each point of the undecided routes, whatever its score, and so without a penalty on it."""
         open_ways = [way.points for way in ways if way.undecided]
         if not open_ways:
             return None
         options = {**asked.plan, "safe": False, "threshold": None, "limit": self.policy.top, "offset": 0}
+        if options.pop("penalty", 0.0):
+            options["rerank"] = "formula"  # the other searches of the request have one
         return self.collection.plan(self._flat(open_ways), **options)
 
     def _decide(

@@ -150,6 +150,20 @@ def test_no_way_to_ask_gets_a_point_above_the_threshold(
 
 
 @pytest.mark.parametrize("store", STORES)
+def test_a_score_beyond_all_numbers_does_not_keep_a_penalised_search_from_its_probes(
+    store: str, indexes: dict[str, Index]
+) -> None:
+    index = indexes[store]
+    own = {"radius": 2.0, "modality": "image", "model": "own"}
+    fill(index, [{"hysac": {"unsafe": 0.1, **own}}, {"hysac": {"unsafe": 1e300, **own}}], 0)
+    engine = SafeSearch(index, None, policy=SafetyPolicy(traversal="adaptive", steps=3, top=2))
+    far = random_points(1, 5, low=3.0, high=3.2)[0]
+    result = engine.search(far, penalty=0.7)
+    assert result.query.redirected
+    assert [hit.id for hit in result] == [0]
+
+
+@pytest.mark.parametrize("store", STORES)
 @modest
 @given(
     rows=st.lists(payloads(), min_size=1, max_size=30),
