@@ -12,7 +12,7 @@ import pytest
 
 from hysac_retrieval import Encoder, connect
 
-PLUGINS = sorted(path.parent for path in Path(__file__).parents[1].glob("*/README.md"))
+PLUGINS = sorted(path.parent for path in Path(__file__).parents[1].glob("*/pyproject.toml"))
 TEXTS = ["a dog in the park", "a cat in the kitchen", "a boy at the beach", "an apple on a table"]
 
 
