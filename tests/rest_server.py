@@ -182,6 +182,10 @@ def rest_server() -> Iterator[RestServer]:
     try:
         yield server
     finally:
+        # A client of qdrant-client's own making asks for the version in a thread, and warns there if nobody answers.
+        for asking in threading.enumerate():
+            if "_check_compatibility" in asking.name:
+                asking.join()
         http.shutdown()
         thread.join()
         http.server_close()
