@@ -184,8 +184,8 @@ def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tens
     grey = strength * (uniform(n, 1, 1, 1) < 0.3) * uniform(n, 1, 1, 1)
     x = pixels * gain + offset
     x = x + grey * (x.mean(1, keepdim=True) - x)
-    blur = uniform(n, 1, 1, 1) < 0.3 * strength
-    x = torch.where(blur, torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False), x)
+    blurred = torch.nonzero(uniform(n) < 0.3 * strength).flatten()
+    x[blurred] = torch.nn.functional.avg_pool2d(x[blurred], 3, 1, 1, count_include_pad=False)
     reach = max(1, round(strength * size / 8))
     padded = torch.nn.functional.pad(x, (reach,) * 4, mode="replicate")
     top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(pixels.device)
