@@ -4,12 +4,15 @@
     python benchmarks/ablation.py --share 0.25 --seed 0 --seed 1 --recipe ablation-published --recipe mini
 
 Trains a run folder for each recipe and seed (a finished one is taken as it is, an interrupted one resumed), calibrates
-each on the validation split, and writes the tables of `hysac eval` to ``benchmarks/results/ablation.md``.
+each on the validation split, and writes the tables of `hysac eval` to ``benchmarks/results/ablation.md``. The stem
+phase, which knows nothing of what is ablated, is trained once for each seed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +50,28 @@ def train(recipe: str, seed: int, folder: Path, share: float, changes: dict[str,
     own: dict[str, Any] = {"seed": seed, "name": f"{whole.name}, seed {seed}"}
     own |= {"steps": max(1, round(share * whole.steps)), "stem_steps": round(share * whole.stem_steps)}
     config = TrainConfig.load(recipe, **(changes | own))
+
+    def show(step: int, metrics: dict[str, float]) -> None:
+        if step % 100 == 0:
+            click.echo(f"{config.name}: step {step}, loss {metrics['loss']:.3f}", err=True)
+
     trainer = Trainer(config, folder, resume=(folder / CHECKPOINT).is_file())
-    trainer.run(
-        progress=lambda step, metrics: (
-            click.echo(f"{config.name}: step {step}, loss {metrics['loss']:.3f}", err=True) if step % 100 == 0 else None
-        )
-    )
+    if trainer.step < config.stem_steps:
+        stem = _stem(config, folder)
+        if stem.is_file():
+            shutil.copyfile(stem, folder / CHECKPOINT)
+            trainer = Trainer(config, folder, resume=True)
+        else:
+            trainer.run(show, stop_after=config.stem_steps - trainer.step)
+            shutil.copyfile(folder / CHECKPOINT, stem)
+    trainer.run(show)
+
+
+def _stem(config: TrainConfig, folder: Path) -> Path:
+    """Where the state after the stem phase is kept: one file for all recipes to which that phase is the same."""
+    ablated = {"name": True, "loss": True, "model": {"geometry"}}
+    same = hashlib.sha256(config.model_dump_json(exclude=ablated).encode()).hexdigest()
+    return folder.parent / f"stem-{same[:16]}.pt"
 
 
 def subject(folder: Path, n: int) -> Subject:

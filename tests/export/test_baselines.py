@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -100,13 +101,29 @@ def test_a_baseline_trains_for_20_steps(name: str, tmp_path: Path) -> None:
     assert TrainedRun.load(tmp_path / name).encode_text(["a dog"]).shape == (1, 16)
 
 
-def test_the_ablation_script_sets_recipes_and_seeds_side_by_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The ablation script."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    script = importlib.import_module("ablation")
+    module = importlib.import_module("ablation")
     for name in ("ablation", "common"):
         sys.modules.pop(name)
+    return module
+
+
+@pytest.mark.parametrize("name", ["meru", "safe-clip", "ablation-fixed-curvature"])
+def test_a_stem_that_recipes_share_changes_no_number(name: str, script: ModuleType, tmp_path: Path) -> None:
+    settings = SMALL | {"stem_steps": 3, "steps": 4}
+    for recipe in ("mini", name):
+        script.train(recipe, 0, tmp_path / "shared" / recipe, 1.0, settings)
+    stems = 2 if name == "ablation-fixed-curvature" else 1  # whose optimiser has another set of weights
+    assert len(list((tmp_path / "shared").glob("stem-*.pt"))) == stems
+    alone = Trainer(TrainConfig.load(name, **settings), tmp_path / "alone").run().model.state_dict()
+    shared = TrainedRun.load(tmp_path / "shared" / name).model.state_dict()
+    assert all(torch.equal(shared[key], values) for key, values in alone.items())
+
+
+def test_the_ablation_script_sets_recipes_and_seeds_side_by_side(script: ModuleType, tmp_path: Path) -> None:
     assert set(BASELINES) == {*script.RECIPES} - {"mini"}
     options = [f"--set={key}={json.dumps(value)}" for key, value in SMALL.items()]
     options += ["--recipe=safe-clip", "--recipe=mini", "--seed=0", "--seed=1", "--share=0.2", "-n", "12"]
