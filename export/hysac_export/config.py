@@ -233,7 +233,8 @@ class TrainConfig(_Config):
         accumulate: Parts that a step's batch is encoded in. Negatives still come from the whole batch: every part is
             encoded twice, first for the loss and then for the gradient, so memory falls and time rises by a third.
         gradient_checkpointing: Compute activations again instead of keeping them; less memory, a third more time.
-        precision: Of the towers. ``exp_map0`` and the losses are float32 always. ``fp16`` needs a GPU.
+        precision: Of the towers. ``exp_map0`` and the losses are float32 always. ``fp16`` needs a GPU; ``auto`` is
+            ``bf16`` where the device multiplies in it, else ``fp32``, because emulated bf16 is many times slower.
     """
 
     name: str = "hysac"
@@ -243,7 +244,7 @@ class TrainConfig(_Config):
     batch_size: int = Field(128, gt=1)
     accumulate: int = Field(1, gt=0)
     gradient_checkpointing: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     threads: int | None = Field(None, gt=0)
     workers: int = Field(1, ge=0, description="Processes that draw batches.")
     checkpoint_every: int = Field(500, gt=0)

@@ -6,10 +6,10 @@ towers may run in half precision; ``exp_map0`` and the losses are float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -58,6 +58,16 @@ class _Part:
 
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def fastest_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """What ``precision: auto`` stands for on a device: bf16 where it has instructions for products in it, else fp32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
+        native = any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return "bf16" if native else "fp32"
 
 
 class Engine:

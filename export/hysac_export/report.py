@@ -129,12 +129,12 @@ def category_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[Table]:
-    """The quality tables, then the details split by split."""
+    """The quality tables, then the details split by split; without details, the paper's table of the first split."""
     result = [quality_table(evaluations), quality_table(evaluations, "image")]
-    for split in dict.fromkeys(e.split for e in evaluations if details):
-        part = [e for e in evaluations if e.split == split]
-        result += [table for build in _DETAILS if (table := build(part)).rows]
-    return result
+    parts = [[e for e in evaluations if e.split == split] for split in dict.fromkeys(e.split for e in evaluations)]
+    if not details:
+        return [*result, paper_table(parts[0])]
+    return result + [table for part in parts for build in _DETAILS if (table := build(part)).rows]
 
 
 def to_dict(evaluations: Sequence[Evaluation], **settings: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from hysac_export.config import ModelConfig, TrainConfig
 from hysac_export.data import open_tokenizer
 from hysac_export.distributed import Processes
 from hysac_export.encoded import DrawnSplit, curvature_of, encode_drawn
-from hysac_export.engine import Engine
+from hysac_export.engine import Engine, fastest_precision
 from hysac_export.feed import Feed, open_feed, telling_words
 from hysac_export.model import HySAC, WordHead
 from hysac_export.quadruplet_check import DataReport
@@ -74,9 +74,10 @@ class Trainer:
     def __init__(self, config: TrainConfig, folder: Path, *, resume: bool = False, device: str | None = None) -> None:
         check_trackers(config.trackers)
         given, resolved = config.model, resolve(config.model)
-        self.config = config = config.model_copy(update={"model": resolved})
         self.folder = folder
         self.processes = Processes(device)
+        precision = _precision(config, folder, resume, self.processes.device)
+        self.config = config = config.model_copy(update={"model": resolved, "precision": precision})
         if config.threads:
             torch.set_num_threads(config.threads)
         with self.processes.first_ahead():
@@ -236,6 +237,15 @@ def _model(given: ModelConfig, resolved: ModelConfig, *, fresh: bool) -> HySAC:
 
         adapt(model, given.open_clip.lora)
     return model
+
+
+def _precision(config: TrainConfig, folder: Path, resume: bool, device: torch.device) -> str:
+    """The precision of a config; of ``auto`` what the run began with, or else what suits the device."""
+    if config.precision != "auto":
+        return config.precision
+    if resume and (folder / CONFIG).is_file():
+        return TrainConfig.model_validate_json((folder / CONFIG).read_bytes()).precision
+    return fastest_precision(device)
 
 
 def _check(config: TrainConfig, folder: Path, resume: bool) -> None:

@@ -72,6 +72,18 @@ def test_a_resumed_run_continues_to_the_same_numbers(finished, tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_the_precision_is_that_of_the_device_and_then_of_the_run(native, tmp_path, monkeypatch):
+    config, folder = tiny(precision="auto", steps=1), tmp_path / "run"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+    begun = Trainer(config, folder, device="cpu")
+    begun.run(stop_after=1)
+    assert begun.config.precision == ("bf16" if native else "fp32")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not native})
+    resumed = Trainer(config, folder, resume=True, device="cpu")
+    assert resumed.config == begun.config
+
+
 def test_a_finished_run_encodes_points_on_the_hyperboloid(finished):
     run = TrainedRun.load(finished)
     texts = run.encode_text(["a dog on a beach", "a cook with a knife"])
