@@ -83,6 +83,11 @@ def attach(
     )
     if not store.exists(companion):
         store.create(companion, spec)
+    elif not _is_companion(store, companion, name):
+        raise CollectionExistsError(
+            f"the vectors of {name!r} would go into a collection {companion!r}, and there is another one of that name; "
+            "rename or remove it, or attach with a Qdrant of 1.18 or later, which needs none"
+        )
     collection = Collection.read(companion, store.open(companion), metadata.fingerprint)
     extension.extend(spec, vector=False)
     return collection
@@ -98,6 +103,14 @@ def _attached_before(
         )
     home = found.attached.companion or name
     return Collection.read(home, store.open(home), describe(found.quantization).fingerprint)
+
+
+def _is_companion(store: Store, companion: str, name: str) -> bool:
+    """Whether a collection holds our vectors of the application's collection `name`, and nothing else."""
+    found = store.open(companion)
+    return found.metadata is not None and read_metadata(companion, found).attached == Attached(
+        collection=name, companion=companion
+    )
 
 
 def open_attached(store: Store, name: str) -> Attachment:
@@ -181,6 +194,27 @@ class Attachment:
         if self.companion:
             self.store.delete(self.collection.name, keys)
 
+    def sweep(self) -> int:
+        """Remove from a companion what belongs to points that the application has removed, or whose score is gone.
+
+        Returns:
+            How many there were.
+        """
+        removed = 0
+        after: PointId | None = None
+        while self.companion:
+            page, after = self.store.scroll(self.collection.name, limit=_PAGE, after=after)
+            ids: list[Any] = [point.id for point in page]
+            these = models.Filter(must=[models.HasIdCondition(has_id=ids)], must_not=_SCORED.must_not)
+            scored, _ = self.store.scroll(self.name, filter=these, limit=_PAGE)
+            stale = sorted({*ids} - {point.id for point in scored}, key=str)
+            if stale:
+                self.store.delete(self.collection.name, stale)
+                removed += len(stale)
+            if after is None:
+                break
+        return removed
+
     def detach(self) -> int:
         """See `Index.detach`. Killed at any moment, it can be called again: the metadata goes last."""
         extension, taken = self.store.extension(self.name), 0
@@ -193,7 +227,8 @@ class Attachment:
                 taken += len(page)
             if after is None:
                 break
-        if self.companion and self.store.exists(self.collection.name):
-            self.store.drop(self.collection.name)
+        home = self.collection.name
+        if self.companion and self.store.exists(home) and _is_companion(self.store, home, self.name):
+            self.store.drop(home)
         extension.retract(PAYLOAD_INDEXES)
         return taken

@@ -285,6 +285,79 @@ def test_an_engine_that_cannot_add_a_vector_gets_a_companion(
         assert not app.client.collection_exists("app-hysac")
 
 
+@pytest.mark.parametrize("where", ["memory", "server"])
+def test_a_companion_follows_what_the_application_removes_and_replaces(
+    where: str, tmp_path: Path, encoder: Encoder
+) -> None:
+    with application(where, tmp_path, named=False) as app:
+        assert app.client is not None
+        if app.server is not None:
+            app.server.version = "1.17.2"
+        attach(app, encoder)
+        app.client.delete(NAME, [0])
+        app.upsert(2, {"name": "no title"})
+        attach(app, encoder)
+        with connect("app-hysac", model=encoder, **app.place) as engine:
+            assert {hit.id for hit in engine.search("a dog", safe=False)} == {1, 3, 4}
+
+
+@pytest.mark.parametrize("where", ["memory", "server"])
+def test_a_collection_that_only_has_the_name_of_a_companion_is_left_alone(
+    where: str, tmp_path: Path, encoder: Encoder
+) -> None:
+    with application(where, tmp_path, named=False) as app:
+        if app.server is not None:
+            app.server.version = "1.17.2"
+        with connect("app-hysac", model=encoder, create=True, **app.place) as theirs:
+            theirs.index.upsert([1], encoder.encode_text(["a dog"]), modality="text")
+        before = app.look()
+        with pytest.raises(CollectionExistsError, match="'app-hysac'"):
+            attach(app, encoder)
+        assert app.look() == before
+        with pytest.raises(NotACollectionError):
+            detach(app)
+        # The one that was attached is gone, and another has taken its name.
+        assert app.client is not None
+        with connect("app-hysac", model=encoder, **app.place) as theirs:
+            theirs.index.store.drop("app-hysac")
+        attach(app, encoder)
+        app.client.delete_collection("app-hysac")
+        connect("app-hysac", model=encoder, create=True, **app.place).close()
+        detach(app)
+        assert app.look() == before
+        assert app.client.collection_exists("app-hysac")
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_vector_that_a_killed_attach_left_does_not_stand_in_the_way(
+    where: str, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with application(where, tmp_path) as app:
+        space: dict[str, Any] = {"dim": DIM + 1, "curvature": CURVATURE, "safety": profile()}
+
+        def killed(*_: Any, **__: Any) -> None:
+            raise Killed
+
+        monkeypatch.setattr(QdrantClient, "update_collection", killed)  # these write the metadata, which comes last
+        monkeypatch.setattr("hysac_retrieval.stores.edge._write_json", killed)
+        with pytest.raises(Killed):
+            Index.attach(NAME, **space, **app.place)
+        monkeypatch.undo()
+        with attached_collection_for(encoder, NAME, TITLES, **app.place) as index:
+            assert index.metadata.dim == encoder.dim
+            assert fill(index, encoder, TITLES).total == len(TEXTS)
+
+
+def test_indexes_are_there_before_the_metadata_says_so(tmp_path: Path, encoder: Encoder) -> None:
+    with application("server", tmp_path) as app:
+        assert app.server is not None
+        attach(app, encoder)
+        wrote = [(method, path) for method, path, _ in app.server.requests if method in ("PUT", "PATCH")]
+        indexes = [at for at, (_, path) in enumerate(wrote) if path.endswith("/index")]
+        assert indexes
+        assert max(indexes) < wrote.index(("PATCH", f"/collections/{NAME}"))
+
+
 @pytest.mark.parametrize(("version", "can"), [("1.18.0", True), ("v1.20.1-dev", True), ("1.17.9", False), ("?", False)])
 def test_which_servers_can_add_vectors(version: str, can: bool) -> None:
     assert adds_vectors(version) is can

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from hysac_retrieval.cli.common import Command, connection, connection_options, json_option, print_json
+from hysac_retrieval.cli.sourcing import journal_path
 
 
 @click.command("detach", cls=Command)
@@ -38,6 +39,8 @@ def command(
         if not yes:
             click.confirm(f"Take all vectors and scores of hysac from collection {collection!r}?", abort=True, err=True)
         taken = attachment.detach()
+        if journal := journal_path(None, location, collection):
+            journal.unlink(missing_ok=True)
     finally:
         store.close()
     if as_json:

@@ -161,6 +161,7 @@ def fill(
             stages = Stages(encoder, writer, notes, PointPlanner(resume), decoder, batch_size)
             interrupted = stages.run(listing, on_progress, should_stop)
         notes.withdraw_all()
+        attachment.sweep()
         if not interrupted:
             notes.settle({attachment.name}, listing.met - notes.earlier)
         return FillReport(

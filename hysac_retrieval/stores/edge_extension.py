@@ -68,6 +68,8 @@ class EdgeExtension:
         with self._translated():
             self._check_space(0)
             if vector:
+                if self.facts().has_vector:  # left by a call that was killed, perhaps for another model
+                    self._update(edge.UpdateOperation.delete_vector_name(VECTOR_NAME))
                 self._update(edge.UpdateOperation.create_dense_vector(VECTOR_NAME, spec.size, DISTANCES[spec.metric]))
             for key, kind in spec.indexes.items():
                 self._update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))

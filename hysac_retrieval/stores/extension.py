@@ -43,7 +43,10 @@ class Extension(Protocol):
         """Look at the collection."""
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
-        """Add the vector (unless told not to), the metadata beside the application's own, and the payload indexes."""
+        """Add payload indexes, the vector (unless told not to) and, last, our metadata beside the application's own.
+
+        A vector of our name must hold nothing; it is made anew.
+        """
 
     def write(
         self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]

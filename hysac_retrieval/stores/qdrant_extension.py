@@ -53,7 +53,12 @@ class QdrantExtension:
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         """See `Extension.extend`."""
+        indexed = {} if self._local else spec.indexes  # local mode has no use for indexes and warns about them
+        for key, kind in indexed.items():
+            self._call(partial(self._client.create_payload_index, self._name, key, INDEX_TYPES[kind]))
         if vector:
+            if self.facts().has_vector:  # left by a call that was killed, perhaps for another model
+                self._call(lambda: self._client.delete_vector_name(self._name, VECTOR_NAME))
             dense = models.DenseVectorConfig(size=spec.size, distance=DISTANCES[spec.metric])
             config = models.DenseVectorNameConfig(dense=dense)
             self._call(lambda: self._client.create_vector_name(self._name, VECTOR_NAME, config))
@@ -67,10 +72,9 @@ class QdrantExtension:
             changes["vectors_config"] = {VECTOR_NAME: models.VectorParamsDiff(hnsw_config=hnsw)}
         self._call(lambda: self._client.update_collection(self._name, **changes))
         if read_collection(self._call(lambda: self._client.get_collection(self._name))).metadata is None:
+            for key in indexed:
+                self._call(partial(self._client.delete_payload_index, self._name, key))
             raise StoreError("this Qdrant server keeps no collection metadata; it needs version 1.16 or later")
-        if not self._local:  # payload indexes have no effect in local mode, which warns about them
-            for key, kind in spec.indexes.items():
-                self._call(partial(self._client.create_payload_index, self._name, key, INDEX_TYPES[kind]))
 
     def write(
         self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]
