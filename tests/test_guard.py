@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hostile import fill, modest, numbers, payloads, user_filters
 from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient, QdrantClient, grpc, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 from rest_server import rest_server
 from spaces import CURVATURE, DIM, index_on, match, profile, random_points
 
@@ -298,6 +300,32 @@ def test_counts_are_of_safe_points(
     assert facets == {k: n for k in range(4) if (n := sum(payload["k"] == k for payload in good))}
     models_named = {hit.value for hit in safe.facet("points", "hysac.model", user, limit=9).hits}
     assert models_named <= {own}
+
+
+def test_counts_are_exact_whatever_is_asked_for() -> None:
+    """An estimate of "safe, and a weapon" is made of both apart, and so tells of weapons that are unsafe."""
+    with application("server", Path()) as app:
+        assert app.server is not None
+        safe = SafeQdrantClient(QdrantClient(app.server.url), guard=Guard("m", 0.5))
+        safe.count(NAME, exact=False)
+        safe.count(NAME)
+        with suppress(UnexpectedResponse):  # the stub knows no facets
+            safe.facet(NAME, "price", exact=False)
+        asked = [*app.server.bodies("POST", f"/collections/{NAME}/points/count")]
+        asked += app.server.bodies("POST", f"/collections/{NAME}/facet")
+        assert [body["exact"] for body in asked] == [True, True, True]
+
+
+def test_a_filter_that_was_handed_out_can_be_changed_without_changing_any_other() -> None:
+    guard = Guard("m", 0.5, models.Filter(must=[match("k", 1)]))
+    for made in (guard, Guard("m", 0.5)):
+        before = made.filter().model_dump()
+        handed_out = made.filter()
+        handed_out.must = []
+        handed_out.must_not.clear()  # type: ignore[union-attr]
+        deeper = made.filter()
+        deeper.must[0].range.lte = 1.0  # type: ignore[index, union-attr]
+        assert made.filter().model_dump() == before
 
 
 @modest

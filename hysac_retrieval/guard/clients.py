@@ -97,6 +97,10 @@ class SafeQdrantClient(_Guarded):
     id is refused where one of them is not safe. Everything else raises `NotGuardedError`: write with the application's
     own client. What the client itself raises comes through as it is.
 
+    Counts are exact, whatever is asked for. Facts of a whole collection (``get_collection`` and the like) come through
+    with the number of all its points. A score belongs to the content that it was given for: what an application changes
+    in place keeps it until the next ``attach``, unless the application takes it away along with the change.
+
     It guards against mistakes and against callers; code in the same process can always make a client of its own.
 
     Args:

@@ -83,7 +83,8 @@ class Guard:
     ) -> models.Filter:
         """The condition of a query: safe, and what else the caller asks for.
 
-        It belongs at the root of a query and into every prefetch.
+        It belongs at the root of a query and into every prefetch, as a model or as ``to_json`` gives it. Every call
+        makes a new one: changing it changes no other query.
 
         Args:
             user: The caller's own filter, as a model or in its JSON form. It is nested whole, so that nothing in it can
@@ -98,4 +99,10 @@ class Guard:
         )
         if joined is None:  # cannot be: there is a threshold
             raise SettingsError("a guard without a condition would let everything through")
-        return joined
+        return joined.model_copy(deep=True)  # its parts are shared by all searches
+
+    def to_json(
+        self, user: models.Filter | Mapping[str, Any] | None = None, *, modality: Modality | None = None
+    ) -> str:
+        """The condition in the JSON form that Qdrant takes, for requests that are built elsewhere; see `filter`."""
+        return self.filter(user, modality=modality).model_dump_json(exclude_none=True, by_alias=True)

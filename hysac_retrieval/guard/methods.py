@@ -55,6 +55,7 @@ _ALWAYS = _names("collection_name consistency shard_key_selector timeout")
 _SHOWN = _names("with_payload with_vectors")
 _RANKED = _ALWAYS | _SHOWN | _names("using limit score_threshold")
 _QUERIED = _names("query prefetch search_params lookup_from")
+_COUNTED = _names("exact")
 
 METHODS: Mapping[str, Method] = {
     "query_points": Method(_RANKED | {"offset"}, "query_filter", _QUERIED),
@@ -62,8 +63,8 @@ METHODS: Mapping[str, Method] = {
     "query_batch_points": Method(_names("collection_name consistency timeout"), None, _names("requests")),
     "scroll": Method(_ALWAYS | _SHOWN | _names("limit order_by offset"), "scroll_filter"),
     "retrieve": Method(_ALWAYS | _SHOWN, None, _names("ids")),
-    "count": Method(_names("collection_name shard_key_selector timeout exact"), "count_filter"),
-    "facet": Method(_ALWAYS | _names("key limit exact"), "facet_filter"),
+    "count": Method(_names("collection_name shard_key_selector timeout"), "count_filter", _COUNTED),
+    "facet": Method(_ALWAYS | _names("key limit"), "facet_filter", _COUNTED),
     "search_matrix_pairs": Method(_ALWAYS | _names("limit sample using"), "query_filter"),
     "search_matrix_offsets": Method(_ALWAYS | _names("limit sample using"), "query_filter"),
 }
@@ -170,6 +171,9 @@ def _rewritten(guard: Guard, name: str, given: Mapping[str, Any]) -> tuple[dict[
     method = METHODS[name]
     if method.filter:
         arguments[method.filter] = guard.filter(given.get(method.filter))
+    if "exact" in method.looked_at:
+        # Estimates are made for each condition apart: joined with "safe" they would tell what only unsafe points have.
+        arguments["exact"] = True
     if "requests" in method.looked_at:
         arguments["requests"], ids = guarded_requests(guard, collection, given["requests"])
     if "query" in method.looked_at:
