@@ -117,7 +117,7 @@ def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -
     steps = checked_count(rest.pop("steps", 9), "steps", 64, least=2)
     near = checked_count(rest.pop("near", 3), "near", 20)
     asked = core.checked(rest, _OPTIONS, steps=steps, near=near)
-    located = yield from core.locate([query], asked.query_modality)
+    located = yield from core.locate([query], asked)
     ((searched, info),) = yield from core.settle(located, asked)
     metadata = core.collection.metadata
     curvature, profile, kind = metadata.curvature, metadata.safety, located.kinds[0]

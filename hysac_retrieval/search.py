@@ -87,7 +87,8 @@ class SafeSearch:
         """Find what is nearest to a stored point, which is judged and redirected as any query and not among the hits.
 
         Raises:
-            PointNotFoundError: There is no such point.
+            PointNotFoundError: There is no such point; or the policy excludes it, by a rule, or because it is unsafe
+                and `SafetyPolicy.allow_unsafe` is off.
         """
         return self.search(PointRef(id), **options)
 

@@ -42,6 +42,7 @@ from hysac_retrieval.results import (
     SearchResult,
 )
 from hysac_retrieval.safety import MODALITIES
+from hysac_retrieval.stores.base import StoredPoint
 from hysac_retrieval.traversal import Route, choose, joined, profile_score, routes, without
 
 
@@ -158,9 +159,9 @@ class SearchCore:
         return cls(collection, encoder, chosen)
 
     def search(self, queries: Iterable[Query], **options: Unpack[SearchOptions]) -> Steps[list[SearchResult]]:
-        """Search with several queries in one request (two, where stored points are among them)."""
+        """Search with several queries in one request; stored points among them take one more, or two by a policy."""
         asked = self.checked(options)
-        located = yield from self.locate(several(queries), asked.query_modality)
+        located = yield from self.locate(several(queries), asked)
         ways = self._routes(located, asked)
         owners = [row for row, way in enumerate(ways) for _ in way.points]
         plan = self.collection.plan(self._flat(way.points for way in ways), **asked.plan)
@@ -183,7 +184,7 @@ class SearchCore:
     ) -> Steps[GroupedResult]:
         """Search with one query and group what is found; an adaptive traversal takes one request more."""
         asked = self.checked(options, ASK_OPTIONS, by=by, groups=groups, size=size)
-        located = yield from self.locate([query], asked.query_modality)
+        located = yield from self.locate([query], asked)
         ((searched, info),) = yield from self.settle(located, asked)
         plan, grouping = self.collection.plan_groups(searched[None, :], by, groups, size, **asked.plan)
         narrowed = replace(plan.query, filter=without(plan.query.filter, located.hidden[0]))
@@ -230,18 +231,26 @@ class SearchCore:
         record = (
             more
             | rest
-            | ({} if condition is None else {"filter": condition.model_dump(mode="json", exclude_none=True)})
+            | (
+                {}
+                if condition is None
+                else {"filter": condition.model_dump(mode="json", exclude_none=True, by_alias=True)}
+            )
         )
         return Asked(safe, bound, query_modality, plan, record, dict(context or {}))
 
-    def locate(self, queries: Sequence[Query], query_modality: Modality | None) -> Steps[Located]:
-        """Encode texts and images, fetch stored points, and make one point of examples."""
+    def locate(self, queries: Sequence[Query], asked: Asked) -> Steps[Located]:
+        """Encode texts and images, fetch stored points, and make one point of examples.
+
+        Raises:
+            PointNotFoundError: A stored point is not there, or not one that the policy lets a caller know of.
+        """
         parts = [[*q.positive, *q.negative] if isinstance(q, Examples) else [q] for q in queries]
         leaves: list[Any] = [leaf for part in parts for leaf in part]
         ids = tuple(dict.fromkeys(leaf.id for leaf in leaves if isinstance(leaf, PointRef)))
-        stored = yield from fetch(ids)
+        stored = yield from self._visible((yield from fetch(ids)), asked)
         known = dict(zip(ids, zip(*self.collection.found_points(ids, stored), strict=True), strict=True))
-        points, kinds = self._encode(leaves, known, query_modality)
+        points, kinds = self._encode(leaves, known, asked.query_modality)
         curvature = self.collection.metadata.curvature
         made = np.empty((len(queries), points.shape[1]))
         found: list[Modality | None] = []
@@ -258,6 +267,23 @@ class SearchCore:
                 found.append(kinds[rows][0])
         hidden = tuple(tuple(leaf.id for leaf in part if isinstance(leaf, PointRef)) for part in parts)
         return Located(tuple(describe(query) for query in queries), made, tuple(found), hidden)
+
+    def _visible(self, stored: list[StoredPoint], asked: Asked) -> Steps[list[StoredPoint]]:
+        """Those of some stored points that the policy lets a caller know of.
+
+        What is near a point, and how near, tells what it is. So points that the rules exclude are no queries, and where
+        unsafe points are out of reach altogether, neither are they.
+        """
+        rules, safe = asked.plan["rules"], not self.policy.allow_unsafe
+        if not stored or (rules is None and not safe):
+            return stored
+        among = models.Filter(must=[models.HasIdCondition(has_id=[point.id for point in stored])])
+        origin = np.zeros((1, self.collection.metadata.dim))
+        plan = self.collection.plan(
+            origin, limit=len(stored), safe=safe, threshold=asked.bound if safe else None, filter=among, rules=rules
+        )
+        found = {hit.id for hit in self.collection.interpret(plan, (yield from find(plan.query)))[0]}
+        return [point for point in stored if point.id in found]
 
     def settle(self, located: Located, asked: Asked) -> Steps[list[tuple[NDArray[np.float64], QueryInfo]]]:
         """Points to search with and what was done to each query; an adaptive traversal probes to know."""

@@ -16,7 +16,7 @@ from qdrant_client import models
 from spaces import STORES, index_on, match, random_points
 
 from hysac_retrieval import aconnect
-from hysac_retrieval.errors import SettingsError, UnsafeNotAllowedError
+from hysac_retrieval.errors import PointNotFoundError, SettingsError, UnsafeNotAllowedError
 from hysac_retrieval.index import Index
 from hysac_retrieval.policy import AuditRecord, LabelRule, SafetyPolicy
 from hysac_retrieval.queries import Examples, PointRef
@@ -95,6 +95,39 @@ def test_no_point_with_a_denied_label_is_found(
     for hit in engine.search(random_points(1, 9)[0], limit=40, filter=user, safe=safe):
         payload = payloads[int(hit.id)]
         assert not any(denied(rule, payload) for rule in chosen if safe or rule.always), payload
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_what_a_policy_excludes_is_no_query(store: str, indexes: dict[str, Index]) -> None:
+    """What is near a point tells what it is, so such a point is as good as absent."""
+    index, count = indexes[store], 12
+    index.delete(range(50))
+    labels = [{"label": "pets" if row % 2 else "weapons"} for row in range(count)]
+    index.upsert(range(count), random_points(count), modality="image", payloads=labels)
+    safe = SafeSearch(index, None).permitted(range(count))
+    one = min(row for row in safe if row % 2)
+
+    def refused(policy: SafetyPolicy, ask: Callable[[SafeSearch, int], Any]) -> set[int]:
+        engine, found = SafeSearch(index, None, policy=policy), set()
+        for row in range(count):
+            try:
+                ask(engine, row)
+            except PointNotFoundError as error:
+                assert str(error) == f"collection 'points' has no point {row}; give the id of one it has"  # noqa: PT017
+                found.add(row)
+        return found
+
+    asks: list[Callable[[SafeSearch, int], Any]] = [
+        lambda engine, row: engine.similar(row),
+        lambda engine, row: engine.search(Examples([PointRef(one)], [PointRef(row)])),
+        lambda engine, row: engine.search_groups(PointRef(row), "label"),
+        lambda engine, row: engine.explain(PointRef(row)),
+    ]
+    for ask in asks:
+        assert refused(SafetyPolicy(), ask) == set()
+        assert refused(SafetyPolicy(allow_unsafe=False), ask) == set(range(count)) - safe
+        weapons = LabelRule("label", deny=("weapons",))
+        assert refused(SafetyPolicy(rules=(weapons,)), ask) == set(range(0, count, 2))
 
 
 @pytest.mark.parametrize("store", STORES)
