@@ -31,7 +31,7 @@ check: $(VENV)/.plugins ## Lint and type-check
 		-p haystack_integrations.components.retrievers.hysac
 
 .PHONY: eval
-eval: $(VENV)/.dev ## Evaluate the bundled model and the Euclidean baseline on all test splits
+eval: $(VENV)/.dev ## Evaluate the bundled model and its baselines on all test splits
 	$(BIN)/hysac eval --out runs/eval
 
 .PHONY: mini
@@ -41,9 +41,9 @@ mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again, and w
 		--description 'A small HySAC, trained from scratch on scenes of emoji artwork. For trying, testing and measuring; no model for photographs.'
 	$(BIN)/python benchmarks/model_card.py
 
-.PHONY: baseline
-baseline: $(VENV)/.dev ## Train the Euclidean baseline again
-	$(BIN)/python benchmarks/baseline.py
+.PHONY: baselines
+baselines: $(VENV)/.dev ## Train again what the bundled model is compared with
+	$(BIN)/python benchmarks/baselines.py
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/

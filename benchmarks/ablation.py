@@ -23,9 +23,9 @@ from hysac_export.config import TrainConfig
 from hysac_export.paper import paper_table
 from hysac_export.report import quality_table
 from hysac_export.run import CHECKPOINT, WEIGHTS
-from hysac_export.subjects import Subject, calibrated, evaluate_subjects, load_subject
+from hysac_export.subjects import evaluate_subjects, load_subject
 from hysac_export.train import Trainer
-from hysac_retrieval.errors import TrainingError
+from hysac_retrieval.cli.eval import with_profile
 
 RECIPES = (
     "ablation-published",
@@ -74,18 +74,6 @@ def _stem(config: TrainConfig, folder: Path) -> Path:
     return folder.parent / f"stem-{same[:16]}.pt"
 
 
-def subject(folder: Path, n: int) -> Subject:
-    """A run with its profile; without one where its radius says nothing, which is a result too."""
-    found = load_subject(folder)
-    if found.curvature is None:
-        return found
-    try:
-        return calibrated(found, n)
-    except TrainingError as error:
-        click.echo(f"{found.name} has no safety profile: {error}", err=True)
-        return found
-
-
 @click.command(help=__doc__)
 @click.option("--recipe", "recipes", multiple=True, type=click.Choice(RECIPES), help="[default: all]")
 @click.option(
@@ -111,7 +99,7 @@ def main(
     folders = {runs / f"{recipe}-{seed}": (recipe, seed) for recipe in recipes or RECIPES for seed in seeds}
     for folder, (recipe, seed) in folders.items():
         train(recipe, seed, folder, share, settings)
-    evaluations = evaluate_subjects([subject(folder, n) for folder in folders], splits, n)
+    evaluations = evaluate_subjects([with_profile(load_subject(folder), n) for folder in folders], splits, n)
     tables = [quality_table(evaluations), quality_table(evaluations, "image")]
     tables += [paper_table([e for e in evaluations if e.split == split]) for split in splits]
     found = machine()

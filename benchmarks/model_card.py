@@ -2,7 +2,7 @@
 
     python benchmarks/model_card.py                        # writes README.md into the bundled model's folder
 
-Evaluates the bundle, the Euclidean baseline and other runs on all test splits, as `hysac eval` does. Run it after
+Evaluates the bundle, its baselines and other runs on all test splits, as `hysac eval` does. Run it after
 `hysac export`, which replaces the bundle's whole folder.
 """
 
@@ -17,14 +17,13 @@ import click
 
 from hysac_export.paper import classification_table, paper_table, zero_shot_table
 from hysac_export.report import quality_table
-from hysac_export.subjects import Evaluation, calibrated, evaluate_subjects, load_subject
+from hysac_export.subjects import Evaluation, evaluate_subjects, load_subject
 from hysac_export.table import SPLIT_TITLES, Table
 from hysac_retrieval.bundle import Bundle
-from hysac_retrieval.cli.eval import TEST_SPLITS
+from hysac_retrieval.cli.eval import TEST_SPLITS, default_baselines, with_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "hysac_retrieval" / "models" / "hysac-mini"
-BASELINE = ROOT / "benchmarks" / "baseline"
 
 
 def card(bundle: Bundle, evaluations: Sequence[Evaluation]) -> str:
@@ -96,16 +95,15 @@ def classification_summary(evaluations: Sequence[Evaluation]) -> Table:
 
 @click.command(help=__doc__)
 @click.option("--model", default=BUNDLED, type=click.Path(exists=True, path_type=Path), help="Folder of the bundle.")
-@click.option("--baseline", default=BASELINE, type=click.Path(path_type=Path), help="Run folder to compare with.")
 @click.option(
     "--ablation", multiple=True, type=click.Path(path_type=Path), help="More run folders, such as other seeds."
 )
 @click.option("-n", "n", default=1000, show_default=True, help="Quadruplets of each split.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: README.md of the bundle]")
-def main(model: Path, baseline: Path, ablation: tuple[Path, ...], n: int, out: Path | None) -> None:
-    subjects = [load_subject(path) for path in (model, baseline)]
-    for run in map(load_subject, ablation):  # a bundle brings its calibration, a run is given one in the same way
-        subjects.append(run if run.curvature is None else calibrated(run, n))
+def main(model: Path, ablation: tuple[Path, ...], n: int, out: Path | None) -> None:
+    subjects = [load_subject(model), *default_baselines(), *map(load_subject, ablation)]
+    # A bundle brings its calibration, a run is given one in the same way.
+    subjects = [with_profile(subject, n) for subject in subjects]
     evaluations = evaluate_subjects(subjects, TEST_SPLITS, n)
     target = out or model / "README.md"
     target.write_text(card(Bundle.load(model), evaluations) + "\n", encoding="utf-8")

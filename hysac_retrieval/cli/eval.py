@@ -1,4 +1,4 @@
-"""``hysac eval``: how well and how safely a model retrieves, beside a Euclidean baseline."""
+"""``hysac eval``: how well and how safely a model retrieves, beside its baselines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ SPLITS = ("validation", *TEST_SPLITS)
 
 @click.command("eval", cls=Command)
 @click.option("--model", default="hysac-mini", show_default=True, help="Bundle (name, folder, hub id) or run folder.")
-@click.option("--baseline", type=click.Path(path_type=Path), help="Run folder to compare with. [benchmarks/baseline]")
+@click.option(
+    "--baseline",
+    "baselines",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Run folder to compare with, any number of them.  [default: those in benchmarks/baselines]",
+)
 @click.option("--no-baseline", is_flag=True, help="Compare with nothing.")
 @click.option("--ablation", multiple=True, type=click.Path(path_type=Path), help="More run folders, a row each.")
 @click.option("--split", "splits", multiple=True, type=click.Choice(SPLITS), help="[default: all test splits]")
@@ -34,11 +40,11 @@ SPLITS = ("validation", *TEST_SPLITS)
 @click.option("--seed", default=0, show_default=True, help="Seed of the quadruplets and the intervals.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write eval.json and plots here.")
 @json_option
-@click.option("--brief", is_flag=True, help="Print the quality tables only.")
+@click.option("--brief", is_flag=True, help="Print the quality tables and the paper's table of the first split only.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 def command(
     model: str,
-    baseline: Path | None,
+    baselines: tuple[Path, ...],
     no_baseline: bool,
     ablation: tuple[Path, ...],
     splits: tuple[str, ...],
@@ -70,15 +76,15 @@ def command(
             raise click.UsageError("give --data or --split, not both: the splits are those of the scenes")
         chosen, draw = (data,), lambda _, *how: draw_files((data,), *how)
     subjects = [load_subject(model)]
-    if not no_baseline and (found := _baseline(baseline)):
-        subjects.append(found)
+    if not no_baseline:
+        subjects += [load_subject(folder) for folder in baselines] or default_baselines()
     subjects += [load_subject(folder) for folder in ablation]
     subjects = _named_apart(subjects)
     uncalibrated = [s for s in subjects if s.profile is None and s.curvature is not None]
     drawings = len({s.size for s in subjects})
     total = n * (len(chosen) * (drawings + 2 * len(subjects)) + len(uncalibrated))
     with counting(total) as progress:
-        subjects = [_calibrated(s, n, progress) if s in uncalibrated else s for s in subjects]
+        subjects = [with_profile(subject, n, progress) for subject in subjects]
         evaluations = evaluate_subjects(subjects, chosen, n, seed, progress=progress, draw=draw)
     result = to_dict(evaluations, n=n, seed=seed, resamples=1000)
     if out is not None:
@@ -115,26 +121,26 @@ def counting(total: int) -> Iterator[Callable[[str, int], None]]:
         yield lambda label, done: bar.update(task, description=label, advance=done)
 
 
-def _baseline(chosen: Path | None) -> Subject | None:
-    """The baseline to compare with; the default one may be missing, a chosen one may not."""
+def default_baselines() -> list[Subject]:
+    """The baselines of the bundled model, where there are any; without them there is a note."""
     from hysac_export.subjects import is_run, load_subject
 
-    if chosen is not None:
-        return load_subject(chosen)
-    default = Path(__file__).resolve().parents[2] / "benchmarks" / "baseline"
-    if not is_run(default):
-        note(f"No Euclidean baseline: {default} is no run folder; name one by --baseline, or say --no-baseline.")
-        return None
+    folder = Path(__file__).resolve().parents[2] / "benchmarks" / "baselines"
+    if not (runs := sorted(filter(is_run, folder.glob("*")))):
+        note(f"No baselines: {folder} holds no run folders; name one by --baseline, or say --no-baseline.")
     try:
-        return load_subject(default)
+        return [load_subject(run) for run in runs]
     except MissingExtraError as error:
-        note(f"No Euclidean baseline: {error}")
-        return None
+        note(f"No baselines: {error}")
+        return []
 
 
-def _calibrated(subject: Subject, n: int, progress: Callable[[str, int], None]) -> Subject:
+def with_profile(subject: Subject, n: int, progress: Callable[[str, int], None] | None = None) -> Subject:
+    """Calibrate a model that has radii and no profile yet; if they say nothing of safety, there is a note instead."""
     from hysac_export.subjects import calibrated
 
+    if subject.profile is not None or subject.curvature is None:
+        return subject
     try:
         return calibrated(subject, n, progress=progress)
     except TrainingError as error:

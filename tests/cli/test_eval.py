@@ -17,6 +17,8 @@ from hysac_export.calibrate import calibrate
 from hysac_retrieval.cli import main
 from hysac_retrieval.safety import SafetyProfile
 
+ROOT = Path(__file__).resolve().parents[2]
+
 WITHOUT_TORCH = """
 import sys
 
@@ -105,6 +107,16 @@ def test_eval_prints_markdown(bundle: Path) -> None:
     assert "Retrieval" not in result.stdout  # that is a detail
 
 
+def test_eval_sets_the_baselines_beside_the_model_unless_told_otherwise(bundle: Path, runs: dict[str, Path]) -> None:
+    found = [
+        list(json.loads(hysac("eval", "--model", bundle, *how, "-n", 2, "--split", "test", "--json").stdout)["models"])
+        for how in ((), ("--baseline", runs["euclidean"], "--baseline", runs["hyperbolic"]), ("--no-baseline",))
+    ]
+    bundled = sorted(path.name for path in (ROOT / "benchmarks" / "baselines").iterdir())
+    assert "clip" in bundled
+    assert found == [["toy", *bundled], ["toy", "euclidean", "hyperbolic"], ["toy"]]
+
+
 def test_eval_sets_baseline_and_ablations_beside_the_model(bundle: Path, runs: dict[str, Path]) -> None:
     arguments = ("--baseline", runs["euclidean"], "--ablation", runs["hyperbolic"], "--ablation", runs["hyperbolic"])
     result = hysac("eval", "--model", bundle, *arguments, "-n", 8, "--split", "test", "--json")
@@ -145,9 +157,9 @@ def test_evaluating_a_bundle_needs_no_torch_and_a_run_folder_says_that_it_does(b
             [*command, *map(str, arguments)], capture_output=True, text=True, check=False, env=environment
         )
 
-    alone = run("--model", bundle)  # the default baseline is left out with a note
+    alone = run("--model", bundle)  # the baselines are left out with a note
     assert alone.returncode == 0, alone.stderr
-    assert "No Euclidean baseline" in alone.stderr
+    assert "No baselines: " in alone.stderr
     assert list(json.loads(alone.stdout)["models"]) == ["toy"]
     asked = run("--model", bundle, "--baseline", tmp_path)
     assert asked.returncode == 1
