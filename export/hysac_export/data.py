@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hysac_export.config import CLIP_MEAN, CLIP_STD, Colour, DataConfig, TrainConfig
 from hysac_export.scenes import Artist, Quadruplet, Scene, caption, quadruplets, styles_for
+from hysac_retrieval.errors import TrainingError
 
 IMAGE_MEAN, IMAGE_STD = CLIP_MEAN, CLIP_STD
 
@@ -149,8 +150,17 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def open_tokenizer(path: Path, context_length: int) -> Tokenizer:
-    """Read a tokenizer and have it cut and pad to `context_length`."""
-    tokenizer = Tokenizer.from_file(str(path))
+    """Read a tokenizer and have it cut and pad to `context_length`.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise TrainingError(
+            f"{path} is no tokenizer: {error}; put back a copy of the file, or train again in another folder"
+        ) from error
     tokenizer.enable_truncation(context_length)
     pad = tokenizer.token_to_id("<pad>")
     if pad is None:  # CLIP's has none: behind the end token nothing counts

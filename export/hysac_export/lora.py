@@ -12,6 +12,7 @@ import re
 from typing import cast
 
 import torch
+from open_clip.modified_resnet import AttentionPool2d
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +25,8 @@ from hysac_retrieval.errors import TrainingError
 
 _ADAPTER = re.compile(r"^(.+)\.lora_([AB])\.default\.weight$")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+_BYPASSING = (AttentionPool2d, nn.MultiheadAttention)
+"""Modules that compute with the weights of the layers in them without calling these: an adapter would do nothing."""
 
 
 class SplitAttention(nn.Module):
@@ -93,16 +96,19 @@ def adapt(model: HySAC, config: LoRAConfig) -> None:
         config: The adapters.
 
     Raises:
-        TrainingError: No module has one of the names.
+        TrainingError: No module has one of the names, or the adapters cannot be merged again.
     """
     split_attention(model.clip)
+    bypassed = _bypassed(model.clip)
     adapters = LoraConfig(
         r=config.rank,
         lora_alpha=cast(int, config.alpha),  # only the hint wants whole numbers
         lora_dropout=config.dropout,
         target_modules=list(config.targets),
+        exclude_modules=bypassed or None,
     )
     layers = [name for name, child in model.clip.named_modules() if isinstance(child, nn.Linear | nn.Conv2d)]
+    layers = [name for name in layers if name not in bypassed]
     leaves = {name.rpartition(".")[2] for name in layers}
     if lost := [target for target in config.targets if target.rpartition(".")[2] not in leaves]:
         raise TrainingError(
@@ -113,6 +119,41 @@ def adapt(model: HySAC, config: LoRAConfig) -> None:
         inject_adapter_in_model(adapters, model.clip)
     except ValueError as error:
         raise TrainingError(f"peft cannot adapt {', '.join(config.targets)}: {error}") from error
+    _check_merge(model, config)
+
+
+def _bypassed(towers: nn.Module) -> list[str]:
+    """Paths of the layers that are not called when the towers compute."""
+    found = [name for name, child in towers.named_modules() if isinstance(child, _BYPASSING)]
+    return [f"{name}.{inner}" for name in found for inner, _ in towers.get_submodule(name).named_modules() if inner]
+
+
+def _check_merge(model: HySAC, config: LoRAConfig) -> None:
+    """Put the weights together once before anything is learned, rather than find out at the end that it fails."""
+    with torch.device("meta"):
+        plain = HySAC(model.config)
+    try:
+        plain.load_state_dict({name: value.to("meta") for name, value in merged_state(model, config).items()})
+    except (RuntimeError, KeyError) as error:
+        raise TrainingError(
+            f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again; name other modules "
+            f"in model.open_clip.lora.targets, or train without adapters (model.open_clip.lora: null): {error}"
+        ) from error
+
+
+def check_gradients(model: HySAC) -> None:
+    """Refuse adapters that do nothing; to be called when a step has left its gradients.
+
+    Raises:
+        TrainingError: Some have no gradient: the towers take the weights under them without calling the layers.
+    """
+    idle = {found[1] for name, p in model.named_parameters() if (found := _ADAPTER.match(name)) and p.grad is None}
+    if idle:
+        leaves = sorted({path.rpartition(".")[2] for path in idle})
+        raise TrainingError(
+            f"the adapters on {', '.join(leaves)} have no gradient, {len(idle)} of them such as {min(idle)}: these "
+            "towers do not call those layers; leave them out of model.open_clip.lora.targets"
+        )
 
 
 def is_adapted(model: HySAC) -> bool:
@@ -142,10 +183,9 @@ def merged_state(model: HySAC, config: LoRAConfig) -> dict[str, Tensor]:
     for path, half in halves.items():
         weight = weights[f"{path}.weight"]
         weights[f"{path}.weight"] = merged(weight, (half["A"], half["B"]), config.alpha).to(weight.dtype)
-    for name in [name for name in weights if ".q_proj." in name]:
-        parts = [weights.pop(name.replace("q_proj", part)) for part in _PROJECTIONS]
-        path, _, kind = name.rpartition(".q_proj.")
-        weights[f"{path}.in_proj_{kind}"] = torch.cat(parts)
+    for path in [name for name, child in model.named_modules() if isinstance(child, SplitAttention)]:
+        for kind in ("weight", "bias"):
+            weights[f"{path}.in_proj_{kind}"] = torch.cat([weights.pop(f"{path}.{p}.{kind}") for p in _PROJECTIONS])
     return weights
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
@@ -28,6 +32,9 @@ METRICS = "metrics.jsonl"
 DATA = "data.json"
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "model.safetensors"
+
+DAMAGED = "put back a copy of the file, or train again in another folder"
+"""What mends a file of a run folder that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class TrainedRun:
         """Read a finished run folder.
 
         Raises:
-            TrainingError: The folder holds no finished run.
+            TrainingError: The folder holds no finished run, or a file of it is damaged.
         """
         folder = Path(folder)
         missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (folder / name).is_file()]
@@ -57,12 +64,9 @@ class TrainedRun:
             raise TrainingError(
                 f"{folder} holds no finished run: {', '.join(missing)} missing; `hysac train` makes one"
             )
-        try:
-            config = TrainConfig.model_validate_json((folder / CONFIG).read_bytes())
-        except ValidationError as error:
-            raise TrainingError(f"{folder / CONFIG} is not a valid run config: {error}") from error
+        config = read_config(folder)
         model = HySAC(config.model)
-        weights = load_file(folder / WEIGHTS)
+        weights = read_weights(folder / WEIGHTS)
         try:
             model.load_state_dict(
                 {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
@@ -80,12 +84,12 @@ class TrainedRun:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {
-            name: (value.half() if half and value.is_floating_point() else value).contiguous()
+            name: value.half() if half and value.is_floating_point() else value
             for name, value in self.model.state_dict().items()
         }
-        save_file(weights, folder / WEIGHTS)
         self.tokenizer.save(str(folder / TOKENIZER))
         (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_weights(weights, folder / WEIGHTS)  # last: with weights, a run counts as finished
         return (folder / WEIGHTS).stat().st_size
 
     @property
@@ -122,6 +126,47 @@ class TrainedRun:
     @property
     def _device(self) -> torch.device:
         return self.model.log_curvature.device
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The config in a run folder.
+
+    Raises:
+        TrainingError: It is damaged.
+    """
+    path = folder / CONFIG
+    try:
+        return TrainConfig.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrainingError(f"{path} is not a valid run config: {error}; {DAMAGED}") from error
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Weights by name.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be read as weights: {error}; {DAMAGED}") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of metrics; what was not written to the end of its line is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and "step" in row]
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write weights beside their place and put them there whole."""
+    temporary = path.with_name(path.name + ".new")
+    save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+    os.replace(temporary, path)
 
 
 def _stack(parts: Sequence[Any]) -> NDArray[np.float32]:

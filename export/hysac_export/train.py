@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from hysac_export.config import ModelConfig, TrainConfig
@@ -26,7 +26,20 @@ from hysac_export.engine import Engine, fastest_precision
 from hysac_export.feed import Feed, open_feed, telling_words
 from hysac_export.model import HySAC, WordHead
 from hysac_export.quadruplet_check import DataReport
-from hysac_export.run import CHECKPOINT, CONFIG, DATA, METRICS, TOKENIZER, WEIGHTS, TrainedRun
+from hysac_export.run import (
+    CHECKPOINT,
+    CONFIG,
+    DAMAGED,
+    DATA,
+    METRICS,
+    TOKENIZER,
+    WEIGHTS,
+    TrainedRun,
+    read_config,
+    read_metrics,
+    read_weights,
+    write_weights,
+)
 from hysac_export.schedule import learning_rate
 from hysac_export.tokenizer import train_tokenizer
 from hysac_export.towers import pretrained_towers, resolve, tokenizer_of
@@ -102,6 +115,7 @@ class Trainer:
         if resume:
             self._load_checkpoint()
         elif self.processes.first:  # nothing can fail any more: the folder holds a run from here on
+            self._save_checkpoint()  # so that there is something to resume however early the run is cut off
             (folder / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         for module in self._engine.modules():
             self.processes.synchronise(module)
@@ -126,12 +140,15 @@ class Trainer:
         if self.done and (self.folder / WEIGHTS).is_file():
             return TrainedRun.load(self.folder)
         last = config.total_steps if stop_after is None else min(config.total_steps, self.step + stop_after)
+        start = self.step
         self.model.train()
-        for batch in self._feed.batches(self.tokenizer, self.step):
+        for batch in self._feed.batches(self.tokenizer, start):
             if self.step >= last or self.done:
                 break
             began = time.perf_counter()
             metrics = self._engine.step(batch, self.step)
+            if self.step == start:
+                self._check_adapters()
             self.step += 1
             metrics["seconds"] = time.perf_counter() - began
             validated = self._validate(metrics)
@@ -164,9 +181,7 @@ class Trainer:
         metrics["recall_sum"] = self.processes.agree(recall)
         self.best = self.best.after(metrics["recall_sum"], self.step)
         if self.best.step == self.step and self.processes.first:
-            temporary = self.folder / (BEST + ".new")
-            save_file({name: value.contiguous() for name, value in self._plain().items()}, temporary)
-            os.replace(temporary, self.folder / BEST)
+            write_weights(self._plain(), self.folder / BEST)
         return True
 
     def _plain(self) -> dict[str, torch.Tensor]:
@@ -178,10 +193,17 @@ class Trainer:
 
         return merged_state(self.model, towers.lora)
 
+    def _check_adapters(self) -> None:
+        towers = self.config.model.open_clip
+        if towers is not None and towers.lora is not None:
+            from hysac_export.lora import check_gradients
+
+            check_gradients(self.model)
+
     def _trained(self) -> TrainedRun:
         """The encoders so far; of a run that is done, the best."""
         towers = self.config.model.open_clip
-        weights = load_file(self.folder / BEST) if self.done and (self.folder / BEST).is_file() else None
+        weights = read_weights(self.folder / BEST) if self.done and (self.folder / BEST).is_file() else None
         model = self.model
         if weights is not None or (towers and towers.lora):
             model = HySAC(self.config.model)
@@ -213,15 +235,18 @@ class Trainer:
     def _load_checkpoint(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.is_file():
-            raise TrainingError(f"{self.folder} holds no {CHECKPOINT} to resume from; start without --resume")
-        state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
+            raise TrainingError(f"{self.folder} holds no {CHECKPOINT} to resume from; {DAMAGED}")
         engine = self._engine
-        for module, values in zip(engine.modules(), state["modules"], strict=True):
-            module.load_state_dict(values)
-        engine.optimizer.load_state_dict(state["optimizer"])
-        engine.scaler.load_state_dict(state.get("scaler", {}))
-        self.best = Best(**state.get("best", {}))
-        self.step = int(state["step"])
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
+            for module, values in zip(engine.modules(), state["modules"], strict=True):
+                module.load_state_dict(values)
+            engine.optimizer.load_state_dict(state["optimizer"])
+            engine.scaler.load_state_dict(state.get("scaler", {}))
+            self.best = Best(**state.get("best", {}))
+            self.step = int(state["step"])
+        except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.PickleError) as error:
+            raise TrainingError(f"{path} cannot be resumed from: {error}; {DAMAGED}") from error
         if self.processes.first:
             _truncate_metrics(self.folder / METRICS, self.step)
 
@@ -244,7 +269,7 @@ def _precision(config: TrainConfig, folder: Path, resume: bool, device: torch.de
     if config.precision != "auto":
         return config.precision
     if resume and (folder / CONFIG).is_file():
-        return TrainConfig.model_validate_json((folder / CONFIG).read_bytes()).precision
+        return read_config(folder).precision
     return fastest_precision(device)
 
 
@@ -254,7 +279,7 @@ def _check(config: TrainConfig, folder: Path, resume: bool) -> None:
     if resume:
         if not path.is_file():
             raise TrainingError(f"{folder} holds no run ({CONFIG} is missing); start without --resume")
-        stored = TrainConfig.model_validate_json(path.read_bytes())
+        stored = read_config(folder)
         if stored.model_dump(exclude=_FREE) != config.model_dump(exclude=_FREE):
             raise TrainingError(f"{folder} was trained with another config; resume with {path}")
     elif path.exists():
@@ -265,7 +290,7 @@ def _check_data(feed: Feed, tokenizer: Tokenizer, folder: Path, resume: bool) ->
     """Refuse a data set that cannot be trained on, or another one than the run began with; note what it holds."""
     path = folder / DATA
     if resume:
-        begun = json.loads(path.read_text(encoding="utf-8"))["digest"] if path.is_file() else ""
+        begun = _digest(path) if path.is_file() else ""
         if feed.digest != begun:
             raise TrainingError(
                 f"the data is not what {folder} was trained on; put it back, or train in another folder"
@@ -273,6 +298,14 @@ def _check_data(feed: Feed, tokenizer: Tokenizer, folder: Path, resume: bool) ->
     elif (report := feed.check(tokenizer)) is not None:
         report.refuse()
         path.write_text(json.dumps({"digest": feed.digest, **report.to_dict()}, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    """Hash of the data that a run began with."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise TrainingError(f"{path} does not hold the digest of the data: {error}; {DAMAGED}") from error
 
 
 def check_data(config: TrainConfig, progress: Callable[[int], None] | None = None) -> DataReport | None:
@@ -306,8 +339,7 @@ def _tokenizer(feed: Feed, config: TrainConfig, given: ModelConfig, folder: Path
 
 
 def _truncate_metrics(path: Path, step: int) -> None:
-    """Drop lines that were written after the checkpoint."""
+    """Drop lines that were written after the checkpoint, or not to their end."""
     if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

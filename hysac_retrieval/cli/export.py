@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -295,14 +294,14 @@ def _provenance(trained: TrainedRun, run: Path) -> dict[str, Any]:
     """Config, last metrics and versions: what somebody needs to train the model again."""
     from importlib.metadata import version
 
-    from hysac_export.run import METRICS
+    from hysac_export.run import METRICS, read_metrics
     from hysac_retrieval import __version__
 
     path = run / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = read_metrics(path) if path.is_file() else []
     return {
         "config": trained.config.model_dump(mode="json"),
-        "last": json.loads(lines[-1]) if lines else {},
+        "last": rows[-1] if rows else {},
         "parameters": sum(parameter.numel() for parameter in trained.model.parameters()),
         "versions": {package: version(package) for package in ("torch", "open_clip_torch")}
         | {"hysac-retrieval": __version__},

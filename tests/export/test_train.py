@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -242,3 +243,55 @@ def test_augmentation_is_repeatable_keeps_the_shape_and_is_off_at_zero():
 def test_normalise_maps_the_channel_mean_to_zero():
     pixels = torch.tensor(IMAGE_MEAN).mul(255).round().to(torch.uint8).expand(1, 2, 2, 3)
     assert normalise(pixels).abs().max() < 0.01
+
+
+def test_a_run_that_is_cut_off_before_its_first_checkpoint_can_be_resumed(finished, tmp_path):
+    folder = tmp_path / "run"
+    Trainer(tiny(), folder)  # the process ends here
+    Trainer(tiny(), folder, resume=True).run()
+    assert _lines(folder) == _lines(finished)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "config.json", "tokenizer.json"])
+def test_resuming_from_a_damaged_file_names_it(name, tmp_path):
+    folder = tmp_path / "run"
+    Trainer(tiny(precision="auto"), folder).run(stop_after=3)
+    _cut(folder / name)
+    with pytest.raises(TrainingError, match=re.escape(name)):
+        Trainer(tiny(precision="auto"), folder, resume=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_run_with_a_damaged_file_names_it(name, finished, tmp_path):
+    TrainedRun.load(finished).save(tmp_path / "run")
+    _cut(tmp_path / "run" / name)
+    with pytest.raises(TrainingError, match=re.escape(name)):
+        TrainedRun.load(tmp_path / "run")
+
+
+def test_metrics_that_were_half_written_are_written_again(finished, tmp_path):
+    folder = tmp_path / "run"
+    Trainer(tiny(), folder).run(stop_after=3)
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 4, "lo')
+    Trainer(tiny(), folder, resume=True).run()
+    assert _lines(folder) == _lines(finished)
+
+
+def test_weights_are_never_half_written(finished, tmp_path, monkeypatch):
+    run = TrainedRun.load(finished)
+    run.save(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def fail(weights: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("hysac_export.run.save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        run.save(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before

@@ -302,3 +302,57 @@ def test_the_papers_recipe_is_the_published_model() -> None:
         "clip_norm": None,
     }
     assert (config.batch_size, config.loss.published_normalisation) == (256, True)
+
+
+RESNET = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 16},
+    "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1},
+}
+def described(folder: Path, architecture: dict[str, Any]) -> dict[str, Any]:
+    (folder / "towers.json").write_text(json.dumps(architecture))
+    return {"name": str(folder / "towers.json"), "pretrained": None}
+
+
+def test_a_resnet_with_adapters_learns_and_can_be_read_again(files: dict[str, str], tmp_path: Path) -> None:
+    trainer = train(tmp_path / "run", files, towers=described(tmp_path, RESNET), steps=2)
+    adapted = {name for name, p in trainer.model.named_parameters() if ".lora_" in name}
+    assert any(".layer1." in name for name in adapted)
+    # The pooling attention takes the weights of its layers without calling them: an adapter there would do nothing.
+    assert not any(".attnpool." in name for name in adapted)
+    run = TrainedRun.load(tmp_path / "run")
+    assert "clip.visual.attnpool.q_proj.weight" in run.model.state_dict()
+    pixels = np.zeros((2, 32, 32, 3), dtype=np.uint8)
+    assert run.encode_image(pixels).shape == (2, 16)
+
+
+def test_towers_with_projections_of_their_own_keep_them_apart() -> None:
+    """An image tower of timm, whose layers hold q_proj as ours do once they are taken apart."""
+    lora = LoRAConfig(targets=("k_proj", "v_proj", "out_proj", "c_fc", "c_proj"))
+    with torch.device("meta"):
+        model = HySAC(resolve(ModelConfig(open_clip=OpenClipConfig(name="EVA02-B-16"))))
+    before = set(model.state_dict())
+    adapt(model, lora)
+    after = set(merged_state(model, lora))
+    assert any(".visual." in name and ".q_proj." in name for name in after)
+    assert before == after
+
+
+def test_adapters_that_cannot_be_merged_again_are_refused_before_the_first_step(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: Any) -> dict[str, torch.Tensor]:
+        return {}
+
+    monkeypatch.setattr("hysac_export.lora.merged_state", lost)
+    with pytest.raises(TrainingError, match=r"cannot be merged.*lora\.targets"):
+        Trainer(TrainConfig.model_validate(settings(files)), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_adapters_without_a_gradient_are_refused_at_the_first_step(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hysac_export.lora._BYPASSING", ())
+    with pytest.raises(TrainingError, match=r"k_proj.*no gradient.*attnpool"):
+        train(tmp_path / "run", files, towers=described(tmp_path, RESNET))
