@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from hysac_export.encoded import GROUPS, DrawnSplit, draw_split
 from hysac_export.evaluate import auc
 from hysac_export.samples import PAIRS, Group, read_samples
 from hysac_retrieval import lorentz
@@ -41,7 +42,17 @@ class Probes:
     source: str
 
     def split(self, share: float = 0.25) -> tuple[Mapping[Modality, NDArray[Any]], Probes]:
-        """The first inputs of each group, by modality, to measure ranges on; and the others, to be compared on."""
+        """The first inputs of each group, by modality, to measure ranges on; and the others, to be compared on.
+
+        Raises:
+            SettingsError: Of a modality there are no inputs, or of a group too few.
+        """
+        for group, rows in self.inputs.items():
+            if len(rows) < 2:
+                raise SettingsError(
+                    f"there is {len(rows)} {group.replace('_', ' ')}; give at least 2 of each kind, one to measure "
+                    "ranges on and one to compare on, or leave out --static"
+                )
         heads = {group: max(1, int(len(rows) * share)) for group, rows in self.inputs.items()}
         first: dict[Modality, NDArray[Any]] = {}
         for modality, pair in PAIRS.items():
@@ -55,14 +66,16 @@ class Probes:
 
 def scene_probes(encoder: Encoder, n: int, progress: Callable[[int], None] | None = None) -> Probes:
     """Quadruplets of the validation split, n of them, which models trained on scenes are calibrated on."""
-    from hysac_export.encoded import GROUPS, draw_split
+    return drawn_probes(encoder, draw_split("validation", n, 0, encoder.image_spec.size, progress), "drawn scenes")
 
-    drawn = draw_split("validation", n, 0, encoder.image_spec.size, progress)
+
+def drawn_probes(encoder: Encoder, drawn: DrawnSplit, of: str) -> Probes:
+    """A split that is drawn already; `of` says of what, in words."""
     inputs: dict[Group, NDArray[Any]] = {}
     for name in GROUPS:
         items = getattr(drawn, name)
         inputs[cast(Group, name)] = items if name.endswith("image") else encoder.tokenizer(list(items))
-    return Probes(inputs, True, f"{n} validation quadruplets of drawn scenes")
+    return Probes(inputs, True, f"{len(drawn.categories)} {drawn.name} quadruplets of {of}")
 
 
 def sample_probes(encoder: Encoder, safe: Sequence[str | Path], unsafe: Sequence[str | Path]) -> Probes:

@@ -78,10 +78,7 @@ def load_subject(model: str | Path) -> Subject:
         TrainingError: A run folder is given that cannot be used.
     """
     if not is_run(model):
-        bundle = Encoder.load(model)
-        source = f"bundle {bundle.name}, fingerprint {bundle.fingerprint}"
-        trained = _trained_on_files(bundle.bundle.manifest.training.get("config"))
-        return Subject(bundle.name, bundle, bundle.curvature, bundle.image_spec.size, bundle.safety, source, trained)
+        return bundle_subject(Encoder.load(model))
     try:
         from hysac_export.run import TrainedRun
     except ImportError as error:
@@ -91,6 +88,13 @@ def load_subject(model: str | Path) -> Subject:
     source = f"run {config.name}, seed {config.seed}, {config.total_steps} steps of {config.batch_size}"
     files = config if config.data.train else None
     return Subject(config.name, run, curvature_of(run), config.model.image.size, None, source, files)
+
+
+def bundle_subject(encoder: Encoder) -> Subject:
+    """A bundle that is loaded already."""
+    source = f"bundle {encoder.name}, fingerprint {encoder.fingerprint}"
+    trained = _trained_on_files(encoder.bundle.manifest.training.get("config"))
+    return Subject(encoder.name, encoder, encoder.curvature, encoder.image_spec.size, encoder.safety, source, trained)
 
 
 def validation_split(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from hysac_retrieval.cli.common import (
     read_profile,
     require_training,
 )
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.errors import SettingsError, SourceError, TrainingError
 
 if TYPE_CHECKING:
     from hysac_export.compress import Precision
@@ -27,9 +27,18 @@ if TYPE_CHECKING:
     from hysac_export.price import Probes
     from hysac_export.run import TrainedRun
     from hysac_retrieval.bundle import Bundle
+    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.safety import SafetyProfile
 
 _LOSS = 0.005
-"""Loss of recall@10 or AUC from which on a caution is printed."""
+"""Loss of recall@10 or AUC beyond which a caution is printed."""
+_MISSED = 0.005
+"""The same of unsafe inputs that count as safe since compression."""
+_EXCHANGED = 0.1
+"""The same of the ten nearest that are others: one of them."""
+_FOREIGN = 4.0
+"""A given profile belongs to another model where it misses more than so many times what calibration allows by default:
+on the validation split, hundreds of points of which none was chosen, that is no accident."""
 
 
 @click.command("export", cls=Command)
@@ -86,7 +95,7 @@ def command(
     the weights have been rounded to what the bundle stores.
 
     With --precision the bundle is compared with the one in float32: recall, radii, AUC and verdicts, on your samples or
-    on validation scenes. What compression costs is printed and put into the manifest.
+    on the validation split. What compression costs is printed and put into the manifest.
 
     \b
     hysac export runs/mini --out mini
@@ -146,6 +155,9 @@ def _of_run(
         round_weights(trained.model)
     encoded = _validation(trained, n)
     profile = given or calibrate(encoded, trained.curvature)
+    figures = {key: figure.value for key, figure in measure(encoded, trained.curvature, profile).items()}
+    if safety is not None:
+        _check_profile(figures, profile, safety)
     return export_bundle(
         trained.model,
         trained.tokenizer,
@@ -157,15 +169,27 @@ def _of_run(
         std=trained.config.model.image.std,
         lift=PaddedLift.fit(_points(encoded), trained.curvature),
         training=_provenance(trained, run),
-        metrics={
-            "validation": {key: figure.value for key, figure in measure(encoded, trained.curvature, profile).items()}
-        }
-        | test_metrics,
+        metrics={"validation": figures} | test_metrics,
         description=description,
         licence=licence,
         weights=weights,
         overwrite=overwrite,
     )
+
+
+def _check_profile(figures: Mapping[str, float], profile: SafetyProfile, path: Path) -> None:
+    """Refuse a profile under which much of what is unsafe passes for safe."""
+    from hysac_export.calibrate import MAX_MISS
+    from hysac_retrieval.safety import MODALITIES
+
+    missed = {modality: 1 - figures[f"above.unsafe_{modality}"] for modality in MODALITIES}
+    if max(missed.values()) > _FOREIGN * MAX_MISS:
+        found = " and ".join(f"{share:.1%} of unsafe {modality}s" for modality, share in missed.items())
+        raise SettingsError(
+            f"with {path}, {found} of the validation split count as safe (threshold {profile.threshold:.4f}); expected "
+            f"at most {_FOREIGN * MAX_MISS:.0%}. It is the profile of another model, or of other data: leave --safety "
+            "out, and calibrate the bundle on your samples by `hysac calibrate BUNDLE --safe … --unsafe … --update`"
+        )
 
 
 def _compress(
@@ -206,11 +230,19 @@ def _compress(
 
 
 def _probes(
-    encoder: Any, safe: tuple[str, ...], unsafe: tuple[str, ...], n: int, progress: Callable[[int], None]
+    encoder: Encoder, safe: tuple[str, ...], unsafe: tuple[str, ...], n: int, progress: Callable[[int], None]
 ) -> Probes:
-    from hysac_export.price import sample_probes, scene_probes
+    from hysac_export.price import drawn_probes, sample_probes
+    from hysac_export.subjects import bundle_subject, validation_split
 
-    return sample_probes(encoder, safe, unsafe) if safe or unsafe else scene_probes(encoder, n, progress)
+    if safe or unsafe:
+        return sample_probes(encoder, safe, unsafe)
+    subject = bundle_subject(encoder)
+    try:
+        drawn = validation_split(subject, n, 0, progress)
+    except (SourceError, TrainingError) as error:
+        raise SettingsError(f"{error}; or give samples to compare precisions on by --safe and --unsafe") from error
+    return drawn_probes(encoder, drawn, "drawn scenes" if subject.config is None else "the files it was trained with")
 
 
 def _show(bundle: Bundle, as_json: bool) -> None:
@@ -244,17 +276,14 @@ def _show_price(verification: dict[str, Any], as_json: bool) -> None:
     table = Table(title=f"fp32 and {precision} on {found['on']}", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("", "fp32", precision, "difference"):
         table.add_column(column, justify="right" if column else "left")
-    losses = []
     for way, (old, new) in found.get("recall_at_10", {}).items():
         table.add_row(f"recall@10, {way}", f"{old:.2%}", f"{new:.2%}", f"{100 * (new - old):+.2f} points")
-        losses.append(old - new)
     for modality, kept in found["kept_at_10"].items():
         table.add_row(f"ten nearest kept, {modality} queries", "", f"{kept:.2%}", "")
     for modality, error in found["radius"].items():
         table.add_row(f"error of radii, {modality}", "", f"{error['mean']:.2%}", f"at most {error['max']:.2%}")
     for modality, (old, new) in found["auc"].items():
         table.add_row(f"AUC, {modality}", f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}")
-        losses.append(old - new)
     for modality, (old, new) in found["missed"].items():
         changed = found["changed"][modality]
         table.add_row(
@@ -262,13 +291,29 @@ def _show_price(verification: dict[str, Any], as_json: bool) -> None:
         )
     if not as_json:
         console().print(table)
-    if max(losses, default=0.0) > _LOSS:
+    if costs := _costs(found):
         click.secho(
-            f"Caution: {precision} loses {max(losses):.2%} of recall or AUC on {found['on']}. "
+            f"Caution: on {found['on']}, {precision} {', and '.join(costs)}. "
             "Try another precision, int8 without --static, or fp32.",
             fg="yellow",
             err=True,
         )
+
+
+def _costs(found: Mapping[str, Any]) -> list[str]:
+    """What compression costs beyond the limits, in words."""
+    worse = [old - new for pairs in (found.get("recall_at_10", {}), found["auc"]) for old, new in pairs.values()]
+    missed = [new - old for old, new in found["missed"].values()]
+    exchanged = [1 - kept for kept in found["kept_at_10"].values()]
+    return [
+        f"{words[0]} {max(shares):.2%} {words[1]}"
+        for shares, limit, *words in (
+            (worse, _LOSS, "loses", "of recall or AUC"),
+            (missed, _MISSED, "lets", "more of what is unsafe count as safe"),
+            (exchanged, _EXCHANGED, "exchanges", "of the ten nearest"),
+        )
+        if max(shares, default=0.0) > limit
+    ]
 
 
 def _validation(trained: TrainedRun, n: int) -> EncodedSplit:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Run, invoke
+from pictures import write_pictures
 from toy_bundle import profile
 
 TINY = {
@@ -25,6 +27,9 @@ TINY = {
     },
     "data": {"quadruplets": 50},
 }
+
+STRICT = profile().model_copy(update={"threshold": 0.0})
+"""Two steps teach no radius that could be calibrated; with this profile everything counts as unsafe."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(run: Run, config: Path, tr
 
 def test_export_writes_a_bundle_that_can_be_used(run: Run, tmp_path: Path, trained: Path) -> None:
     safety = tmp_path / "safety.json"
-    safety.write_text(profile().model_dump_json(), encoding="utf-8")
+    safety.write_text(STRICT.model_dump_json(), encoding="utf-8")
     arguments: tuple[Any, ...] = ("export", trained, "--out", tmp_path / "bundle", "--safety", safety, "-n", 8)
     result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
@@ -96,7 +101,7 @@ def test_export_writes_a_bundle_that_can_be_used(run: Run, tmp_path: Path, train
 
 def test_export_compresses_what_was_trained(run: Run, tmp_path: Path, trained: Path) -> None:
     safety = tmp_path / "safety.json"
-    safety.write_text(profile().model_dump_json(), encoding="utf-8")
+    safety.write_text(STRICT.model_dump_json(), encoding="utf-8")
     arguments: tuple[Any, ...] = ("export", trained, "--out", tmp_path / "int8", "--safety", safety, "-n", 24)
     result = run(*arguments, "--precision", "int8")
     assert result.exit_code == 0, result.output
@@ -121,6 +126,37 @@ def test_export_refuses_a_profile_that_is_none(run: Run, tmp_path: Path, trained
     result = run("export", trained, "--out", tmp_path / "bundle", "--safety", tmp_path / "safety.json")
     assert result.exit_code == 2
     assert "no safety profile" in result.stderr
+
+
+def test_export_refuses_the_profile_of_another_model(run: Run, tmp_path: Path, trained: Path) -> None:
+    foreign = tmp_path / "safety.json"  # the points of this run are all nearer to the origin than its safe ones
+    foreign.write_text(profile().model_dump_json(), encoding="utf-8")
+    result = run("export", trained, "--out", tmp_path / "bundle", "--safety", foreign, "-n", 8)
+    assert result.exit_code == 2
+    assert "100.0% of unsafe texts" in " ".join(result.stderr.split())
+    assert "hysac calibrate" in result.stderr
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_run_on_files_is_compressed_and_measured_on_its_own_validation(
+    run: Run, config: Path, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "pictures")
+    rows = [
+        {"safe": f"calm {i}", "unsafe": f"loud {i}", "safe_image": f"pictures/{a}", "unsafe_image": f"pictures/{b}"}
+        for i, (a, b) in enumerate(itertools.product(("grass.png", "sea.jpg"), repeat=2))
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    data = {"train": str(tmp_path / "q.jsonl"), "validation": str(tmp_path / "q.jsonl")}
+    arguments = ("train", config, "--out", tmp_path / "run", "--set", f"data={json.dumps(data)}", "--device", "cpu")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    (tmp_path / "safety.json").write_text(STRICT.model_dump_json(), encoding="utf-8")
+    exported = ("--safety", tmp_path / "safety.json", "--precision", "int8", "--static")
+    result = run("export", tmp_path / "run", "--out", tmp_path / "int8", *exported)
+    assert result.exit_code == 0, result.output
+    verification = json.loads((tmp_path / "int8" / "hysac.json").read_text(encoding="utf-8"))["verification"]
+    assert verification["price"]["on"] == "4 validation quadruplets of the files it was trained with"
 
 
 def _quadruplets(folder: Path, n: int) -> Path:

@@ -21,6 +21,7 @@ from hysac_export.price import Probes, price, sample_probes
 from hysac_retrieval import lorentz
 from hysac_retrieval.bundle import Bundle, entry_of, write_manifest
 from hysac_retrieval.cli import main
+from hysac_retrieval.cli.export import _show_price
 from hysac_retrieval.encoder import Encoder
 from hysac_retrieval.errors import ChecksumError, SettingsError, TrainingError
 
@@ -125,6 +126,12 @@ def test_static_int8_fixes_the_ranges_on_inputs(source: Bundle, probes: Probes, 
     assert made.manifest.verification["ranges_from"] == {"text": 9, "image": 20}
     result = price(Encoder(source), Encoder(made), rest)
     assert result["radius"]["image"]["max"] < 0.05
+
+
+def test_static_ranges_need_two_inputs_of_each_kind(probes: Probes) -> None:
+    one = Probes({group: rows[:1] for group, rows in probes.inputs.items()}, False, "one of each")
+    with pytest.raises(SettingsError, match="at least 2 of each kind"):
+        one.split()
 
 
 def test_half_precision_keeps_inputs_output_and_end(source: Bundle, probes: Probes, tmp_path: Path) -> None:
@@ -318,6 +325,34 @@ def test_the_command_prints_the_price_and_puts_it_into_the_manifest(source: Bund
     other = hysac("export", source.path, "--out", tmp_path / "s", "--precision", "int8", "--static", *samples, "--json")
     assert other.exit_code == 0, other.output
     assert json.loads(other.stdout)["verification"]["ranges_from"] == {"text": 9, "image": 20}
+
+
+FREE: dict[str, Any] = {
+    "on": "1000 quadruplets",
+    "kept_at_10": {"text": 0.98, "image": 0.98},
+    "radius": {},
+    "auc": {},
+    "changed": {"text": 0.0, "image": 0.0},
+    "missed": {"text": [0.02, 0.021], "image": [0.02, 0.02]},
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        ({}, ""),
+        ({"recall_at_10": {"text to image": [0.9, 0.89]}}, "int8 loses 1.00% of recall or AUC"),
+        ({"missed": {"text": [0.02, 0.05], "image": [0.02, 0.02]}}, "int8 lets 3.00% more of what is unsafe"),
+        ({"kept_at_10": {"text": 0.98, "image": 0.85}}, "int8 exchanges 15.00% of the ten nearest"),
+    ],
+)
+def test_a_price_that_is_too_high_is_a_caution(
+    found: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _show_price({"precision": "int8", "price": FREE | found}, as_json=True)
+    said = capsys.readouterr().err
+    assert said.startswith("Caution") == bool(says)
+    assert says in said
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,8 @@ RESNET = {
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 16},
     "text_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 1},
 }
+
+
 def described(folder: Path, architecture: dict[str, Any]) -> dict[str, Any]:
     (folder / "towers.json").write_text(json.dumps(architecture))
     return {"name": str(folder / "towers.json"), "pretrained": None}
