@@ -35,7 +35,7 @@ Radii: TypeAlias = Mapping[str, Any]
 @click.command("calibrate", cls=Command)
 @click.argument("model")
 @click.option("-n", "n", default=1000, show_default=True, type=click.IntRange(2), help="Validation quadruplets.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the quadruplets.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the quadruplets.")
 @click.option(
     "--max-harmful",
     default=0.01,
@@ -107,6 +107,7 @@ def command(
     place = None if collection is None else connection(location, url, api_key, prefer_grpc)
     if update and not (Path(model) / MANIFEST_NAME).is_file():
         raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
+    _prepare(roc, out)
     if safe or unsafe:
         name, profile, radii = _on_samples(model, safe, unsafe, max_miss)
     else:
@@ -116,14 +117,14 @@ def command(
         from hysac_export.roc import write_roc
 
         write_roc(measured(profile, radii), roc, f"{name}, threshold {profile.threshold:.4f}")
-    rescored = None
+    text = profile.model_dump_json(indent=1) + "\n"
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    rescored = None  # last, for the model is another one from here on
     if collection is not None and place is not None:
         rescored = _apply(Path(model), profile, collection, place)
     elif update:
         _update(Path(model), profile)
-    text = profile.model_dump_json(indent=1) + "\n"
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
     if as_json and rescored is not None:
         print_json({"safety": profile.model_dump(mode="json"), "rescored": rescored.to_dict()})
     elif as_json:
@@ -134,6 +135,20 @@ def command(
             show_report(rescored, False)
     if rescored is not None and rescored.left:
         ctx.exit(FAILED_ITEMS)
+
+
+def _prepare(roc: Path | None, out: Path | None) -> None:
+    """Make the folders of the files that are written in the end, before the work of which they are to tell."""
+    if roc is not None and roc.suffix.lower() == ".png":
+        raise SettingsError(f"--roc names the JSON file, its picture goes beside it; give {roc.with_suffix('.json')}")
+    if roc is not None and out is not None and out.absolute() in {roc.absolute(), roc.with_suffix(".png").absolute()}:
+        raise SettingsError(f"--roc and --out would both write {out}; give them names of their own")
+    for path in (roc, out):
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"the folder of {path} cannot be made: {error}; choose another place") from error
 
 
 def _on_validation(
