@@ -27,13 +27,14 @@ class TowerSettings:
     quick_gelu: bool
 
 
-def tower_settings(config: Mapping[str, Any] | None, part: str, width: int) -> TowerSettings:
+def tower_settings(config: Mapping[str, Any] | None, part: str, width: int, layers: int) -> TowerSettings:
     """Settings of a tower of a given width.
 
     Args:
         config: Contents of ``config.json``; None, or one that does not describe a CLIP, for OpenAI's settings.
         part: ``vision_config`` or ``text_config``.
         width: Width of the tower, from its weights.
+        layers: Number of its layers, likewise.
 
     Raises:
         TrainingError: The settings contradict the weights, are not those of a CLIP that we can build, or are needed.
@@ -44,6 +45,11 @@ def tower_settings(config: Mapping[str, Any] | None, part: str, width: int) -> T
         raise TrainingError(
             f"config.json says that the {part} has width {settings['hidden_size']}, the weights say {width}; put the "
             "config.json of the right base model beside them, or take it away"
+        )
+    if settings.get("num_hidden_layers", layers) != layers:
+        raise TrainingError(
+            f"config.json says that the {part} has {settings['num_hidden_layers']} layers, the weights have {layers}; "
+            "the checkpoint is not whole, or is one of another model than the config.json beside it"
         )
     heads = settings.get("num_attention_heads", width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else None)
     if heads is None:

@@ -139,8 +139,9 @@ def architecture(checkpoint: Checkpoint, settings: Mapping[str, Any] | None = No
             f"the vision tower has {positions[0]} positions and patches of {patch[2]}×{patch[3]}; expected a class "
             "token and a square grid of square patches"
         )
-    image: TowerSettings = tower_settings(settings, "vision_config", patch[0])
-    text: TowerSettings = tower_settings(settings, "text_config", tokens[1])
+    layers = {tower: _layers(checkpoint.weights, tower) for tower in ("visual", "textual")}
+    image: TowerSettings = tower_settings(settings, "vision_config", patch[0], layers["visual"])
+    text: TowerSettings = tower_settings(settings, "text_config", tokens[1], layers["textual"])
     if image.quick_gelu != text.quick_gelu:
         raise TrainingError("the towers differ in their activation, which open_clip's CLIP cannot; nothing to be done")
     return ModelConfig(
@@ -149,7 +150,7 @@ def architecture(checkpoint: Checkpoint, settings: Mapping[str, Any] | None = No
             size=grid * patch[2],
             patch=patch[2],
             width=patch[0],
-            layers=_layers(checkpoint.weights, "visual"),
+            layers=layers["visual"],
             head_width=patch[0] // image.heads,
             mlp_ratio=vision_mlp[0] / patch[0],
         ),
@@ -157,7 +158,7 @@ def architecture(checkpoint: Checkpoint, settings: Mapping[str, Any] | None = No
             context_length=context[0],
             vocab_size=tokens[0],
             width=tokens[1],
-            layers=_layers(checkpoint.weights, "textual"),
+            layers=layers["textual"],
             heads=text.heads,
             mlp_ratio=text_mlp[0] / tokens[1],
         ),

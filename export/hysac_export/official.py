@@ -7,6 +7,7 @@ The graphs are checked against the merged model as in every export.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from hysac_export.calibrate import MAX_MISS
 from hysac_export.clip_layout import PATCH_BIAS, Checkpoint, architecture, fill, sort_out
 from hysac_export.clip_tokenizer import read_tokenizer
 from hysac_export.data import IMAGE_MEAN, IMAGE_STD, normalise
-from hysac_export.model import HySAC
+from hysac_export.model import CURVATURE_RANGE, HySAC
 from hysac_export.onnx import check_target, export_bundle, round_weights
 from hysac_export.samples import Samples, encode_samples
 from hysac_retrieval.bundle import Bundle, ImageSpec, TextSpec, sha256_of
@@ -38,6 +39,7 @@ from hysac_retrieval.tokenization import TextTokenizer
 MODEL, BOUNDS, CONFIG, TOKENIZER = "hysac_model.pth", "hysac_bounds.json", "config.json", "tokenizer.json"
 LORA_ALPHA = 1.0
 """α of the published recipe; with its rank of 16 an adapter counts one sixteenth."""
+_STEP = 1.1  # how far, as a factor, the last step may have led out of the range
 _ROOM = 1.25  # how much farther out than the outermost known radius the lift reaches
 
 
@@ -161,7 +163,7 @@ def load_published(source: Source, *, lora_alpha: float = LORA_ALPHA, tokenizer:
         tokenizer: A ``tokenizer.json`` instead of the one beside the checkpoint, or of CLIP's.
 
     Raises:
-        TrainingError: The checkpoint, its config, bounds or tokenizer cannot be used.
+        TrainingError: The checkpoint, its curvature, config, bounds or tokenizer cannot be used.
     """
     checkpoint = sort_out(_state(source.checkpoint))
     config = architecture(checkpoint, _settings(source.config))
@@ -170,6 +172,7 @@ def load_published(source: Source, *, lora_alpha: float = LORA_ALPHA, tokenizer:
     bounds = Bounds() if source.bounds is None else Bounds.load(source.bounds)
     model = HySAC(config).eval().requires_grad_(False)
     fill(model, checkpoint, lora_alpha)
+    _check_curvature(model)
     return Published(model, words, text, bounds, _provenance(source, checkpoint, lora_alpha))
 
 
@@ -241,6 +244,17 @@ def import_published(
         overwrite=overwrite,
     )
     return Imported(bundle, calibration.derived)
+
+
+def _check_curvature(model: HySAC) -> None:
+    """Refuse a curvature that the published code, which keeps it in a range before every step, cannot have left."""
+    low, high = CURVATURE_RANGE
+    logarithm = float(model.log_curvature)
+    if not math.log(low / _STEP) <= logarithm <= math.log(high * _STEP):
+        raise TrainingError(
+            f"curv of the checkpoint is {logarithm:.6g}; expected the logarithm of a curvature from {low:g} to "
+            f"{high:g}, {math.log(low):.4g} to {math.log(high):.4g}. The training has diverged, or the file is damaged"
+        )
 
 
 def _beside(checkpoint: Path, name: str) -> Source:

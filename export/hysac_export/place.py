@@ -31,12 +31,19 @@ def building(out: Path, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(work)
 
 
+def file_in_the_way(folder: Path) -> Path | None:
+    """What keeps a folder from being made: a file of that name, or of the name of a folder that it would be in."""
+    return next((path for path in (folder, *folder.parents) if path.is_file()), None)
+
+
 def check_target(out: Path, overwrite: bool) -> None:
     """Refuse to write over anything but a bundle that may be replaced.
 
     Raises:
         SettingsError: There is something at `out`.
     """
+    if (file := file_in_the_way(out.parent)) is not None:
+        raise SettingsError(f"{file} is a file, so that {out} cannot be a folder; choose another")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST_NAME).is_file():

@@ -244,3 +244,21 @@ def test_a_folder_that_is_taken_is_refused_before_any_work(tmp_path: Path) -> No
     (tmp_path / "notes.txt").touch()
     with pytest.raises(SettingsError, match="no bundle"):
         import_published("no/such-repository", tmp_path)
+
+
+@pytest.mark.parametrize("logarithm", [float("nan"), float("inf"), 12.0, -3.0])
+def test_a_curvature_that_no_training_leaves_is_refused(logarithm: float, tmp_path: Path) -> None:
+    state = torch.load(tiny() / "hysac_model.pth", weights_only=True)
+    state["curv"] = torch.full_like(state["curv"], logarithm)
+    torch.save(state, tmp_path / "hysac_model.pth")
+    spoilt = Source(
+        "x", tmp_path / "hysac_model.pth", config=tiny() / "base" / "config.json", tokenizer=tiny() / "tokenizer.json"
+    )
+    with pytest.raises(TrainingError, match=r"curv of the checkpoint.*0\.1 to 10"):
+        load_published(spoilt)
+
+
+def test_a_bundle_is_not_written_under_a_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(SettingsError, match="is a file"):
+        import_published("no/such-repository", tmp_path / "taken" / "bundle")

@@ -209,3 +209,13 @@ def test_a_grid_that_is_not_square_is_refused() -> None:
     key = "visual.base_model.model.vision_model.embeddings.position_embedding.weight"
     with pytest.raises(TrainingError, match="square grid"):
         architecture(sort_out(state() | {key: torch.zeros(16, 32)}), settings())
+
+
+@pytest.mark.parametrize("part", ["vision_config", "text_config"])
+def test_a_checkpoint_without_its_last_layers_is_refused(part: str) -> None:
+    tower = {"vision_config": "visual", "text_config": "textual"}[part]
+    whole = settings()
+    last = whole[part]["num_hidden_layers"] - 1
+    cut = {key: value for key, value in state().items() if not (key.startswith(tower) and f".layers.{last}." in key)}
+    with pytest.raises(TrainingError, match=f"{part} has {last + 1} layers, the weights have {last}"):
+        architecture(sort_out(cut), whole)
