@@ -76,17 +76,38 @@ class StepBatches(Dataset[Batch]):
         """Rows of an epoch: a permutation."""
         return np.random.default_rng((self.config.seed, epoch, 0)).permutation(self._n)
 
-    def loader(self, start: int = 0) -> DataLoader[Batch]:
-        """Iterate from step `start` to the end, drawing ahead in worker processes."""
+    def loader(self, start: int = 0) -> Iterator[Batch]:
+        """Iterate from step `start` to the end, drawing ahead in worker processes.
+
+        Raises:
+            TrainingError: A batch cannot be drawn.
+        """
         workers = self.config.workers
-        return DataLoader(
-            self,
+        loader = DataLoader(
+            _Caught(self),
             batch_size=None,
             sampler=range(start, self.config.total_steps),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_one_thread if workers else None,
         )
+        for drawn in loader:
+            if isinstance(drawn, TrainingError):
+                raise drawn
+            yield drawn
+
+
+class _Caught(Dataset[Batch | TrainingError]):
+    """Batches, or why there is none: an error that leaves a worker as such comes with its whole traceback as text."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, step: int) -> Batch | TrainingError:
+        try:
+            return self._batches[step]
+        except TrainingError as error:
+            return error
 
 
 class SceneBatches(StepBatches):
@@ -145,7 +166,11 @@ def training_scenes(config: DataConfig) -> Sequence[Quadruplet]:
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
-    """Token ids, (n, L) int64; `tokenizer` has truncation and padding switched on (see `open_tokenizer`)."""
+    """Token ids, (n, L) int64; `tokenizer` has truncation and padding switched on (see `open_tokenizer`).
+
+    Special tokens that are *written* in a text are ordinary characters, as in `hysac_retrieval.tokenization`.
+    """
+    tokenizer.encode_special_tokens = True  # here, for a tokenizer that was sent to a worker has forgotten it
     return np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
 
 

@@ -472,12 +472,15 @@ def test_faults_can_be_done_without(broken, tmp_path):
     assert trainer.run().config.data.skip_bad
 
 
-def test_a_picture_that_is_lost_while_training_stops_the_run_with_the_mend(folder, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_is_lost_while_training_stops_the_run_with_the_mend(workers, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "set")
-    trainer = Trainer(config(tmp_path / "set" / "quadruplets.jsonl", data={"holdout": 0.0}), tmp_path / "run")
+    settings = config(tmp_path / "set" / "quadruplets.jsonl", data={"holdout": 0.0}, workers=workers)
+    trainer = Trainer(settings, tmp_path / "run")
     shutil.rmtree(tmp_path / "set" / "pictures")
-    with pytest.raises(TrainingError, match=r"cannot be read any more.*skip_bad"):
+    with pytest.raises(TrainingError, match=r"^the picture of .* cannot be read any more.*skip_bad$") as raised:
         trainer.run()
+    assert "Traceback" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
