@@ -116,9 +116,17 @@ class ModelConfig(_Config):
     open_clip: OpenClipConfig | None = Field(None, description="Towers of open_clip instead of our own.")
 
     @model_validator(mode="after")
-    def _no_stem_before_trained_towers(self) -> Self:
+    def _fits(self) -> Self:
         if self.open_clip and self.image.stem != "patch":
             raise ValueError("open_clip's towers take pixels; leave model.image.stem at 'patch'")
+        if self.open_clip is None and self.text.width % self.text.heads:
+            raise ValueError(f"text.width {self.text.width} does not divide among text.heads, {self.text.heads}")
+        # open_clip gives a tower as many heads as fit.
+        heads = self.image.width // self.image.head_width
+        if self.open_clip is None and (heads == 0 or self.image.width % heads):
+            raise ValueError(
+                f"image.width {self.image.width} has no heads of image.head_width, {self.image.head_width}"
+            )
         return self
 
 
@@ -165,12 +173,15 @@ class LossConfig(_Config):
     safe_clip: float = Field(0.0, ge=0)
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(_Config):
     """AdamW with warm-up and cosine decay; weight decay on matrices only."""
 
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the run.")
     schedule: Literal["constant", "cosine"] = "cosine"
     clip_norm: float | None = Field(1.0, gt=0)
@@ -198,7 +209,7 @@ class DataConfig(_Config):
     holdout: float = Field(0.1, ge=0, lt=1)
     skip_bad: bool = False
     quadruplets: int = Field(60_000, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     group: int = Field(
         1,
         gt=0,
@@ -238,7 +249,7 @@ class TrainConfig(_Config):
     """
 
     name: str = "hysac"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     steps: int = Field(2000, gt=0, description="Steps of the main phase.")
     stem_steps: int = Field(0, ge=0, description="Steps before it in which only the stem learns, from words.")
     batch_size: int = Field(128, gt=1)
@@ -286,7 +297,7 @@ class TrainConfig(_Config):
         return self.stem_steps + self.steps
 
     @classmethod
-    def load(cls, source: str | Path, **overrides: Any) -> Self:
+    def load(cls, source: str | Path, /, **overrides: Any) -> Self:
         """Read a config file (YAML or TOML), or a bundled one by name (see `bundled_configs`).
 
         A file may say ``extends: NAME``, a bundled config or a file beside it, and hold only what differs from that.
@@ -304,6 +315,8 @@ class TrainConfig(_Config):
             *parents, leaf = key.split(".")
             for part in parents:
                 node = node.setdefault(part, {})
+                if not isinstance(node, dict):
+                    raise TrainingError(f"{key} cannot be set: {part} is {node!r}, expected a table of settings")
             node[leaf] = value
         try:
             return cls.model_validate(values)
@@ -325,9 +338,11 @@ def _read(source: str | Path, inner: tuple[Path, ...] = ()) -> tuple[Path, dict[
     base = values.pop("extends", None)
     if base is None:
         return path, values
+    if not isinstance(base, str):
+        raise TrainingError(f"{path} extends {base!r}; expected one name of a bundled config, or of a file beside it")
     if path in inner:
         raise TrainingError(f"{path} extends itself; leave `extends` out of one of {', '.join(map(str, inner))}")
-    _, under = _read(base if base in bundled_configs() else path.parent / str(base), (*inner, path))
+    _, under = _read(base if base in bundled_configs() else path.parent / base, (*inner, path))
     return path, _merged(under, values)
 
 

@@ -128,12 +128,13 @@ def draw_split(
         progress: Called as quadruplets are done.
 
     Raises:
-        SettingsError: No such split, or n below 1.
+        SettingsError: No such split, n below 1, or a negative seed.
     """
     from hysac_export.scenes import Artist, caption, quadruplets, styles_for
 
     if n < 1:
         raise SettingsError(f"{n} quadruplets asked for; expected at least 1")
+    check_seed(seed)
     artist = Artist(styles_for(split), size=size)
     chosen = quadruplets(split, n, seed)
     texts: dict[bool, list[str]] = {False: [], True: []}
@@ -156,6 +157,16 @@ def draw_split(
         [q.safe.entities for q in chosen],
         [q.unsafe.entities for q in chosen],
     )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what generators of random numbers do not take.
+
+    Raises:
+        SettingsError: The seed is negative.
+    """
+    if seed < 0:
+        raise SettingsError(f"the seed is {seed}; expected 0 or more")
 
 
 def encode_drawn(encoder: EncodesScenes, drawn: DrawnSplit, progress: Progress | None = None) -> EncodedSplit:

@@ -70,6 +70,16 @@ def fastest_precision(device: torch.device) -> Literal["bf16", "fp32"]:
     return "bf16" if native else "fp32"
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that a device has only in name.
+
+    Raises:
+        TrainingError: It is float16 on a CPU, which computes in it slowly and with overflows that bf16 does not have.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise TrainingError("precision fp16 needs a GPU; on a CPU train with fp32, bf16, or auto, which chooses")
+
+
 class Engine:
     """A model, its optimiser, and what a step does to them.
 

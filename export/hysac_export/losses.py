@@ -109,11 +109,13 @@ def published_total(
 ) -> Tensor:
     """Weighted sum of the terms, divided by their number and the sum of their weights as the published code does.
 
-    Of all seven that is 7 (4 w_c + 3 w_e).
+    Of all seven that is 7 (4 w_c + 3 w_e). Terms that all weigh nothing, as entailment alone does before its ramp, are
+    nothing.
     """
     weights = {name: entailment_weight if "<" in name else contrastive_weight for name in terms}
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-    return total / (len(terms) * sum(weights.values()))
+    whole = len(terms) * sum(weights.values())
+    return total / whole if whole else total
 
 
 def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> Tensor:

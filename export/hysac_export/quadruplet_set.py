@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hysac_export.config import CLIP_MEAN, CLIP_STD, DataConfig
-from hysac_export.encoded import DrawnSplit
+from hysac_export.encoded import DrawnSplit, check_seed
 from hysac_export.quadruplet_rows import BadRow, Picture, QuadrupletRow, Slice, Spool, read_quadruplets
 from hysac_retrieval.bundle import ImageSpec
 from hysac_retrieval.errors import ImageError, TrainingError
@@ -130,7 +130,9 @@ def whole_quadruplets(
     Raises:
         TrainingError: No row has both pictures.
         ImageError: A picture cannot be read.
+        SettingsError: The seed is negative.
     """
+    check_seed(seed)
     chosen: list[QuadrupletRow] = []
     pixels: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
     for place in np.random.default_rng(seed).permutation(len(rows)):

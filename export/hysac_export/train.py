@@ -22,9 +22,10 @@ from hysac_export.config import ModelConfig, TrainConfig
 from hysac_export.data import open_tokenizer
 from hysac_export.distributed import Processes
 from hysac_export.encoded import DrawnSplit, curvature_of, encode_drawn
-from hysac_export.engine import Engine, fastest_precision
+from hysac_export.engine import Engine, check_precision, fastest_precision
 from hysac_export.feed import Feed, open_feed, telling_words
 from hysac_export.model import HySAC, WordHead
+from hysac_export.place import file_in_the_way
 from hysac_export.quadruplet_check import DataReport
 from hysac_export.run import (
     CHECKPOINT,
@@ -89,6 +90,7 @@ class Trainer:
         given, resolved = config.model, resolve(config.model)
         self.folder = folder
         self.processes = Processes(device)
+        _check_shares(config, self.processes.count)
         precision = _precision(config, folder, resume, self.processes.device)
         self.config = config = config.model_copy(update={"model": resolved, "precision": precision})
         if config.threads:
@@ -264,9 +266,19 @@ def _model(given: ModelConfig, resolved: ModelConfig, *, fresh: bool) -> HySAC:
     return model
 
 
+def _check_shares(config: TrainConfig, count: int) -> None:
+    """Refuse a batch that does not divide among processes and the parts that each of them encodes its share in."""
+    if config.batch_size % (count * config.accumulate):
+        raise TrainingError(
+            f"batch_size {config.batch_size} does not divide among {count} processes with {config.accumulate} parts "
+            f"each (accumulate); set batch_size to a multiple of {count * config.accumulate}"
+        )
+
+
 def _precision(config: TrainConfig, folder: Path, resume: bool, device: torch.device) -> str:
     """The precision of a config; of ``auto`` what the run began with, or else what suits the device."""
     if config.precision != "auto":
+        check_precision(config.precision, device)
         return config.precision
     if resume and (folder / CONFIG).is_file():
         return read_config(folder).precision
@@ -282,6 +294,8 @@ def _check(config: TrainConfig, folder: Path, resume: bool) -> None:
         stored = read_config(folder)
         if stored.model_dump(exclude=_FREE) != config.model_dump(exclude=_FREE):
             raise TrainingError(f"{folder} was trained with another config; resume with {path}")
+    elif (file := file_in_the_way(folder)) is not None:
+        raise TrainingError(f"{file} is a file, so that {folder} cannot be a folder; choose another for the run")
     elif path.exists():
         raise TrainingError(f"{folder} holds a run already; resume it with --resume, or choose another folder")
 

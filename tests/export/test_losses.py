@@ -315,3 +315,8 @@ def test_captions_alone_learn_the_hinge_and_the_cone_of_texts_and_nothing_else()
     gone = Quadruplets(*(getattr(_points([1.0] * 4, 1.0), name) for name in GROUPS), none, none)
     _, safe_clip = euclidean_loss(gone, scale, LossConfig(safe_clip=1.0))
     assert {name for name, value in safe_clip.items() if value.item()} == {"T*->T"}
+
+
+def test_terms_of_no_weight_are_nothing() -> None:
+    terms = {name: torch.tensor(2.0) for name in ("T<I", "T*<I*")}
+    assert float(published_total(terms, 0.0, 0.0)) == 0.0

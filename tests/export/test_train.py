@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from hysac_export.config import TrainConfig, bundled_configs
-from hysac_export.data import IMAGE_MEAN, SceneBatches, augment, normalise
+from hysac_export.data import IMAGE_MEAN, SceneBatches, augment, normalise, tokenize
 from hysac_export.run import TrainedRun
 from hysac_export.train import Trainer, learning_rate
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import TrainingError
+from hysac_retrieval.tokenization import TextTokenizer
 
 TINY = {
     "stem_steps": 2,
@@ -203,7 +205,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_mend(tmp_path):
 
 @pytest.mark.parametrize(
     ("overrides", "field"),
-    [({"optim.lr": -1}, "lr"), ({"model.image": {"patch": 7}}, "patch"), ({"stepz": 1}, "stepz")],
+    [
+        ({"optim.lr": -1}, "lr"),
+        ({"model.image": {"patch": 7}}, "patch"),
+        ({"stepz": 1}, "stepz"),
+        ({"optim.betas": [0.9, 2]}, "betas"),
+        ({"model.text.heads": 3, "model.text.width": 32}, r"text\.heads, 3"),
+        ({"model.image.head_width": 500}, "head_width, 500"),
+        ({"seed": -1}, "seed"),
+        ({"data.seed": -1}, "seed"),
+        ({"model": "foo", "model.dim": 3}, r"model\.dim cannot be set"),
+        ({"source": 1}, "source"),
+        ({"cls": 1}, "cls"),
+    ],
 )
 def test_a_bad_config_names_the_field(overrides, field):
     with pytest.raises(TrainingError, match=field):
@@ -216,6 +230,12 @@ def test_configs_are_read_from_yaml_and_toml(tmp_path):
     assert TrainConfig.load(tmp_path / "a.yaml") == TrainConfig.load(tmp_path / "b.toml")
     with pytest.raises(TrainingError, match=r"missing\.yaml"):
         TrainConfig.load(tmp_path / "missing.yaml")
+
+
+def test_a_config_extends_one_other(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: [mini, clip]\n")
+    with pytest.raises(TrainingError, match="expected one name"):
+        TrainConfig.load(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize("name", bundled_configs())
@@ -295,3 +315,28 @@ def test_weights_are_never_half_written(finished, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         run.save(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("inner", ["", "run"])
+def test_a_file_is_no_place_for_a_run(inner, tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(TrainingError, match="is a file"):
+        Trainer(tiny(), tmp_path / "taken" / inner)
+
+
+def test_half_precision_of_gpus_is_refused_on_a_cpu(tmp_path):
+    with pytest.raises(TrainingError, match="fp16 needs a GPU"):
+        Trainer(tiny(precision="fp16"), tmp_path / "run", device="cpu")
+
+
+def test_entailment_alone_can_be_ramped_in(tmp_path):
+    loss = {"contrastive": 0, "entailment_start": 0.5, "joint": 0, "radius": 1, "published_normalisation": True}
+    Trainer(tiny(stem_steps=0, loss=loss), tmp_path / "run").run()
+    assert all(np.isfinite(row["loss"]) for row in _lines(tmp_path / "run"))
+
+
+def test_special_tokens_that_are_written_in_a_caption_are_characters_as_in_the_runtime(finished):
+    run = TrainedRun.load(finished)
+    texts = ["a <end> b", "a<start>b <pad>"]
+    runtime = TextTokenizer(Tokenizer.from_file(str(finished / "tokenizer.json")), run.text_spec)
+    np.testing.assert_array_equal(tokenize(run.tokenizer, texts), runtime(texts))

@@ -193,3 +193,17 @@ def test_devices_that_are_not_there_are_refused(device: str, message: str) -> No
         pytest.skip("there is a GPU")
     with pytest.raises(TrainingError, match=message):
         Processes(device)
+
+
+def test_a_share_that_does_not_divide_into_its_parts_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Two(Processes):
+        def __init__(self, device: str | None) -> None:
+            super().__init__(device)
+            self.count = 2
+
+    monkeypatch.setattr("hysac_export.train.Processes", Two)
+    settings = run_config().model_copy(update={"batch_size": 8, "accumulate": 8})
+    with pytest.raises(TrainingError, match="set batch_size to a multiple of 16"):
+        Trainer(settings, tmp_path / "run", device="cpu")
