@@ -196,12 +196,21 @@ def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> 
     save_graph(proto, path)
 
 
-def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> HySAC:
-    """A float32 copy on the CPU, in evaluation mode; `model` is left as it is."""
+def check_hyperbolic(model: HySAC) -> None:
+    """Refuse a model whose points have no radius.
+
+    Raises:
+        TrainingError: It is Euclidean.
+    """
     if model.config.geometry != "hyperbolic":
         raise TrainingError(
             f"only hyperbolic models can be exported, this one is {model.config.geometry}: its points have no radius"
         )
+
+
+def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> HySAC:
+    """A float32 copy on the CPU, in evaluation mode; `model` is left as it is."""
+    check_hyperbolic(model)
     if tokenizer.get_vocab_size() > model.config.text.vocab_size:
         raise TrainingError(
             f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.config.text.vocab_size}; "

@@ -144,13 +144,14 @@ def _of_run(
 ) -> Bundle:
     from hysac_export.calibrate import calibrate
     from hysac_export.evaluate import metrics as measure
-    from hysac_export.onnx import export_bundle, round_weights
+    from hysac_export.onnx import check_hyperbolic, export_bundle, round_weights
     from hysac_export.run import TrainedRun
     from hysac_retrieval.lift import PaddedLift
 
     given = None if safety is None else read_profile(safety)
     test_metrics = {} if metrics is None else {"test": read_json(metrics)}
     trained = TrainedRun.load(run)
+    check_hyperbolic(trained.model)
     if weights == "float16":
         round_weights(trained.model)
     encoded = _validation(trained, n)

@@ -66,6 +66,8 @@ def test_a_run_that_is_done_can_be_resumed_to_no_effect(run: Run, config: Path, 
         (("lost.yaml",), 1, "lost.yaml"),
         (("mini", "--set", "optim.speed=1"), 1, "optim.speed"),
         (("mini", "--set", "steps"), 2, "KEY=VALUE"),
+        (("mini", "--set", "source=1"), 1, "source"),
+        (("mini", "--set", "model=foo", "--set", "model.dim=3"), 1, "model.dim"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_an_error(
@@ -119,6 +121,14 @@ def test_export_refuses_a_folder_that_holds_no_run(run: Run, tmp_path: Path) -> 
     assert result.exit_code == 1
     assert "hysac train" in result.stderr
     assert not (tmp_path / "bundle").exists()
+
+
+def test_export_refuses_a_euclidean_run_before_it_is_calibrated(run: Run, config: Path, tmp_path: Path) -> None:
+    euclidean = ("--set", "model.geometry=euclidean", "--device", "cpu")
+    assert run("train", config, "--out", tmp_path / "run", *euclidean).exit_code == 0
+    result = run("export", tmp_path / "run", "--out", tmp_path / "bundle", "-n", 8)
+    assert result.exit_code == 1
+    assert "only hyperbolic models can be exported" in result.stderr
 
 
 def test_export_refuses_a_profile_that_is_none(run: Run, tmp_path: Path, trained: Path) -> None:
