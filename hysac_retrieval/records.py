@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import uuid
@@ -23,7 +24,9 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "hysac-retrieval")
 
 def point_id(source_key: str) -> str:
     """Deterministic id of a point: the same key, such as a path or a URL, always has the same UUID."""
-    return str(uuid.uuid5(_NAMESPACE, source_key))
+    # As `uuid.uuid5`, which refuses names of files that are not UTF-8.
+    hashed = hashlib.sha1(_NAMESPACE.bytes + source_key.encode("utf-8", "surrogatepass"), usedforsecurity=False)
+    return str(uuid.UUID(bytes=hashed.digest()[:16], version=5))
 
 
 def normal_ids(ids: Iterable[Any]) -> list[PointId]:
@@ -56,7 +59,7 @@ def plain_payloads(payloads: Sequence[Mapping[str, Any] | None]) -> list[dict[st
     if all(payload is None or (isinstance(payload, Mapping) and PAYLOAD_KEY not in payload) for payload in payloads):
         try:
             plain: list[dict[str, Any]] = to_jsonable_python([dict(payload or {}) for payload in payloads])
-            json.dumps(plain, allow_nan=False)
+            _expect_json(plain)
         except (PydanticSerializationError, ValueError, TypeError, RecursionError):
             pass  # one by one, to name the row
         else:
@@ -74,11 +77,25 @@ def plain_payload(payload: Mapping[str, Any] | None, row: int) -> dict[str, Any]
         raise InputError(f"payload in row {row} has a key {PAYLOAD_KEY!r}, which is reserved; rename that field")
     try:
         plain = to_jsonable_python(dict(payload))
-        json.dumps(plain, allow_nan=False)
+        _expect_json(plain)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"payload in row {row} does not consist of JSON values: {error}") from error
     result: dict[str, Any] = plain
     return result
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be stored: no half of a surrogate pair is in it, as in names of files that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _expect_json(plain: Any) -> None:
+    """Check that values can be written as JSON in UTF-8: no NaN, and no halves of surrogate pairs."""
+    json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
 
 
 def short_numbers(values: ArrayLike, *, up: bool = False) -> list[float]:

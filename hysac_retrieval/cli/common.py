@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from hysac_retrieval.errors import HysacError, MissingExtraError, SettingsError
 
@@ -51,6 +52,7 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         self.help = keep_lines(self.help)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -101,14 +103,21 @@ def connection(location: str | None, url: str | None, api_key: str | None, prefe
     Raises:
         click.UsageError: Not exactly one of location and url is given.
     """
+    if location is not None and url is not None:  # what is said on the command line counts before the environment
+        location, url = (value if _was_said(name) else None for name, value in (("location", location), ("url", url)))
     if (location is None) == (url is None):
-        found = "both" if location else "neither"
+        found = "both" if location is not None else "neither"
         raise click.UsageError(
             f"say where the collections live: --location DIR for a folder, or --url URL for a server (found {found})"
         )
     if location is not None:
         return {"location": location}
     return {"url": url, "api_key": api_key, "prefer_grpc": prefer_grpc}
+
+
+def _was_said(name: str) -> bool:
+    """Whether an option was given on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def require_training(purpose: str) -> None:

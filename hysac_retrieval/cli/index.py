@@ -65,7 +65,7 @@ class _IndexCommand(Command):
     type=click.IntRange(min=0),
     help="Processes that decode images; 0 decodes in this one; with --ray, encoders  [default: one per core, up to 8]",
 )
-@click.option("--max-pixels", type=click.IntRange(min=1), help="Largest width × height of an image.")
+@click.option("--max-pixels", type=click.IntRange(1, 178_956_970), help="Largest width × height of an image.")
 @click.option("--recreate", is_flag=True, help="Remove the collection first, with all its points.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Skip what is stored already, unchanged.")
 @click.option(
@@ -119,9 +119,9 @@ def command(
 ) -> None:
     r"""Index images and texts into a collection.
 
-    SOURCE is a folder of images (searched recursively), an image, a text file (one text per line), a table (.jsonl,
-    .csv, .parquet) with a field for an image, a text, or both, whose further fields go into the payload, a webdataset
-    shard (.tar; {000..010} stands for a range), or a Hugging Face dataset (hf:NAME, or a folder).
+    SOURCE is a folder of images (searched recursively, hidden ones left out), an image, a text file (one text per
+    line), a table (.jsonl, .csv, .parquet) with a field for an image, a text, or both, whose further fields go into the
+    payload, a webdataset shard (.tar; {000..010} stands for a range), or a Hugging Face dataset (hf:NAME, or a folder).
 
     What is stored already and has not changed is skipped, so a run that was stopped goes on when it is started again.
     An item that fails is reported and kept in the journal, the rest goes on, and the exit code is 3.
@@ -141,8 +141,12 @@ def command(
     options = take_source_options(given)
     notes = journal_path(journal, location, collection)
     encoder = Encoder.load(model)
+    only, resume = given["only"], given["resume"]
+    if recreate and only:
+        raise click.UsageError("--recreate leaves nothing stored among which --only could choose; give one of them")
     if dry_run:
-        _dry_run(sources, options, encoder, collection, place, notes, recreate, given["only"], given["prune"], as_json)
+        anew = recreate or not resume
+        _dry_run(sources, options, encoder, collection, place, notes, anew, only, given["prune"], as_json)
         return
     if max_pixels is not None:
         given["max_pixels"] = max_pixels
@@ -150,7 +154,7 @@ def command(
         from hysac_retrieval.ingest.ray import RayOptions
 
         given["ray"] = RayOptions(address=ray_address, actors=given["workers"] or None)
-    from hysac_retrieval.ingest import collection_for, index_sources
+    from hysac_retrieval.ingest import collection_for, index_sources, open_sources
     from hysac_retrieval.stores import StorageOptions
 
     storage = StorageOptions(
@@ -159,6 +163,8 @@ def command(
         replication_factor=replication_factor,
         write_consistency_factor=write_consistency_factor,
     )
+    # A slip is noticed before a collection is made, or removed.
+    open_sources(sources, options=options, only=only, resume=resume, journal=notes)
     opened = collection_for(encoder, collection, recreate=recreate, quantization=quantization, storage=storage, **place)
     with opened as index, stop_on_interrupt() as stopped:
         with item_progress() as show:
@@ -193,7 +199,7 @@ def _dry_run(
     collection: str,
     place: Connection,
     notes: Path | None,
-    recreate: bool,
+    anew: bool,
     only: tuple[str, ...],
     prune: bool,
     as_json: bool,
@@ -204,7 +210,7 @@ def _dry_run(
 
     try:
         with Index.open(collection, expect_fingerprint=encoder.fingerprint, **place) as index:
-            status = status_of(sources, None if recreate else index, options=options, journal=notes)
+            status = status_of(sources, None if anew else index, options=options, journal=notes)
     except CollectionNotFoundError:
         status = status_of(sources, None, options=options, journal=notes)
     would = {

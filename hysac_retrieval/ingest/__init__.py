@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.ingest.items import FailedItem, Item
     from hysac_retrieval.ingest.journal import IndexReport, Journal
     from hysac_retrieval.ingest.options import Fields, SourceOptions
-    from hysac_retrieval.ingest.pipeline import Progress, collection_for, index_sources
+    from hysac_retrieval.ingest.pipeline import Progress, collection_for, index_sources, open_sources
     from hysac_retrieval.ingest.points import Content
     from hysac_retrieval.ingest.sources import Listing
     from hysac_retrieval.ingest.status import Status, status_of
@@ -36,6 +36,7 @@ __all__ = [
     "collection_for",
     "fill",
     "index_sources",
+    "open_sources",
     "status_of",
 ]
 
@@ -55,6 +56,7 @@ _HOMES = {
     "collection_for": "pipeline",
     "fill": "filling",
     "index_sources": "pipeline",
+    "open_sources": "pipeline",
     "status_of": "status",
 }
 

@@ -13,6 +13,7 @@ from hysac_retrieval.ingest.rows import Row, count_lines
 from hysac_retrieval.ingest.scratch import Captions
 from hysac_retrieval.ingest.tables import image_item, text_item
 from hysac_retrieval.queries import IMAGE_SUFFIXES
+from hysac_retrieval.records import is_utf8
 
 
 class ImageFiles:
@@ -37,13 +38,13 @@ class ImageFiles:
     def items(self) -> Iterator[Item | FailedItem]:
         """See `Source.items`."""
         if not self.whole:
-            yield self._item(self.path)
+            yield self._item(self.path) if is_utf8(str(self.path)) else _misnamed(self.path, self.source)
             return
         unreadable: list[OSError] = []
         empty = True
         for path in _images(self.root, unreadable):
             empty = False
-            yield self._item(path)
+            yield self._item(path) if is_utf8(str(path)) else _misnamed(path, self.source)
         for error in unreadable:
             wrong = SourceError(f"folder cannot be read: {error}")
             yield FailedItem.of(str(error.filename), wrong, source=self.source)
@@ -106,3 +107,9 @@ def _images(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield Path(parent, name)
+
+
+def _misnamed(path: Path, source: str) -> FailedItem:
+    """An image that no payload can name."""
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return FailedItem.of(shown, SourceError("the name of the file is not UTF-8; rename it"), source=source)

@@ -13,7 +13,7 @@ from hysac_retrieval.index import Index
 from hysac_retrieval.ingest.decode import Decoding
 from hysac_retrieval.ingest.journal import IndexReport, Journal
 from hysac_retrieval.ingest.options import SourceOptions
-from hysac_retrieval.ingest.plan import Planner, all_marks, left_points
+from hysac_retrieval.ingest.plan import Planner, all_marks, expect_choice, left_points
 from hysac_retrieval.ingest.sources import Listing
 from hysac_retrieval.ingest.stages import OnProgress, Progress, Stages
 from hysac_retrieval.ingest.workers import Decoder
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.encoder import Encoder
     from hysac_retrieval.ingest.ray import RayOptions, RayStages
 
-__all__ = ["OnProgress", "Progress", "collection_for", "index_sources"]
+__all__ = ["OnProgress", "Progress", "collection_for", "index_sources", "open_sources"]
 
 UNREADABLE = "some of the sources could not be read, so what has left them is not known"
 """Why nothing is pruned."""
@@ -88,11 +88,9 @@ def index_sources(
     for name, value, smallest in least:
         if value is not None and value < smallest:
             raise SettingsError(f"{name} is {value}; expected at least {smallest}")
-    if "failed" in only and journal is None:
-        raise SettingsError("only='failed' does what the journal lists; name the journal of the earlier run")
     began = time.perf_counter()
     index.collection.expect(encoder.fingerprint)
-    listing = Listing(sources, options)
+    listing = open_sources(sources, options=options, only=only, resume=resume, journal=journal)
     with Journal(None if journal is None else Path(journal)) as notes:
         planner = Planner.of(index, notes.earlier, only, resume=resume)
         writer = Writer(index, notes)
@@ -109,6 +107,7 @@ def index_sources(
             with Decoder(workers, decoding) as decoder:
                 stages = Stages(encoder, writer, notes, planner, decoder, batch_size)
                 interrupted = stages.run(listing, on_progress, should_stop)
+        writer.finish()
         pruned, unpruned = 0, ""
         if not interrupted:
             notes.settle(set(listing.described) - listing.broken, listing.seen)
@@ -132,6 +131,24 @@ def index_sources(
             seconds=time.perf_counter() - began,
             interrupted=interrupted,
         )
+
+
+def open_sources(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    options: SourceOptions | None = None,
+    only: Collection[str] = (),
+    resume: bool = True,
+    journal: str | os.PathLike[str] | None = None,
+) -> Listing:
+    """Everything that `index_sources` can refuse before it looks at the collection; call it before making one.
+
+    The arguments are those of `index_sources`, as are the errors.
+    """
+    if "failed" in only and journal is None:
+        raise SettingsError("only='failed' does what the journal lists; name the journal of the earlier run")
+    expect_choice(only, resume)
+    return Listing(sources, options)
 
 
 def collection_for(

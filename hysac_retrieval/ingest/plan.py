@@ -57,6 +57,16 @@ def chosen(only: Collection[str]) -> frozenset[str]:
     return frozenset(only or get_args(Unfinished))
 
 
+def expect_choice(only: Collection[str], resume: bool) -> None:
+    """Check that states can be chosen.
+
+    Raises:
+        SettingsError: One is unknown, or some are chosen although everything is to be done.
+    """
+    if chosen(only) and only and not resume:
+        raise SettingsError("only chooses among unfinished items, but without resume everything is done again")
+
+
 def grouped(listing: Iterable[Item | FailedItem], fail: Callable[[FailedItem], None]) -> Iterator[list[Item]]:
     """Items to look up together, of which the last group may be empty; what is no item goes to `fail`."""
     items: list[Item] = []
@@ -106,8 +116,7 @@ class Planner:
         Raises:
             SettingsError: A state is unknown, or some are chosen although everything is to be done.
         """
-        if only and not resume:
-            raise SettingsError("only chooses among unfinished items, but without resume everything is done again")
+        expect_choice(only, resume)
         # Nothing can be found in an empty collection, and nobody else fills it meanwhile.
         if index is None or not resume or not index.count():
             return cls(None, failed, only)

@@ -262,6 +262,10 @@ class PointNotes(Journal):
 class PointWriter(Writer):
     """Writes vectors and scores to points that exist."""
 
+    def reject(self, failure: FailedItem, found: str) -> None:
+        """See `Writer.reject`; the notes take the score from a point that fails."""
+        self._notes.fail(failure)
+
     def _write(
         self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]
     ) -> None:

@@ -26,7 +26,7 @@ from hysac_retrieval.ingest.huggingface import PREFIX
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.options import SourceOptions
-from hysac_retrieval.ingest.ray_tasks import Encode, Encoded, End, Met, decode, list_parts, rows_of
+from hysac_retrieval.ingest.ray_tasks import Encode, Encoded, End, Met, Rejected, decode, list_parts, rows_of
 from hysac_retrieval.ingest.sources import Listing, expand_braces
 from hysac_retrieval.ingest.stages import OnProgress, Progress
 from hysac_retrieval.ingest.write import Writer
@@ -164,6 +164,9 @@ class RayStages:
             elif isinstance(row, FailedItem):
                 listing.seen.add(row.id, row.id)
                 self._notes.fail(row)
+            elif isinstance(row, Rejected):
+                listing.seen.add(row.failure.id, row.failure.id)
+                self._writer.reject(row.failure, row.hash)
             elif isinstance(row, Met):
                 listing.seen.add(row.id, row.id)
                 self.left_out += not row.unchanged

@@ -30,6 +30,14 @@ class Met:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """An item that cannot be indexed, with its content hash; see `Writer.reject`."""
+
+    failure: FailedItem
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """An item to encode: a text, or the pixels (size, size, 3) uint8 of an image."""
 
@@ -108,7 +116,7 @@ def decode(batch: Any, decoding: Decoding) -> Any:
             found, pixels = decoded.hash, decoded.pixels
             item = replace(item, content=b"")
             if decoded.error is not None:
-                rows.append(FailedItem.of_item(item, decoded.error))
+                rows.append(Rejected(FailedItem.of_item(item, decoded.error), found))
                 continue
         if row.known is not None and found == row.known:
             rows.append(Met(item.id, unchanged=True))
@@ -146,7 +154,7 @@ class Encode:
                 try:
                     texts.append((row, self._encoder.count_tokens(str(row.item.content))))
                 except TextError as error:
-                    done.append(FailedItem.of_item(row.item, error))
+                    done.append(Rejected(FailedItem.of_item(row.item, error), row.hash))
         if texts:
             points = self._encoder.encode_text([str(row.item.content) for row, _ in texts])
             done += [

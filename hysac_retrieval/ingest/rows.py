@@ -141,6 +141,7 @@ def _jsonl(stream: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _csv(stream: Any, path: Path, check: Check | None) -> Iterator[tuple[int, Any]]:
+    csv.field_size_limit(2**31 - 1)  # the default ends a table at a text of 128 kB
     reader = csv.DictReader(stream, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
     if check and reader.fieldnames is not None:
         check(reader.fieldnames)

@@ -32,6 +32,7 @@ from hysac_retrieval.ingest.scratch import Captions, Seen
 from hysac_retrieval.ingest.shards import SHARD_SUFFIXES, Shard
 from hysac_retrieval.ingest.tables import PARQUET_SUFFIXES, normal, read_table, table
 from hysac_retrieval.queries import IMAGE_SUFFIXES
+from hysac_retrieval.records import is_utf8
 
 __all__ = ["Item", "Listing", "Source", "SourceOptions", "expand_braces"]
 
@@ -102,6 +103,8 @@ class Listing:
         self.complete = True
         self.broken: set[str] = set()
         for source in self._sources.values():
+            if not is_utf8(source.source):
+                raise SourceError(f"the name of {source.source!r} is not UTF-8, which points are stored in; rename it")
             next(source.items(), None)  # what cannot be read at all is an error before anything is indexed
 
     @property

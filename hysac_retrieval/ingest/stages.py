@@ -196,7 +196,7 @@ class Stages:
         unchanged = []
         for task, found in zip(tasks, ticket.result(), strict=True):
             if found.error is not None:
-                self._notes.fail(FailedItem.of_item(task.item, found.error))
+                self._writer.reject(FailedItem.of_item(task.item, found.error), found.hash)
             elif task.known is not None and found.hash == task.known:
                 unchanged.append(task.item.id)
             else:
@@ -226,7 +226,7 @@ class Stages:
             try:
                 tokens = self._encoder.count_tokens(str(ready.item.content))
             except TextError as error:
-                self._notes.fail(FailedItem.of_item(ready.item, error))
+                self._writer.reject(FailedItem.of_item(ready.item, error), ready.hash)
                 batch.remove(ready)
                 continue
             if tokens > limit:

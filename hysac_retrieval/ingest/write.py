@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,15 @@ from hysac_retrieval.errors import InputError
 from hysac_retrieval.index import Index
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.journal import Journal
-from hysac_retrieval.ingest.plan import HASH, SOURCE
+from hysac_retrieval.ingest.plan import HASH, SOURCE, marks
+from hysac_retrieval.records import finite_number
 from hysac_retrieval.results import Modality
 from hysac_retrieval.safety import MODALITIES
+from hysac_retrieval.stores.amend import Amendment
+
+_REJECTED = 128  # items whose points are looked up at once
+_WITHDRAWN = {"unsafe": None, "radius": None, HASH: None}
+"""Without a radius, no new calibration gives the point a score either."""
 
 
 class Writer:
@@ -31,6 +38,8 @@ class Writer:
         self.indexed: dict[str, int] = dict.fromkeys(MODALITIES, 0)
         self._index = index
         self._notes = notes
+        self._lock = threading.Lock()
+        self._rejected: dict[str, str] = {}
 
     def write(
         self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]
@@ -44,7 +53,39 @@ class Writer:
                 try:
                     self._write(modality, [item], hashes[row : row + 1], points[row : row + 1])
                 except InputError as error:
-                    self._notes.fail(FailedItem.of_item(item, error))
+                    self.reject(FailedItem.of_item(item, error), hashes[row])
+
+    def reject(self, failure: FailedItem, found: str) -> None:
+        """Note that an item cannot be indexed; what is stored for other content of it loses its score.
+
+        Args:
+            failure: What is wrong.
+            found: Hash of the content; empty where it cannot be read, and then what is stored stays.
+        """
+        self._notes.fail(failure)
+        if not found:
+            return
+        with self._lock:
+            self._rejected[failure.id] = found
+            full = len(self._rejected) >= _REJECTED
+        if full:
+            self.finish()
+
+    def finish(self) -> None:
+        """Take the scores from points of rejected items that were given for other content: they say nothing of this.
+
+        The points stay, for those who may see everything, and until the item is mended.
+        """
+        with self._lock:
+            rejected, self._rejected = self._rejected, {}
+        stored = marks(self._index, list(rejected)) if rejected else {}
+        amendments = [
+            Amendment(key, _WITHDRAWN, ours["model"], finite_number(ours.get("radius")))
+            for key, ours in stored.items()
+            if ours.get(HASH, rejected[key]) != rejected[key]
+        ]
+        if amendments:
+            self._index.store.amend(self._index.name, amendments)
 
     def _write(
         self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]

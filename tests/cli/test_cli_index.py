@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import Photos, Run
 from pictures import COLOURS, write_pictures, write_truncated
+from rest_server import rest_server
 
 from hysac_retrieval.bundle import MANIFEST_NAME
 
@@ -180,3 +181,46 @@ def test_shards_need_a_cluster(run: Run, tmp_path: Path, toy_bundle: Path) -> No
     result = run("index", write_pictures(tmp_path / "p"), *place(tmp_path, toy_bundle), "--shards", "3")
     assert result.exit_code == 2
     assert "shards" in result.stderr
+
+
+@pytest.mark.parametrize("wrong", [("nowhere",), ("p", "--captions", "nowhere.csv"), ("p", "--only", "failed")])
+def test_a_slip_makes_no_collection_and_removes_none(
+    wrong: tuple[str, ...], run: Run, tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "p")
+    with rest_server() as server:  # where nothing keeps a journal, unless one is named
+        there = ("--collection", "c", "--url", server.url, "--model", toy_bundle)
+        assert run("index", *wrong, *there).exit_code != 0
+        assert not server.backend.collection_exists("c")
+        assert run("index", "p", *there).exit_code == 0
+        assert run("index", *wrong, *there, "--recreate").exit_code != 0
+        assert server.backend.count("c").count == 4
+
+
+def test_recreating_does_everything_or_nothing(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    folder = write_pictures(tmp_path / "p")
+    run("index", folder, *place(tmp_path, toy_bundle))
+    result = run("index", folder, *place(tmp_path, toy_bundle), "--recreate", "--only", "missing")
+    assert result.exit_code == 2
+    assert "--only" in result.stderr
+    assert "4 points" in run("index", folder, *place(tmp_path, toy_bundle)).stdout
+
+
+def test_a_dry_run_tells_what_a_run_without_resuming_does(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
+    folder = write_pictures(tmp_path / "p")
+    run("index", folder, *place(tmp_path, toy_bundle))
+    for more, count in (((), 0), (("--no-resume",), 4), (("--recreate",), 4)):
+        result = run("index", folder, *place(tmp_path, toy_bundle), "--dry-run", "--json", *more)
+        assert json.loads(result.stdout)["would"]["index"] == count
+
+
+def test_the_command_line_counts_before_the_environment(
+    run: Run, tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYSAC_URL", "http://127.0.0.1:9")
+    assert run("index", write_pictures(tmp_path / "p"), *place(tmp_path, toy_bundle)).exit_code == 0
+    monkeypatch.setenv("HYSAC_LOCATION", str(tmp_path / "data"))
+    result = run("info", "c")
+    assert result.exit_code == 2
+    assert "found both" in result.stderr or "found neither" in result.stderr

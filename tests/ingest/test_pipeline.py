@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,16 @@ from pictures import COLOURS, write_pictures, write_truncated
 from hysac_retrieval.encoder import Encoder
 from hysac_retrieval.errors import ModelMismatchError, SettingsError, SourceError, StoreError
 from hysac_retrieval.index import Index
-from hysac_retrieval.ingest import Item, Listing, Progress, collection_for, index_sources, stages
+from hysac_retrieval.ingest import (
+    Fields,
+    Item,
+    Listing,
+    Progress,
+    SourceOptions,
+    collection_for,
+    index_sources,
+    stages,
+)
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +294,60 @@ def test_a_row_of_a_table_that_holds_no_picture_fails_alone(tmp_path: Path, enco
     assert [Path(failure.item).name for failure in report.failed] == ["rows.parquet:2", "rows.parquet:3"]
     ((_, payload),) = everything(index).items()
     assert payload == {"caption": "the sea", "weight": 1.5, "modality": "image"}
+
+
+def test_a_score_is_not_kept_for_content_that_it_was_not_given_for(tmp_path: Path, encoder: Encoder) -> None:
+    folder, rows = write_pictures(tmp_path / "p"), tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a dog", "id": "one"}\n', encoding="utf-8")
+    options = SourceOptions(fields=Fields(id="id"))
+
+    def again(**changes: Any) -> None:
+        index_sources([folder, rows], index, encoder, options=options, **changes)
+
+    with collection_for(encoder, "things", location=tmp_path / "data") as index:
+        again()
+        before, picture = everything(index), (folder / "sea.jpg").read_bytes()
+        safe = {hit.id for hit in index.query([0.0] * encoder.dim)}
+        for resume in (True, False):
+            write_truncated(folder / "sea.jpg")
+            rows.write_text('{"text": "a dog \\ud800", "id": "one"}\n', encoding="utf-8")
+            again(resume=resume)
+            left = safe - {hit.id for hit in index.query([0.0] * encoder.dim)}
+            assert {before[gone].get("file", "a text") for gone in left} == {"sea.jpg", "a text"}
+            assert everything(index).keys() == before.keys()  # the points stay, for those who may see everything
+            again()  # and fail again
+            (folder / "sea.jpg").write_bytes(picture)
+            rows.write_text('{"text": "a dog", "id": "one"}\n', encoding="utf-8")
+            again()
+            assert {hit.id for hit in index.query([0.0] * encoder.dim)} == safe
+        (folder / "sea.jpg").unlink()
+        (folder / "sea.jpg").mkdir()  # what is there cannot be read, so nothing is known of it
+        again()
+        assert {hit.id for hit in index.query([0.0] * encoder.dim)} == safe
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are Unicode")
+@pytest.mark.parametrize("captions", [False, True])
+def test_names_and_texts_that_are_not_unicode_fail_alone(
+    captions: bool, tmp_path: Path, encoder: Encoder, index: Index
+) -> None:
+    folder, rows = write_pictures(tmp_path / "p"), tmp_path / "rows.jsonl"
+    shutil.copy(folder / "sea.jpg", os.fsencode(folder) + b"/bad\xff.jpg")
+    rows.write_text('{"text": "a dog \\ud800"}\n{"text": "a cat", "by": "\\udfff"}\n{"text": "the park"}\n', "utf-8")
+    table = tmp_path / "captions.jsonl"
+    table.write_text('{"file": "sea.jpg", "caption": "the sea"}\n', encoding="utf-8")
+    options = SourceOptions(captions=table) if captions else None
+    report = index_sources([folder, rows], index, encoder, options=options, journal=tmp_path / "journal.jsonl")
+    assert report.indexed == {"image": len(COLOURS), "text": 1}
+    assert {one.item.rpartition("/")[2] for one in report.failed} == {"bad\\xff.jpg", "rows.jsonl:1", "rows.jsonl:2"}
+    assert len(entries(tmp_path / "journal.jsonl")) == 3
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt"))
+    strange.write_text("a dog\n")
+    with pytest.raises(SourceError, match="not UTF-8"):
+        index_sources([strange], index, encoder)
+
+
+def test_a_table_may_hold_long_texts(tmp_path: Path, encoder: Encoder, index: Index) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(f"text,more\na dog,{'x' * 200_000}\na cat,y\n", encoding="utf-8")
+    assert index_sources([rows], index, encoder).indexed["text"] == 2

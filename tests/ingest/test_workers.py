@@ -197,3 +197,27 @@ def test_workers_load_no_vector_store() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "hysac_retrieval.ingest.decode" in loaded
     assert not {"qdrant_client", "qdrant_edge", "onnxruntime", "tokenizers", "sqlite3"} & set(loaded)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="masks are told by /proc")
+def test_every_process_is_born_with_interrupts_blocked(tmp_path: Path) -> None:
+    """The first one, too, in an interpreter that has started no process yet."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import multiprocessing, re, sys
+from pathlib import Path
+from hysac_retrieval.ingest.decode import Decoding, Job
+from hysac_retrieval.ingest.workers import Decoder
+
+if __name__ == "__main__":
+    with Decoder(2, Decoding(None, 100)) as decoder:
+        decoder.submit([Job(b"a", b"")]).result()
+        for child in multiprocessing.active_children():
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            print(int(re.search("SigBlk:\\\\s*([0-9a-f]+)", status)[1], 16) & 2)
+""",
+        encoding="utf-8",
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"2"}
