@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from qdrant_client import models
 
 from hysac_retrieval.collection import PAYLOAD_INDEXES, Collection
-from hysac_retrieval.errors import CollectionExistsError, SettingsError
+from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
 from hysac_retrieval.filters import PAYLOAD_KEY
 from hysac_retrieval.metadata import Attached, CollectionMetadata, read_metadata
 from hysac_retrieval.records import normal_ids
@@ -123,6 +123,24 @@ def open_attached(store: Store, name: str) -> Attachment:
     metadata = read_metadata(name, store.open(name))
     home = (metadata.attached.companion if metadata.attached else None) or name
     return Attachment.of(store, Collection(home, metadata))
+
+
+def expect_removable(store: Store, name: str) -> None:
+    """Check that a collection may be removed: no application keeps points of its own in it.
+
+    Raises:
+        CollectionExistsError: One does.
+    """
+    try:
+        opened = store.open(name)
+        theirs = opened.metadata is None or read_metadata(name, opened).attached is not None
+    except NotACollectionError:
+        return  # ours, and damaged: of others the metadata is not there at all
+    if theirs:
+        raise CollectionExistsError(
+            f"collection {name!r} holds points of an application, which recreating would remove; give another name, or "
+            "add safe search to it with `hysac-index attach`"
+        )
 
 
 def _expect_free(store: Store, name: str, has_vector: bool) -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, Unpack, get_args
+from typing import Any, Self, SupportsFloat, Unpack, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,6 +35,7 @@ from hysac_retrieval.filters import (
     SOURCE,
     UNSAFE,
     checked_count,
+    checked_safe,
     effective_threshold,
 )
 from hysac_retrieval.filters import search_filter as _search_filter
@@ -62,6 +63,9 @@ PAYLOAD_INDEXES: dict[str, IndexKind] = {
 
 OVERSAMPLING: dict[Quantization, float] = {"int8": 2.0, "turbo8": 2.0, "turbo4": 3.0, "binary": 8.0}
 """Quantized candidates compared again by their originals, per hit; chosen by benchmarks/recall.py."""
+
+COMPARED: dict[Quantization, int] = {"binary": 1800}
+"""How many candidates are compared again at least: one bit of a coordinate says little, so few hits need as many."""
 
 _CANDIDATES = 100
 """First-stage points for a second stage, where the engine's own ranking is not the final one."""
@@ -230,7 +234,7 @@ class Collection:
             raise SettingsError(f"limit and offset add up to {wanted}; a search reaches {MAX_LIMIT:,} hits at most")
         if rerank is not None and rerank not in get_args(Rerank):
             raise SettingsError(f"unknown rerank {rerank!r}; expected one of {', '.join(get_args(Rerank))}, or None")
-        if isinstance(penalty, bool) or not (math.isfinite(penalty) and penalty >= 0):
+        if isinstance(penalty, bool) or not isinstance(penalty, SupportsFloat) or not 0 <= float(penalty) < math.inf:
             raise SettingsError(f"penalty is {penalty!r}; it must be a finite number of 0 or more")
         quantization = self.metadata.quantization
         exact = rerank == "exact" or quantization is not None
@@ -239,15 +243,16 @@ class Collection:
         asked = wanted + (_SPARE if exact else 0)
         first = asked
         if formulas is not None:
-            least = max(_CANDIDATES, 2 * wanted) if reordered else asked
+            least = _first_stage(wanted) if reordered else asked
             first = max(asked, least if candidates is None else checked_count(candidates, "candidates"))
         elif candidates is not None:
             first = max(asked, checked_count(candidates, "candidates"))
+            asked = first if exact else asked  # all of them are ranked again
         if not self.formula:
             # The engine ranks by its own score and the final ranking is ours, so all candidates come back.
             asked, formulas = first, None
         bound = effective_threshold(threshold, self.metadata.safety.threshold)
-        allowed = bound if safe else None
+        allowed = bound if checked_safe(safe) else None
         query = VectorQuery(
             vectors=self.lift.lift_query(x),
             limit=asked,
@@ -261,7 +266,7 @@ class Collection:
             ef=None if ef is None else max(checked_count(ef, "ef"), first),
             formulas=formulas,
             candidates=first if formulas is not None else None,
-            oversampling=None if quantization is None else OVERSAMPLING[quantization],
+            oversampling=None if quantization is None else _oversampling(quantization, asked),
             with_vectors=exact,
         )
         return SearchPlan(query, x, limit, offset, allowed, float(penalty), exact)
@@ -363,6 +368,15 @@ class Collection:
         if bad.size:
             raise InvalidVectorError(f"point in row {bad[0]} holds NaN, infinity or a number beyond 1e18")
         return x
+
+
+def _oversampling(quantization: Quantization, asked: int) -> float:
+    return max(OVERSAMPLING[quantization], COMPARED.get(quantization, 0) / asked)
+
+
+def _first_stage(wanted: int) -> int:
+    """First-stage points for so many hits, in doublings: the pages of a query mostly come from the same ones."""
+    return _CANDIDATES << max(0, math.ceil(math.log2(2 * wanted / _CANDIDATES)))
 
 
 def _rank(hit: Hit, penalty: float) -> float:

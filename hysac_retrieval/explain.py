@@ -141,8 +141,10 @@ def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -
                 # What has been moved onto the boundary is not beyond it, whatever the last digit says.
                 beyond=radius > boundary * (1 + 1e-9),
                 searched=np.array_equal(point, searched),
-                entailing=tuple(_entailing(core.collection, texts, row, answers[row])[:near]),
-                nearest=tuple(nearest[row]),
+                entailing=core.policy.admitted(_entailing(core.collection, texts, row, answers[row]), asked.safe)[
+                    :near
+                ],
+                nearest=core.policy.admitted(nearest[row], asked.safe),
             )
         )
     shown = {hit.id: hit for step in found for hit in (*step.entailing, *step.nearest)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -112,7 +113,23 @@ def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:
     try:
         return models.Filter.model_validate(dict(value))
     except ValidationError as error:
-        raise SettingsError(f"filter is not in the JSON form of a Qdrant filter: {error}") from error
+        first, *rest = error.errors(include_url=False)
+        where, more = ".".join(map(str, first["loc"])), f" (and {len(rest)} more)" if rest else ""
+        raise SettingsError(
+            f"filter is not in the JSON form of a Qdrant filter: {where}: {first['msg']}{more}; it looks like "
+            '{"must": [{"key": "color", "match": {"value": "red"}}]}'
+        ) from error
+
+
+def checked_safe(safe: bool) -> bool:
+    """Whether a search must be safe. Only True and False say so: what is merely false would open what was left out.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    if not isinstance(safe, bool):
+        raise SettingsError(f"safe is {safe!r}; it must be True or False")
+    return safe
 
 
 def effective_threshold(requested: float | None, ceiling: float) -> float:
@@ -123,7 +140,7 @@ def effective_threshold(requested: float | None, ceiling: float) -> float:
     """
     if requested is None:
         return ceiling
-    if isinstance(requested, bool) or not isinstance(requested, int | float) or not math.isfinite(requested):
+    if isinstance(requested, bool) or not isinstance(requested, Real) or not math.isfinite(requested):
         raise SettingsError(f"threshold is {requested!r}; it must be a number from 0 to {ceiling:.6g}")
     if not 0 <= requested <= ceiling:
         raise SettingsError(

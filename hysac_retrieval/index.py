@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from qdrant_client import models
 
-from hysac_retrieval.attach import Attachment, attach
+from hysac_retrieval.attach import Attachment, attach, expect_removable
 from hysac_retrieval.collection import PAYLOAD_INDEXES, Collection
 from hysac_retrieval.errors import CollectionExistsError, InvalidVectorError, ModelMismatchError, SettingsError
 from hysac_retrieval.filters import BEYOND, safety_filter, scored_by
@@ -75,11 +75,11 @@ class Index:
             hnsw: Options of the graph.
             storage: Where things are kept; shards and copies in a cluster.
             exist_ok: Open a collection that exists already, if it is of the same model.
-            recreate: Remove a collection that exists already, with all its points.
+            recreate: Remove a collection that exists already, with all its points, unless it is an application's.
             **connection: Where it lives; see `Connection`.
 
         Raises:
-            CollectionExistsError: It exists, and neither `exist_ok` nor `recreate` is given.
+            CollectionExistsError: It exists, and neither `exist_ok` nor `recreate` is given; or it is an application's.
             ModelMismatchError: It exists, with `exist_ok`, but was indexed with another model.
             SettingsError: Options are out of range or contradict each other.
             StorageLockedError: Another process has the folder.
@@ -92,6 +92,7 @@ class Index:
         made = Collection(name, metadata).lift
         with opening(connection) as (store, owned):
             if recreate and store.exists(name):
+                expect_removable(store, name)
                 store.drop(name)
             try:
                 store.create(

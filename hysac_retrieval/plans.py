@@ -32,7 +32,9 @@ class QueryOptions(TypedDict, total=False):
         modality: Kind of points to find; None for both.
         ef: Candidates that the graph search keeps; None for the engine's own. Raised to what `limit` needs.
         candidates: Points that the first stage of the search hands to the ranking, where the engine's own score does
-            not rank by itself (a Poincaré lift, a penalty). Default: 100, or twice as many as hits are asked for.
+            not rank by itself (a Poincaré lift, a penalty, quantized vectors). Default: for quantized vectors a few
+            more than hits are asked for, else 100, doubled until they are twice as many as the hits. Pages of one query
+            are disjoint if all name the same number.
         rerank: ``"exact"`` computes distances in float64 from the stored points, and orders by them; always so where
             vectors are quantized. ``"formula"`` has the engine compute them in a second stage, where it can. None takes
             them from the engine's score: the same numbers to float32 accuracy, at the least cost.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError, UnsafeNotAllowedError
-from hysac_retrieval.filters import checked_count, effective_threshold
-from hysac_retrieval.results import PointId, QueryInfo
+from hysac_retrieval.filters import checked_count, checked_safe, effective_threshold
+from hysac_retrieval.results import Hit, PointId, QueryInfo
 from hysac_retrieval.safety import Traversal
 
 Label: TypeAlias = str | int | bool
@@ -80,6 +80,23 @@ class LabelRule:
             must.append(models.FieldCondition(key=self.key, match=models.MatchAny(any=labels)))
             must_not.append(models.FieldCondition(key=self.key, match=models.MatchExcept(**{"except": labels})))
         return models.Filter(must=must or None, must_not=must_not or None)
+
+    def admits(self, payload: Mapping[str, Any]) -> bool:
+        """Whether a point with this payload meets the rule, as `condition` says to an engine.
+
+        An engine looks a condition up in an index on the field, if there is one, and an index holds labels of one type
+        only: in a list that mixes types it does not see the others. So what is found is looked at once more.
+        """
+        value: Any = payload
+        for part in self.key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        labels = [label for label in (value if isinstance(value, list) else [value]) if label is not None]
+        if "[]" in self.key:  # leads into a list of objects, which is left to the engine
+            return True
+        if any(_same(label, wrong) for label in labels for wrong in self.deny):
+            return False
+        allow = self.allow
+        return allow is None or (bool(labels) and all(any(_same(label, right) for right in allow) for label in labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +208,7 @@ class SafetyPolicy:
             UnsafeNotAllowedError: It is allowed unsafe results, which this policy forbids.
             SettingsError: `safe` is no boolean.
         """
-        if not isinstance(safe, bool):
-            raise SettingsError(f"safe is {safe!r}; it must be True or False")
-        if not safe and not self.allow_unsafe:
+        if not checked_safe(safe) and not self.allow_unsafe:
             raise UnsafeNotAllowedError(
                 "safe=False was asked for, but this engine only returns safe results; make it with "
                 "SafetyPolicy(allow_unsafe=True) for callers who may see the others"
@@ -203,6 +218,11 @@ class SafetyPolicy:
         """The rules that hold for a search, as a filter for inside it; None where there are none."""
         conditions: list[Any] = [rule.condition() for rule in self.rules if safe or rule.always]
         return models.Filter(must=conditions) if conditions else None
+
+    def admitted(self, hits: Sequence[Hit], safe: bool) -> tuple[Hit, ...]:
+        """Those of a search's hits that meet its rules: nearly always all; see `LabelRule.admits`."""
+        rules = [rule for rule in self.rules if safe or rule.always]
+        return tuple(hit for hit in hits if all(rule.admits(hit.payload) for rule in rules))
 
 
 def _labels(given: Iterable[Label], what: str) -> tuple[Label, ...]:
@@ -218,6 +238,11 @@ def _labels(given: Iterable[Label], what: str) -> tuple[Label, ...]:
 def _in(label: Label, labels: Iterable[Label]) -> bool:
     """Whether a label is among others; True is not 1."""
     return any(label == other and type(label) is type(other) for other in labels)
+
+
+def _same(found: Any, label: Label) -> bool:
+    """Whether what a payload holds is a label; 1.0 is 1, and True is neither."""
+    return bool(found == label) and isinstance(found, bool) == isinstance(label, bool)
 
 
 def _integers(labels: Iterable[Label]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -41,8 +42,9 @@ def collection_metadata(
         SettingsError: Arguments are out of range or contradict each other.
         InvalidVectorError: The sample is not usable.
     """
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+    if isinstance(dim, bool) or not isinstance(dim, Integral) or dim < 1:
         raise SettingsError(f"dim is {dim!r}; it must be a whole number of 1 or more")
+    dim = int(dim)
     if not (math.isfinite(curvature) and curvature > 0):
         raise SettingsError(f"curvature is {curvature}; it must be finite and above 0 (the space has curvature −c)")
     if quantization is not None and quantization not in get_args(Quantization):

@@ -174,7 +174,7 @@ class SearchCore:
         results, first = [], 0
         for row, (way, (step, path)) in enumerate(zip(ways, decided, strict=True)):
             info = self._info(located, row, way.points[step], asked, path)
-            results.append(SearchResult(info, tuple(found[first + step])))
+            results.append(SearchResult(info, self.policy.admitted(found[first + step], asked.safe)))
             first += len(way.points)
         self.audit("search", asked, located, [(result.query, result.hits) for result in results])
         return results
@@ -189,9 +189,10 @@ class SearchCore:
         plan, grouping = self.collection.plan_groups(searched[None, :], by, groups, size, **asked.plan)
         narrowed = replace(plan.query, filter=without(plan.query.filter, located.hidden[0]))
         answer = yield from find_groups(narrowed, grouping)
-        found = self.collection.interpret_groups(plan, answer)
+        every = self.collection.interpret_groups(plan, answer)
+        found = {key: hits for key, some in every.items() if (hits := self.policy.admitted(some, asked.safe))}
         self.audit("search_groups", asked, located, [(info, [hit for hits in found.values() for hit in hits])])
-        return GroupedResult(info, tuple(ResultGroup(value, tuple(hits)) for value, hits in found.items()))
+        return GroupedResult(info, tuple(ResultGroup(value, hits) for value, hits in found.items()))
 
     def checked(self, options: Mapping[str, Any], known: Iterable[str] = SEARCH_OPTIONS, **more: Any) -> Asked:
         """Check a call's options against the policy.
@@ -282,7 +283,8 @@ class SearchCore:
         plan = self.collection.plan(
             origin, limit=len(stored), safe=safe, threshold=asked.bound if safe else None, filter=among, rules=rules
         )
-        found = {hit.id for hit in self.collection.interpret(plan, (yield from find(plan.query)))[0]}
+        (hits,) = self.collection.interpret(plan, (yield from find(plan.query)))
+        found = {hit.id for hit in self.policy.admitted(hits, asked.safe)}
         return [point for point in stored if point.id in found]
 
     def settle(self, located: Located, asked: Asked) -> Steps[list[tuple[NDArray[np.float64], QueryInfo]]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from applications import application
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
@@ -449,3 +450,61 @@ def test_marks_are_kept_beside_our_own_entries_and_replace_none(index: Index) ->
     own = index.retrieve([1])[0].payload["hysac"]
     assert (own["source"], own["hash"], own["model"]) == ("a.png", "00", index.metadata.fingerprint)
     assert own["unsafe"] > 0.5
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("safe", [None, 0, 1, "", np.bool_(False), "no"])
+def test_only_true_and_false_say_whether_a_search_is_safe(store: str, safe: Any, tmp_path: Path) -> None:
+    with index_on(store, tmp_path) as index:
+        index.upsert(range(20), random_points(20), modality="image")
+        for search in (index.query, lambda *a, **o: index.query_groups(*a, "k", **o)):
+            with pytest.raises(SettingsError, match="True or False"):
+                search(random_points(1)[0], safe=safe)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("where", ["edge", "memory", "server"])
+def test_recreating_never_removes_what_an_application_keeps(where: str, attached: bool, tmp_path: Path) -> None:
+    space: dict[str, Any] = {"dim": DIM, "curvature": CURVATURE, "safety": profile()}
+    with application(where, tmp_path) as app:
+        if attached:
+            Index.attach("app", **space, **app.place).close()
+        with pytest.raises(CollectionExistsError, match="application"):
+            Index.create("app", **space, **app.place, recreate=True)
+        assert len(app.look()) == len(app.ids)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_pages_of_a_poincare_lift_are_disjoint_among_the_same_candidates(store: str, tmp_path: Path) -> None:
+    with index_on(store, tmp_path, lift="poincare") as index:
+        index.upsert(range(300), random_points(300), modality="image")
+        for query in random_points(5, seed=9):
+            for options in ({}, {"candidates": 250}):
+                last = 50 if not options else 150  # by itself a search has the same candidates up to half of 100
+                pages = [index.query(query, limit=10, offset=at, safe=False, **options) for at in range(0, last, 10)]
+                found = [hit.id for page in pages for hit in page]
+                assert len(set(found)) == len(found) == last
+
+
+def test_more_candidates_of_quantized_vectors_are_ranked_again(tmp_path: Path) -> None:
+    with index_on("edge", tmp_path, quantization="int8") as index:
+        index.upsert(range(50), random_points(50), modality="image")
+        few, many = (index.collection.plan(random_points(1), candidates=n).query for n in (None, 40))
+        assert (few.limit, many.limit) == (18, 40)
+        assert len(index.query(random_points(1)[0], candidates=40, safe=False)) == 10
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x\udfff"])
+def test_halves_of_characters_have_ids_and_are_no_payload(name: str, tmp_path: Path) -> None:
+    assert uuid.UUID(point_id(name)).version == 5
+    with index_on("edge", tmp_path) as index:
+        for payload in ({"x": name}, {name: 1}, {"x": [{"y": name}]}):
+            with pytest.raises(InputError, match="row 0"):
+                index.upsert([1], random_points(1), modality="image", payloads=[payload])
+
+
+def test_ids_of_names_are_those_of_uuid5() -> None:
+    space = uuid.uuid5(uuid.NAMESPACE_DNS, "hysac-retrieval")
+    assert [point_id(name) for name in ("", "a/b.jpg", "größe")] == [
+        str(uuid.uuid5(space, name)) for name in ("", "a/b.jpg", "größe")
+    ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import qdrant_edge as edge
 from hostile import modest, user_filters
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,6 +129,11 @@ def test_what_a_policy_excludes_is_no_query(store: str, indexes: dict[str, Index
         assert refused(SafetyPolicy(allow_unsafe=False), ask) == set(range(count)) - safe
         weapons = LabelRule("label", deny=("weapons",))
         assert refused(SafetyPolicy(rules=(weapons,)), ask) == set(range(0, count, 2))
+
+
+@given(payloads=labelled, rule=rules)
+def test_what_is_found_is_held_to_the_rules_once_more(payloads: list[dict[str, Any]], rule: LabelRule) -> None:
+    assert [rule.admits(payload) for payload in payloads] == [not denied(rule, payload) for payload in payloads]
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -330,3 +336,20 @@ def test_an_asynchronous_search_is_audited_and_stopped_as_well(tmp_path: Path) -
         index.upsert([1], random_points(1), modality="image")
         asyncio.run(search())
     assert [record.context["user"] for record in records] == ["ada", "eve"]
+
+
+@pytest.mark.parametrize("kind", ["keyword", "integer"])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_an_index_of_the_application_does_not_widen_a_rule(kind: str, indexed: bool, tmp_path: Path) -> None:
+    """An engine looks a condition up in an index on the field, which holds labels of one type only."""
+    allow: tuple[Any, ...] = ("pets",) if kind == "keyword" else (1,)
+    good, others = allow[0], ["weapons", "", 2, -3, 2.5, True, False]
+    labels = [good, [good], [good, good], *([good, other] for other in others), *others, None, []]
+    with index_on("edge", tmp_path) as index:
+        payloads = [{"c": label} for label in labels]
+        index.upsert(range(len(labels)), random_points(len(labels), high=2.0), modality="image", payloads=payloads)
+        if indexed:  # as the application would
+            shard = index.store._shard(index.name)  # type: ignore[attr-defined]
+            shard.update(edge.UpdateOperation.create_field_index("c", getattr(edge.PayloadSchemaType, kind.title())))
+        engine = SafeSearch(index, None, policy=SafetyPolicy(rules=(LabelRule("c", allow=allow, always=True),)))
+        assert {hit.id for hit in engine.search(random_points(1)[0], limit=50, safe=False)} == {0, 1, 2}
