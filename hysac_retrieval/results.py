@@ -90,6 +90,10 @@ class SearchResult:
         """Number of hits."""
         return len(self.hits)
 
+    def __getitem__(self, place: int) -> Hit:
+        """The hit at a place, 0 for the nearest."""
+        return self.hits[place]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON-serialisable values."""
         return {"query": asdict(self.query), "hits": [asdict(hit) for hit in self.hits]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import webbrowser
 from pathlib import Path
@@ -50,7 +51,9 @@ def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
     for search in result.searches:
         _print(search, result.safety.threshold)
     click.echo(f"\nReport: {path}")
-    click.echo(f'Try your own: hysac search "…" --collection {info.name} --location {out / "collections"}')
+    click.echo(
+        f'Try your own: hysac search "…" --collection {info.name} --location {shlex.quote(str(out / "collections"))}'
+    )
     # In a terminal without a desktop, a text browser would take over the screen.
     desktop = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if not no_open and desktop and sys.stdout.isatty():

@@ -11,7 +11,7 @@ from typing import Literal
 import click
 
 from hysac_retrieval.cli.common import Command, console, json_option, print_json
-from hysac_retrieval.errors import HysacError
+from hysac_retrieval.errors import HysacError, MissingExtraError
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -160,6 +160,9 @@ def _engine() -> str:
 def _attempt(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, "ok", check())
+    except MissingExtraError as error:
+        mend = f"pip install 'hysac-retrieval[{error.extra}]'"
+        return Check(name, "broken", f"the package {error.package} is not installed", mend)
     except (HysacError, ImportError, OSError) as error:
         found, _, mend = str(error).rpartition("; ")
         return Check(name, "broken", found or str(error), mend if found else "")

@@ -127,7 +127,10 @@ def default_baselines() -> list[Subject]:
 
     folder = Path(__file__).resolve().parents[2] / "benchmarks" / "baselines"
     if not (runs := sorted(filter(is_run, folder.glob("*")))):
-        note(f"No baselines: {folder} holds no run folders; name one by --baseline, or say --no-baseline.")
+        note(
+            "No baselines: those of the bundled model are in the project's repository (benchmarks/baselines), not in "
+            "the installed package; name one by --baseline, or say --no-baseline."
+        )
     try:
         return [load_subject(run) for run in runs]
     except MissingExtraError as error:

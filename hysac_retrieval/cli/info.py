@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 @click.argument("collections", metavar="[COLLECTION]...", nargs=-1)
 @connection_options
 @click.option("--model", help="Describe this model: bundled name, folder or hub repository.")
+@click.option("--all", "everything", is_flag=True, help="Metrics, training and verification of a model, too.")
 @json_option
 def command(
     collections: tuple[str, ...],
@@ -24,6 +25,7 @@ def command(
     api_key: str | None,
     prefer_grpc: bool,
     model: str | None,
+    everything: bool,
     as_json: bool,
 ) -> None:
     r"""Describe collections and models.
@@ -48,7 +50,7 @@ def command(
     for number, entry in enumerate(described):
         if number:
             click.echo()
-        _print(entry)
+        _print(entry, ("metrics", "training", "verification") if everything else ())
     if not described:
         click.echo("There are no collections yet; `hysac index` makes one.")
 
@@ -60,7 +62,7 @@ def _bundled() -> list[str]:
 
 
 def _collections(names: tuple[str, ...], place: Any) -> list[dict[str, Any]]:
-    from hysac_retrieval.errors import NotACollectionError
+    from hysac_retrieval.errors import NotACollectionError, StorageLockedError
     from hysac_retrieval.index import Index
     from hysac_retrieval.stores import open_store
 
@@ -70,10 +72,11 @@ def _collections(names: tuple[str, ...], place: Any) -> list[dict[str, Any]]:
         for name in names or store.names():
             try:
                 index = Index.open(name, store=store)
-            except NotACollectionError as error:
+            except (NotACollectionError, StorageLockedError) as error:
                 if names:
                     raise
-                described.append({"name": name, "error": str(error)})  # an application's own, beside ours
+                # An application's own beside ours, or one that is in use.
+                described.append({"name": name, "error": str(error)})
                 continue
             described.append(index.info().to_dict() | {"safety": index.metadata.safety.model_dump(mode="json")})
         return described
@@ -105,7 +108,12 @@ def _model(name: str) -> dict[str, Any]:
     }
 
 
-def _print(entry: dict[str, Any]) -> None:
+_LABELS = {"bytes_per_point": "bytes per point", "indexed": "in the graph", "beyond": "beyond the lift"}
+_EXCEPTIONS = frozenset({"beyond", "outdated"})
+"""Counts that are only shown where there is something to count."""
+
+
+def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:
     from rich.table import Table
 
     from hysac_retrieval.safety import SafetyProfile
@@ -116,9 +124,10 @@ def _print(entry: dict[str, Any]) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     for key, value in entry.items():
-        if key not in ("name", "safety") and value is not None and not isinstance(value, dict):
-            table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
-    for key in ("measured", "metrics", "training", "verification"):
+        shown = value is not None and not isinstance(value, dict) and (value or key not in _EXCEPTIONS)
+        if key not in ("name", "safety") and shown:
+            table.add_row(_LABELS.get(key, key), f"{value:.6g}" if isinstance(value, float) else str(value))
+    for key in ("measured", *details):
         for path, value in _flat(entry.get(key) or {}, key):
             table.add_row(path, f"{value:.4g}" if isinstance(value, float) else str(value))
     out.print(table)

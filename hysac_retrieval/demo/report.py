@@ -75,7 +75,7 @@ def _facts(result: DemoResult) -> Iterable[tuple[str, str]]:
     yield "seconds to index", f"{result.report.seconds:.1f}"
     hits = [hit for search in result.searches for hit in search.safe.hits]
     unsafe = sum(bool(hit.payload.get("unsafe")) for hit in hits)
-    yield "hits of safe searches marked unsafe", f"{unsafe} of {len(hits)}"
+    yield "hits of safe searches labelled unsafe", f"{unsafe} of {len(hits)}"
 
 
 def _section(search: DemoSearch, result: DemoResult) -> str:
@@ -111,7 +111,7 @@ def _answer(title: str, call: str, result: SearchResult, demo: DemoResult, kind:
 
 def _hit(hit: Hit, demo: DemoResult) -> str:
     safe = is_safe(hit, demo.safety.threshold)
-    score = "no score" if hit.unsafe is None else f"{'safe' if safe else 'unsafe'} {hit.unsafe:.2f}"
+    score = "no score" if hit.unsafe is None else f"score {hit.unsafe:.2f}: {'safe' if safe else 'unsafe'}"
     caption = str(hit.payload.get("caption", ""))
     radius = "" if hit.radius is None else f" · radius {hit.radius:.2f}"
     return (
@@ -128,9 +128,9 @@ def _label(hit: Hit, safe: bool) -> str:
     if "unsafe" not in hit.payload:
         return ""
     marked = bool(hit.payload["unsafe"])
-    text = "marked unsafe" if marked else "marked safe"
+    text = "label: unsafe" if marked else "label: safe"
     if marked and hit.payload.get("category"):
-        text += f": {hit.payload['category']}"
+        text += f", {hit.payload['category']}"
     return f'<span class="label{" differs" if marked == safe else ""}">{escape(text)}</span>'
 
 

@@ -67,6 +67,7 @@ SCARCE = 4 * 2**30
 
 _SHARD = "shard"
 _FULL = ("No space left", "Not enough space", "File too large", "Disk quota exceeded")
+_READ_ONLY = ("Permission denied", "Read-only file system")
 _FORBIDDEN = frozenset('<>:"/\\|?*') | {chr(code) for code in range(32)} | {"\x7f"}
 
 
@@ -357,6 +358,11 @@ def _translated(name: str) -> Iterator[None]:
 def _failed(name: str, what: str) -> StoreError:
     if any(sign in what for sign in _FULL):
         return StorageFullError(f"collection {name!r}: {what}. Free some space, or move the folder to a larger disk")
+    if any(sign in what for sign in _READ_ONLY):
+        return StoreError(
+            f"collection {name!r}: {what}. The embedded engine writes to its folder even to search; give this user "
+            "write permission on it, use a copy, or run a Qdrant server"
+        )
     return StoreError(f"collection {name!r}: {what}")
 
 
