@@ -181,6 +181,7 @@ def _split(rows: Sequence[QuadrupletRow], tokenizer: Tokenizer, context: int) ->
     distinct = {(row.safe, row.unsafe, *pictures_of(row)) for row in rows}
     lengths: list[int] = []
     captions = (text for row in rows for text in (row.safe, row.unsafe))
+    tokenizer.encode_special_tokens = True  # as `data.tokenize` does
     while part := list(islice(captions, 10_000)):
         lengths += [len(encoding.ids) for encoding in tokenizer.encode_batch(part)]
     return SplitReport(

@@ -64,8 +64,12 @@ def test_what_cannot_be_written_is_refused_before_the_bundle_is_changed(
 def test_a_profile_that_cannot_be_written_leaves_the_bundle_as_it_was(
     run: Run, arguments: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError("no space left")
+    write = Path.write_text
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == "profile.json":
+            raise OSError("no space left")
+        return write(path, *arguments, **options)
 
     before = Bundle.load(tmp_path / "model").fingerprint
     monkeypatch.setattr(Path, "write_text", full)

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hysac_export import graphs
 from hysac_export.compress import compress_bundle
+from hysac_export.config import TrainConfig
 from hysac_export.graphs import load_graph, save_graph, sort_nodes, store_halves, tail
 from hysac_export.price import Probes, price, sample_probes
 from hysac_retrieval import lorentz
@@ -325,6 +326,15 @@ def test_the_command_prints_the_price_and_puts_it_into_the_manifest(source: Bund
     other = hysac("export", source.path, "--out", tmp_path / "s", "--precision", "int8", "--static", *samples, "--json")
     assert other.exit_code == 0, other.output
     assert json.loads(other.stdout)["verification"]["ranges_from"] == {"text": 9, "image": 20}
+
+
+def test_a_bundle_whose_own_validation_is_gone_needs_samples(tmp_path: Path) -> None:
+    config = TrainConfig.model_validate({"data": {"train": str(tmp_path / "gone.jsonl")}})
+    bundle = toy_bundle.write_toy_bundle(tmp_path / "toy", training={"config": config.model_dump(mode="json")})
+    result = hysac("export", bundle.path, "--out", tmp_path / "int8", "--precision", "int8")
+    assert result.exit_code == 2
+    assert "gone.jsonl" in result.stderr
+    assert "--safe and --unsafe" in " ".join(result.stderr.split())
 
 
 FREE: dict[str, Any] = {

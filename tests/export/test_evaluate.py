@@ -10,10 +10,10 @@ from golden import load_golden
 from quadruplets import CURVATURE, profile_with, quadruplet_points
 
 from hysac_export.bootstrap import Bootstrap
-from hysac_export.encoded import EncodedSplit
+from hysac_export.encoded import EncodedSplit, draw_split
 from hysac_export.evaluate import MISS, auc, metrics, radii_of, retrievals, retrieve, traversal_sweep, weighted_auc
 from hysac_retrieval import lorentz
-from hysac_retrieval.errors import InvalidVectorError
+from hysac_retrieval.errors import InvalidVectorError, SettingsError
 from hysac_retrieval.safety import traverse_reference
 
 
@@ -211,3 +211,8 @@ def test_the_synthetic_quadruplets_are_what_the_tests_assume() -> None:
     encoded: EncodedSplit = quadruplet_points(20)
     radii = [lorentz.dist0(getattr(encoded, g), CURVATURE).mean() for g in ("safe_text", "safe_image")]
     assert radii == pytest.approx([1.0, 2.0], abs=0.05)
+
+
+def test_a_seed_that_is_none_is_refused() -> None:
+    with pytest.raises(SettingsError, match="seed is -1"):
+        draw_split("validation", 2, -1)

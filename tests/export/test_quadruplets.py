@@ -343,6 +343,14 @@ def test_resuming_on_other_data_is_refused(folder, tmp_path):
         Trainer(config(source), tmp_path / "run", resume=True)
 
 
+def test_resuming_where_the_digest_of_the_data_is_damaged_says_so(folder, tmp_path):
+    settings = config(folder / "quadruplets.jsonl")
+    Trainer(settings, tmp_path / "run").run(stop_after=1)
+    (tmp_path / "run" / "data.json").write_text('{"digest": "ab')
+    with pytest.raises(TrainingError, match=r"data\.json does not hold the digest"):
+        Trainer(settings, tmp_path / "run", resume=True)
+
+
 def _engine(**changes: Any) -> Engine:
     torch.manual_seed(0)
     settings = config("x", **changes)
