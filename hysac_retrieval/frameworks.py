@@ -14,11 +14,11 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.filters import PAYLOAD_KEY, as_filter, checked_count
+from hysac_retrieval.plans import SearchOptions
 from hysac_retrieval.queries import Query, Text
 from hysac_retrieval.results import Hit, Modality, SearchResult
 from hysac_retrieval.search import SafeSearch
 from hysac_retrieval.search_async import AsyncSafeSearch
-from hysac_retrieval.search_core import SearchOptions
 
 CONTENT_KEYS = ("text", "caption")
 """Payload fields in which `hysac-index` keeps what a text says and what an image shows."""

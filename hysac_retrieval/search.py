@@ -15,10 +15,11 @@ from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.explain import ExplainOptions, Explanation, explain
 from hysac_retrieval.index import Index
 from hysac_retrieval.permitted import permitted
+from hysac_retrieval.plans import AskOptions, SearchOptions
 from hysac_retrieval.policy import SafetyPolicy
 from hysac_retrieval.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.results import GroupedResult, PointId, SearchResult
-from hysac_retrieval.search_core import AskOptions, SearchCore, SearchOptions
+from hysac_retrieval.search_core import SearchCore
 from hysac_retrieval.stores import Connection, HnswOptions
 
 T = TypeVar("T")

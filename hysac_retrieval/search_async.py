@@ -20,11 +20,12 @@ from hysac_retrieval.effects import Effect, Find, FindGroups, Steps, advance, pe
 from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
 from hysac_retrieval.explain import ExplainOptions, Explanation, explain
 from hysac_retrieval.permitted import permitted
+from hysac_retrieval.plans import AskOptions, SearchOptions
 from hysac_retrieval.policy import SafetyPolicy
 from hysac_retrieval.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.results import GroupedResult, PointId, SearchResult
 from hysac_retrieval.search import connect, load_encoder
-from hysac_retrieval.search_core import AskOptions, SearchCore, SearchOptions
+from hysac_retrieval.search_core import SearchCore
 from hysac_retrieval.stores import Connection, HnswOptions, Retry, retry_of
 from hysac_retrieval.stores.base import VECTOR_NAME, Opened
 from hysac_retrieval.stores.qdrant import client_options, is_local, translated

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypedDict, Unpack, get_type_hints
+from typing import Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ from hysac_retrieval.collection import Collection
 from hysac_retrieval.effects import Steps, fetch, find, find_groups
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.filters import as_filter
-from hysac_retrieval.plans import Rerank, SearchPlan
+from hysac_retrieval.plans import ASK_OPTIONS, SEARCH_OPTIONS, AskOptions, SearchOptions, SearchPlan
 from hysac_retrieval.policy import AuditRecord, Operation, SafetyPolicy
 from hysac_retrieval.queries import (
     Examples,
@@ -44,50 +44,6 @@ from hysac_retrieval.results import (
 from hysac_retrieval.safety import MODALITIES
 from hysac_retrieval.stores.base import StoredPoint
 from hysac_retrieval.traversal import Route, choose, joined, profile_score, routes, without
-
-
-class AskOptions(TypedDict, total=False):
-    """Options that every kind of search has.
-
-    Attributes:
-        safe: Redirect an unsafe query toward its safe counterpart and return only hits whose unsafe score is at most
-            the threshold (the default). With False the query is answered as asked.
-        modality: Kind of points to find, ``"image"`` or ``"text"``; None for both.
-        filter: The caller's own Qdrant filter or its JSON form; it can only narrow the result.
-        threshold: Threshold for this search, no looser than the engine's policy allows.
-        ef: Candidates that the graph search keeps; None for the engine's own.
-        candidates: Points that a first stage hands to the ranking, where there is one; see `plans.QueryOptions`.
-        rerank: ``"exact"`` for distances in float64 from the stored points; see `plans.QueryOptions`.
-        penalty: What a hit's unsafe score adds to its distance in the ranking; see `plans.QueryOptions`.
-        query_modality: What a point was encoded from. Without it a point is held to both calibrations.
-        context: Who asked, and what else an audit should know; goes into the `AuditRecord` as it is.
-    """
-
-    safe: bool
-    modality: Modality | None
-    filter: models.Filter | Mapping[str, Any] | None
-    threshold: float | None
-    ef: int | None
-    candidates: int | None
-    rerank: Rerank | None
-    penalty: float
-    query_modality: Modality | None
-    context: Mapping[str, Any] | None
-
-
-class SearchOptions(AskOptions, total=False):
-    """Options of a search.
-
-    Attributes:
-        limit: Hits at most, from 1; with `offset` 10,000 at most. Default 10.
-        offset: Hits to leave out before them. Default 0.
-    """
-
-    limit: int
-    offset: int
-
-
-ASK_OPTIONS, SEARCH_OPTIONS = (tuple(get_type_hints(kind)) for kind in (AskOptions, SearchOptions))
 
 
 @dataclass(frozen=True)
