@@ -43,8 +43,8 @@ TINY = {
 }
 
 
-def tiny() -> tuple[Callable[[int], Any], int]:
-    """A step of the tiny configuration, and the quadruplets in it."""
+def tiny() -> tuple[Callable[[int], Any], int, str]:
+    """A step of the tiny configuration, the quadruplets in it, and its precision."""
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -79,11 +79,11 @@ def tiny() -> tuple[Callable[[int], Any], int]:
                 yield Batch(images.transpose(0, 1).flatten(0, 1), texts.transpose(0, 1).flatten(0, 1))
 
     loaded = batches()
-    return (lambda step: engine.step(next(loaded), step)), config.batch_size
+    return (lambda step: engine.step(next(loaded), step)), config.batch_size, engine.precision
 
 
-def mini(stem: bool) -> tuple[Callable[[int], Any], int]:
-    """A step of the bundled model's recipe, and the quadruplets in it."""
+def mini(stem: bool) -> tuple[Callable[[int], Any], int, str]:
+    """A step of the bundled model's recipe, the quadruplets in it, and its precision."""
     import torch
 
     from hysac_export.config import TrainConfig
@@ -101,7 +101,7 @@ def mini(stem: bool) -> tuple[Callable[[int], Any], int]:
     tokens = rng.integers(1, text.vocab_size, (2 * config.batch_size, text.context_length))
     batch = Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
     first = 0 if stem else config.stem_steps
-    return (lambda step: engine.step(batch, first + step)), config.batch_size
+    return (lambda step: engine.step(batch, first + step)), config.batch_size, engine.precision
 
 
 def measure(kind: Kind, steps: int, warmup: int, threads: int) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def measure(kind: Kind, steps: int, warmup: int, threads: int) -> dict[str, Any]
     import torch
 
     torch.set_num_threads(threads)
-    step, quadruplets = tiny() if kind == "tiny" else mini(stem=kind == "mini, stem")
+    step, quadruplets, precision = tiny() if kind == "tiny" else mini(stem=kind == "mini, stem")
     ready = peak()
     used: list[float] = []
 
@@ -122,6 +122,7 @@ def measure(kind: Kind, steps: int, warmup: int, threads: int) -> dict[str, Any]
     return {
         **milliseconds(seconds),
         "cpu_p50_ms": round(1e3 * float(np.median(used[-steps:])), 4),
+        "precision": precision,
         "quadruplets": quadruplets,
         "quadruplets_per_second": round(quadruplets / float(np.median(seconds)), 1),
         "memory_mb": {"peak": round(peak()), "added": round(peak() - ready)},

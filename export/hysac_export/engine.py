@@ -91,6 +91,7 @@ class Engine:
 
     Attributes:
         optimizer: AdamW.
+        precision: Of the towers.
         scaler: Keeps gradients of float16 within its range; does nothing at other precisions.
     """
 
@@ -107,7 +108,9 @@ class Engine:
             betas=config.optim.betas,
             fused=True,
         )
-        self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=config.precision == "fp16")
+        device = self.processes.device
+        self.precision = fastest_precision(device) if config.precision == "auto" else config.precision
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def modules(self) -> list[torch.nn.Module]:
         """What has weights to train."""
@@ -266,7 +269,7 @@ class Engine:
         return metrics
 
     def _precision(self) -> AbstractContextManager[Any]:
-        half = _HALF.get(self.config.precision)
+        half = _HALF.get(self.precision)
         return torch.autocast(self.processes.device.type, half or torch.bfloat16, enabled=half is not None)
 
     def _parameters(self) -> Iterator[torch.nn.Parameter]:
