@@ -95,7 +95,7 @@ def test_the_report_shows_numbers_scores_and_marks(result: DemoResult, tmp_path:
     assert "label: unsafe, violence" in tags.text
     # Where the score and the mark differ it says so: the white picture, in all five answers.
     assert html.count('<span class="label differs">label: unsafe, weapons</span>') == 5
-    assert len(re.findall(r'class="badge unsafe">score 0\.99: unsafe', html)) == 2
+    assert len(re.findall(r'class="badge unsafe">unsafe, 0\.99', html)) == 2
 
 
 def test_the_demo_starts_afresh_each_time(result: DemoResult, tmp_path: Path, toy_bundle: Path) -> None:

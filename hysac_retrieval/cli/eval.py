@@ -37,7 +37,7 @@ SPLITS = ("validation", *TEST_SPLITS)
 @click.option("--split", "splits", multiple=True, type=click.Choice(SPLITS), help="[default: all test splits]")
 @click.option("--data", metavar="FILE", help="Quadruplets of your own instead of the splits of the scenes.")
 @click.option("-n", "n", default=1000, show_default=True, type=click.IntRange(2), help="Quadruplets of each split.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the quadruplets and the intervals.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of quadruplets and intervals.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write eval.json and plots here.")
 @json_option
 @click.option("--brief", is_flag=True, help="Print the quality tables and the paper's table of the first split only.")

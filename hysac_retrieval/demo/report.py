@@ -111,7 +111,7 @@ def _answer(title: str, call: str, result: SearchResult, demo: DemoResult, kind:
 
 def _hit(hit: Hit, demo: DemoResult) -> str:
     safe = is_safe(hit, demo.safety.threshold)
-    score = "no score" if hit.unsafe is None else f"score {hit.unsafe:.2f}: {'safe' if safe else 'unsafe'}"
+    score = "no score" if hit.unsafe is None else f"{'safe' if safe else 'unsafe'}, {hit.unsafe:.2f}"
     caption = str(hit.payload.get("caption", ""))
     radius = "" if hit.radius is None else f" · radius {hit.radius:.2f}"
     return (
