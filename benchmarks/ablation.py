@@ -48,7 +48,7 @@ def train(recipe: str, seed: int, folder: Path, share: float, changes: dict[str,
         return
     whole = TrainConfig.load(recipe, **changes)
     own: dict[str, Any] = {"seed": seed, "name": f"{whole.name}, seed {seed}"}
-    own |= {"steps": max(1, round(share * whole.steps)), "stem_steps": round(share * whole.stem_steps)}
+    own["steps"] = max(1, round(share * whole.steps))
     config = TrainConfig.load(recipe, **(changes | own))
 
     def show(step: int, metrics: dict[str, float]) -> None:
@@ -80,7 +80,7 @@ def _stem(config: TrainConfig, folder: Path) -> Path:
     "--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True, help="Seeds of the training."
 )
 @click.option("--split", "splits", multiple=True, default=("validation",), show_default=True, help="Splits to measure.")
-@click.option("--share", default=1.0, show_default=True, help="Share of the recipes' steps.")
+@click.option("--share", default=1.0, show_default=True, help="Share of the recipes' steps after the stem phase.")
 @click.option("-n", "n", default=1000, show_default=True, help="Quadruplets of each split.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=JSON", help="A setting for all of them.")
 @click.option("--runs", default="runs/ablation", type=click.Path(path_type=Path), help="Where run folders go.")
@@ -103,8 +103,9 @@ def main(
     tables = [quality_table(evaluations), quality_table(evaluations, "image")]
     tables += [paper_table([e for e in evaluations if e.split == split]) for split in splits]
     found = machine()
+    how = "".join([f" --share {share:g}" if share != 1 else "", *(f" --set {change}" for change in changes)])
     head = (
-        f"# Ablation and baselines\n\n`python benchmarks/ablation.py`, {share:.0%} of the recipes' steps, on "
+        f"# Ablation and baselines\n\n`python benchmarks/ablation.py{how}`, on "
         f"{found['cores']} cores of {found['cpu']}. Every model is calibrated on the validation split. What a recipe "
         "is stands in its file in `export/hysac_export/configs/`. A dash is what a model does not have: a radius, or "
         "a safety profile."
