@@ -131,7 +131,7 @@ def test_the_ablation_script_sets_recipes_and_seeds_side_by_side(script: ModuleT
     result = CliRunner().invoke(script.main, [*options, *paths], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     config = TrainedRun.load(tmp_path / "runs" / "mini-1").config
-    assert (config.steps, config.stem_steps, config.seed) == (4, 0, 1)
+    assert (config.steps, config.stem_steps, config.seed) == (4, 2, 1)
     written = (tmp_path / "ablation.md").read_text(encoding="utf-8")
     for name in ("safe-clip, seed 0", "safe-clip, seed 1", "hysac-mini, seed 0", "hysac-mini, seed 1"):
         assert f"| validation | {name} |" in written
