@@ -133,6 +133,7 @@ def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -
     for row, point in enumerate(way):
         radius = float(lorentz.dist0(point, curvature))
         score = profile_score(radius, kind, profile)
+        entailing = _entailing(core.collection, texts, row, answers[row])
         found.append(
             ExplainedStep(
                 radius=radius,
@@ -141,9 +142,7 @@ def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -
                 # What has been moved onto the boundary is not beyond it, whatever the last digit says.
                 beyond=radius > boundary * (1 + 1e-9),
                 searched=np.array_equal(point, searched),
-                entailing=core.policy.admitted(_entailing(core.collection, texts, row, answers[row]), asked.safe)[
-                    :near
-                ],
+                entailing=core.policy.admitted(entailing, asked.safe)[:near],
                 nearest=core.policy.admitted(nearest[row], asked.safe),
             )
         )
