@@ -1,11 +1,11 @@
-"""What the bundled model is compared with: three baselines of the same towers, data, steps and seed.
+"""What the bundled model is compared with: a Euclidean CLIP, and what recipes of others make of it.
 
-    python benchmarks/baselines.py                         # about the time of one `make mini` for each
-    python benchmarks/baselines.py meru
+    python benchmarks/baselines.py                         # the time of a `make mini`, and a fifth of it for each other
+    python benchmarks/baselines.py meru                    # on the CLIP that is there
 
-Trains them as `benchmarks/ablation.py` does (a finished run is taken as it is, an interrupted one resumed) and writes
-their encoders, rounded to float16 as the bundled model's are, to ``benchmarks/baselines/``, where `hysac eval` finds
-them. What each is stands in its file in ``export/hysac_export/configs/``.
+Trains them (a finished run is taken as it is, an interrupted one resumed) and writes their encoders, rounded to float16
+as the bundled model's are, to ``benchmarks/baselines/``, where `hysac eval` finds them. What each is stands in its file
+in ``export/hysac_export/configs/``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from pathlib import Path
 import click
 from ablation import train
 
+from hysac_export.config import TrainConfig
 from hysac_export.run import TrainedRun
 
-BASELINES = ("clip", "meru", "safe-clip")
+BASELINES = ("clip", "meru", "safe-clip", "ablation-published", "ablation-no-safety-entailment")
+"""Bundled configs; the first is what the others start from."""
+
 OUT = Path(__file__).parent / "baselines"
 
 
@@ -28,10 +31,10 @@ OUT = Path(__file__).parent / "baselines"
 @click.option("--out", default=OUT, type=click.Path(path_type=Path), help="Where the encoders go.")
 def main(names: tuple[str, ...], runs: Path, out: Path) -> None:
     for name in names or BASELINES:
-        train(name, 0, runs / f"{name}-0", 1.0, {})
+        train(name, 0, runs / f"{name}-0", {})
         run = TrainedRun.load(runs / f"{name}-0")
-        named = replace(run, config=run.config.model_copy(update={"name": name}))
-        size = named.save(out / name, half=True)
+        named = replace(run, config=run.config.model_copy(update={"name": name.removeprefix("ablation-")}))
+        size = named.save(out / name.removeprefix("ablation-"), half=True)
         click.echo(f"Wrote {out / name}: {size / 1e6:.1f} MB")
 
 

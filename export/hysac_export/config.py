@@ -8,6 +8,7 @@ The defaults are the published recipe wherever it applies to a model trained fro
 from __future__ import annotations
 
 import tomllib
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -244,12 +245,15 @@ class TrainConfig(_Config):
         accumulate: Parts that a step's batch is encoded in. Negatives still come from the whole batch: every part is
             encoded twice, first for the loss and then for the gradient, so memory falls and time rises by a third.
         gradient_checkpointing: Compute activations again instead of keeping them; less memory, a third more time.
+        start_from: A finished run folder whose weights and vocabulary the run starts from, in place of random ones; the
+            path begins where the command is run. Towers have to be alike, the geometry may differ.
         precision: Of the towers. ``exp_map0`` and the losses are float32 always. ``fp16`` needs a GPU; ``auto`` is
             ``bf16`` where the device multiplies in it, else ``fp32``, because emulated bf16 is many times slower.
     """
 
     name: str = "hysac"
     seed: int = Field(0, ge=0)
+    start_from: str | None = None
     steps: int = Field(2000, gt=0, description="Steps of the main phase.")
     stem_steps: int = Field(0, ge=0, description="Steps before it in which only the stem learns, from words.")
     batch_size: int = Field(128, gt=1)
@@ -286,6 +290,12 @@ class TrainConfig(_Config):
         return self
 
     @model_validator(mode="after")
+    def _weights_have_one_source(self) -> Self:
+        if self.start_from is not None and self.model.open_clip is not None and self.model.open_clip.pretrained:
+            raise ValueError("start_from and model.open_clip.pretrained both name weights; give one of them")
+        return self
+
+    @model_validator(mode="after")
     def _safe_clip_is_euclidean(self) -> Self:
         if self.loss.safe_clip and self.model.geometry != "euclidean":
             raise ValueError("loss.safe_clip is a loss of cosines; set model.geometry to 'euclidean'")
@@ -317,7 +327,7 @@ class TrainConfig(_Config):
                 node = node.setdefault(part, {})
                 if not isinstance(node, dict):
                     raise TrainingError(f"{key} cannot be set: {part} is {node!r}, expected a table of settings")
-            node[leaf] = value
+            node[leaf] = deepcopy(value)  # a later key may reach into it
         try:
             return cls.model_validate(values)
         except ValidationError as error:

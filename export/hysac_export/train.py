@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from hysac_export.config import ModelConfig, TrainConfig
+from hysac_export.beginning import Beginning
+from hysac_export.config import TrainConfig
 from hysac_export.data import open_tokenizer
 from hysac_export.distributed import Processes
 from hysac_export.encoded import DrawnSplit, curvature_of, encode_drawn
@@ -42,8 +43,7 @@ from hysac_export.run import (
     write_weights,
 )
 from hysac_export.schedule import learning_rate
-from hysac_export.tokenizer import train_tokenizer
-from hysac_export.towers import pretrained_towers, resolve, tokenizer_of
+from hysac_export.towers import resolve
 from hysac_export.trackers import check_trackers, open_trackers
 from hysac_export.validation import Best, recall_sum
 from hysac_retrieval.errors import TrainingError
@@ -100,10 +100,14 @@ class Trainer:
                 _check(config, folder, resume)
             torch.manual_seed(config.seed)
             self._feed = open_feed(config)
-            self.tokenizer = _tokenizer(self._feed, config, given, folder, fresh=self.processes.first and not resume)
+            beginning = Beginning(config, given, fresh=not resume)
+            if self.processes.first and not resume:
+                folder.mkdir(parents=True, exist_ok=True)
+                beginning.tokenizer(self._feed).save(str(folder / TOKENIZER))
+            self.tokenizer = open_tokenizer(folder / TOKENIZER, resolved.text.context_length)
             if self.processes.first:
                 _check_data(self._feed, self.tokenizer, folder, resume)
-            self.model = _model(given, resolved, fresh=not resume)
+            self.model = beginning.model()
         self.model.to(self.processes.device)
         if config.gradient_checkpointing:
             self.model.clip.set_grad_checkpointing(True)
@@ -253,19 +257,6 @@ class Trainer:
             _truncate_metrics(self.folder / METRICS, self.step)
 
 
-def _model(given: ModelConfig, resolved: ModelConfig, *, fresh: bool) -> HySAC:
-    """The model at the start of a run, adapters put on; a run that is resumed needs no trained weights."""
-    clip = None
-    if given.open_clip is not None and fresh:
-        clip = pretrained_towers(given.open_clip, resolved)
-    model = HySAC(resolved, clip)
-    if given.open_clip is not None and given.open_clip.lora is not None:
-        from hysac_export.lora import adapt  # peft, and transformers with it, take seconds to import
-
-        adapt(model, given.open_clip.lora)
-    return model
-
-
 def _check_shares(config: TrainConfig, count: int) -> None:
     """Refuse a batch that does not divide among processes and the parts that each of them encodes its share in."""
     if config.batch_size % (count * config.accumulate):
@@ -332,24 +323,7 @@ def check_data(config: TrainConfig, progress: Callable[[int], None] | None = Non
     given = config.model
     config = config.model_copy(update={"model": resolve(given)})
     feed = open_feed(config)
-    return feed.check(_new_tokenizer(feed, config, given), progress)
-
-
-def _new_tokenizer(feed: Feed, config: TrainConfig, given: ModelConfig) -> Tokenizer:
-    """That of the trained towers, or one learned from the training captions."""
-    if given.open_clip is not None:
-        return tokenizer_of(given.open_clip, config.model)
-    return train_tokenizer(feed.captions(), config.model.text.vocab_size)
-
-
-def _tokenizer(feed: Feed, config: TrainConfig, given: ModelConfig, folder: Path, *, fresh: bool) -> Tokenizer:
-    """The run's tokenizer, made when the run is fresh."""
-    path = folder / TOKENIZER
-    if fresh:
-        tokenizer = _new_tokenizer(feed, config, given)
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(str(path))
-    return open_tokenizer(path, config.model.text.context_length)
+    return feed.check(Beginning(config, given).tokenizer(feed), progress)
 
 
 def _truncate_metrics(path: Path, step: int) -> None:

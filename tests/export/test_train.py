@@ -232,6 +232,12 @@ def test_configs_are_read_from_yaml_and_toml(tmp_path):
         TrainConfig.load(tmp_path / "missing.yaml")
 
 
+def test_settings_given_to_a_config_stay_as_they_are():
+    text = {"width": 32, "heads": 2}
+    config = TrainConfig.load("mini", **{"model.text": text, "model.text.layers": 5})
+    assert (config.model.text.layers, text) == (5, {"width": 32, "heads": 2})
+
+
 def test_a_config_extends_one_other(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: [mini, clip]\n")
     with pytest.raises(TrainingError, match="expected one name"):
