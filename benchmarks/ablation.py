@@ -1,7 +1,7 @@
 """The ablation and the baselines: the same trained CLIP, fine-tuned by each recipe, and set side by side.
 
     python benchmarks/ablation.py                          # about a fifth of the time of `make mini` for each recipe
-    python benchmarks/ablation.py --seed 0 --seed 1 --recipe ablation-published --recipe ablation-mini
+    python benchmarks/ablation.py --seed 0 --seed 1 --recipe published-losses --recipe mini-on-clip
 
 Trains a run folder for each recipe and seed (a finished one is taken as it is, an interrupted one resumed), calibrates
 each on the validation split, and writes the tables of `hysac eval` to ``benchmarks/results/ablation.md``. All start
@@ -26,24 +26,29 @@ from hysac_export.train import Trainer
 from hysac_retrieval.cli.eval import with_profile
 
 RECIPES = (
-    "ablation-published",
-    "ablation-no-safety-entailment",
-    "ablation-joint",
-    "ablation-radius",
-    "ablation-mini",
-    "ablation-no-cones",
-    "ablation-fixed-curvature",
+    "published-losses",
+    "no-safety-entailment",
+    "joint",
+    "radius",
+    "mini-on-clip",
+    "no-cones",
+    "fixed-curvature",
     "meru",
     "safe-clip",
 )
-"""Bundled configs, the rungs of the ablation in their order and then the baselines; each file says what it is."""
+"""Files of ``benchmarks/recipes/``, the rungs of the ablation in their order and then the baselines."""
+
+
+def recipe_path(name: str) -> Path:
+    """The config of a recipe."""
+    return Path(__file__).parent / "recipes" / f"{name}.yaml"
 
 
 def train(recipe: str, seed: int, folder: Path, changes: dict[str, Any]) -> None:
     """Train one recipe with one seed, unless that was done."""
     if (folder / WEIGHTS).is_file():
         return
-    config = TrainConfig.load(recipe, **(changes | {"seed": seed, "name": f"{recipe}, seed {seed}"}))
+    config = TrainConfig.load(recipe_path(recipe), **(changes | {"seed": seed, "name": f"{recipe}, seed {seed}"}))
 
     def show(step: int, metrics: dict[str, float]) -> None:
         if step % 100 == 0:
@@ -83,7 +88,7 @@ def main(
     head = (
         f"# Ablation and baselines\n\n`python benchmarks/ablation.py{how}`, on "
         f"{found['cores']} cores of {found['cpu']}. Every model is calibrated on the validation split. What a recipe "
-        "is stands in its file in `export/hysac_export/configs/`. A dash is what a model does not have: a radius, or "
+        "is stands in its file in `benchmarks/recipes/`. A dash is what a model does not have: a radius, or "
         "a safety profile."
     )
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
 
 Trains them (a finished run is taken as it is, an interrupted one resumed) and writes their encoders, rounded to float16
 as the bundled model's are, to ``benchmarks/baselines/``, where `hysac eval` finds them. What each is stands in its file
-in ``export/hysac_export/configs/``.
+in ``benchmarks/recipes/``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from pathlib import Path
 import click
 from ablation import train
 
-from hysac_export.config import TrainConfig
 from hysac_export.run import TrainedRun
 
-BASELINES = ("clip", "meru", "safe-clip", "ablation-published", "ablation-no-safety-entailment")
-"""Bundled configs; the first is what the others start from."""
+BASELINES = ("clip", "meru", "safe-clip", "published-losses", "no-safety-entailment")
+"""Recipes; the first is what the others start from."""
 
 OUT = Path(__file__).parent / "baselines"
 
@@ -33,8 +32,8 @@ def main(names: tuple[str, ...], runs: Path, out: Path) -> None:
     for name in names or BASELINES:
         train(name, 0, runs / f"{name}-0", {})
         run = TrainedRun.load(runs / f"{name}-0")
-        named = replace(run, config=run.config.model_copy(update={"name": name.removeprefix("ablation-")}))
-        size = named.save(out / name.removeprefix("ablation-"), half=True)
+        named = replace(run, config=run.config.model_copy(update={"name": name}))
+        size = named.save(out / name, half=True)
         click.echo(f"Wrote {out / name}: {size / 1e6:.1f} MB")
 
 

@@ -13,23 +13,24 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hysac_export.config import TrainConfig, bundled_configs
+from hysac_export.config import TrainConfig
 from hysac_export.losses import GROUPS, Quadruplets, euclidean_loss, hyperbolic_loss, safe_clip_terms
 from hysac_export.run import TrainedRun
 from hysac_export.train import Trainer
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import TrainingError
 
+RECIPES = Path(__file__).parents[2] / "benchmarks" / "recipes"
 FINE_TUNED = (
     "meru",
     "safe-clip",
-    "ablation-published",
-    "ablation-no-safety-entailment",
-    "ablation-joint",
-    "ablation-radius",
-    "ablation-mini",
-    "ablation-no-cones",
-    "ablation-fixed-curvature",
+    "published-losses",
+    "no-safety-entailment",
+    "joint",
+    "radius",
+    "mini-on-clip",
+    "no-cones",
+    "fixed-curvature",
 )
 SMALL = {
     "steps": 20,
@@ -53,7 +54,7 @@ SMALL = {
 
 
 def small(name: str, **overrides: object) -> TrainConfig:
-    return TrainConfig.load(name, **(SMALL | overrides))
+    return TrainConfig.load(RECIPES / f"{name}.yaml", **(SMALL | overrides))
 
 
 def rows_of(folder: Path) -> list[dict[str, float]]:
@@ -82,7 +83,7 @@ def unit_vectors(seed: int = 0, n: int = 6, d: int = 5) -> Quadruplets:
 
 
 def test_every_rung_of_the_ablation_is_trained_here() -> None:
-    assert {name for name in bundled_configs() if name.startswith("ablation")} <= set(FINE_TUNED)
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {"clip", *FINE_TUNED}
 
 
 def test_clip_trains_for_20_steps(clip: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_baseline_trains_for_20_steps(name: str, clip: Path, tmp_path: Path) -
     rows = rows_of(tmp_path / name)
     assert len(rows) == 20
     assert all(np.isfinite(value) for row in rows for value in row.values())
-    config = TrainConfig.load(name)
+    config = TrainConfig.load(RECIPES / f"{name}.yaml")
     assert config.start_from == "benchmarks/baselines/clip"
     euclidean = config.model.geometry == "euclidean"
     assert ("curvature" in rows[0]) != euclidean
@@ -108,7 +109,7 @@ def test_a_baseline_trains_for_20_steps(name: str, clip: Path, tmp_path: Path) -
     assert ("radius" in rows[0]) == (bool(config.loss.radius) and not euclidean)
     if not euclidean:
         curvatures = {row["curvature"] for row in rows}
-        assert (curvatures == {1.0}) == (name == "ablation-fixed-curvature")
+        assert (curvatures == {1.0}) == (name == "fixed-curvature")
     # What is trained falls: InfoNCE of the pairs, or of the union.
     trained = "joint" if name == "meru" else "T-I"
     assert np.mean([row[trained] for row in rows[-5:]]) < np.mean([row[trained] for row in rows[:5]])
@@ -133,14 +134,14 @@ def test_the_ablation_script_sets_recipes_and_seeds_side_by_side(
     assert tuple(sorted(FINE_TUNED, key=script.RECIPES.index)) == script.RECIPES
     settings = SMALL | {"steps": 4, "start_from": str(clip)}
     options = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-    options += ["--recipe=safe-clip", "--recipe=ablation-mini", "--seed=0", "--seed=1", "-n", "12"]
+    options += ["--recipe=safe-clip", "--recipe=mini-on-clip", "--seed=0", "--seed=1", "-n", "12"]
     paths = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'ablation.md'}"]
     result = CliRunner().invoke(script.main, [*options, *paths], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    config = TrainedRun.load(tmp_path / "runs" / "ablation-mini-1").config
+    config = TrainedRun.load(tmp_path / "runs" / "mini-on-clip-1").config
     assert (config.steps, config.seed) == (4, 1)
     written = (tmp_path / "ablation.md").read_text(encoding="utf-8")
-    for name in ("safe-clip, seed 0", "safe-clip, seed 1", "ablation-mini, seed 0", "ablation-mini, seed 1"):
+    for name in ("safe-clip, seed 0", "safe-clip, seed 1", "mini-on-clip, seed 0", "mini-on-clip, seed 1"):
         assert f"| validation | {name} |" in written
     # A Euclidean model has no radius to redirect by; what it has already redirected shows without.
     assert "| safe-clip, seed 0 | none |" in written
@@ -197,9 +198,9 @@ def test_safe_clip_in_a_hyperbolic_space_is_refused() -> None:
 
 
 def test_a_config_holds_only_what_differs_from_the_one_it_extends(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("extends: ablation-joint\nsteps: 7\nloss: {joint: 2.0}\n")
+    (tmp_path / "mine.yaml").write_text("extends: published\nsteps: 7\nloss: {joint: 2.0}\n")
     (tmp_path / "again.toml").write_text('extends = "mine.yaml"\nseed = 3\n')
-    found, base = TrainConfig.load(tmp_path / "again.toml"), TrainConfig.load("ablation-joint")
+    found, base = TrainConfig.load(tmp_path / "again.toml"), TrainConfig.load("published")
     assert (found.steps, found.seed, found.loss.joint) == (7, 3, 2.0)
     assert found.loss.model_copy(update={"joint": base.loss.joint}) == base.loss
     assert found.model == base.model
