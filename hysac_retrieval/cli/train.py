@@ -38,15 +38,17 @@ def command(
 ) -> None:
     r"""Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config.
 
-    Bundled are mini (the bundled model, on a CPU), vit-b-16-24gb and visu-vit-l-14 (OpenAI's CLIP with adapters, on
-    one or several GPUs), and baselines. The run folder holds the config, the tokenizer, checkpoints, metrics (JSON
-    Lines) and, in the end, the weights. Quadruplets of your own (docs/own-policy.md) are looked through first.
+    Bundled are mini (the bundled model, on a CPU), published (its towers by the paper's losses alone), vit-b-16-24gb
+    and visu-vit-l-14 (OpenAI's CLIP with adapters, on one or several GPUs). The run folder holds the config, the
+    tokenizer, checkpoints, metrics (JSON Lines) and, in the end, the weights. Quadruplets of your own
+    (docs/own-policy.md) are looked through first. A run can start from the weights of a finished one (start_from).
 
     \b
     hysac train mini --out runs/mini
     hysac train mini --out runs/mini --resume
     hysac train my.yaml --check
     hysac train my.yaml --out runs/mine --set seed=1 --set data.train=quadruplets.jsonl
+    hysac train my.yaml --out runs/more --set start_from=runs/mine
     accelerate launch --multi_gpu $(which hysac) train visu-vit-l-14 --out runs/visu
     """
     require_training("training")
