@@ -129,11 +129,16 @@ def category_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[Table]:
-    """The quality tables, then the details split by split; without details, the paper's table of the first split."""
-    result = [quality_table(evaluations), quality_table(evaluations, "image")]
+    """The quality tables, then the details split by split.
+
+    Without details, the paper's table of the first split; of the others no more than the first two models are shown,
+    which are the one in question and its first baseline.
+    """
     parts = [[e for e in evaluations if e.split == split] for split in dict.fromkeys(e.split for e in evaluations)]
     if not details:
-        return [*result, paper_table(parts[0])]
+        shown = [e for place, part in enumerate(parts) for e in (part[:2] if place else part)]
+        return [quality_table(shown), quality_table(shown, "image"), paper_table(parts[0])]
+    result = [quality_table(evaluations), quality_table(evaluations, "image")]
     return result + [table for part in parts for build in _DETAILS if (table := build(part)).rows]
 
 

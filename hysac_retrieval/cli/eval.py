@@ -40,7 +40,7 @@ SPLITS = ("validation", *TEST_SPLITS)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of quadruplets and intervals.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write eval.json and plots here.")
 @json_option
-@click.option("--brief", is_flag=True, help="Print the quality tables and the paper's table of the first split only.")
+@click.option("--brief", is_flag=True, help="All models on the first split, two on the others; fewer tables.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 def command(
     model: str,

@@ -160,6 +160,17 @@ def test_details_are_the_tables_that_have_something_to_say(evaluations: list[Eva
     assert zero_shot_table(evaluations).rows == ()
 
 
+def test_in_brief_all_models_are_shown_on_the_first_split_and_two_on_the_others(evaluations: list[Evaluation]) -> None:
+    names = ("model", "clip", "other")
+    every = [
+        evaluation(split, quadruplet_points(40, noise=1.0), name=name) for split in ("test", "style") for name in names
+    ]
+    brief = [[row[:2] for row in table.rows] for table in tables(every, details=False)[:2]]
+    unseen = [("unseen art style", name) for name in names[:2]]
+    assert brief == [[("unseen combinations", name) for name in names] + unseen] * 2
+    assert len(tables(every)[0].rows) == 6
+
+
 def test_markdown_tables_are_rectangular(evaluations: list[Evaluation]) -> None:
     for table in tables(evaluations):
         lines = table.markdown().splitlines()[2:]
