@@ -246,7 +246,8 @@ class TrainConfig(_Config):
             encoded twice, first for the loss and then for the gradient, so memory falls and time rises by a third.
         gradient_checkpointing: Compute activations again instead of keeping them; less memory, a third more time.
         start_from: A finished run folder whose weights and vocabulary the run starts from, in place of random ones; the
-            path begins where the command is run. Towers have to be alike, the geometry may differ.
+            path begins where the command is run. Towers have to be alike, the geometry may differ. What
+            ``model.open_clip.pretrained`` names is then not loaded, and only says how pictures are prepared.
         precision: Of the towers. ``exp_map0`` and the losses are float32 always. ``fp16`` needs a GPU; ``auto`` is
             ``bf16`` where the device multiplies in it, else ``fp32``, because emulated bf16 is many times slower.
     """
@@ -287,12 +288,6 @@ class TrainConfig(_Config):
             raise ValueError("loss.words supervises the convolutional stem; set model.image.stem to 'conv'")
         if self.stem_steps and not self.loss.words:
             raise ValueError("stem_steps needs loss.words: words are all that the stem learns from on its own")
-        return self
-
-    @model_validator(mode="after")
-    def _weights_have_one_source(self) -> Self:
-        if self.start_from is not None and self.model.open_clip is not None and self.model.open_clip.pretrained:
-            raise ValueError("start_from and model.open_clip.pretrained both name weights; give one of them")
         return self
 
     @model_validator(mode="after")

@@ -82,12 +82,6 @@ def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:
         Trainer(tiny(start_from=str(tmp_path)), tmp_path / "run")
 
 
-def test_weights_have_one_source(clip: Path) -> None:
-    towers = {"model.open_clip": {"name": "ViT-B-32", "pretrained": "openai"}}
-    with pytest.raises(TrainingError, match="both name weights"):
-        TrainConfig.load("published", start_from=str(clip), **towers)
-
-
 def test_data_is_checked_with_the_vocabulary_of_the_start(clip: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"safe": "a dog {i}", "unsafe": "a gun {i}"}}\n' for i in range(40)))

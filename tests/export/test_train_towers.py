@@ -76,6 +76,21 @@ def lines(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+def test_an_adapted_run_can_be_adapted_further(files: dict[str, str], finished: Path, tmp_path: Path) -> None:
+    again = files | {"pretrained": "gone.safetensors"}  # is not needed: the weights are those of the run
+    config = TrainConfig.model_validate(settings(again, start_from=str(finished)))
+    trainer = Trainer(config, tmp_path / "again")
+    there = TrainedRun.load(finished).model.state_dict()
+    assert config.model.open_clip is not None
+    assert config.model.open_clip.lora is not None
+    here = merged_state(trainer.model, config.model.open_clip.lora)
+    assert here.keys() == there.keys()
+    assert all(torch.allclose(here[name], values, atol=1e-6) for name, values in there.items())
+    trainer.run()
+    trained = TrainedRun.load(tmp_path / "again").model.state_dict()
+    assert not all(torch.allclose(trained[name], values, atol=1e-6) for name, values in there.items())
+
+
 def test_a_name_becomes_what_it_stands_for(files: dict[str, str]) -> None:
     resolved = resolve(ModelConfig(open_clip=OpenClipConfig(**files)))
     assert (resolved.dim, resolved.image.size, resolved.image.patch) == (16, 32, 16)
