@@ -82,11 +82,20 @@ def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:
         Trainer(tiny(start_from=str(tmp_path)), tmp_path / "run")
 
 
-def test_data_is_checked_with_the_vocabulary_of_the_start(clip: Path, tmp_path: Path) -> None:
+def test_data_is_checked_with_the_vocabulary_of_the_start(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"safe": "a dog {i}", "unsafe": "a gun {i}"}}\n' for i in range(40)))
-    config = tiny(start_from=str(clip), **{"data": {"train": [str(rows)]}})
-    assert check_data(config) is not None  # too few captions to learn a vocabulary of 600 tokens from
+    data = {"data": {"train": [str(rows)]}}
+
+    def learned(*_: object) -> None:
+        pytest.fail("a vocabulary was learned")
+
+    monkeypatch.setattr("hysac_export.beginning.train_tokenizer", learned)
+    assert check_data(tiny(start_from=str(clip), **data)) is not None
+    with pytest.raises(TrainingError, match="holds no finished run"):
+        check_data(tiny(start_from=str(tmp_path), **data))
 
 
 def test_hysac_train_takes_the_start_as_a_setting(clip: Path, tmp_path: Path) -> None:
