@@ -15,6 +15,7 @@ from PIL import Image
 from hysac_export.scenes import (
     CATEGORIES,
     SPLITS,
+    KNOWN_STYLES,
     TRAIN_STYLES,
     UNSEEN_STYLES,
     Artist,
@@ -44,8 +45,8 @@ SURROUNDINGS = '[settings]\nsea = { phrases = ["at sea"] }\n[lights]\nday = { ph
 # ---- catalogue
 
 
-def test_every_entity_is_drawn_in_two_training_styles_or_more() -> None:
-    few = [e for e in KNOWN if len(set(styles_of(e)) & set(TRAIN_STYLES)) < 2]
+def test_every_entity_is_drawn_in_two_known_styles_or_more() -> None:
+    few = [e for e in KNOWN if len(set(styles_of(e)) & set(KNOWN_STYLES)) < 2]
     assert few == []
 
 
@@ -332,7 +333,7 @@ def test_settings_and_lights_can_be_told_apart() -> None:
     assert [int(c.argmax()) for c in colours] == [2, 0, 1]
 
 
-@pytest.mark.parametrize(("styles", "size"), [((), 64), (("crayon",), 64), (TRAIN_STYLES, 16)])
+@pytest.mark.parametrize(("styles", "size"), [((), 64), (("crayon",), 64), (KNOWN_STYLES, 16)])
 def test_an_artist_refuses_styles_and_sizes_that_do_not_work(styles: tuple[str, ...], size: int) -> None:
     with pytest.raises(SettingsError):
         Artist(styles, size)
@@ -345,7 +346,10 @@ def test_an_artist_says_which_style_has_an_entity_that_its_own_lack() -> None:
 
 def test_styles_of_the_splits() -> None:
     assert styles_for("style") == ("fxemoji",)
-    assert styles_for("test") == TRAIN_STYLES
+    assert styles_for("test") == styles_for("validation") == KNOWN_STYLES
+    assert styles_for("train") == TRAIN_STYLES
+    assert set(KNOWN_STYLES) < set(TRAIN_STYLES)
+    assert not set(UNSEEN_STYLES) & set(TRAIN_STYLES)
     with pytest.raises(SettingsError):
         styles_for("nowhere")
 

@@ -2,7 +2,7 @@
 
 Run by hand when the catalogue or the artwork changes:
 
-    python -m hysac_export.scenes.art                   # fetches the five pinned packages with `npm pack`
+    python -m hysac_export.scenes.art                   # fetches the seven pinned packages with `npm pack`
     python -m hysac_export.scenes.art --packages DIR    # DIR holds them unpacked, as DIR/<name>/icons.json
 
 It writes one lossless WebP atlas per style and an index into `sprites/`. These files are part of the package, so that
@@ -24,7 +24,7 @@ from typing import Any
 import click
 from PIL import Image
 
-from hysac_export.scenes.catalogue import TRAIN_STYLES, Entity, catalogue
+from hysac_export.scenes.catalogue import KNOWN_STYLES, Entity, catalogue
 from hysac_retrieval.errors import MissingExtraError, TrainingError
 
 CELL = 48
@@ -49,6 +49,8 @@ PACKAGES = {
     "fluent-emoji-flat": Package("1.2.6", "MIT", "Microsoft Corporation"),
     "noto": Package("1.2.9", "Apache-2.0", "Google Inc"),
     "noto-v1": Package("1.2.5", "Apache-2.0", "Google Inc"),
+    "twemoji": Package("1.2.5", "CC-BY-4.0", "Twitter"),
+    "emojione": Package("1.2.3", "CC-BY-4.0", "Emoji One"),
     "fxemoji": Package("1.2.2", "Apache-2.0", "Mozilla"),
 }
 """Artwork by style; the npm package is `@iconify-json/<style>`."""
@@ -75,15 +77,15 @@ def write_atlases(packages: Path, out: Path) -> None:
 
     Raises:
         TrainingError: the catalogue names an icon that its package lacks, or an entity is drawn in fewer than two
-            training styles.
+            of the known styles.
     """
     entities = catalogue().entities.values()
     drawings: dict[str, dict[str, str]] = {}
     for style in PACKAGES:
         icons = json.loads((packages / style / "icons.json").read_text("utf-8"))
         drawings[style] = {entity.id: art for entity in entities if (art := _art(entity, style, icons))}
-    if few := [e.id for e in entities if sum(e.id in drawings[style] for style in TRAIN_STYLES) < 2]:
-        raise TrainingError(f"{few} are drawn in fewer than two training styles; give them other icons or drop them.")
+    if few := [e.id for e in entities if sum(e.id in drawings[style] for style in KNOWN_STYLES) < 2]:
+        raise TrainingError(f"{few} are drawn in fewer than two of the styles {', '.join(KNOWN_STYLES)}; give them other icons or drop them.")
     out.mkdir(parents=True, exist_ok=True)
     styles = {}
     for style, package in PACKAGES.items():

@@ -11,8 +11,10 @@ from typing import Any
 
 from hysac_retrieval.errors import TrainingError
 
-TRAIN_STYLES = ("fluent-emoji", "fluent-emoji-flat", "noto", "noto-v1")
-"""Art styles that training scenes are drawn in."""
+KNOWN_STYLES = ("fluent-emoji", "fluent-emoji-flat", "noto", "noto-v1")
+"""Art styles that all splits but `style` are drawn in."""
+TRAIN_STYLES = (*KNOWN_STYLES, "twemoji", "emojione")
+"""Art styles that training scenes are drawn in: two more, so that a model learns what things have in common."""
 UNSEEN_STYLES = ("fxemoji",)
 """Art styles that only the split `style` is drawn in."""
 CATEGORIES = ("violence", "weapons", "drugs", "illegal", "shocking", "harassment")

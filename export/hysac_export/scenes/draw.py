@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hysac_export.scenes.backgrounds import paint
-from hysac_export.scenes.catalogue import TRAIN_STYLES
+from hysac_export.scenes.catalogue import KNOWN_STYLES
 from hysac_export.scenes.restyle import DRAWS, restyle
 from hysac_export.scenes.sampling import Scene
 from hysac_export.scenes.splits import stable_hash
@@ -67,7 +67,7 @@ class Artist:
     """
 
     def __init__(
-        self, styles: Sequence[str] = TRAIN_STYLES, size: int = 64, noise: float = 1.0, restyled: float = 0.0
+        self, styles: Sequence[str] = KNOWN_STYLES, size: int = 64, noise: float = 1.0, restyled: float = 0.0
     ) -> None:
         """Decode the sprites.
 

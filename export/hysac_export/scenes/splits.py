@@ -13,7 +13,7 @@ from enum import IntEnum
 from functools import cache
 from itertools import combinations
 
-from hysac_export.scenes.catalogue import TRAIN_STYLES, UNSEEN_STYLES, catalogue
+from hysac_export.scenes.catalogue import KNOWN_STYLES, TRAIN_STYLES, UNSEEN_STYLES, catalogue
 from hysac_retrieval.errors import SettingsError
 
 SPLITS = ("train", "validation", "test", "context", "entities", "style")
@@ -78,4 +78,4 @@ def styles_for(split: str) -> tuple[str, ...]:
         SettingsError: there is no such split.
     """
     check_split(split)
-    return UNSEEN_STYLES if split == "style" else TRAIN_STYLES
+    return {"style": UNSEEN_STYLES, "train": TRAIN_STYLES}.get(split, KNOWN_STYLES)
