@@ -14,8 +14,8 @@ from PIL import Image
 
 from hysac_export.scenes import (
     CATEGORIES,
-    SPLITS,
     KNOWN_STYLES,
+    SPLITS,
     TRAIN_STYLES,
     UNSEEN_STYLES,
     Artist,

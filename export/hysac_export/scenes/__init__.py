@@ -8,15 +8,23 @@ them and in nothing else; `checks` measures that.
 """
 
 from hysac_export.scenes.captions import caption
-from hysac_export.scenes.catalogue import CATEGORIES, KNOWN_STYLES, TRAIN_STYLES, UNSEEN_STYLES, Catalogue, Entity, catalogue
+from hysac_export.scenes.catalogue import (
+    CATEGORIES,
+    KNOWN_STYLES,
+    TRAIN_STYLES,
+    UNSEEN_STYLES,
+    Catalogue,
+    Entity,
+    catalogue,
+)
 from hysac_export.scenes.draw import Artist
 from hysac_export.scenes.sampling import Quadruplet, Scene, label, quadruplets
 from hysac_export.scenes.splits import SPLITS, styles_for
 
 __all__ = [
     "CATEGORIES",
-    "SPLITS",
     "KNOWN_STYLES",
+    "SPLITS",
     "TRAIN_STYLES",
     "UNSEEN_STYLES",
     "Artist",

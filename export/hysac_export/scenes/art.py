@@ -85,7 +85,10 @@ def write_atlases(packages: Path, out: Path) -> None:
         icons = json.loads((packages / style / "icons.json").read_text("utf-8"))
         drawings[style] = {entity.id: art for entity in entities if (art := _art(entity, style, icons))}
     if few := [e.id for e in entities if sum(e.id in drawings[style] for style in KNOWN_STYLES) < 2]:
-        raise TrainingError(f"{few} are drawn in fewer than two of the styles {', '.join(KNOWN_STYLES)}; give them other icons or drop them.")
+        raise TrainingError(
+            f"{few} are drawn in fewer than two of the styles {', '.join(KNOWN_STYLES)}; give them other icons or "
+            "drop them."
+        )
     out.mkdir(parents=True, exist_ok=True)
     styles = {}
     for style, package in PACKAGES.items():
