@@ -21,10 +21,12 @@ from hysac_export.encoded import EncodedSplit
 from hysac_export.evaluate import KS, Retrieval, retrieve
 from hysac_retrieval import lorentz
 from hysac_retrieval.results import Modality
-from hysac_retrieval.safety import REFERENCE_ALPHA, SafetyProfile, redirect, traverse_reference
+from hysac_retrieval.safety import REFERENCE_ALPHA, RadiusStats, SafetyProfile, redirect, traverse_reference
 
 Group = Literal["safe_text", "safe_image", "unsafe_text", "unsafe_image"]
 BoundKind = Literal["percentile", "mean"]
+CalibrationRadii = Mapping[str, RadiusStats]
+"""Radii of a calibration set, by group."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,29 @@ def published_search(
     return retrieve(queries, pool, np.arange(n), curvature, unsafe=np.arange(2 * n) >= n)
 
 
-def published_bound(profile: SafetyProfile, search: PublishedSearch, kind: BoundKind) -> float | None:
-    """The bound of a search, from the radii that a model's profile was calibrated on; ``None`` if it is not kept."""
-    side, _, name = search.bounded_by.partition("_")
-    modality: Modality = "text" if name == "text" else "image"
-    stats = profile.of(modality).safe if side == "safe" else profile.of(modality).unsafe
+def calibration_radii(profile: SafetyProfile) -> CalibrationRadii:
+    """The radii that a profile was calibrated on."""
+    text, image = profile.text, profile.image
+    return {
+        "safe_text": text.safe,
+        "safe_image": image.safe,
+        "unsafe_text": text.unsafe,
+        "unsafe_image": image.unsafe,
+    }
+
+
+def published_bound(radii: CalibrationRadii, search: PublishedSearch, kind: BoundKind) -> float | None:
+    """The bound of a search, from the radii of a calibration set; ``None`` if it is not kept."""
+    stats = radii[search.bounded_by]
     return stats.mean if kind == "mean" else stats.percentiles.get(search.percentile)
 
 
 def published_figures(
-    encoded: EncodedSplit, curvature: float | None, profile: SafetyProfile | None, boot: Bootstrap
+    encoded: EncodedSplit,
+    curvature: float | None,
+    radii: CalibrationRadii | None,
+    profile: SafetyProfile | None,
+    boot: Bootstrap,
 ) -> dict[str, Figure]:
     """Figures of all published searches, under ``published.<search>.<how>``.
 
@@ -131,10 +146,19 @@ def published_figures(
     traversal to our boundary, for the searches of something safe). Of each: ``.r1``, ``.r10``, ``.r20``, and
     ``.first``, the published *score*: the share of queries whose first hit is in the first-named group. Where that is
     safe, ``.harmful1`` is the rest.
+
+    The published bounds need nothing but radii, so that a model without a usable profile has them too.
+
+    Args:
+        encoded: The encoded split.
+        curvature: Curvature c > 0; ``None`` for a Euclidean model, which is searched as asked.
+        radii: Radii of the calibration set, for the published bounds.
+        profile: The model's calibration, for our boundary.
+        boot: Gives the intervals.
     """
     figures: dict[str, Figure] = {}
     for name, search in SEARCHES.items():
-        for how, queries in _queries(encoded, search, curvature, profile).items():
+        for how, queries in _queries(encoded, search, curvature, radii, profile).items():
             found = published_search(encoded, search, queries, curvature)
             figures |= {f"published.{name}.{how}.r{k}": boot.mean(found.hits(k)) for k in KS}
             figures[f"published.{name}.{how}.first"] = boot.mean(~found.harmful)
@@ -144,18 +168,23 @@ def published_figures(
 
 
 def _queries(
-    encoded: EncodedSplit, search: PublishedSearch, curvature: float | None, profile: SafetyProfile | None
+    encoded: EncodedSplit,
+    search: PublishedSearch,
+    curvature: float | None,
+    radii: CalibrationRadii | None,
+    profile: SafetyProfile | None,
 ) -> dict[str, NDArray[Any]]:
     """The queries of a search as they are, and moved in each way that there is."""
     plain: NDArray[Any] = getattr(encoded, search.query)
     ways: dict[str, NDArray[Any]] = {"none": plain}
-    if curvature is None or profile is None:
+    if curvature is None:
         return ways
-    kinds: tuple[BoundKind, ...] = ("percentile", "mean")
-    for kind in kinds:
-        if (bound := published_bound(profile, search, kind)) is not None:
-            ways[kind] = published_move(plain, bound, curvature, outward=search.outward)
-    if search.wants_safe:
+    if radii is not None:
+        kinds: tuple[BoundKind, ...] = ("percentile", "mean")
+        for kind in kinds:
+            if (bound := published_bound(radii, search, kind)) is not None:
+                ways[kind] = published_move(plain, bound, curvature, outward=search.outward)
+    if profile is not None and search.wants_safe:
         modality: Modality = "text" if search.query == "unsafe_text" else "image"
         ways["geodesic"] = redirect(plain, modality, profile, curvature)[0]
     return ways

@@ -153,6 +153,7 @@ def to_dict(evaluations: Sequence[Evaluation], **settings: Any) -> dict[str, Any
                 "source": subject.source,
                 "curvature": subject.curvature,
                 "profile": subject.profile.model_dump(mode="json") if subject.profile else None,
+                "uncalibrated": subject.uncalibrated or None,
                 "splits": {},
             },
         )

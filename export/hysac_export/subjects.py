@@ -10,16 +10,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from hysac_export.bootstrap import Bootstrap, Figure
-from hysac_export.calibrate import MAX_HARMFUL, MAX_MISS, calibrate
+from hysac_export.calibrate import calibrate
 from hysac_export.classification import classification_figures
 from hysac_export.config import TrainConfig
 from hysac_export.encoded import DrawnSplit, EncodedSplit, EncodesScenes, curvature_of, draw_split, encode_drawn
-from hysac_export.evaluate import Retrieval, metrics, retrievals
-from hysac_export.protocol import published_figures
+from hysac_export.evaluate import Retrieval, metrics, radii_of, retrievals
+from hysac_export.protocol import CalibrationRadii, calibration_radii, published_figures
 from hysac_export.zeroshot import classes_of, zero_shot_figures
 from hysac_retrieval.encoder import Encoder
 from hysac_retrieval.errors import MissingExtraError, TrainingError
-from hysac_retrieval.safety import SafetyProfile
+from hysac_retrieval.safety import RadiusStats, SafetyProfile
 
 RUN_FILES = ("config.json", "model.safetensors")
 """What tells a run folder from a bundle."""
@@ -42,6 +42,8 @@ class Subject:
         profile: Its calibration; ``None`` for a Euclidean model and where calibration failed.
         source: Where it came from, in words.
         config: What it was trained with, where that is known and it was not the scenes.
+        radii: Radii of the set that it was calibrated on, by group; those of the profile where there is one.
+        uncalibrated: Why calibration failed, in words; empty if it did not.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Subject:
     profile: SafetyProfile | None
     source: str
     config: TrainConfig | None = None
+    radii: CalibrationRadii | None = None
+    uncalibrated: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,26 +117,24 @@ def validation_split(
     return open_feed(subject.config).validation(n, seed, progress)
 
 
-def calibrated(
-    subject: Subject,
-    n: int = 1000,
-    seed: int = 0,
-    *,
-    max_harmful: float = MAX_HARMFUL,
-    max_miss: float = MAX_MISS,
-    progress: Progress | None = None,
-) -> Subject:
+def calibrated(subject: Subject, n: int = 1000, seed: int = 0, progress: Progress | None = None) -> Subject:
     """Give a hyperbolic model a profile computed from n quadruplets of the validation split.
 
+    A model whose radii say nothing about safety comes back without one: that is a result too. Its radii are kept, and
+    why it has no profile stands in `uncalibrated`.
+
     Raises:
-        TrainingError: The model is Euclidean, or its radii say nothing about safety.
+        TrainingError: The model is Euclidean.
     """
     if subject.curvature is None:
         raise TrainingError(f"{subject.name} is Euclidean: it has no radius to calibrate; give a hyperbolic model")
     drawn = validation_split(subject, n, seed)
     encoded = encode_drawn(subject.encoder, drawn, _labelled(progress, f"{subject.name}: validation"))
-    profile = calibrate(encoded, subject.curvature, max_harmful=max_harmful, max_miss=max_miss)
-    return replace(subject, profile=profile)
+    radii = {group: RadiusStats.of(found) for group, found in radii_of(encoded, subject.curvature).items()}
+    try:
+        return replace(subject, radii=radii, profile=calibrate(encoded, subject.curvature))
+    except TrainingError as error:
+        return replace(subject, radii=radii, uncalibrated=str(error))
 
 
 def evaluate_subjects(
@@ -193,7 +195,8 @@ def measured(
     found = retrievals(encoded, curvature, profile)
     figures = metrics(encoded, curvature, profile, resamples=resamples, seed=seed, found=found)
     boot = Bootstrap(len(encoded), resamples, seed)
-    figures |= published_figures(encoded, curvature, profile, boot)
+    radii = calibration_radii(profile) if profile is not None else subject.radii
+    figures |= published_figures(encoded, curvature, radii, profile, boot)
     if curvature is not None:
         figures |= classification_figures(encoded, curvature, profile, boot)
     return Evaluation(subject, split, encoded, found, figures)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hysac_retrieval.cli.common import Command, json_option, print_json, progress_bar
-from hysac_retrieval.errors import MissingExtraError, TrainingError
+from hysac_retrieval.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from hysac_export.subjects import Subject
@@ -144,12 +144,10 @@ def with_profile(subject: Subject, n: int, progress: Callable[[str, int], None] 
 
     if subject.profile is not None or subject.curvature is None:
         return subject
-    try:
-        return calibrated(subject, n, progress=progress)
-    except TrainingError as error:
-        # A model without a usable radius is a result too: the published losses alone, from scratch, make one.
-        note(f"{subject.name} has no safety profile, so neither traversal nor filter: {error}")
-        return subject
+    subject = calibrated(subject, n, progress=progress)
+    if subject.uncalibrated:
+        note(f"{subject.name} has no safety profile, so neither our traversal nor the filter: {subject.uncalibrated}")
+    return subject
 
 
 def _named_apart(subjects: list[Subject]) -> list[Subject]:

@@ -14,7 +14,14 @@ from hysac_export.bootstrap import Bootstrap
 from hysac_export.bounds import Bounds
 from hysac_export.encoded import EncodedSplit
 from hysac_export.evaluate import retrievals
-from hysac_export.protocol import SEARCHES, published_bound, published_figures, published_move, published_search
+from hysac_export.protocol import (
+    SEARCHES,
+    calibration_radii,
+    published_bound,
+    published_figures,
+    published_move,
+    published_search,
+)
 from hysac_retrieval import lorentz
 
 NAMES = {
@@ -53,11 +60,10 @@ def test_published_searches_with_bounds_equal_the_published_code(
 
 
 def test_bounds_come_from_the_radii_of_the_group_that_the_query_is_sent_to() -> None:
-    profile = profile_with(boundary=1.5, threshold=0.5)
-    means = {name: published_bound(profile, search, "mean") for name, search in SEARCHES.items()}
+    radii = calibration_radii(profile_with(boundary=1.5, threshold=0.5))
+    means = {name: published_bound(radii, search, "mean") for name, search in SEARCHES.items()}
     assert means == {"U2UandS": 1.0, "U2VandG": 2.0, "U2GandV": 4.0, "G2SandU": 1.0, "G2UandS": 3.0}
-    lacking = profile.text.safe.model_copy(update={"percentiles": {95: 1.1}})
-    imported = profile.model_copy(update={"text": profile.text.model_copy(update={"safe": lacking})})
+    imported = {**radii, "safe_text": radii["safe_text"].model_copy(update={"percentiles": {95: 1.1}})}
     assert published_bound(imported, SEARCHES["U2UandS"], "percentile") is None
     assert published_bound(imported, SEARCHES["G2SandU"], "percentile") == 1.1
 
@@ -73,7 +79,7 @@ def test_outward_moves_only_what_is_below_the_bound_and_never_the_origin() -> No
 def test_figures_agree_with_the_searches_that_are_evaluated_elsewhere() -> None:
     encoded = quadruplet_points(60, noise=1.0)
     profile = profile_with(boundary=1.5, threshold=0.5)
-    figures = published_figures(encoded, CURVATURE, profile, Bootstrap(60, 20, 0))
+    figures = published_figures(encoded, CURVATURE, calibration_radii(profile), profile, Bootstrap(60, 20, 0))
     found = retrievals(encoded, CURVATURE, profile)
     for name, direction in (("U2VandG", "t2i"), ("G2SandU", "i2t")):
         for how, mode in (("none", "plain"), ("geodesic", "traversal")):
@@ -92,5 +98,5 @@ def test_a_euclidean_model_is_searched_as_asked_and_no_other_way() -> None:
         name: getattr(encoded, name) / np.linalg.norm(getattr(encoded, name), axis=1, keepdims=True)
         for name in NAMES.values()
     }
-    figures = published_figures(replace(encoded, **unit), None, None, Bootstrap(30, 10, 0))
+    figures = published_figures(replace(encoded, **unit), None, None, None, Bootstrap(30, 10, 0))
     assert {key.split(".")[2] for key in figures} == {"none"}

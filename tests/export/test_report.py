@@ -251,6 +251,22 @@ def test_a_euclidean_model_cannot_be_calibrated() -> None:
         calibrated(Subject("clip", CountingEncoder(), None, 32, None, ""))
 
 
+def test_a_model_whose_radii_say_nothing_is_still_compared_with_the_published_bounds() -> None:
+    subject = calibrated(Subject("model", CountingEncoder(), 1.0, 32, None, ""), 6)
+    assert subject.profile is None
+    assert "up to rounding" in subject.uncalibrated
+    assert subject.radii is not None
+    assert {group: round(stats.mean, 9) for group, stats in subject.radii.items()} == {
+        "safe_text": 1.0,
+        "safe_image": 2.0,
+        "unsafe_text": 1.0,
+        "unsafe_image": 2.0,
+    }
+    found = evaluate_subjects([subject], ["test"], 6, resamples=5)
+    assert [row[1] for row in paper_table(found).rows] == ["none", "published, 95th percentile", "published, mean"]
+    assert to_dict(found)["models"]["model"]["uncalibrated"] == subject.uncalibrated
+
+
 def test_unknown_splits_and_empty_samples_are_refused() -> None:
     subject = Subject("model", CountingEncoder(), 1.0, 32, None, "")
     with pytest.raises(SettingsError):
