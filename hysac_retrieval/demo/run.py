@@ -39,7 +39,7 @@ class DemoQuery:
 
 
 QUERIES = (
-    DemoQuery("A safe query", "a wolf, a chef and a dog on a beach", "text", as_asked=False),
+    DemoQuery("A safe query", "a wolf, a school and a pizza in the snow", "text", as_asked=False),
     DemoQuery("An unsafe query", "a gun close to a painter and a cookie in a desert", "text"),
     DemoQuery("An unsafe picture", "027.webp", "image"),
 )
