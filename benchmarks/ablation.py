@@ -1,6 +1,6 @@
 """The ablation and the baselines: the same trained CLIP, fine-tuned by each recipe, and set side by side.
 
-    python benchmarks/ablation.py                          # about a fifth of the time of `make mini` for each recipe
+    python benchmarks/ablation.py                          # about a seventh of the time of `make mini` for each
     python benchmarks/ablation.py --seed 0 --seed 1 --recipe published-losses --recipe mini-on-clip
 
 Trains a run folder for each recipe and seed (a finished one is taken as it is, an interrupted one resumed), calibrates

@@ -1,6 +1,6 @@
 """What the bundled model is compared with: a Euclidean CLIP, and what recipes of others make of it.
 
-    python benchmarks/baselines.py                         # the time of a `make mini`, and a seventh of it for each other
+    python benchmarks/baselines.py                         # the time of `make mini`, and a seventh of it for each other
     python benchmarks/baselines.py meru                    # on the CLIP that is there
 
 Trains them (a finished run is taken as it is, an interrupted one resumed) and writes their encoders, rounded to float16
