@@ -142,7 +142,7 @@ def test_on_the_bundled_model_each_query_finds_its_scene_and_unsafe_ones_a_safe_
     result = run_demo(tmp_path / "demo")
     safe, text, image = result.searches
     assert not safe.safe.query.redirected
-    assert safe.safe.hits[0].payload["file"] == "227.webp"
+    assert safe.safe.hits[0].payload["file"] == "037.webp"
     for search, asked, twin in ((text, "005.webp", "081.webp"), (image, "027.webp", "030.webp")):
         assert search.safe.query.redirected
         assert search.as_asked is not None
