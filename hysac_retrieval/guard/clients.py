@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -46,7 +47,7 @@ class _Guards:
         self._known.clear()
 
 
-class _Guarded:
+class _Guarded(ABC):
     """What both clients have in common: how methods are found, and that nothing else is."""
 
     _kind: type[Any] = QdrantClient
@@ -84,8 +85,9 @@ class _Guarded:
     def __asked(self, ask: Ask) -> Any:
         return getattr(self.__client, ask.method)(**ask.arguments)
 
+    @abstractmethod
     def _drive(self, steps: Steps, carry_out: Callable[[Ask], Any]) -> Any:
-        raise NotImplementedError
+        """Carry out what the steps ask for, one after the other; their result."""
 
 
 class SafeQdrantClient(_Guarded):
