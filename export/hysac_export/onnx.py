@@ -70,7 +70,7 @@ class TextGraph(nn.Module):
 def round_weights(model: nn.Module) -> None:
     """Round the matrices of a model to what float16 can hold, in place; all else stays as it is.
 
-    Convolutions too: export folds a batch norm into their kernels, which would undo the rounding.
+    So do the kernels of convolutions: export folds a batch norm into them, which would undo the rounding.
 
     Do this before calibration when the bundle is to store its weights in half precision, so that the profile belongs to
     the model that is shipped.
