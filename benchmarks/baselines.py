@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 from ablation import train
 
-from hysac_export.run import TrainedRun
+from hysac_export.training.run import TrainedRun
 
 BASELINES = ("clip", "meru", "safe-clip", "published-losses", "no-safety-entailment")
 """Recipes; the first is what the others start from."""

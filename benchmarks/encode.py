@@ -9,7 +9,7 @@ images the normalisation. Tokenizing and decoding are not in these times; they a
 with the same number of threads.
 
 int8 is what ``hysac export --precision int8`` makes. What that costs is measured on the bundled model and validation
-scenes: `hysac_export.price`, which the command prints for any model.
+scenes: `hysac_export.bundle.price`, which the command prints for any model.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from numpy.typing import NDArray
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
-from hysac_export.compress import compress_bundle, quantized
-from hysac_export.config import ModelConfig
-from hysac_export.data import normalise
-from hysac_export.graphs import load_graph, save_graph
-from hysac_export.model import HySAC
-from hysac_export.onnx import ImageGraph, TextGraph, write_graph
-from hysac_export.price import price, scene_probes
+from hysac_export.bundle.compress import compress_bundle, quantized
+from hysac_export.bundle.graphs import load_graph, save_graph
+from hysac_export.bundle.onnx import ImageGraph, TextGraph, write_graph
+from hysac_export.bundle.price import price, scene_probes
+from hysac_export.data.batches import normalise
+from hysac_export.model.hysac import HySAC
+from hysac_export.training.config import ModelConfig
 from hysac_retrieval import lorentz
-from hysac_retrieval.bundle import Bundle
-from hysac_retrieval.devices import DeviceOptions, runner
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.encoder.bundle import Bundle
+from hysac_retrieval.encoder.devices import DeviceOptions, runner
+from hysac_retrieval.encoder.encoder import Encoder
 
 MODALITIES = ("text", "image")
 EAGER, FP32, INT8 = "eager", "onnx fp32", "onnx int8"

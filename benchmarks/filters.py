@@ -20,11 +20,11 @@ from common import RESULTS, K, Points, exact, recall, show_table, write_report
 from points import Data, stored, synthetic
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.index import Index
-from hysac_retrieval.policy import SafetyPolicy
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.results import Modality
-from hysac_retrieval.safety import RedirectMode, redirect
-from hysac_retrieval.search import SafeSearch
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.safety.profile import RedirectMode, redirect
+from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.stores.base import Quantization
 
 SHARES = (0.01, 0.1, 0.5, 0.99)

@@ -28,10 +28,10 @@ import qdrant_edge as edge
 from common import RESULTS, WALKED, K, Points, interleaved, milliseconds, ratios, show_table, write_report
 from points import Data, stored, synthetic
 
-from hysac_retrieval.collection import PAYLOAD_INDEXES
-from hysac_retrieval.search import SafeSearch
+from hysac_retrieval.collection.collection import PAYLOAD_INDEXES
+from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.stores.base import Quantization
-from hysac_retrieval.stores.edge_requests import INDEX_TYPES
+from hysac_retrieval.stores.edge.requests import INDEX_TYPES
 
 THREADS = (1, 2, 8)
 GOALS = {"safe search": 1.15, "safe search, distance formula": 1.5}

@@ -15,12 +15,12 @@ from typing import Any
 
 import click
 
-from hysac_export.paper import classification_table, paper_table, zero_shot_table
-from hysac_export.report import quality_table
-from hysac_export.subjects import Evaluation, evaluate_subjects, load_subject
-from hysac_export.table import SPLIT_TITLES, Table
-from hysac_retrieval.bundle import Bundle
+from hysac_export.evaluation.paper import classification_table, paper_table, zero_shot_table
+from hysac_export.evaluation.report import quality_table
+from hysac_export.evaluation.subjects import Evaluation, evaluate_subjects, load_subject
+from hysac_export.evaluation.table import SPLIT_TITLES, Table
 from hysac_retrieval.cli.eval import TEST_SPLITS, default_baselines, with_profile
+from hysac_retrieval.encoder.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "hysac_retrieval" / "models" / "hysac-mini"
@@ -66,8 +66,8 @@ def card(bundle: Bundle, evaluations: Sequence[Evaluation]) -> str:
             manifest.description,
             "A HySAC (hyperbolic safety-aware CLIP, arXiv 2503.12127): the distance from the origin grows along safe "
             "text < safe image < unsafe text < unsafe image, so that a radius is a safety score. It was trained from "
-            "scratch on the scenes of `hysac_export.scenes`, pictures composed of emoji artwork with English captions "
-            "in which some things are unsafe, always or by their company.",
+            "scratch on the scenes of `hysac_export.data.scenes`, pictures composed of emoji artwork with English "
+            "captions in which some things are unsafe, always or by their company.",
             f"| | |\n|---|---|\n{rows}",
             "## What it is for, and what not\n\nTrying, testing and measuring the software without a network or a "
             "GPU. It knows the world of the scenes and no other: it is no model for photographs, and its scores "

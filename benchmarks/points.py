@@ -15,9 +15,9 @@ import numpy as np
 from common import WALKED, Points
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.index import Index
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.lift import PaddedLift
-from hysac_retrieval.safety import ModalityProfile, RadiusStats, SafetyProfile, redirect
+from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile, redirect
 from hysac_retrieval.stores.base import Quantization
 
 GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
@@ -208,7 +208,7 @@ def encoded(model: str, n: int, queries: int, cache: Path | None = None) -> Data
         queries: Queries of each group.
         cache: Folder to keep the points in, since drawing and encoding many takes minutes; None for no cache.
     """
-    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.encoder.encoder import Encoder
 
     encoder = Encoder.load(model)
     space: dict[str, Any] = {
@@ -230,7 +230,7 @@ def _cached(encoder: Any, n: int, queries: int, cache: Path | None) -> dict[str,
     if path is not None and path.is_file():
         with np.load(path) as stored:
             return dict(stored)
-    from hysac_export.encoded import encode_split
+    from hysac_export.evaluation.encoded import encode_split
 
     size = encoder.image_spec.size
     gallery = encode_split(encoder, "test", math.ceil(n / 2), 0, size)

@@ -32,9 +32,9 @@ from common import RESULTS, ExactSearch, K, Points, exact, machine, recall, show
 from points import SPREADS, Data, encoded, stored, synthetic
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.collection import OVERSAMPLING
+from hysac_retrieval.collection.collection import OVERSAMPLING
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import InvalidVectorError
-from hysac_retrieval.index import Index
 from hysac_retrieval.stores.base import Quantization
 
 __all__ = ["RESULTS", "K", "Points", "machine"]

@@ -28,10 +28,10 @@ from common import RESULTS, ExactSearch, K, Points, interleaved, milliseconds, r
 from points import CURVATURE, Synthetic
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.collection import OVERSAMPLING
-from hysac_retrieval.index import Index
-from hysac_retrieval.safety import redirect
-from hysac_retrieval.search import SafeSearch
+from hysac_retrieval.collection.collection import OVERSAMPLING
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.safety.profile import redirect
+from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.stores.base import Quantization
 
 SIZES = (10_000, 100_000, 1_000_000)

@@ -33,8 +33,8 @@ from common import RESULTS, Points, show_table, write_report
 from points import Synthetic
 from qdrant_client import QdrantClient, models
 
-from hysac_retrieval.encoder import Encoder
-from hysac_retrieval.index import Index
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.ingest import collection_for, index_sources
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.stores.base import VECTOR_NAME

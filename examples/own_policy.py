@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hysac_export.scenes import Artist, Scene, caption, catalogue
+from hysac_export.data.scenes import Artist, Scene, caption, catalogue
 
 POLICY = {
     "sweets": ("candy", "lollipop", "chocolate-bar", "ice-cream", "doughnut", "cookie", "cupcake", "birthday-cake"),

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hysac_retrieval import lorentz
-    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.collection.index import Index
+    from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.errors import HysacError
-    from hysac_retrieval.explain import Explanation
-    from hysac_retrieval.index import Index
-    from hysac_retrieval.policy import AuditRecord, LabelRule, SafetyPolicy
-    from hysac_retrieval.queries import Examples, PointRef, Text
     from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, SearchResult
-    from hysac_retrieval.safety import SafetyProfile
-    from hysac_retrieval.search import SafeSearch, connect
-    from hysac_retrieval.search_async import AsyncSafeSearch, aconnect
+    from hysac_retrieval.safety.policy import AuditRecord, LabelRule, SafetyPolicy
+    from hysac_retrieval.safety.profile import SafetyProfile
+    from hysac_retrieval.search.asynchronous import AsyncSafeSearch, aconnect
+    from hysac_retrieval.search.blocking import SafeSearch, connect
+    from hysac_retrieval.search.explain import Explanation
+    from hysac_retrieval.search.queries import Examples, PointRef, Text
 
 __version__ = "0.1.0"
 
@@ -47,25 +47,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncSafeSearch": "search_async",
-    "AuditRecord": "policy",
-    "Encoder": "encoder",
-    "Examples": "queries",
-    "Explanation": "explain",
+    "AsyncSafeSearch": "search.asynchronous",
+    "AuditRecord": "safety.policy",
+    "Encoder": "encoder.encoder",
+    "Examples": "search.queries",
+    "Explanation": "search.explain",
     "GroupedResult": "results",
     "Hit": "results",
     "HysacError": "errors",
-    "Index": "index",
-    "LabelRule": "policy",
-    "PointRef": "queries",
+    "Index": "collection.index",
+    "LabelRule": "safety.policy",
+    "PointRef": "search.queries",
     "QueryInfo": "results",
-    "SafeSearch": "search",
-    "SafetyPolicy": "policy",
-    "SafetyProfile": "safety",
+    "SafeSearch": "search.blocking",
+    "SafetyPolicy": "safety.policy",
+    "SafetyProfile": "safety.profile",
     "SearchResult": "results",
-    "Text": "queries",
-    "aconnect": "search_async",
-    "connect": "search",
+    "Text": "search.queries",
+    "aconnect": "search.asynchronous",
+    "connect": "search.blocking",
 }
 
 

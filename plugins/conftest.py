@@ -19,7 +19,7 @@ from hysac_retrieval import AsyncSafeSearch, Encoder, SafeSearch, SafetyPolicy, 
 @pytest.fixture(scope="session")
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny model bundle; read only."""
-    from toy_bundle import write_toy_bundle
+    from support.toy_bundle import write_toy_bundle
 
     return write_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle").path
 

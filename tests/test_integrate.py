@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from guide import GUIDE, ROOT, Reader, blocks, embed, reader
 from qdrant_client import models
+from support.guide import GUIDE, ROOT, Reader, blocks, embed, reader
 
 PLAIN, CLIP_RETRIEVAL, LANGCHAIN, SAFE_CLIP = (
     "From CLIP vectors in Qdrant",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from golden import load_golden, relative_error
+from support.golden import load_golden, relative_error
 
 from hysac_retrieval import lorentz
 

@@ -74,7 +74,7 @@ def command(
         --url http://localhost:6333
     """
     place = connection(location, url, api_key, prefer_grpc)
-    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest import Content, attached_collection_for, fill
 
     content = Content(text_field, image_field, root, prefix)

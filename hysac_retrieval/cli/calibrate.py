@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from hysac_retrieval.bundle import MANIFEST_NAME, Bundle, Manifest, write_manifest
 from hysac_retrieval.cli.common import (
     FAILED_ITEMS,
     Command,
@@ -20,16 +19,17 @@ from hysac_retrieval.cli.common import (
     progress_bar,
 )
 from hysac_retrieval.cli.rescore import run_rescore, show_report
+from hysac_retrieval.collection.metadata import same_points
+from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, Manifest, write_manifest
 from hysac_retrieval.errors import SettingsError, TrainingError
-from hysac_retrieval.metadata import same_points
-from hysac_retrieval.safety import MODALITIES, SafetyProfile
+from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
 
 if TYPE_CHECKING:
-    from hysac_retrieval.rescore import RescoreReport
+    from hysac_retrieval.collection.rescore import RescoreReport
     from hysac_retrieval.stores import Connection
 
 Radii: TypeAlias = Mapping[str, Any]
-"""Radii of samples by group, see `hysac_export.encoded.GROUPS`."""
+"""Radii of samples by group, see `hysac_export.evaluation.encoded.GROUPS`."""
 
 
 @click.command("calibrate", cls=Command)
@@ -113,8 +113,8 @@ def command(
     else:
         name, profile, radii = _on_validation(model, n, seed, max_harmful, max_miss)
     if roc is not None:
-        from hysac_export.roc import roc as measured
-        from hysac_export.roc import write_roc
+        from hysac_export.evaluation.roc import roc as measured
+        from hysac_export.evaluation.roc import write_roc
 
         write_roc(measured(profile, radii), roc, f"{name}, threshold {profile.threshold:.4f}")
     text = profile.model_dump_json(indent=1) + "\n"
@@ -154,10 +154,10 @@ def _prepare(roc: Path | None, out: Path | None) -> None:
 def _on_validation(
     model: str, n: int, seed: int, max_harmful: float, max_miss: float
 ) -> tuple[str, SafetyProfile, Radii]:
-    from hysac_export.calibrate import calibrate
-    from hysac_export.encoded import encode_drawn
-    from hysac_export.evaluate import radii_of
-    from hysac_export.subjects import load_subject, validation_split
+    from hysac_export.evaluation.calibrate import calibrate
+    from hysac_export.evaluation.encoded import encode_drawn
+    from hysac_export.evaluation.metrics import radii_of
+    from hysac_export.evaluation.subjects import load_subject, validation_split
     from hysac_retrieval.cli.eval import counting
 
     subject = load_subject(model)
@@ -173,8 +173,8 @@ def _on_validation(
 def _on_samples(
     model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float
 ) -> tuple[str, SafetyProfile, Radii]:
-    from hysac_export.samples import calibrate_radii, encode_samples
-    from hysac_retrieval.encoder import Encoder
+    from hysac_export.evaluation.samples import calibrate_radii, encode_samples
+    from hysac_retrieval.encoder.encoder import Encoder
 
     encoder = Encoder.load(model)
     with progress_bar() as bar:
@@ -200,7 +200,7 @@ def _update(folder: Path, profile: SafetyProfile) -> None:
 
 def _apply(folder: Path, profile: SafetyProfile, collection: str, place: Connection) -> RescoreReport:
     """Put the profile into the bundle and give a collection of that model its new scores."""
-    from hysac_retrieval.index import Index
+    from hysac_retrieval.collection.index import Index
 
     manifest = _with_profile(folder, profile)
     with Index.open(collection, **place) as index:

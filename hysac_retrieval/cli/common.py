@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from hysac_retrieval.safety import SafetyProfile
+    from hysac_retrieval.safety.profile import SafetyProfile
     from hysac_retrieval.stores import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -144,7 +144,7 @@ def read_profile(path: Path) -> SafetyProfile:
     """
     from pydantic import ValidationError
 
-    from hysac_retrieval.safety import SafetyProfile
+    from hysac_retrieval.safety.profile import SafetyProfile
 
     try:
         return SafetyProfile.model_validate(read_json(path))

@@ -30,7 +30,7 @@ def command(
     hysac-index detach --collection products --url http://localhost:6333
     """
     place = connection(location, url, api_key, prefer_grpc)
-    from hysac_retrieval.attach import open_attached
+    from hysac_retrieval.collection.attach import open_attached
     from hysac_retrieval.stores import open_store
 
     store, _ = open_store(place)

@@ -118,7 +118,7 @@ def _onnxruntime(cpu: str | None, gpu: str | None) -> Check:
 
 
 def _models() -> Iterator[Check]:
-    from hysac_retrieval.bundle import bundled_models
+    from hysac_retrieval.encoder.bundle import bundled_models
 
     names = bundled_models()
     if not names:
@@ -130,7 +130,7 @@ def _models() -> Iterator[Check]:
 
 
 def _model(name: str) -> str:
-    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.encoder.encoder import Encoder
 
     encoder = Encoder.load(name)
     points = encoder.encode_text(["a dog in the park"])
@@ -140,8 +140,8 @@ def _model(name: str) -> str:
 def _engine() -> str:
     import numpy as np
 
-    from hysac_retrieval.index import Index
-    from hysac_retrieval.safety import ModalityProfile, RadiusStats, SafetyProfile
+    from hysac_retrieval.collection.index import Index
+    from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 
     near, far = RadiusStats.of([0.9, 1.1]), RadiusStats.of([1.9, 2.1])
     part = ModalityProfile(safe=near, unsafe=far, slope=10.0, midpoint=1.5, boundary=1.0)

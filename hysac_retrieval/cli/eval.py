@@ -16,7 +16,7 @@ from hysac_retrieval.cli.common import Command, json_option, print_json, progres
 from hysac_retrieval.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from hysac_export.subjects import Subject
+    from hysac_export.evaluation.subjects import Subject
 
 TEST_SPLITS = ("test", "context", "entities", "style")
 _PLAIN_WIDTH = 220  # rows of the quality table on one line each
@@ -63,11 +63,11 @@ def command(
     safety profile; a run folder is calibrated first, on the validation split. All models see the same pictures and
     captions.
     """
-    from hysac_export.encoded import draw_split
-    from hysac_export.plots import write_plots
-    from hysac_export.quadruplet_set import draw_files
-    from hysac_export.report import tables, to_dict
-    from hysac_export.subjects import Draw, evaluate_subjects, load_subject
+    from hysac_export.data.quadruplet_set import draw_files
+    from hysac_export.evaluation.encoded import draw_split
+    from hysac_export.evaluation.plots import write_plots
+    from hysac_export.evaluation.report import tables, to_dict
+    from hysac_export.evaluation.subjects import Draw, evaluate_subjects, load_subject
 
     chosen = splits or TEST_SPLITS
     draw: Draw = draw_split
@@ -123,7 +123,7 @@ def counting(total: int) -> Iterator[Callable[[str, int], None]]:
 
 def default_baselines() -> list[Subject]:
     """The baselines of the bundled model, where there are any; without them there is a note."""
-    from hysac_export.subjects import is_run, load_subject
+    from hysac_export.evaluation.subjects import is_run, load_subject
 
     folder = Path(__file__).resolve().parents[2] / "benchmarks" / "baselines"
     if not (runs := sorted(filter(is_run, folder.glob("*")))):
@@ -140,7 +140,7 @@ def default_baselines() -> list[Subject]:
 
 def with_profile(subject: Subject, n: int, progress: Callable[[str, int], None] | None = None) -> Subject:
     """Calibrate a model that has radii and no profile yet; if they say nothing of safety, there is a note instead."""
-    from hysac_export.subjects import calibrated
+    from hysac_export.evaluation.subjects import calibrated
 
     if subject.profile is not None or subject.curvature is None:
         return subject

@@ -20,7 +20,7 @@ from hysac_retrieval.cli.common import (
 from hysac_retrieval.cli.queries import filter_option, query_of, warn_if_cut
 
 if TYPE_CHECKING:
-    from hysac_retrieval.explain import ExplainedStep, Explanation
+    from hysac_retrieval.search.explain import ExplainedStep, Explanation
 
 
 @click.command("explain", cls=Command)
@@ -62,9 +62,9 @@ def command(
     hysac explain photo.jpg --collection photos --location ./data --plot way.html
     """
     place = connection(location, url, api_key, prefer_grpc)
-    from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.explain_plot import save_plot
-    from hysac_retrieval.search import connect
+    from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.search.blocking import connect
+    from hysac_retrieval.search.plot import save_plot
 
     encoder = Encoder.load(model)
     with connect(collection, model=encoder, **place) as engine:
@@ -84,7 +84,7 @@ def _print(explanation: Explanation) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from hysac_retrieval.explain_plot import label, notes
+    from hysac_retrieval.search.plot import label, notes
 
     out = console()
     for number, note in enumerate(notes(explanation)):

@@ -22,13 +22,13 @@ from hysac_retrieval.cli.common import (
 from hysac_retrieval.errors import SettingsError, SourceError, TrainingError
 
 if TYPE_CHECKING:
-    from hysac_export.compress import Precision
-    from hysac_export.encoded import EncodedSplit
-    from hysac_export.price import Probes
-    from hysac_export.run import TrainedRun
-    from hysac_retrieval.bundle import Bundle
-    from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.safety import SafetyProfile
+    from hysac_export.bundle.compress import Precision
+    from hysac_export.bundle.price import Probes
+    from hysac_export.evaluation.encoded import EncodedSplit
+    from hysac_export.training.run import TrainedRun
+    from hysac_retrieval.encoder.bundle import Bundle
+    from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.safety.profile import SafetyProfile
 
 _LOSS = 0.005
 """Loss of recall@10 or AUC beyond which a caution is printed."""
@@ -104,8 +104,8 @@ def command(
     hysac export hysac --out hysac-int8 --precision int8 --safe safe.jsonl --unsafe unsafe.jsonl
     """
     require_training("export")
-    from hysac_export.place import check_target
-    from hysac_export.subjects import is_run
+    from hysac_export.bundle.place import check_target
+    from hysac_export.evaluation.subjects import is_run
 
     check_target(out, overwrite)
     compressed = precision != "fp32"
@@ -120,7 +120,7 @@ def command(
             if compressed:
                 bundle = _compress(bundle, out, precision, static, safe, unsafe, n, name, description, overwrite)
     else:
-        from hysac_retrieval.bundle import Bundle
+        from hysac_retrieval.encoder.bundle import Bundle
 
         if not compressed:
             raise SettingsError(f"{model} is a bundle already; say what to compress it to by --precision fp16 or int8")
@@ -142,10 +142,10 @@ def _of_run(
     n: int,
     overwrite: bool,
 ) -> Bundle:
-    from hysac_export.calibrate import calibrate
-    from hysac_export.evaluate import metrics as measure
-    from hysac_export.onnx import check_hyperbolic, export_bundle, round_weights
-    from hysac_export.run import TrainedRun
+    from hysac_export.bundle.onnx import check_hyperbolic, export_bundle, round_weights
+    from hysac_export.evaluation.calibrate import calibrate
+    from hysac_export.evaluation.metrics import metrics as measure
+    from hysac_export.training.run import TrainedRun
     from hysac_retrieval.lift import PaddedLift
 
     given = None if safety is None else read_profile(safety)
@@ -180,8 +180,8 @@ def _of_run(
 
 def _check_profile(figures: Mapping[str, float], profile: SafetyProfile, path: Path) -> None:
     """Refuse a profile under which much of what is unsafe passes for safe."""
-    from hysac_export.calibrate import MAX_MISS
-    from hysac_retrieval.safety import MODALITIES
+    from hysac_export.evaluation.calibrate import MAX_MISS
+    from hysac_retrieval.safety.profile import MODALITIES
 
     missed = {modality: 1 - figures[f"above.unsafe_{modality}"] for modality in MODALITIES}
     if max(missed.values()) > _FOREIGN * MAX_MISS:
@@ -205,9 +205,9 @@ def _compress(
     description: str | None,
     overwrite: bool,
 ) -> Bundle:
-    from hysac_export.compress import compress_bundle
-    from hysac_export.price import price
-    from hysac_retrieval.encoder import Encoder
+    from hysac_export.bundle.compress import compress_bundle
+    from hysac_export.bundle.price import price
+    from hysac_retrieval.encoder.encoder import Encoder
 
     before = Encoder(source, device="cpu")
     with progress_bar() as bar:
@@ -233,8 +233,8 @@ def _compress(
 def _probes(
     encoder: Encoder, safe: tuple[str, ...], unsafe: tuple[str, ...], n: int, progress: Callable[[int], None]
 ) -> Probes:
-    from hysac_export.price import drawn_probes, sample_probes
-    from hysac_export.subjects import bundle_subject, validation_split
+    from hysac_export.bundle.price import drawn_probes, sample_probes
+    from hysac_export.evaluation.subjects import bundle_subject, validation_split
 
     if safe or unsafe:
         return sample_probes(encoder, safe, unsafe)
@@ -318,8 +318,8 @@ def _costs(found: Mapping[str, Any]) -> list[str]:
 
 
 def _validation(trained: TrainedRun, n: int) -> EncodedSplit:
-    from hysac_export.encoded import encode_drawn
-    from hysac_export.feed import open_feed
+    from hysac_export.data.feed import open_feed
+    from hysac_export.evaluation.encoded import encode_drawn
 
     with progress_bar() as bar:
         task = bar.add_task("Drawing", total=n)
@@ -331,7 +331,7 @@ def _validation(trained: TrainedRun, n: int) -> EncodedSplit:
 def _points(encoded: EncodedSplit) -> Any:
     import numpy as np
 
-    from hysac_export.encoded import GROUPS
+    from hysac_export.evaluation.encoded import GROUPS
 
     return np.concatenate([getattr(encoded, group) for group in GROUPS])
 
@@ -340,7 +340,7 @@ def _provenance(trained: TrainedRun, run: Path) -> dict[str, Any]:
     """Config, last metrics and versions: what somebody needs to train the model again."""
     from importlib.metadata import version
 
-    from hysac_export.run import METRICS, read_metrics
+    from hysac_export.training.run import METRICS, read_metrics
     from hysac_retrieval import __version__
 
     path = run / METRICS

@@ -72,7 +72,7 @@ def command(
     hysac import aimagelab/HySAC --out hysac --safe safe.jsonl --unsafe unsafe.jsonl
     """
     require_training("import")
-    from hysac_export.official import import_published
+    from hysac_export.published.checkpoint import import_published
 
     with _spinner() as say:
         imported = import_published(

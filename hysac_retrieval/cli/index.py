@@ -26,7 +26,7 @@ from hysac_retrieval.cli.sourcing import journal_path, source_options, take_sour
 from hysac_retrieval.errors import CollectionNotFoundError
 
 if TYPE_CHECKING:
-    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest import FillReport, IndexReport, Progress, SourceOptions
     from hysac_retrieval.stores import Connection
     from hysac_retrieval.stores.base import Quantization
@@ -136,7 +136,7 @@ def command(
     hysac-index attach --help     (a collection that an application has already)
     """
     place = connection(location, url, api_key, prefer_grpc)
-    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.encoder.encoder import Encoder
 
     options = take_source_options(given)
     notes = journal_path(journal, location, collection)
@@ -205,7 +205,7 @@ def _dry_run(
     as_json: bool,
 ) -> None:
     from hysac_retrieval.cli.status import print_status
-    from hysac_retrieval.index import Index
+    from hysac_retrieval.collection.index import Index
     from hysac_retrieval.ingest import status_of
 
     try:

@@ -9,7 +9,7 @@ import click
 from hysac_retrieval.cli.common import Command, connection, connection_options, console, json_option, print_json
 
 if TYPE_CHECKING:
-    from hysac_retrieval.safety import SafetyProfile
+    from hysac_retrieval.safety.profile import SafetyProfile
 
 
 @click.command("info", cls=Command)
@@ -56,14 +56,14 @@ def command(
 
 
 def _bundled() -> list[str]:
-    from hysac_retrieval.bundle import bundled_models
+    from hysac_retrieval.encoder.bundle import bundled_models
 
     return list(bundled_models())
 
 
 def _collections(names: tuple[str, ...], place: Any) -> list[dict[str, Any]]:
+    from hysac_retrieval.collection.index import Index
     from hysac_retrieval.errors import NotACollectionError, StorageLockedError
-    from hysac_retrieval.index import Index
     from hysac_retrieval.stores import open_store
 
     store, owned = open_store(place)
@@ -86,7 +86,7 @@ def _collections(names: tuple[str, ...], place: Any) -> list[dict[str, Any]]:
 
 
 def _model(name: str) -> dict[str, Any]:
-    from hysac_retrieval.bundle import Bundle
+    from hysac_retrieval.encoder.bundle import Bundle
 
     bundle = Bundle.load(name)
     manifest = bundle.manifest
@@ -116,7 +116,7 @@ _EXCEPTIONS = frozenset({"beyond", "outdated"})
 def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:
     from rich.table import Table
 
-    from hysac_retrieval.safety import SafetyProfile
+    from hysac_retrieval.safety.profile import SafetyProfile
 
     out = console()
     out.print(entry["name"], style="bold", markup=False)
@@ -138,7 +138,7 @@ def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:
 def _print_profile(profile: SafetyProfile) -> None:
     from rich.table import Table
 
-    from hysac_retrieval.safety import MODALITIES
+    from hysac_retrieval.safety.profile import MODALITIES
 
     out = console()
     table = Table(title=f"safety profile, threshold {profile.threshold:.3g}", title_justify="left", box=None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.encoder.encoder import Encoder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +22,7 @@ def query_of(given: str) -> str | Path:
 
 def is_image(given: str) -> bool:
     """Whether a query means a file: one with an image's suffix that is missing must not become a text query."""
-    from hysac_retrieval.queries import IMAGE_SUFFIXES
+    from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
     return Path(given).suffix.lower() in IMAGE_SUFFIXES and (Path(given).exists() or " " not in given)
 

@@ -20,9 +20,9 @@ from hysac_retrieval.cli.common import (
 from hysac_retrieval.errors import SettingsError
 
 if TYPE_CHECKING:
-    from hysac_retrieval.index import Index
-    from hysac_retrieval.rescore import RescoreReport
-    from hysac_retrieval.safety import SafetyProfile
+    from hysac_retrieval.collection.index import Index
+    from hysac_retrieval.collection.rescore import RescoreReport
+    from hysac_retrieval.safety.profile import SafetyProfile
 
 
 @click.command("rescore", cls=Command)
@@ -65,8 +65,8 @@ def command(
     if (model is None) == (profile is None):
         raise click.UsageError("say which calibration: --model for that of a bundle, or --profile for a file")
     place = connection(location, url, api_key, prefer_grpc)
-    from hysac_retrieval.bundle import Bundle
-    from hysac_retrieval.index import Index
+    from hysac_retrieval.collection.index import Index
+    from hysac_retrieval.encoder.bundle import Bundle
 
     bundle = None if model is None else Bundle.load(model)
     safety = bundle.manifest.safety if bundle else read_profile(profile or Path())
@@ -83,7 +83,7 @@ def command(
 
 def run_rescore(index: Index, safety: SafetyProfile, fingerprint: str | None) -> RescoreReport:
     """Rescore with a progress bar."""
-    from hysac_retrieval.rescore import rescore
+    from hysac_retrieval.collection.rescore import rescore
 
     with progress_bar() as bar:
         task = bar.add_task("Rescoring", total=None)

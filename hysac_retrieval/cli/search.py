@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from hysac_retrieval.queries import Query
     from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, SearchResult
-    from hysac_retrieval.safety import Traversal
+    from hysac_retrieval.safety.profile import Traversal
+    from hysac_retrieval.search.queries import Query
 
 
 @click.command("search", cls=Command)
@@ -100,9 +100,9 @@ def command(
     asked = _asked(query, similar, positive, negative)
     if group_by is not None and offset:
         raise click.UsageError("--offset is for single hits; leave it out with --group-by")
-    from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.policy import SafetyPolicy
-    from hysac_retrieval.search import connect
+    from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.safety.policy import SafetyPolicy
+    from hysac_retrieval.search.blocking import connect
 
     encoder = Encoder.load(model)
     with connect(collection, model=encoder, policy=SafetyPolicy(traversal=traversal), **place) as engine:
@@ -132,7 +132,7 @@ def _asked(query: str | None, similar: str | None, positive: Sequence[str], nega
         raise click.UsageError("say what to search with: a QUERY, --similar ID, or --positive examples; one of them")
     if negative and not positive:
         raise click.UsageError("--negative goes with --positive examples; give the query as one")
-    from hysac_retrieval.queries import Examples, PointRef
+    from hysac_retrieval.search.queries import Examples, PointRef
 
     if similar is not None:
         return PointRef(int(similar) if similar.isdecimal() else similar)

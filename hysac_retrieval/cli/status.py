@@ -46,7 +46,7 @@ def command(
     hysac index photos/ --collection photos --location ./data --only stale
     """
     place = connection(location, url, api_key, prefer_grpc)
-    from hysac_retrieval.index import Index
+    from hysac_retrieval.collection.index import Index
     from hysac_retrieval.ingest import status_of
 
     options = take_source_options(given)

@@ -11,8 +11,8 @@ import click
 from hysac_retrieval.cli.common import Command, console, json_option, print_json, progress_bar, require_training
 
 if TYPE_CHECKING:
-    from hysac_export.config import TrainConfig
-    from hysac_export.quadruplet_check import DataReport
+    from hysac_export.data.quadruplet_check import DataReport
+    from hysac_export.training.config import TrainConfig
 
 _GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
 
@@ -53,8 +53,8 @@ def command(
     """
     require_training("training")
     overrides = dict(_change(change) for change in changes)
-    from hysac_export.config import TrainConfig
-    from hysac_export.train import Trainer
+    from hysac_export.training.config import TrainConfig
+    from hysac_export.training.train import Trainer
 
     settings = TrainConfig.load(config, **overrides)
     if check:
@@ -88,7 +88,7 @@ def command(
 
 def _check(ctx: click.Context, settings: TrainConfig, as_json: bool) -> None:
     """Print what the data of a config holds."""
-    from hysac_export.train import check_data
+    from hysac_export.training.train import check_data
 
     with progress_bar() as bar:
         task = bar.add_task("Decoding pictures", total=None)

@@ -8,14 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.collection.index import IndexInfo
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SourceError
-from hysac_retrieval.index import IndexInfo
 from hysac_retrieval.ingest import IndexReport, SourceOptions, collection_for, index_sources
-from hysac_retrieval.ingest.pipeline import OnProgress
+from hysac_retrieval.ingest.pipeline.run import OnProgress
 from hysac_retrieval.results import Modality, SearchResult
-from hysac_retrieval.safety import SafetyProfile
-from hysac_retrieval.search import SafeSearch
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.search.blocking import SafeSearch
 
 COLLECTION = "gallery"
 HITS = 6

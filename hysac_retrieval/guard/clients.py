@@ -9,12 +9,12 @@ from typing import Any
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from hysac_retrieval.effects import advance
+from hysac_retrieval.collection.metadata import read_metadata
 from hysac_retrieval.errors import NotGuardedError, SettingsError
 from hysac_retrieval.guard.condition import Guard
 from hysac_retrieval.guard.methods import METHODS, REFUSED, TOLD, Ask, Steps, call
-from hysac_retrieval.metadata import read_metadata
-from hysac_retrieval.policy import SafetyPolicy
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.search.steps import advance
 from hysac_retrieval.stores.requests import read_collection
 
 

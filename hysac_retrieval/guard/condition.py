@@ -8,11 +8,11 @@ from typing import Any, Self, Unpack
 
 from qdrant_client import models
 
+from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadata
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.filters import effective_threshold, search_filter
-from hysac_retrieval.metadata import CollectionMetadata, read_metadata
-from hysac_retrieval.policy import SafetyPolicy
 from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.filters import effective_threshold, search_filter
+from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.stores import Connection, open_store
 
 

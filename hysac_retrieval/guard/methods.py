@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from qdrant_client import QdrantClient, models
 
+from hysac_retrieval.collection.records import normal_ids
 from hysac_retrieval.errors import PointNotFoundError, SettingsError
 from hysac_retrieval.guard.condition import Guard
 from hysac_retrieval.guard.requests import (
@@ -23,7 +24,6 @@ from hysac_retrieval.guard.requests import (
     guarded_requests,
     mentioned,
 )
-from hysac_retrieval.records import normal_ids
 from hysac_retrieval.results import PointId
 
 

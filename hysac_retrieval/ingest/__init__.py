@@ -11,13 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hysac_retrieval.ingest.filling import FillReport, attached_collection_for, fill
     from hysac_retrieval.ingest.items import FailedItem, Item
     from hysac_retrieval.ingest.journal import IndexReport, Journal
-    from hysac_retrieval.ingest.options import Fields, SourceOptions
-    from hysac_retrieval.ingest.pipeline import Progress, collection_for, index_sources, open_sources
-    from hysac_retrieval.ingest.points import Content
-    from hysac_retrieval.ingest.sources import Listing
+    from hysac_retrieval.ingest.pipeline.filling import FillReport, attached_collection_for, fill
+    from hysac_retrieval.ingest.pipeline.run import Progress, collection_for, index_sources, open_sources
+    from hysac_retrieval.ingest.sources.collections import Content
+    from hysac_retrieval.ingest.sources.open import Listing
+    from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
     from hysac_retrieval.ingest.status import Status, status_of
 
 __all__ = [

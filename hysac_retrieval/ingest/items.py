@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hysac_retrieval.ingest.decode import content_hash
-from hysac_retrieval.records import point_id
+from hysac_retrieval.collection.records import point_id
+from hysac_retrieval.ingest.pipeline.decode import content_hash
 from hysac_retrieval.results import Modality
 
 

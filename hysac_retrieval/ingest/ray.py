@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hysac_retrieval.errors import HysacError, MissingExtraError, SettingsError
-from hysac_retrieval.ingest.decode import Decoding
-from hysac_retrieval.ingest.huggingface import PREFIX
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import Journal
-from hysac_retrieval.ingest.options import SourceOptions
+from hysac_retrieval.ingest.pipeline.decode import Decoding
+from hysac_retrieval.ingest.pipeline.stages import OnProgress, Progress
+from hysac_retrieval.ingest.pipeline.write import Writer
 from hysac_retrieval.ingest.ray_tasks import Encode, Encoded, End, Met, Rejected, decode, list_parts, rows_of
-from hysac_retrieval.ingest.sources import Listing, expand_braces
-from hysac_retrieval.ingest.stages import OnProgress, Progress
-from hysac_retrieval.ingest.write import Writer
+from hysac_retrieval.ingest.sources.datasets import PREFIX
+from hysac_retrieval.ingest.sources.open import Listing, expand_braces
+from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.results import Modality
 
 if TYPE_CHECKING:
-    from hysac_retrieval.encoder import Encoder
+    from hysac_retrieval.encoder.encoder import Encoder
 
 _LISTED = 512  # rows of a block of paths or texts
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hysac_retrieval.errors import SettingsError, SourceError, TextError
-from hysac_retrieval.ingest.decode import Decoding, Job
 from hysac_retrieval.ingest.items import FailedItem, Item
-from hysac_retrieval.ingest.options import SourceOptions
-from hysac_retrieval.ingest.plan import Planner, Task, grouped
-from hysac_retrieval.ingest.sources import Listing
+from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
+from hysac_retrieval.ingest.pipeline.plan import Planner, Task, grouped
+from hysac_retrieval.ingest.sources.open import Listing
+from hysac_retrieval.ingest.sources.options import SourceOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Encode:
     """An encoder on a machine of the cluster."""
 
     def __init__(self, model: str, fingerprint: str, threads: int | None, batch_size: int) -> None:
-        from hysac_retrieval.encoder import Encoder
+        from hysac_retrieval.encoder.encoder import Encoder
 
         self._encoder = Encoder.load(model, threads=threads)
         if self._encoder.fingerprint != fingerprint:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from hysac_retrieval.ingest.rows import Row
+from hysac_retrieval.ingest.sources.rows import Row
 
 _CACHE = -64_000  # KiB
 

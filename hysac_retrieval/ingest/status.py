@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hysac_retrieval.index import Index
-from hysac_retrieval.ingest.decode import Decoding, Job
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import LISTED, failed_ids, read_journal
-from hysac_retrieval.ingest.options import SourceOptions
-from hysac_retrieval.ingest.plan import Planner, State, Task, grouped, left_points
-from hysac_retrieval.ingest.sources import Listing
+from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
+from hysac_retrieval.ingest.pipeline.plan import Planner, State, Task, grouped, left_points
+from hysac_retrieval.ingest.sources.open import Listing
+from hysac_retrieval.ingest.sources.options import SourceOptions
 
 _THREADS = 8  # reading files; hashing lets other threads run
 

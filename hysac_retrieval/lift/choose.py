@@ -122,7 +122,7 @@ def _recall(
 ) -> float | None:
     """Mean share of the nearest points that a search through a lift finds; None where it cannot store the points."""
     from hysac_retrieval.stores.base import CollectionSpec, HnswOptions, VectorQuery
-    from hysac_retrieval.stores.edge import EdgeStore
+    from hysac_retrieval.stores.edge.store import EdgeStore
 
     try:
         vectors, asked = lift.lift(points), lift.lift_query(queries)

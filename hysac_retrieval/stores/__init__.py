@@ -103,12 +103,12 @@ def open_store(connection: Connection) -> tuple[Store, bool]:
         return store, False
     location = connection.get("location")
     if location is not None and location != MEMORY:
-        from hysac_retrieval.stores.edge import EdgeStore
+        from hysac_retrieval.stores.edge.store import EdgeStore
 
         if isinstance(location, str) and "://" in location:
             raise SettingsError(f"location {location!r} looks like an address; use url={location!r}")
         return EdgeStore(Path(location)), True
-    from hysac_retrieval.stores.qdrant import QdrantStore
+    from hysac_retrieval.stores.qdrant.store import QdrantStore
 
     if (client := connection.get("client")) is not None:
         if not isinstance(client, QdrantClient):

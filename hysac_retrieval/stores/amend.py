@@ -12,9 +12,9 @@ from typing import Any
 
 from qdrant_client import models
 
-from hysac_retrieval.filters import MODEL, PAYLOAD_KEY, RADIUS
-from hysac_retrieval.records import finite_number, own_payload
+from hysac_retrieval.collection.records import finite_number, own_payload
 from hysac_retrieval.results import PointId
+from hysac_retrieval.safety.filters import MODEL, PAYLOAD_KEY, RADIUS
 from hysac_retrieval.stores.base import StoredPoint
 
 _SLACK = 1e-9  # numbers come back from an engine to within a unit in the last place

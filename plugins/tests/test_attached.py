@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from adapters import PLUGINS, Asked
-from applications import NAME, TEXTS, UNSAFE, application, vector
+from support.applications import NAME, TEXTS, UNSAFE, application, vector
 
 from hysac_retrieval import Encoder, SafetyPolicy, aconnect, connect
 from hysac_retrieval.guard import SafeQdrantClient

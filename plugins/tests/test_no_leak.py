@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from adapters import PLUGINS, QUERY, Asked
-from hostile import allowed, fill, modest, payloads, user_filters
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.runnables import ConfigurableField
 from mcp import Client
 from numpy.typing import NDArray
 from qdrant_client import models
-from spaces import CURVATURE, DIM, index_on, profile, random_points
+from support.hostile import allowed, fill, modest, payloads, user_filters
+from support.spaces import CURVATURE, DIM, index_on, profile, random_points
 
 from haystack_integrations.components.retrievers.hysac import HySACRetriever as HaystackRetriever
 from hysac_mcp import make_server

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import pytest
-from conftest import Run
+from support.cli import Run
 
 import hysac_retrieval
 from hysac_retrieval.cli import common, main

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from applications import NAME, TEXTS, Application, application
 from click.testing import CliRunner, Result
+from support.applications import NAME, TEXTS, Application, application
 
 from hysac_retrieval.cli import main
 from hysac_retrieval.cli.index import command as index_command

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
-from toy_bundle import write_toy_bundle
+from support.cli import Run
+from support.toy_bundle import write_toy_bundle
 
-from hysac_retrieval.bundle import Bundle
+from hysac_retrieval.encoder.bundle import Bundle
 
 THINGS = ("dog", "cat", "house", "man", "woman")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Photos, Run
-from pictures import COLOURS, write_pictures, write_truncated
-from rest_server import rest_server
+from support.cli import Photos, Run
+from support.pictures import COLOURS, write_pictures, write_truncated
+from support.rest_server import rest_server
 
-from hysac_retrieval.bundle import MANIFEST_NAME
+from hysac_retrieval.encoder.bundle import MANIFEST_NAME
 
 
 def place(tmp_path: Path, model: Path) -> tuple[Any, ...]:
@@ -112,7 +112,7 @@ def test_the_pixel_limit_can_be_set(run: Run, tmp_path: Path, toy_bundle: Path) 
 def test_a_collection_of_another_model_is_refused_and_keeps_its_points(
     run: Run, tmp_path: Path, photos: Photos
 ) -> None:
-    from toy_bundle import write_toy_bundle
+    from support.toy_bundle import write_toy_bundle
 
     other = write_toy_bundle(tmp_path / "other", curvature=0.5).path
     collection = ("--collection", "photos", "--location", photos.data)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Photos, Run, invoke
 from PIL import Image
-from toy_bundle import profile, write_toy_bundle
+from support.cli import Photos, Run, invoke
+from support.toy_bundle import profile, write_toy_bundle
 
-from hysac_retrieval.bundle import Bundle
-from hysac_retrieval.index import Index
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.encoder.bundle import Bundle
 
 THINGS = ("dog", "cat", "house", "man", "woman")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Photos, Run
+from support.cli import Photos, Run
 
 from hysac_retrieval.cli import doctor
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
-from pictures import COLOURS, write_pictures, write_truncated
+from support.cli import Run
+from support.pictures import COLOURS, write_pictures, write_truncated
 
 from hysac_retrieval.cli.sourcing import journal_path
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, invoke
-from pictures import write_pictures
-from toy_bundle import profile
+from support.cli import Run, invoke
+from support.pictures import write_pictures
+from support.toy_bundle import profile
 
 TINY = {
     "name": "tiny",

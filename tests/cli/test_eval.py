@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import toy_bundle as toy
 from click.testing import CliRunner, Result
-from quadruplets import CURVATURE, quadruplet_points
+from support import toy_bundle as toy
+from support.quadruplets import CURVATURE, quadruplet_points
 
-from hysac_export.calibrate import calibrate
+from hysac_export.evaluation.calibrate import calibrate
 from hysac_retrieval.cli import main
-from hysac_retrieval.safety import SafetyProfile
+from hysac_retrieval.safety.profile import SafetyProfile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,8 +48,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
     from safetensors.torch import save_file
 
-    from hysac_export.config import TrainConfig
-    from hysac_export.model import HySAC
+    from hysac_export.model.hysac import HySAC
+    from hysac_export.training.config import TrainConfig
 
     folders = {}
     for geometry in ("hyperbolic", "euclidean"):
@@ -133,7 +133,7 @@ def test_eval_sets_baseline_and_ablations_beside_the_model(bundle: Path, runs: d
 def test_a_model_whose_radius_says_nothing_is_evaluated_without_a_profile(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hysac_export.calibrate as calibration
+    import hysac_export.evaluation.calibrate as calibration
 
     # Whether an untrained model's radii happen to be in order is chance; here they are not.
     monkeypatch.setattr(calibration, "fit_logistic", lambda *_: (-1.0, 1.0))

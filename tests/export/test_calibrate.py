@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from quadruplets import CURVATURE, quadruplet_points
+from support.quadruplets import CURVATURE, quadruplet_points
 
-from hysac_export.calibrate import calibrate, candidates, fit_logistic
-from hysac_export.evaluate import radii_of, traversal_sweep
+from hysac_export.evaluation.calibrate import calibrate, candidates, fit_logistic
+from hysac_export.evaluation.metrics import radii_of, traversal_sweep
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError, TrainingError
 

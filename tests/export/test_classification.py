@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from quadruplets import CURVATURE, profile_with, quadruplet_points
+from support.quadruplets import CURVATURE, profile_with, quadruplet_points
 
-from hysac_export.bootstrap import Bootstrap
-from hysac_export.classification import classification_figures, fpr_at_tpr, weighted_fpr
-from hysac_export.encoded import EncodedSplit, draw_split
-from hysac_export.zeroshot import Classes, classes_of, nearest_class, zero_shot_figures
+from hysac_export.evaluation.bootstrap import Bootstrap
+from hysac_export.evaluation.classification import classification_figures, fpr_at_tpr, weighted_fpr
+from hysac_export.evaluation.encoded import EncodedSplit, draw_split
+from hysac_export.evaluation.zeroshot import Classes, classes_of, nearest_class, zero_shot_figures
 
 
 def test_fpr_is_counted_at_the_limit_that_finds_enough() -> None:

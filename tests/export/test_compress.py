@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import toy_bundle
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
+from support import toy_bundle
 
 from hysac_export import graphs
-from hysac_export.compress import compress_bundle
-from hysac_export.config import TrainConfig
-from hysac_export.graphs import load_graph, save_graph, sort_nodes, store_halves, tail
-from hysac_export.price import Probes, price, sample_probes
+from hysac_export.bundle.compress import compress_bundle
+from hysac_export.bundle.graphs import load_graph, save_graph, sort_nodes, store_halves, tail
+from hysac_export.bundle.price import Probes, price, sample_probes
+from hysac_export.training.config import TrainConfig
 from hysac_retrieval import lorentz
-from hysac_retrieval.bundle import Bundle, entry_of, write_manifest
 from hysac_retrieval.cli import main
 from hysac_retrieval.cli.export import _show_price
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.encoder.bundle import Bundle, entry_of, write_manifest
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import ChecksumError, SettingsError, TrainingError
 
 THINGS = ("dog", "cat", "house", "man", "woman")
@@ -173,7 +173,7 @@ def test_large_weights_are_kept_beside_the_graph(
     source: Bundle, probes: Probes, tmp_path: Path, precision: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = compress_bundle(source, tmp_path / "small", precision)
-    for module in ("hysac_export.graphs", "hysac_export.compress"):
+    for module in ("hysac_export.bundle.graphs", "hysac_export.bundle.compress"):
         monkeypatch.setattr(f"{module}.SINGLE_FILE", 1000)
     large = compress_bundle(source, tmp_path / "large", precision)
     assert set(large.manifest.files) - set(small.manifest.files) == {"image.onnx.data", "text.onnx.data"}

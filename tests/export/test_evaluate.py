@@ -6,15 +6,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from golden import load_golden
-from quadruplets import CURVATURE, profile_with, quadruplet_points
+from support.golden import load_golden
+from support.quadruplets import CURVATURE, profile_with, quadruplet_points
 
-from hysac_export.bootstrap import Bootstrap
-from hysac_export.encoded import EncodedSplit, draw_split
-from hysac_export.evaluate import MISS, auc, metrics, radii_of, retrievals, retrieve, traversal_sweep, weighted_auc
+from hysac_export.evaluation.bootstrap import Bootstrap
+from hysac_export.evaluation.encoded import EncodedSplit, draw_split
+from hysac_export.evaluation.metrics import (
+    MISS,
+    auc,
+    metrics,
+    radii_of,
+    retrievals,
+    retrieve,
+    traversal_sweep,
+    weighted_auc,
+)
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import InvalidVectorError, SettingsError
-from hysac_retrieval.safety import traverse_reference
+from hysac_retrieval.safety.profile import traverse_reference
 
 
 @pytest.mark.parametrize("case", range(3))

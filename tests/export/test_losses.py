@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden import load_golden, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.golden import load_golden, relative_error
 
-from hysac_export.config import ImageTower, LossConfig, ModelConfig, TextTower
-from hysac_export.losses import (
+from hysac_export.model.hysac import STEM_CHANNELS, HySAC, WordHead
+from hysac_export.training.config import ImageTower, LossConfig, ModelConfig, TextTower
+from hysac_export.training.losses import (
     GROUPS,
     Quadruplets,
     contrastive,
@@ -23,7 +24,6 @@ from hysac_export.losses import (
     ramp,
     words_loss,
 )
-from hysac_export.model import STEM_CHANNELS, HySAC, WordHead
 from hysac_retrieval import lorentz
 
 GOLDEN_GROUPS = {

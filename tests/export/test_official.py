@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from golden import golden_path
+from support.golden import golden_path
 
-from hysac_export.data import normalise
-from hysac_export.official import Published, Source, find, import_published, load_published
+from hysac_export.data.batches import normalise
+from hysac_export.published.checkpoint import Published, Source, find, import_published, load_published
 from hysac_retrieval import SafeSearch, lorentz
-from hysac_retrieval.bundle import Bundle
 from hysac_retrieval.cli import main
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.encoder.bundle import Bundle
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import BundleNotFoundError, SettingsError, TrainingError
 from hysac_retrieval.ingest import collection_for
 

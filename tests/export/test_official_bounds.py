@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import golden_path
+from support.golden import golden_path
 
-from hysac_export.bounds import Bounds, GroupBounds, published_profile
-from hysac_export.samples import MIN_SAMPLES, Group, calibrate_radii
+from hysac_export.evaluation.samples import MIN_SAMPLES, Group, calibrate_radii
+from hysac_export.published.bounds import Bounds, GroupBounds, published_profile
 from hysac_retrieval.errors import SettingsError, TrainingError
 
 PUBLISHED = {

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from golden import golden_path
+from support.golden import golden_path
 from torch import Tensor
 
-from hysac_export.clip_layout import architecture, check, fill, merged, places, sort_out
-from hysac_export.model import HySAC
+from hysac_export.model.clip_layout import architecture, check, fill, merged, places, sort_out
+from hysac_export.model.hysac import HySAC
 from hysac_retrieval.errors import TrainingError
 
 State = dict[str, Tensor]

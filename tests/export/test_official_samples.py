@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from golden import golden_path
 from PIL import Image
+from support.golden import golden_path
 
 from hysac_export import onnx as export
-from hysac_export.bounds import Bounds, published_profile
-from hysac_export.official import find, import_published, load_published
-from hysac_export.samples import encode_samples
+from hysac_export.evaluation.samples import encode_samples
+from hysac_export.published.bounds import Bounds, published_profile
+from hysac_export.published.checkpoint import find, import_published, load_published
 from hysac_retrieval import lorentz
-from hysac_retrieval.bundle import Bundle
 from hysac_retrieval.cli import main
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.encoder.bundle import Bundle
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SettingsError, SourceError
-from hysac_retrieval.safety import SafetyProfile
+from hysac_retrieval.safety.profile import SafetyProfile
 
 THINGS = ("dog", "cat", "house", "man", "woman")
 

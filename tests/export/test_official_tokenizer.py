@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import golden_path
 from open_clip.tokenizer import SimpleTokenizer
-from toy_bundle import tokenizer as toy_tokenizer
+from support.golden import golden_path
+from support.toy_bundle import tokenizer as toy_tokenizer
 
-from hysac_export.clip_tokenizer import END, START, clip_tokenizer, read_tokenizer
+from hysac_export.model.clip_tokenizer import END, START, clip_tokenizer, read_tokenizer
+from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.errors import TrainingError
-from hysac_retrieval.tokenization import TextTokenizer
 
 REFERENCE = SimpleTokenizer()
 

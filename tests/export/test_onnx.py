@@ -9,18 +9,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from toy_bundle import profile
-from toy_bundle import tokenizer as toy_tokenizer
+from support.toy_bundle import profile
+from support.toy_bundle import tokenizer as toy_tokenizer
 
 from hysac_export import onnx as export
-from hysac_export.config import ImageTower, ModelConfig, TextTower
-from hysac_export.data import IMAGE_MEAN, IMAGE_STD, normalise
-from hysac_export.model import HySAC
-from hysac_export.onnx import export_bundle, round_weights
-from hysac_export.verify import BATCHES, verify_bundle
+from hysac_export.bundle.onnx import export_bundle, round_weights
+from hysac_export.bundle.verify import BATCHES, verify_bundle
+from hysac_export.data.batches import IMAGE_MEAN, IMAGE_STD, normalise
+from hysac_export.model.hysac import HySAC
+from hysac_export.training.config import ImageTower, ModelConfig, TextTower
 from hysac_retrieval import lorentz
-from hysac_retrieval.bundle import Bundle
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.encoder.bundle import Bundle
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import BundleFormatError, SettingsError, TrainingError
 from hysac_retrieval.lift import PaddedLift
 

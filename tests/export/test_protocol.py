@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from golden import load_golden
-from quadruplets import CURVATURE, profile_with, quadruplet_points
+from support.golden import load_golden
+from support.quadruplets import CURVATURE, profile_with, quadruplet_points
 
-from hysac_export.bootstrap import Bootstrap
-from hysac_export.bounds import Bounds
-from hysac_export.encoded import EncodedSplit
-from hysac_export.evaluate import retrievals
-from hysac_export.protocol import (
+from hysac_export.evaluation.bootstrap import Bootstrap
+from hysac_export.evaluation.encoded import EncodedSplit
+from hysac_export.evaluation.metrics import retrievals
+from hysac_export.published.bounds import Bounds
+from hysac_export.published.protocol import (
     SEARCHES,
     calibration_radii,
     published_bound,

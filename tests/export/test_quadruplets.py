@@ -15,15 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
-from hysac_export.config import DataConfig, LossConfig, TrainConfig
-from hysac_export.data import Batch
-from hysac_export.engine import Engine
-from hysac_export.feed import FileFeed, open_feed
-from hysac_export.model import HySAC
-from hysac_export.quadruplet_batches import FileBatches
-from hysac_export.quadruplet_rows import BadRow, QuadrupletRow, Slice, Spool, read_quadruplets
-from hysac_export.quadruplet_set import QuadrupletSets, draw_files, held_out, image_spec, read_picture
-from hysac_export.train import Trainer, check_data
+from hysac_export.data.batches import Batch
+from hysac_export.data.feed import FileFeed, open_feed
+from hysac_export.data.quadruplet_batches import FileBatches
+from hysac_export.data.quadruplet_rows import BadRow, QuadrupletRow, Slice, Spool, read_quadruplets
+from hysac_export.data.quadruplet_set import QuadrupletSets, draw_files, held_out, image_spec, read_picture
+from hysac_export.model.hysac import HySAC
+from hysac_export.training.config import DataConfig, LossConfig, TrainConfig
+from hysac_export.training.engine import Engine
+from hysac_export.training.train import Trainer, check_data
 from hysac_retrieval.errors import SourceError, TrainingError
 
 N = 24
@@ -190,7 +190,7 @@ def test_visu_s_own_layout_is_read_as_pairs_of_captions(tmp_path):
 def test_what_the_scenes_command_writes_can_be_trained_on(tmp_path):
     from click.testing import CliRunner
 
-    from hysac_export.scenes.cli import scenes
+    from hysac_export.data.scenes.cli import scenes
 
     assert CliRunner().invoke(scenes, ["write", "-n", "3", "--out", str(tmp_path)]).exit_code == 0
     rows, bad, _ = read(tmp_path / "quadruplets.jsonl")
@@ -296,7 +296,7 @@ def test_a_batch_is_a_function_of_its_step_and_holds_the_rows_pictures(folder):
 
 
 def _tokenizer_of(feed: FileFeed) -> Any:
-    from hysac_export.tokenizer import train_tokenizer
+    from hysac_export.model.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(feed.captions(), 300)
     tokenizer.enable_truncation(16)
@@ -531,7 +531,7 @@ def test_scenes_need_no_check_and_validation_goes_with_training():
 
 
 def test_calibration_of_a_run_takes_the_files_that_it_was_trained_beside(folder, tmp_path):
-    from hysac_export.subjects import load_subject, validation_split
+    from hysac_export.evaluation.subjects import load_subject, validation_split
 
     Trainer(config(folder / "quadruplets.jsonl"), tmp_path / "run").run()
     subject = load_subject(tmp_path / "run")

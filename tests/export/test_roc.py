@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_bundle import profile
+from support.toy_bundle import profile
 
-from hysac_export.roc import STEPS, roc, write_roc
+from hysac_export.evaluation.roc import STEPS, roc, write_roc
 
 SAFE, UNSAFE = np.array([1.0, 1.1, 1.2, 1.6]), np.array([1.1, 1.8, 2.0])
 """Radii of texts; the toy profile holds them unsafe from 1.5 on."""

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from hysac_export.scenes import (
+from hysac_export.data.scenes import (
     CATEGORIES,
     KNOWN_STYLES,
     SPLITS,
@@ -26,15 +26,15 @@ from hysac_export.scenes import (
     quadruplets,
     styles_for,
 )
-from hysac_export.scenes.art import PACKAGES, write_atlases
-from hysac_export.scenes.backgrounds import paint
-from hysac_export.scenes.captions import MAX_WORDS
-from hysac_export.scenes.catalogue import parse_catalogue
-from hysac_export.scenes.checks import auc, background_features, held_out_auc, leaks
-from hysac_export.scenes.cli import GALLERY_QUADRUPLETS, GALLERY_SEED, gallery_scenes, scenes
-from hysac_export.scenes.restyle import DRAWS, restyle
-from hysac_export.scenes.splits import Use, stable_hash, use, uses
-from hysac_export.scenes.sprites import sprite_index, styles_of
+from hysac_export.data.scenes.art import PACKAGES, write_atlases
+from hysac_export.data.scenes.backgrounds import paint
+from hysac_export.data.scenes.captions import MAX_WORDS
+from hysac_export.data.scenes.catalogue import parse_catalogue
+from hysac_export.data.scenes.checks import auc, background_features, held_out_auc, leaks
+from hysac_export.data.scenes.cli import GALLERY_QUADRUPLETS, GALLERY_SEED, gallery_scenes, scenes
+from hysac_export.data.scenes.restyle import DRAWS, restyle
+from hysac_export.data.scenes.splits import Use, stable_hash, use, uses
+from hysac_export.data.scenes.sprites import sprite_index, styles_of
 from hysac_retrieval.errors import SettingsError, TrainingError
 
 KNOWN = catalogue().entities
@@ -412,7 +412,7 @@ def test_the_bundled_gallery_is_what_its_command_writes() -> None:
 
 
 def test_the_gallery_command_writes_pictures_and_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hysac_export.scenes.cli.GALLERY_QUADRUPLETS", 2)
+    monkeypatch.setattr("hysac_export.data.scenes.cli.GALLERY_QUADRUPLETS", 2)
     run = CliRunner().invoke(scenes, ["gallery", "--out", str(tmp_path)])
     assert run.exit_code == 0, run.output
     rows = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text("utf-8").splitlines()]
@@ -435,7 +435,7 @@ def _packages(folder: Path, **icons: str) -> None:
 def test_sprites_are_drawn_from_icon_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("resvg_py")
     small = parse_catalogue(SURROUNDINGS + '[a]\nx = { nouns = ["x"] }\ny = { nouns = ["y"], fxemoji = "x" }')
-    monkeypatch.setattr("hysac_export.scenes.art.catalogue", lambda: small)
+    monkeypatch.setattr("hysac_export.data.scenes.art.catalogue", lambda: small)
     packages = tmp_path / "packages"
     packages.mkdir()
     square = '<path d="M0 0h16v32H0z" fill="#ff0000"/>'
@@ -457,7 +457,9 @@ def test_missing_artwork_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entities: str, message: str
 ) -> None:
     pytest.importorskip("resvg_py")
-    monkeypatch.setattr("hysac_export.scenes.art.catalogue", lambda: parse_catalogue(SURROUNDINGS + "[a]\n" + entities))
+    monkeypatch.setattr(
+        "hysac_export.data.scenes.art.catalogue", lambda: parse_catalogue(SURROUNDINGS + "[a]\n" + entities)
+    )
     packages = tmp_path / "packages"
     packages.mkdir()
     _packages(packages, x='<path d="M0 0h9v9z"/>')

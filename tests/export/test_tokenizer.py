@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from hysac_export.tokenizer import END, PAD, SPECIAL_TOKENS, START, text_spec, train_tokenizer
+from hysac_export.model.tokenizer import END, PAD, SPECIAL_TOKENS, START, text_spec, train_tokenizer
+from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.errors import TextError, TrainingError
-from hysac_retrieval.tokenization import TextTokenizer
 
 CAPTIONS = ["a dog in the park", "two dogs and a cat", "The cat, the dog and the knife.", "a knife in the kitchen"] * 3
 

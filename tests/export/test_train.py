@@ -11,13 +11,13 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from hysac_export.config import TrainConfig, bundled_configs
-from hysac_export.data import IMAGE_MEAN, SceneBatches, augment, normalise, tokenize
-from hysac_export.run import TrainedRun
-from hysac_export.train import Trainer, learning_rate
+from hysac_export.data.batches import IMAGE_MEAN, SceneBatches, augment, normalise, tokenize
+from hysac_export.training.config import TrainConfig, bundled_configs
+from hysac_export.training.run import TrainedRun
+from hysac_export.training.train import Trainer, learning_rate
 from hysac_retrieval import lorentz
+from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.errors import TrainingError
-from hysac_retrieval.tokenization import TextTokenizer
 
 TINY = {
     "stem_steps": 2,
@@ -317,7 +317,7 @@ def test_weights_are_never_half_written(finished, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr("hysac_export.run.save_file", fail)
+    monkeypatch.setattr("hysac_export.training.run.save_file", fail)
     with pytest.raises(OSError, match="no space"):
         run.save(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import golden_path, load_golden, relative_error
+from support.golden import golden_path, load_golden, relative_error
 
-from hysac_export.clip_layout import architecture, fill, merged, sort_out
-from hysac_export.config import LoRAConfig, TrainConfig
-from hysac_export.distributed import Processes
-from hysac_export.engine import Engine
-from hysac_export.lora import adapt, merged_state
-from hysac_export.model import HySAC
+from hysac_export.model.clip_layout import architecture, fill, merged, sort_out
+from hysac_export.model.hysac import HySAC
+from hysac_export.model.lora import adapt, merged_state
+from hysac_export.training.config import LoRAConfig, TrainConfig
+from hysac_export.training.distributed import Processes
+from hysac_export.training.engine import Engine
 
 LORA = LoRAConfig(dropout=0.0)
 TERMS = {

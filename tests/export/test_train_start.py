@@ -9,9 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hysac_export.config import TrainConfig
-from hysac_export.run import TrainedRun
-from hysac_export.train import Trainer, check_data
+from hysac_export.training.config import TrainConfig
+from hysac_export.training.run import TrainedRun
+from hysac_export.training.train import Trainer, check_data
 from hysac_retrieval.cli import main
 from hysac_retrieval.errors import TrainingError
 
@@ -92,7 +92,7 @@ def test_data_is_checked_with_the_vocabulary_of_the_start(
     def learned(*_: object) -> None:
         pytest.fail("a vocabulary was learned")
 
-    monkeypatch.setattr("hysac_export.beginning.train_tokenizer", learned)
+    monkeypatch.setattr("hysac_export.training.start.train_tokenizer", learned)
     assert check_data(tiny(start_from=str(clip), **data)) is not None
     with pytest.raises(TrainingError, match="holds no finished run"):
         check_data(tiny(start_from=str(tmp_path), **data))

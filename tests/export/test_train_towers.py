@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hysac_export.config import LoRAConfig, ModelConfig, OpenClipConfig, TrainConfig
-from hysac_export.data import tokenize
-from hysac_export.lora import adapt, merged_state, split_attention
-from hysac_export.model import HySAC
-from hysac_export.run import TrainedRun
-from hysac_export.towers import build_towers, pretrained_towers, resolve
-from hysac_export.train import Trainer
+from hysac_export.data.batches import tokenize
+from hysac_export.model.hysac import HySAC
+from hysac_export.model.lora import adapt, merged_state, split_attention
+from hysac_export.model.towers import build_towers, pretrained_towers, resolve
+from hysac_export.training.config import LoRAConfig, ModelConfig, OpenClipConfig, TrainConfig
+from hysac_export.training.run import TrainedRun
+from hysac_export.training.train import Trainer
 from hysac_retrieval.errors import TrainingError
 
 ARCHITECTURE = {
@@ -258,7 +258,7 @@ def test_half_precision_ends_near_single_precision(
     finished: Path, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A CPU computes in float16 too, if slowly: enough to see that gradients are scaled.
-    monkeypatch.setattr("hysac_export.train.check_precision", lambda *_: None)
+    monkeypatch.setattr("hysac_export.training.train.check_precision", lambda *_: None)
     for precision in ("bf16", "fp16"):
         train(tmp_path / precision, files, precision=precision)
         assert lines(tmp_path / precision)[0]["loss"] == pytest.approx(lines(finished)[0]["loss"], rel=0.02)
@@ -276,9 +276,9 @@ def test_without_adapters_everything_is_trained(files: dict[str, str], tmp_path:
 
 
 def test_a_run_on_trained_towers_becomes_a_bundle(finished: Path, tmp_path: Path) -> None:
-    from hysac_export.onnx import export_bundle
-    from hysac_retrieval.encoder import Encoder
-    from hysac_retrieval.safety import ModalityProfile, RadiusStats, SafetyProfile
+    from hysac_export.bundle.onnx import export_bundle
+    from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 
     run = TrainedRun.load(finished)
     safe, unsafe = (RadiusStats(count=2, mean=m, std=0.1, percentiles={5: m - 0.1, 95: m + 0.1}) for m in (1.0, 2.0))
@@ -365,7 +365,7 @@ def test_adapters_that_cannot_be_merged_again_are_refused_before_the_first_step(
     def lost(*_: Any) -> dict[str, torch.Tensor]:
         return {}
 
-    monkeypatch.setattr("hysac_export.lora.merged_state", lost)
+    monkeypatch.setattr("hysac_export.model.lora.merged_state", lost)
     with pytest.raises(TrainingError, match=r"cannot be merged.*lora\.targets"):
         Trainer(TrainConfig.model_validate(settings(files)), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
@@ -374,6 +374,6 @@ def test_adapters_that_cannot_be_merged_again_are_refused_before_the_first_step(
 def test_adapters_without_a_gradient_are_refused_at_the_first_step(
     files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hysac_export.lora._BYPASSING", ())
+    monkeypatch.setattr("hysac_export.model.lora._BYPASSING", ())
     with pytest.raises(TrainingError, match=r"k_proj.*no gradient.*attnpool"):
         train(tmp_path / "run", files, towers=described(tmp_path, RESNET))

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import load_golden
+from support.golden import load_golden
 
 from hysac_export import train as training
-from hysac_export.config import TrainConfig
-from hysac_export.encoded import EncodedSplit, curvature_of, encode_drawn
-from hysac_export.feed import open_feed
-from hysac_export.run import TrainedRun
-from hysac_export.trackers import open_trackers
-from hysac_export.train import BEST, Trainer
-from hysac_export.validation import Best, recall_sum
+from hysac_export.data.feed import open_feed
+from hysac_export.evaluation.encoded import EncodedSplit, curvature_of, encode_drawn
+from hysac_export.training.config import TrainConfig
+from hysac_export.training.run import TrainedRun
+from hysac_export.training.trackers import open_trackers
+from hysac_export.training.train import BEST, Trainer
+from hysac_export.training.validation import Best, recall_sum
 from hysac_retrieval.errors import MissingExtraError
 
 SETTINGS: dict[str, Any] = {
@@ -180,7 +180,7 @@ def test_weights_and_biases_gets_config_and_metrics(tmp_path: Path, monkeypatch:
 def test_a_tracker_that_is_not_installed_is_named_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hysac_export.trackers.find_spec", lambda _: None)
+    monkeypatch.setattr("hysac_export.training.trackers.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"hysac-retrieval\[tracking\]"):
         Trainer(config(trackers=("tensorboard",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hysac_retrieval.ingest.channel import Channel, ChannelClosedError
+from hysac_retrieval.ingest.pipeline.channel import Channel, ChannelClosedError
 
 
 def in_thread(work: Callable[[], None]) -> threading.Thread:

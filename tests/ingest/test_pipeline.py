@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import COLOURS, write_pictures, write_truncated
+from support.pictures import COLOURS, write_pictures, write_truncated
 
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import ModelMismatchError, SettingsError, SourceError, StoreError
-from hysac_retrieval.index import Index
 from hysac_retrieval.ingest import (
     Fields,
     Item,

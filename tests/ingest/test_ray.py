@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import write_pictures, write_truncated
+from support.pictures import write_pictures, write_truncated
 from test_shards import shard
 
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import MissingExtraError
 from hysac_retrieval.ingest import SourceOptions, collection_for, index_sources
-from hysac_retrieval.ingest.decode import Decoding
+from hysac_retrieval.ingest.pipeline.decode import Decoding
 from hysac_retrieval.ingest.ray import RayOptions
 
 SCRIPT = """
@@ -27,8 +27,8 @@ from pathlib import Path
 
 def main(root, model):
     import ray
-    from kill_target import contents
-    from hysac_retrieval.encoder import Encoder
+    from support.kill_target import contents
+    from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest import collection_for, index_sources
     from hysac_retrieval.ingest.ray import RayOptions
 

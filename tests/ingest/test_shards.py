@@ -8,13 +8,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from listed import listed
-from pictures import write_pictures
+from support.listed import listed
+from support.pictures import write_pictures
 
-from hysac_retrieval.encoder import Encoder
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest import FailedItem, Fields, Listing, SourceOptions, collection_for, index_sources
-from hysac_retrieval.ingest.sources import expand_braces
+from hysac_retrieval.ingest.sources.open import expand_braces
 
 
 def shard(path: Path, files: dict[str, bytes]) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listed import listed
-from pictures import COLOURS, write_pictures
+from support.listed import listed
+from support.pictures import COLOURS, write_pictures
 
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest import Fields, Item, Listing, SourceOptions

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listed import listed
 from PIL import Image
+from support.listed import listed
 
 from hysac_retrieval.errors import MissingExtraError, SourceError
 from hysac_retrieval.ingest import Fields, Item, Listing, SourceOptions

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import write_pictures, write_truncated
+from support.pictures import write_pictures, write_truncated
 
-from hysac_retrieval.bundle import ImageSpec
+from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.ingest.decode import Decoded, Decoding, Job, content_hash
-from hysac_retrieval.ingest.workers import Decoder
+from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job, content_hash
+from hysac_retrieval.ingest.pipeline.workers import Decoder
 
 DECODING = Decoding(ImageSpec(size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), max_pixels=10_000)
 
@@ -89,8 +89,8 @@ def test_images_are_decoded_hashed_and_skipped_alike_in_threads_and_processes(tm
 
 
 def test_nothing_waits_for_processes_to_start_where_their_number_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hysac_retrieval.ingest.workers._FEW", 2)
-    monkeypatch.setattr("hysac_retrieval.ingest.workers._cores", lambda: 1)
+    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._FEW", 2)
+    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._cores", lambda: 1)
     jobs = [Job(bytes([number]), b"") for number in range(50)]
     expected = [content_hash(b"", bytes([number])) for number in range(50)]
     with Decoder(None, Pid()) as decoder:  # type: ignore[arg-type]
@@ -135,15 +135,15 @@ def test_ctrl_c_does_not_reach_the_processes(tmp_path: Path) -> None:
 
 
 def test_a_process_that_is_killed_while_it_sends_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hysac_retrieval.ingest.workers._serve", send_half_of_a_message)
+    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._serve", send_half_of_a_message)
     with Decoder(1, DECODING) as decoder:
         (found,) = decoder.submit([Job(b"a", b"")]).result(timeout=60)
     assert "ended the worker process" in str(found.error)
 
 
 SCRIPT = """
-from hysac_retrieval.ingest.decode import Decoding, Job
-from hysac_retrieval.ingest.workers import Decoder
+from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
+from hysac_retrieval.ingest.pipeline.workers import Decoder
 with Decoder(1, Decoding(None, 1)) as decoder:
     decoder.submit([Job(b"a", b"")]).result()
 """
@@ -161,8 +161,8 @@ def test_a_script_that_does_not_guard_its_main_is_told_so(tmp_path: Path) -> Non
 
 ORPHAN = """
 import multiprocessing, sys, time
-from hysac_retrieval.ingest.decode import Decoding, Job
-from hysac_retrieval.ingest.workers import Decoder
+from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
+from hysac_retrieval.ingest.pipeline.workers import Decoder
 if __name__ == "__main__":
     with Decoder(1, Decoding(None, 1)) as decoder:
         decoder.submit([Job(b"a", b"")]).result()
@@ -193,9 +193,9 @@ def test_processes_end_with_one_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_workers_load_no_vector_store() -> None:
-    script = "import sys, hysac_retrieval.ingest.workers\nprint(*sys.modules)"
+    script = "import sys, hysac_retrieval.ingest.pipeline.workers\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert "hysac_retrieval.ingest.decode" in loaded
+    assert "hysac_retrieval.ingest.pipeline.decode" in loaded
     assert not {"qdrant_client", "qdrant_edge", "onnxruntime", "tokenizers", "sqlite3"} & set(loaded)
 
 
@@ -207,8 +207,8 @@ def test_every_process_is_born_with_interrupts_blocked(tmp_path: Path) -> None:
         """
 import multiprocessing, re, sys
 from pathlib import Path
-from hysac_retrieval.ingest.decode import Decoding, Job
-from hysac_retrieval.ingest.workers import Decoder
+from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
+from hysac_retrieval.ingest.pipeline.workers import Decoder
 
 if __name__ == "__main__":
     with Decoder(2, Decoding(None, 100)) as decoder:

@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from grpc_server import grpc_server
-from qdrant_server import QDRANT, WITHOUT, client_of, own_names
-from rest_server import rest_server
+from support.grpc_server import grpc_server
+from support.qdrant_server import QDRANT, WITHOUT, client_of, own_names
+from support.rest_server import rest_server
 
 from hysac_retrieval.stores import Store
-from hysac_retrieval.stores.edge import EdgeStore
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 
 @pytest.fixture(params=["edge", "memory", "path", "rest", "grpc", *QDRANT])

@@ -17,7 +17,7 @@ import pytest
 
 from hysac_retrieval.errors import StorageFullError
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, VectorQuery
-from hysac_retrieval.stores.edge import SPACE, EdgeStore
+from hysac_retrieval.stores.edge.store import SPACE, EdgeStore
 
 DIM, CHUNK = 32, 100
 SPEC = CollectionSpec(DIM, {"v": 1}, "Euclid", hnsw=HnswOptions(full_scan_threshold=10, indexing_threshold=100))
@@ -35,7 +35,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[4].split(":")
 from test_edge_faults import CHUNK, vectors
-from hysac_retrieval.stores.edge import EdgeStore
+from hysac_retrieval.stores.edge.store import EdgeStore
 
 store, mode, start = EdgeStore(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 store.open("c")
@@ -146,7 +146,7 @@ import os, shutil, sys
 sys.path[:0] = sys.argv[2].split(":")
 from test_edge_faults import CHUNK, SPEC, vectors
 from hysac_retrieval.errors import StorageFullError
-from hysac_retrieval.stores.edge import SPACE, EdgeStore
+from hysac_retrieval.stores.edge.store import SPACE, EdgeStore
 
 folder = sys.argv[1]
 store = EdgeStore(folder)
@@ -197,7 +197,7 @@ import resource, sys
 sys.path[:0] = sys.argv[2].split(":")
 from test_edge_faults import CHUNK, SPEC, vectors
 from hysac_retrieval.errors import StorageFullError
-from hysac_retrieval.stores.edge import EdgeStore
+from hysac_retrieval.stores.edge.store import EdgeStore
 
 store = EdgeStore(sys.argv[1])
 store.create("c", SPEC)

@@ -14,9 +14,9 @@ from qdrant_client.models import FieldCondition, Filter
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.stores import CollectionSpec, Store
-from hysac_retrieval.stores.edge import EdgeStore
-from hysac_retrieval.stores.edge_filter import edge_filter
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.edge.filter import edge_filter
+from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 BERLIN, PARIS, TOKYO = ({"lat": 52.5, "lon": 13.4}, {"lat": 48.9, "lon": 2.35}, {"lat": 35.7, "lon": 139.7})
 UUID = str(uuid.UUID(int=5))

@@ -8,13 +8,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from qdrant_client import models
-from spaces import match
+from support.spaces import match
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.stores import CollectionSpec, Store, VectorQuery
-from hysac_retrieval.stores.edge import EdgeStore
-from hysac_retrieval.stores.edge_formula import edge_formula
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.edge.formula import edge_formula
+from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 BERLIN = models.GeoPoint(lat=52.5, lon=13.4)
 PAYLOADS: list[dict[str, Any]] = [

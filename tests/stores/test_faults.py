@@ -16,11 +16,12 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
-from faulty_server import Fault, FaultyServer, faulty_server
 from qdrant_client import AsyncQdrantClient, QdrantClient
-from spaces import CURVATURE, DIM, profile, random_points
+from support.faulty_server import Fault, FaultyServer, faulty_server
+from support.spaces import CURVATURE, DIM, profile, random_points
 
 from hysac_retrieval import aconnect
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -28,9 +29,8 @@ from hysac_retrieval.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from hysac_retrieval.index import Index
 from hysac_retrieval.stores import CollectionSpec, Retry, Store, VectorQuery, open_store
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 QUICK = Retry(retries=3, first=0.01)
 SPEC = CollectionSpec(size=2, metadata={"v": [1, 0.5]}, indexes={"k": "float"})
@@ -205,7 +205,7 @@ def test_a_server_that_comes_back_is_found() -> None:
 def test_an_upsert_that_fails_says_how_far_it_came(
     server: FaultyServer, store: QdrantStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hysac_retrieval.stores.qdrant.UPSERT_CHUNK", 2)
+    monkeypatch.setattr("hysac_retrieval.stores.qdrant.store.UPSERT_CHUNK", 2)
     store.create("c", SPEC)
     server.expect("PUT /collections/c/points", None, None, last=RESET)
     with pytest.raises(StoreUnavailableError, match=r"4 attempts.*4 of 5 points") as caught:
@@ -229,7 +229,7 @@ def test_points_too_large_for_one_request_are_sent_in_several(server: FaultyServ
 def test_a_connection_that_drops_in_the_middle_of_a_batch_loses_and_doubles_nothing(
     server: FaultyServer, store: QdrantStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hysac_retrieval.stores.qdrant.UPSERT_CHUNK", 2)
+    monkeypatch.setattr("hysac_retrieval.stores.qdrant.store.UPSERT_CHUNK", 2)
     store.create("c", SPEC)
     server.expect("PUT /collections/c/points", None, LOST, RESET, TORN, None)
     store.upsert("c", [1, 2, 3, 4, 5], VECTORS, [{"k": i} for i in range(5)])

@@ -10,7 +10,7 @@ import pytest
 
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, VectorQuery
 from hysac_retrieval.stores.base import Quantization, StorageOptions
-from hysac_retrieval.stores.edge import EdgeStore
+from hysac_retrieval.stores.edge.store import EdgeStore
 
 N, DIM, L = 2000, 64, 10
 RNG = np.random.default_rng(11)

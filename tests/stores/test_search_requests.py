@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import models
-from rest_server import rest_server
-from spaces import match
+from support.rest_server import rest_server
+from support.spaces import match
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.stores import CollectionSpec, Store, VectorQuery
 from hysac_retrieval.stores.base import METADATA_KEY, GroupQuery, Metric, StorageOptions
-from hysac_retrieval.stores.edge import EdgeStore
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 from hysac_retrieval.stores.requests import knows_formulas, query_requests, read_collection
 
 RNG = np.random.default_rng(3)

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from rest_server import RestServer, rest_server
-from spaces import CURVATURE, DIM, nearest, profile, random_points
+from support.rest_server import RestServer, rest_server
+from support.spaces import CURVATURE, DIM, nearest, profile, random_points
 
-from hysac_retrieval.collection import PAYLOAD_INDEXES
+from hysac_retrieval.collection.collection import PAYLOAD_INDEXES
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import CollectionNotFoundError, ModelMismatchError, StoreError
-from hysac_retrieval.index import Index
 from hysac_retrieval.lorentz import dist0
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 from hysac_retrieval.stores.retry import Retry
 
 

@@ -15,17 +15,17 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import trustme
-from faulty_server import Fault, FaultyServer, faulty_server
-from grpc_server import GrpcServer, grpc_server
 from qdrant_client import models
-from qdrant_server import own_names
-from rest_server import rest_server
-from spaces import CURVATURE, DIM, profile, random_points
+from support.faulty_server import Fault, FaultyServer, faulty_server
+from support.grpc_server import GrpcServer, grpc_server
+from support.qdrant_server import own_names
+from support.rest_server import rest_server
+from support.spaces import CURVATURE, DIM, profile, random_points
 
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import StoreError, StoreUnavailableError
-from hysac_retrieval.index import Index
 from hysac_retrieval.stores import CollectionSpec, Retry, Store
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 QUICK = Retry(retries=2, first=0.01)
 HAD, MORE, CHUNK = 6, 10, 4
@@ -68,7 +68,7 @@ def test_a_bulk_write_that_fails_half_way_loses_nothing_and_can_be_made_again(
     failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault, kind, words = FAILURES[failure]
-    monkeypatch.setattr("hysac_retrieval.stores.qdrant.UPSERT_CHUNK", CHUNK)
+    monkeypatch.setattr("hysac_retrieval.stores.qdrant.store.UPSERT_CHUNK", CHUNK)
     with faulty_server() as server, make("c", url=server.url, timeout=1, retries=1) as index:
         write(index, range(HAD))
         server.expect("PUT /collections/c/points", None, last=fault)
@@ -148,7 +148,7 @@ def test_a_write_that_fails_half_way_over_grpc_loses_nothing(
     grpc_side: tuple[GrpcServer, QdrantStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = grpc_side
-    monkeypatch.setattr("hysac_retrieval.stores.qdrant.UPSERT_CHUNK", 1)
+    monkeypatch.setattr("hysac_retrieval.stores.qdrant.store.UPSERT_CHUNK", 1)
     server.faults = [None, *[grpc.StatusCode.UNAVAILABLE] * 3]
     with pytest.raises(StoreUnavailableError, match=r"1 of 2 points") as caught:
         store.upsert("c", [3, 4], VECTORS, [{"k": 3}, {"k": 4}])
@@ -178,7 +178,7 @@ ASK = """
 import sys
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.stores import Retry
-from hysac_retrieval.stores.qdrant import QdrantStore, client_options
+from hysac_retrieval.stores.qdrant.store import QdrantStore, client_options
 from qdrant_client import QdrantClient
 
 url, port, grpc = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "grpc"

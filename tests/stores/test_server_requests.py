@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grpc_server import GrpcServer, grpc_server
 from pydantic import BaseModel
 from qdrant_client import QdrantClient, models
-from qdrant_server import QDRANT, client_of
-from rest_server import rest_server
-from spaces import CURVATURE, DIM, match, nearest, profile, random_points
+from support.grpc_server import GrpcServer, grpc_server
+from support.qdrant_server import QDRANT, client_of
+from support.rest_server import rest_server
+from support.spaces import CURVATURE, DIM, match, nearest, profile, random_points
 
 from hysac_retrieval import connect
-from hysac_retrieval.attach import Attachment
+from hysac_retrieval.collection.attach import Attachment
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.guard import SafeQdrantClient
-from hysac_retrieval.index import Index
 from hysac_retrieval.lorentz import dist0
 from hysac_retrieval.results import Hit
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 N, SIZE = 30, 384
 POINTS = random_points(N, seed=4)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
-from spaces import match
+from support.spaces import match
 
 from hysac_retrieval.errors import (
     CollectionExistsError,
@@ -23,8 +23,8 @@ from hysac_retrieval.errors import (
     StoreError,
 )
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, Store, VectorQuery, open_store
-from hysac_retrieval.stores.edge import EdgeStore
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 SPEC = CollectionSpec(3, metadata={"dim": 1, "deep": {"list": [1.5, None, "é"]}}, indexes={"hysac.unsafe": "float"})
 UUID = str(uuid.uuid4())
@@ -131,8 +131,8 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
 
 _HOLD = """
 import sys
-from hysac_retrieval.stores.edge import EdgeStore
-from hysac_retrieval.stores.qdrant import QdrantStore
+from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 kind, folder = sys.argv[1:]
 store = EdgeStore(folder) if kind == "edge" else QdrantStore.connect(path=folder)
 print(store.open("c").size, flush=True)
@@ -181,7 +181,7 @@ def test_a_crash_while_making_a_collection_leaves_none(tmp_path: Path, monkeypat
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("hysac_retrieval.stores.edge._write_json", full)
+    monkeypatch.setattr("hysac_retrieval.stores.edge.store._write_json", full)
     with pytest.raises(StoreError, match="No space"):
         store.create("c", SPEC)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from haystack.errors import FilterError
 from haystack.utils.filters import document_matches_filter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from spaces import index_on
+from support.spaces import index_on
 
 from haystack_integrations.components.retrievers.hysac import UntranslatableFilterError, qdrant_filter
 from hysac_retrieval import Index

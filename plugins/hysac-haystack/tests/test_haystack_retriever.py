@@ -14,7 +14,7 @@ from haystack.dataclasses import ByteStream
 from haystack.document_stores.types import FilterPolicy
 from haystack.utils import Secret
 from PIL import Image
-from rest_server import rest_server
+from support.rest_server import rest_server
 
 from haystack_integrations.components.retrievers.hysac import HySACRetriever, UntranslatableFilterError
 from hysac_retrieval import AuditRecord, Encoder, LabelRule, SafeSearch, SafetyPolicy, connect

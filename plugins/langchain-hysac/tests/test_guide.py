@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from guide import reader
+from support.guide import reader
 
 SECTION = "From langchain-qdrant"
 EMBEDDINGS = """

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 
 from hysac_retrieval import AsyncSafeSearch, Explanation, SearchResult
 from hysac_retrieval.errors import HysacError
-from hysac_retrieval.queries import Text
+from hysac_retrieval.search.queries import Text
 
 MAX_LIMIT = 100
 INSTRUCTIONS = (

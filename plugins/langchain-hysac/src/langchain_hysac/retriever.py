@@ -14,7 +14,7 @@ from qdrant_client import models
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.frameworks import CONTENT_KEYS, Fields, FixedSearch
+from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch
 from hysac_retrieval.results import Modality, SearchResult
 
 _TRACING = frozenset({"verbose"})

@@ -11,8 +11,8 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field, model_validator
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
+from hysac_retrieval.collection.records import normal_ids
 from hysac_retrieval.errors import InputError, SettingsError
-from hysac_retrieval.records import normal_ids
 from hysac_retrieval.results import PointId
 
 

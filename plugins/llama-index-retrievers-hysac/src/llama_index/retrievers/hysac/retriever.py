@@ -12,10 +12,10 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
-from hysac_retrieval.filters import PAYLOAD_KEY
-from hysac_retrieval.frameworks import CONTENT_KEYS, Fields, FixedSearch, UserFilter, closeness
-from hysac_retrieval.queries import Query
+from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch, UserFilter, closeness
 from hysac_retrieval.results import Hit, Modality, SearchResult
+from hysac_retrieval.safety.filters import PAYLOAD_KEY
+from hysac_retrieval.search.queries import Query
 
 FILE_KEY = "file"
 """Payload field in which `hysac-index` keeps the name of a picture's file."""

@@ -20,9 +20,9 @@ from haystack_integrations.components.retrievers.hysac.filters import qdrant_fil
 from haystack_integrations.components.retrievers.hysac.policies import policy_from_dict, policy_to_dict
 from hysac_retrieval import SafeSearch, SafetyPolicy, aconnect, connect
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.frameworks import CONTENT_KEYS, Fields, FixedSearch, closeness
-from hysac_retrieval.queries import Query
+from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch, closeness
 from hysac_retrieval.results import Modality, SearchResult
+from hysac_retrieval.search.queries import Query
 
 
 @component

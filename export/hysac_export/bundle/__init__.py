@@ -1,0 +1,1 @@
+"""Model bundles: export to ONNX, verification, compression."""

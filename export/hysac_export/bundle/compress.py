@@ -1,0 +1,253 @@
+"""Bundles for serving: half precision for GPUs, int8 for CPUs, made of a bundle and measured against it.
+
+Both leave the final projection and the exponential map in float32: a radius is what safety is judged by, and sinh
+multiplies its errors. Weights of int8 have 7 bits, one scale for each column: processors without VNNI add up pairs of
+8-bit products in 16 bits, which would overflow, so that a bundle would give other points on another machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from hysac_export.bundle.graphs import (
+    PRODUCTS,
+    SINGLE_FILE,
+    load_graph,
+    save_graph,
+    sort_nodes,
+    store_halves,
+    strip,
+    tail,
+)
+from hysac_export.bundle.place import building
+from hysac_retrieval.encoder.bundle import Bundle, entry_of, write_manifest
+from hysac_retrieval.errors import SettingsError, TrainingError
+from hysac_retrieval.results import Modality
+
+Precision = Literal["fp32", "fp16", "int8"]
+Inputs = Mapping[Modality, NDArray[Any]]
+"""What the graphs take: texts as token ids (n, L) int64, images as pixels (n, S, S, 3) uint8."""
+
+_LARGEST, _MASKED = float(np.finfo(np.float16).max), -1e30
+CALIBRATED_ON = 128
+"""Inputs of each modality that static ranges are measured on, at most."""
+
+
+def compress_bundle(
+    source: Bundle,
+    out: str | Path,
+    precision: Precision,
+    *,
+    inputs: Inputs | None = None,
+    price: Callable[[Bundle], Mapping[str, Any]] | None = None,
+    name: str | None = None,
+    description: str | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle that computes the same in less.
+
+    Its calibration is that of the source, whose scores it gives but for the error that `price` measures.
+
+    Args:
+        source: A bundle in float32; its weights may be stored as float16.
+        out: Folder to write.
+        precision: ``"fp16"``: all but the end of each graph in half precision, for GPUs (a CPU is slower with it).
+            ``"int8"``: products with weights in int8, for CPUs.
+        inputs: For int8: fixes the ranges of activations to those of these inputs (static quantization). None: ranges
+            are taken from every input anew (dynamic quantization), which is more accurate and needs no data.
+        price: Compares the new bundle with `source`, see `price.price`; what it returns goes into the manifest under
+            ``verification``.
+        name: Name of the model; None for the source's.
+        description: What it is, in words; None for the source's.
+        overwrite: Replace a bundle that is at `out`.
+
+    Returns:
+        The bundle, loaded from `out`.
+
+    Raises:
+        SettingsError: There is something at `out`, or the options do not fit each other.
+        TrainingError: The source is compressed already, or has weights that half precision cannot hold.
+    """
+    if precision not in ("fp16", "int8"):
+        raise SettingsError(f"precision is {precision!r}; expected 'fp16' or 'int8'")
+    if inputs is not None and precision != "int8":
+        raise SettingsError("only int8 has ranges of activations to be fixed; leave out the inputs")
+    out, manifest = Path(out), source.manifest
+    known = manifest.verification.get("precision", "fp32")
+    if known != "fp32":
+        raise TrainingError(f"{source.path} is compressed to {known} already; give the bundle that it was made of")
+    with building(out, overwrite) as folder:
+        graphs: dict[Modality, str] = {"text": manifest.text.file, "image": manifest.image.file}
+        for modality, file in graphs.items():
+            proto = load_graph(source.file(file))
+            if precision == "fp16":
+                made = half_precision(proto, folder / "work")
+            else:
+                made = quantized(proto, folder / "work", None if inputs is None else inputs[modality])
+                store_halves(made)
+            strip(made)
+            save_graph(made, folder / file)
+        shutil.copy(source.file(manifest.text.tokenizer), folder / manifest.text.tokenizer)
+        verification: dict[str, Any] = {
+            "precision": precision,
+            "from": {"fingerprint": source.fingerprint, "verification": manifest.verification},
+            "versions": {package: version(package) for package in ("onnx", "onnxruntime")},
+        }
+        if precision == "int8":
+            counts = {} if inputs is None else {modality: len(rows) for modality, rows in inputs.items()}
+            verification |= {"activations": "static" if inputs else "dynamic", "ranges_from": counts}
+        bundle = write_manifest(
+            folder,
+            manifest.model_copy(
+                update={
+                    "name": name or manifest.name,
+                    "description": manifest.description if description is None else description,
+                    "files": {path.name: entry_of(path) for path in sorted(folder.iterdir())},
+                    "metrics": {},  # those of the source are not its own
+                    "verification": verification,
+                }
+            ),
+        )
+        if price is not None:
+            measured = bundle.manifest.model_copy(update={"verification": verification | {"price": price(bundle)}})
+            write_manifest(folder, measured)
+    return Bundle.load(out)
+
+
+def half_precision(proto: ModelProto, work: Path) -> ModelProto:
+    """A graph in half precision, but for its inputs, its output and its end.
+
+    Args:
+        proto: The graph.
+        work: A folder to work in; it is made, and removed again.
+
+    Raises:
+        TrainingError: A weight is too large for float16.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    for tensor in proto.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        # Masks hold −∞, or the lowest number there is; the lowest of float16 does the same.
+        if tensor.data_type == TensorProto.FLOAT and np.abs(values[values > _MASKED]).max(initial=0) > _LARGEST:
+            raise TrainingError(f"{tensor.name} has weights beyond ±65504, which half precision cannot hold; use fp32")
+    kept = [node.name for node in tail(proto)]
+    work.mkdir()
+    try:
+        # Types are inferred from file to file: in memory, a graph beyond 2 GB could not be handed over.
+        save_graph(proto, work / "source.onnx")
+        onnx.shape_inference.infer_shapes_path(str(work / "source.onnx"), str(work / "typed.onnx"))
+        typed = onnx.load(work / "typed.onnx")
+    finally:
+        shutil.rmtree(work)
+    made: ModelProto = convert_float_to_float16(
+        typed, keep_io_types=True, node_block_list=kept, disable_shape_infer=True
+    )
+    _straighten(made)
+    sort_nodes(made)  # casts were put at the end
+    return made
+
+
+def _straighten(proto: ModelProto) -> None:
+    """Leave out casts from float32 to float16 and back.
+
+    The converter puts them around every node that is kept in float32, also between two of them, where they would round
+    what was to be kept.
+    """
+    graph = proto.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    instead: dict[str, str] = {}
+    for node in graph.node:
+        first = makers.get(node.input[0]) if node.op_type == "Cast" and node.input else None
+        if first is not None and _casts_to(node, TensorProto.FLOAT) and _casts_to(first, TensorProto.FLOAT16):
+            instead[node.output[0]] = first.input[0]
+    # What leaves the graph keeps its name, so what took its place is renamed everywhere.
+    outputs = {instead[value.name]: value.name for value in graph.output if value.name in instead}
+    kept = [node for node in graph.node if not (node.op_type == "Cast" and node.output[0] in instead)]
+    for node in kept:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                while name in instead:
+                    name = instead[name]
+                names[i] = outputs.get(name, name)
+    taken = {name for node in kept for name in node.input} | {value.name for value in graph.output}
+    used = [node for node in kept if not (node.op_type == "Cast" and node.output[0] not in taken)]
+    graph.ClearField("node")
+    graph.node.extend(used)
+
+
+def _casts_to(node: NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(part.name == "to" and part.i == kind for part in node.attribute)
+
+
+def quantized(proto: ModelProto, work: Path, inputs: NDArray[Any] | None = None) -> ModelProto:
+    """A graph whose products with weights are made in int8, but for the last ones.
+
+    Args:
+        proto: The graph.
+        work: A folder to work in; it is made, and removed again.
+        inputs: Inputs to fix the ranges of activations by; None for ranges that are taken anew from every input.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+
+    kept = [node.name for node in tail(proto) if node.op_type in PRODUCTS]
+    source, target = work / "source.onnx", work / "quantized.onnx"
+    large = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) >= SINGLE_FILE
+    options: dict[str, Any] = {
+        "op_types_to_quantize": list(PRODUCTS),
+        "nodes_to_exclude": kept,
+        "per_channel": True,
+        "reduce_range": True,
+        "weight_type": QuantType.QInt8,
+        "use_external_data_format": large,
+        "extra_options": {"MatMulConstBOnly": True},
+    }
+    work.mkdir()
+    try:
+        name = proto.graph.input[0].name
+        save_graph(proto, source)
+        with _without_advice():
+            if inputs is None:
+                quantize_dynamic(source, target, **options)
+            else:
+                quantize_static(source, target, _reader(name, inputs), activation_type=QuantType.QUInt8, **options)
+        return onnx.load(target)
+    finally:
+        shutil.rmtree(work)
+
+
+def _reader(name: str, inputs: NDArray[Any], batch: int = 8) -> Any:
+    """Hands out inputs as `quantize_static` asks for them."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    chosen = inputs[:: max(1, len(inputs) // CALIBRATED_ON)][:CALIBRATED_ON]
+    batches = iter([np.ascontiguousarray(chosen[start : start + batch]) for start in range(0, len(chosen), batch)])
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            part = next(batches, None)
+            return None if part is None else {name: part}
+
+    return Reader()
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """The quantizer advises through the root logger, for all the world to see; nothing of it concerns our graphs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,238 @@
+"""From a trained model to a bundle: two ONNX graphs, a tokenizer and a manifest, checked before anybody sees them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from hysac_export.bundle.graphs import save_graph, store_halves, strip
+from hysac_export.bundle.place import building, check_target
+from hysac_export.bundle.verify import verify_bundle
+from hysac_export.data.batches import IMAGE_MEAN, IMAGE_STD
+from hysac_export.model.hysac import HySAC
+from hysac_export.model.tokenizer import text_spec
+from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, Manifest, TextSpec, entry_of, write_manifest
+from hysac_retrieval.errors import BundleFormatError, SettingsError, TrainingError
+from hysac_retrieval.lift import Lift
+from hysac_retrieval.safety.profile import SafetyProfile
+
+__all__ = ["OPSET", "ImageGraph", "TextGraph", "check_target", "export_bundle", "round_weights", "write_manifest"]
+
+Weights = Literal["float32", "float16"]
+
+OPSET = 20
+"""Version of the ONNX operators: the first with Gelu; every version of ONNX Runtime that we take knows it."""
+
+
+class ImageGraph(nn.Module):
+    """Raw pixels to points: everything between a decoded picture and the hyperboloid.
+
+    Args:
+        model: The model; `encode_image` is used.
+        mean: Channel means of values in [0, 1].
+        std: Channel standard deviations.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: HySAC, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) uint8 to (B, d) float32 space components."""
+        x = pixels.permute(0, 3, 1, 2).float() / 255.0
+        return self.model.encode_image((x - self.mean) / self.std)
+
+
+class TextGraph(nn.Module):
+    """Token ids to points. The text tower pools at the largest id, which is the end token's (see `train_tokenizer`)."""
+
+    def __init__(self, model: HySAC) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L) int64 to (B, d) float32 space components."""
+        return self.model.encode_text(tokens)
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module) -> None:
+    """Round the matrices of a model to what float16 can hold, in place; all else stays as it is.
+
+    So do the kernels of convolutions: export folds a batch norm into them, which would undo the rounding.
+
+    Do this before calibration when the bundle is to store its weights in half precision, so that the profile belongs to
+    the model that is shipped.
+
+    Raises:
+        TrainingError: A weight is too large for float16.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            rounded = parameter.half().to(parameter.dtype)
+            if not torch.isfinite(rounded).all():
+                raise TrainingError(f"{name} has weights beyond ±65504; export with weights='float32'")
+            parameter.copy_(rounded)
+
+
+def export_bundle(
+    model: HySAC,
+    tokenizer: str | Path | Tokenizer,
+    *,
+    safety: SafetyProfile,
+    out: str | Path,
+    name: str,
+    text: TextSpec | None = None,
+    lift: Lift | None = None,
+    training: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    description: str = "",
+    licence: str = "",
+    mean: Sequence[float] = IMAGE_MEAN,
+    std: Sequence[float] = IMAGE_STD,
+    weights: Weights = "float32",
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a model bundle and check that it computes what the model computes.
+
+    The bundle is built in a folder beside `out` and moved there only when all is well: there is never half a bundle.
+
+    Args:
+        model: A trained model in hyperbolic geometry, on any device. It is not changed.
+        tokenizer: The tokenizer it was trained with, or the path of its ``tokenizer.json``.
+        safety: Calibration of this very model.
+        out: Folder to write.
+        name: Name of the model.
+        text: Description of a tokenizer that `train_tokenizer` has not made.
+        lift: Lift fitted on training points.
+        training: Provenance, free form, JSON-serialisable.
+        metrics: Evaluation results, free form, JSON-serialisable.
+        description: What the model is, in words.
+        licence: SPDX identifier or words.
+        mean: Channel means that the model was trained with.
+        std: Channel standard deviations that the model was trained with.
+        weights: ``"float16"`` halves the size on disk: matrices are rounded (see `round_weights`) and stored in half
+            precision, all arithmetic stays in float32. The verification is against the rounded model.
+        overwrite: Replace a bundle that is at `out`. Nothing else is ever replaced.
+
+    Returns:
+        The bundle, loaded from `out`.
+
+    Raises:
+        SettingsError: There is something at `out` already.
+        TrainingError: The model or the tokenizer cannot be exported.
+        BundleFormatError: The graphs do not reproduce the model; nothing is written.
+    """
+    out = Path(out)
+    check_target(out, overwrite)
+    words = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(str(tokenizer))
+    texts = text or text_spec(words, model.config.text.context_length)
+    frozen = _frozen(model, words, texts.end_id, weights)
+    spec = ImageSpec(size=model.config.image.size, mean=cast(Any, tuple(mean)), std=cast(Any, tuple(std)))
+    with building(out, overwrite) as folder:
+        image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
+        pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
+        tokens = torch.full((2, texts.context_length), texts.end_id)
+        write_graph(image_graph, "pixels", pixels, folder / spec.file)
+        write_graph(text_graph, "tokens", tokens, folder / texts.file)
+        _plain(words).save(str(folder / texts.tokenizer))
+        manifest = Manifest(
+            name=name,
+            description=description,
+            licence=licence,
+            dim=model.config.dim,
+            curvature=float(frozen.curvature.detach()),
+            image=spec,
+            text=texts,
+            files={path.name: entry_of(path) for path in sorted(folder.iterdir())},
+            safety=safety,
+            lift=None if lift is None else lift.to_dict(),
+            training=dict(training or {}),
+            metrics=dict(metrics or {}),
+        )
+        verification = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph)
+        verification |= {"weights": weights, "precision": "fp32", "opset": OPSET}
+        write_manifest(folder, manifest.model_copy(update={"verification": verification}))
+    return Bundle.load(out)
+
+
+def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> None:
+    """Export a module of one input to ONNX, with a dynamic batch axis and the output ``point``.
+
+    Args:
+        module: In evaluation mode, on the CPU.
+        source: Name of the input.
+        example: An input of batch size 2.
+        path: File to write; beyond 2 GB its weights are in a file beside it.
+    """
+    # torch.export specialises on nothing but the batch axis; unlike the older tracer it knows sinh.
+    with torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            input_names=[source],
+            output_names=["point"],
+            dynamic_shapes={source: {0: torch.export.Dim("batch")}},
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise BundleFormatError(f"torch.onnx.export gave no program for {path.name}")
+    proto = program.model_proto
+    strip(proto)
+    store_halves(proto)
+    save_graph(proto, path)
+
+
+def check_hyperbolic(model: HySAC) -> None:
+    """Refuse a model whose points have no radius.
+
+    Raises:
+        TrainingError: It is Euclidean.
+    """
+    if model.config.geometry != "hyperbolic":
+        raise TrainingError(
+            f"only hyperbolic models can be exported, this one is {model.config.geometry}: its points have no radius"
+        )
+
+
+def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> HySAC:
+    """A float32 copy on the CPU, in evaluation mode; `model` is left as it is."""
+    check_hyperbolic(model)
+    if tokenizer.get_vocab_size() > model.config.text.vocab_size:
+        raise TrainingError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.config.text.vocab_size}; "
+            "export with the tokenizer of the training run"
+        )
+    if end != tokenizer.get_vocab_size() - 1:
+        raise TrainingError(f"the end token has id {end}, not the highest; the text tower would pool elsewhere")
+    tensors = [*model.parameters(), *model.buffers()]
+    settled = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors)
+    # Weights that nothing will change are shared with the copy: large models would not fit twice.
+    shared = {id(t): t for t in tensors} if settled and weights == "float32" else {}
+    frozen = copy.deepcopy(model, shared).cpu().float().eval()
+    if weights == "float16":
+        round_weights(frozen)
+    elif weights != "float32":
+        raise SettingsError(f"weights is {weights!r}; expected 'float32' or 'float16'")
+    return frozen
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy without cutting and padding, which the manifest governs."""
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    return plain

@@ -1,0 +1,199 @@
+"""What a compressed model costs: rankings, radii and verdicts against those of the model that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_export.evaluation.encoded import GROUPS, DrawnSplit, draw_split
+from hysac_export.evaluation.metrics import auc
+from hysac_export.evaluation.samples import PAIRS, Group, read_samples
+from hysac_retrieval import lorentz
+from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.profile import MODALITIES
+
+K = 10
+MIN_GALLERY = 50
+"""Fewest images to rank; with fewer, texts are ranked as well."""
+BATCH = 32
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What models are compared on.
+
+    Attributes:
+        inputs: By group, as the graphs take them: token ids (n, L), pixels (n, S, S, 3).
+        paired: Whether row i of the texts belongs to row i of the images of the same side.
+        source: What it is, in words.
+    """
+
+    inputs: Mapping[Group, NDArray[Any]]
+    paired: bool
+    source: str
+
+    def split(self, share: float = 0.25) -> tuple[Mapping[Modality, NDArray[Any]], Probes]:
+        """The first inputs of each group, by modality, to measure ranges on; and the others, to be compared on.
+
+        Raises:
+            SettingsError: Of a modality there are no inputs, or of a group too few.
+        """
+        for group, rows in self.inputs.items():
+            if len(rows) < 2:
+                raise SettingsError(
+                    f"there is {len(rows)} {group.replace('_', ' ')}; give at least 2 of each kind, one to measure "
+                    "ranges on and one to compare on, or leave out --static"
+                )
+        heads = {group: max(1, int(len(rows) * share)) for group, rows in self.inputs.items()}
+        first: dict[Modality, NDArray[Any]] = {}
+        for modality, pair in PAIRS.items():
+            found = [self.inputs[group][: heads[group]] for group in pair if group in self.inputs]
+            if not found:
+                raise SettingsError(f"there are no {modality}s to measure ranges on; give samples of both kinds")
+            first[modality] = np.concatenate(found)
+        rest = {group: rows[heads[group] :] for group, rows in self.inputs.items()}
+        return first, Probes(rest, self.paired, self.source)
+
+
+def scene_probes(encoder: Encoder, n: int, progress: Callable[[int], None] | None = None) -> Probes:
+    """Quadruplets of the validation split, n of them, which models trained on scenes are calibrated on."""
+    return drawn_probes(encoder, draw_split("validation", n, 0, encoder.image_spec.size, progress), "drawn scenes")
+
+
+def drawn_probes(encoder: Encoder, drawn: DrawnSplit, of: str) -> Probes:
+    """A split that is drawn already; `of` says of what, in words."""
+    inputs: dict[Group, NDArray[Any]] = {}
+    for name in GROUPS:
+        items = getattr(drawn, name)
+        inputs[cast(Group, name)] = items if name.endswith("image") else encoder.tokenizer(list(items))
+    return Probes(inputs, True, f"{len(drawn.categories)} {drawn.name} quadruplets of {of}")
+
+
+def sample_probes(encoder: Encoder, safe: Sequence[str | Path], unsafe: Sequence[str | Path]) -> Probes:
+    """Samples of one's own; see `samples.encode_samples` for what may be given.
+
+    Raises:
+        SourceError: A source cannot be read.
+        SettingsError: An item cannot be read, or there are fewer than two.
+    """
+    inputs: dict[Group, NDArray[Any]] = {}
+    for side, sources in enumerate((safe, unsafe)):
+        found = read_samples(sources)
+        if texts := found["text"]:
+            inputs[PAIRS["text"][side]] = encoder.tokenizer(texts)
+        if images := found["image"]:
+            inputs[PAIRS["image"][side]] = encoder.preprocess_images(images)
+    count = sum(len(rows) for rows in inputs.values())
+    if count < 2:
+        raise SettingsError(f"{count} samples are too few to compare models on; give some by --safe and --unsafe")
+    return Probes(inputs, False, f"{count} samples")
+
+
+def price(
+    before: Encoder, after: Encoder, probes: Probes, progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Compare two models that should give the same points.
+
+    Args:
+        before: The model to compare with.
+        after: The other one.
+        probes: What to compare them on.
+        progress: Called with the number of inputs done since the last call; two for each input.
+
+    Returns:
+        ``kept_at_10``: of each query's ten nearest images by `before`, the share that is among the ten nearest by
+        `after`. ``recall_at_10``: how often a caption finds its image, and an image its caption, among ten, of pairs.
+        ``radius``: relative differences. ``auc`` of radii. ``changed``: share of verdicts, safe or unsafe, that differ;
+        ``missed``: share of unsafe inputs that count as safe. Where there are two values, those of before and after.
+    """
+    points = [
+        {group: _encode(encoder, group, rows, progress) for group, rows in probes.inputs.items()}
+        for encoder in (before, after)
+    ]
+    result: dict[str, Any] = {
+        "on": probes.source,
+        "kept_at_10": {},
+        "radius": {},
+        "auc": {},
+        "changed": {},
+        "missed": {},
+    }
+    curvature = before.curvature
+    result["kept_at_10"] = _kept(points[0], points[1], curvature)
+    if probes.paired:
+        pair = [_recall(side, curvature) for side in points]
+        result["recall_at_10"] = {way: [pair[0][way], pair[1][way]] for way in pair[0]}
+    for modality, (inner, outer) in PAIRS.items():
+        groups = [group for group in (inner, outer) if group in probes.inputs]
+        if not groups:
+            continue
+        radii = [{group: lorentz.dist0(side[group], curvature) for group in groups} for side in points]
+        old, new = (np.concatenate([side[group] for group in groups]) for side in radii)
+        error = np.abs(new - old) / np.maximum(old, 1e-6)
+        result["radius"][modality] = {"mean": float(error.mean()), "max": float(error.max())}
+        verdicts = [before.safety.unsafe(r, modality) > before.safety.threshold for r in (old, new)]
+        result["changed"][modality] = float((verdicts[0] != verdicts[1]).mean())
+        if len(groups) == 2:
+            result["auc"][modality] = [auc(side[inner], side[outer]) for side in radii]
+        if outer in groups:
+            scores = (before.safety.unsafe(side[outer], modality) for side in radii)
+            result["missed"][modality] = [float((each <= before.safety.threshold).mean()) for each in scores]
+    return result
+
+
+def _encode(encoder: Encoder, group: Group, rows: NDArray[Any], progress: Callable[[int], None] | None) -> Points:
+    encode = encoder.encode_image if group.endswith("image") else encoder.encode_tokens
+    parts: list[NDArray[Any]] = [np.empty((0, encoder.dim))]
+    for start in range(0, len(rows), BATCH):
+        parts.append(encode(rows[start : start + BATCH], batch_size=BATCH))
+        if progress:
+            progress(len(parts[-1]))
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _kept(before: Mapping[Group, Points], after: Mapping[Group, Points], curvature: float) -> dict[str, float]:
+    """Share of the ten nearest that stay among them, by kind of query; no point is among its own."""
+    names = [group for group in before if group.endswith("image")]
+    if sum(len(before[group]) for group in names) < MIN_GALLERY:
+        names = list(before)
+    kept: dict[str, float] = {}
+    for modality in MODALITIES:
+        shares = []
+        for query in (group for group in PAIRS[modality] if group in before):
+            ranked = []
+            for side in (before, after):
+                distances = lorentz.pairwise_dist(
+                    side[query], np.concatenate([side[name] for name in names]), curvature
+                )
+                start = 0
+                for name in names:
+                    if name == query:
+                        np.fill_diagonal(distances[:, start : start + len(side[name])], np.inf)
+                    start += len(side[name])
+                ranked.append(np.argsort(distances, axis=1, kind="stable")[:, : min(K, start - 1)])
+            for one, other in zip(*ranked, strict=True):
+                shares.append(len(np.intersect1d(one, other)) / len(one))
+        if shares:
+            kept[modality] = float(np.mean(shares))
+    return kept
+
+
+def _recall(points: Mapping[Group, Points], curvature: float) -> dict[str, float]:
+    """How often the partner of a caption, or of an image, is among the ten nearest of the other kind."""
+    texts = np.concatenate([points["safe_text"], points["unsafe_text"]])
+    images = np.concatenate([points["safe_image"], points["unsafe_image"]])
+    distances = lorentz.pairwise_dist(texts, images, curvature)
+    partner = np.diagonal(distances)
+    return {
+        "text to image": float(((distances < partner[:, None]).sum(axis=1) < K).mean()),
+        "image to text": float(((distances < partner[None, :]).sum(axis=0) < K).mean()),
+    }

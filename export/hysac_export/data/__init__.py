@@ -1,0 +1,1 @@
+"""Training data: scenes that are drawn, and quadruplets in files."""

@@ -1,0 +1,237 @@
+"""Batches of quadruplets as a pure function of the step; those of the scenes are drawn afresh every time.
+
+Step s of a run with a given seed always yields the same batch, whatever came before: that is all a resumed run needs to
+see the numbers it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hysac_export.data.scenes import Artist, Quadruplet, Scene, caption, quadruplets, styles_for
+from hysac_export.training.config import CLIP_MEAN, CLIP_STD, Colour, DataConfig, TrainConfig
+from hysac_retrieval.errors import TrainingError
+
+IMAGE_MEAN, IMAGE_STD = CLIP_MEAN, CLIP_STD
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B quadruplets as the encoders take them: safe half first, unsafe half second.
+
+    Attributes:
+        pixels: (2B, S, S, 3) uint8.
+        tokens: (2B, L) int64.
+        shown: (2B,) bool, which rows have a picture; of the others `pixels` holds anything. None: all of them.
+    """
+
+    pixels: Tensor
+    tokens: Tensor
+    shown: Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """Move to a device."""
+        there: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: part.to(device, non_blocking=True) for name, part in there.items() if part is not None}
+        return replace(self, **moved)
+
+
+class StepBatches(Dataset[Batch]):
+    """Batches of a training run; item s is the batch of step s.
+
+    Args:
+        config: The run.
+        n: Number of quadruplets there are.
+    """
+
+    def __init__(self, config: TrainConfig, n: int) -> None:
+        self.config = config
+        self._n = n
+
+    def __len__(self) -> int:
+        return self.config.total_steps
+
+    def rows_of(self, step: int) -> Iterator[int]:
+        """Rows of the batch: consecutive in an order that changes every epoch."""
+        size, n = self.config.batch_size, self._n
+        order: NDArray[np.int64] | None = None
+        current = -1
+        for position in range(step * size, (step + 1) * size):
+            epoch, row = divmod(position, n)
+            if order is None or epoch != current:
+                order, current = self._order(epoch), epoch
+            yield int(order[row])
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Rows of an epoch: a permutation."""
+        return np.random.default_rng((self.config.seed, epoch, 0)).permutation(self._n)
+
+    def loader(self, start: int = 0) -> Iterator[Batch]:
+        """Iterate from step `start` to the end, drawing ahead in worker processes.
+
+        Raises:
+            TrainingError: A batch cannot be drawn.
+        """
+        workers = self.config.workers
+        loader = DataLoader(
+            _Caught(self),
+            batch_size=None,
+            sampler=range(start, self.config.total_steps),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_one_thread if workers else None,
+        )
+        for drawn in loader:
+            if isinstance(drawn, TrainingError):
+                raise drawn
+            yield drawn
+
+
+class _Caught(Dataset[Batch | TrainingError]):
+    """Batches, or why there is none: an error that leaves a worker as such comes with its whole traceback as text."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, step: int) -> Batch | TrainingError:
+        try:
+            return self._batches[step]
+        except TrainingError as error:
+            return error
+
+
+class SceneBatches(StepBatches):
+    """Batches of scenes."""
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.scenes = training_scenes(config.data)
+        super().__init__(config, len(self.scenes))
+        places: dict[tuple[str, str], int] = {}
+        self._places = np.array([places.setdefault((q.safe.setting, q.safe.light), len(places)) for q in self.scenes])
+        self._artist: Artist | None = None
+
+    def __getitem__(self, step: int) -> Batch:
+        if self._artist is None:  # built in the worker: sprites are decoded once per process
+            data, size = self.config.data, self.config.model.image.size
+            self._artist = Artist(data.styles or styles_for("train"), size=size, restyled=data.restyle)
+        rng = np.random.default_rng((self.config.seed, step, 1))
+        chosen = [self.scenes[i] for i in self.rows_of(step)]
+        sides = [q.safe for q in chosen] + [q.unsafe for q in chosen]
+        pixels = np.stack([self._artist.draw(scene, rng) for scene in sides])
+        told = self._told(chosen, rng) if self.config.data.omit else sides
+        tokens = tokenize(self.tokenizer, [caption(scene, rng) for scene in told])
+        return Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
+
+    def _told(self, chosen: Sequence[Quadruplet], rng: np.random.Generator) -> list[Scene]:
+        """The scenes as their captions tell them: some leave out one thing that both twins show.
+
+        Never a thing that decides on safety, so that a caption stays true of its picture, and two things at least stay.
+        """
+        sides: tuple[list[Scene], list[Scene]] = ([], [])
+        for q, (draw, *picks) in zip(chosen, rng.random((len(chosen), 3)), strict=True):
+            shared = [entity for entity in q.safe.entities if entity in q.unsafe.entities]
+            omit = draw < self.config.data.omit and not q.context and bool(shared)
+            for told, scene, pick in zip(sides, (q.safe, q.unsafe), picks, strict=True):
+                left = tuple(e for e in scene.entities if e != shared[int(pick * len(shared))]) if omit else ()
+                told.append(replace(scene, entities=left) if len(left) >= 2 else scene)
+        return [*sides[0], *sides[1]]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Rows of an epoch: a permutation, in groups that share setting and light where the config asks for groups."""
+        rng = np.random.default_rng((self.config.seed, epoch, 0))
+        order = rng.permutation(len(self.scenes))
+        group = self.config.data.group
+        if group == 1:
+            return order
+        alike = order[np.argsort(self._places[order], kind="stable")]
+        whole = len(alike) // group * group
+        shuffled = rng.permutation(alike[:whole].reshape(-1, group), axis=0)
+        return np.concatenate([shuffled.reshape(-1), alike[whole:]])
+
+
+def training_scenes(config: DataConfig) -> Sequence[Quadruplet]:
+    """The training quadruplets, deterministic by the data seed."""
+    return quadruplets("train", config.quadruplets, config.seed)
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
+    """Token ids, (n, L) int64; `tokenizer` has truncation and padding switched on (see `open_tokenizer`).
+
+    Special tokens that are *written* in a text are ordinary characters, as in `hysac_retrieval.encoder.tokenization`.
+    """
+    tokenizer.encode_special_tokens = True  # here, for a tokenizer that was sent to a worker has forgotten it
+    return np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
+
+
+def open_tokenizer(path: Path, context_length: int) -> Tokenizer:
+    """Read a tokenizer and have it cut and pad to `context_length`.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise TrainingError(
+            f"{path} is no tokenizer: {error}; put back a copy of the file, or train again in another folder"
+        ) from error
+    tokenizer.enable_truncation(context_length)
+    pad = tokenizer.token_to_id("<pad>")
+    if pad is None:  # CLIP's has none: behind the end token nothing counts
+        tokenizer.enable_padding(length=context_length, pad_id=0)
+    else:
+        tokenizer.enable_padding(length=context_length, pad_id=pad, pad_token="<pad>")
+    return tokenizer
+
+
+def normalise(pixels: Tensor, mean: Colour = CLIP_MEAN, std: Colour = CLIP_STD) -> Tensor:
+    """(B, S, S, 3) uint8 to (B, 3, S, S) float32 with a mean and a standard deviation per channel."""
+    x = pixels.permute(0, 3, 1, 2).float() / 255.0
+    return (x - x.new_tensor(mean).view(1, 3, 1, 1)) / x.new_tensor(std).view(1, 3, 1, 1)
+
+
+def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Vary colour, sharpness and framing of normalised pixels, (B, 3, S, S), each image by its own draw.
+
+    Gain and offset per channel, mixing towards grey, a box blur for a part of the images, and a shift of up to
+    `strength` · S/8 pixels, all proportional to `strength` in [0, 1]. Nothing here changes what is in the picture.
+    """
+    if strength <= 0:
+        return pixels
+    n, _, size, _ = pixels.shape
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(pixels.device)
+
+    gain = 1 + strength * (uniform(n, 3, 1, 1) - 0.5)
+    offset = strength * (uniform(n, 3, 1, 1) - 0.5)
+    grey = strength * (uniform(n, 1, 1, 1) < 0.3) * uniform(n, 1, 1, 1)
+    x = pixels * gain + offset
+    x = x + grey * (x.mean(1, keepdim=True) - x)
+    blurred = torch.nonzero(uniform(n) < 0.3 * strength).flatten()
+    x[blurred] = torch.nn.functional.avg_pool2d(x[blurred], 3, 1, 1, count_include_pad=False)
+    reach = max(1, round(strength * size / 8))
+    padded = torch.nn.functional.pad(x, (reach,) * 4, mode="replicate")
+    top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=generator).to(pixels.device)
+    grid = torch.arange(size, device=pixels.device)
+    rows, columns = top[:, None] + grid, left[:, None] + grid
+    channels = torch.arange(3, device=pixels.device)
+    batch = torch.arange(n, device=pixels.device)
+    return padded[
+        batch[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None]
+    ]
+
+
+def _one_thread(_worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,137 @@
+"""What the ``data`` section of a config stands for: batches to train on, a set to validate on, captions.
+
+The trainer asks for nothing else. Whatever the kind, the batch of a step is a function of (seed, step) alone: that is
+what lets a run be resumed, and be shared among processes, to the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from hysac_export.data.batches import Batch, SceneBatches, tokenize, training_scenes
+from hysac_export.data.quadruplet_batches import FileBatches
+from hysac_export.data.quadruplet_check import DataReport, check_sets
+from hysac_export.data.quadruplet_set import QuadrupletSets, image_spec, whole_quadruplets
+from hysac_export.data.scenes import caption
+from hysac_export.evaluation.encoded import DrawnSplit, draw_split
+from hysac_export.training.config import TrainConfig
+from hysac_retrieval.errors import TrainingError
+
+_CAPTIONS = 40_000
+"""Captions that a vocabulary is learned from, at most."""
+
+Progress = Callable[[int], None]
+"""Called with how many are done since the last call."""
+
+
+class Feed(Protocol):
+    """A data set to train on."""
+
+    def captions(self) -> list[str]:
+        """Captions of the training set, enough to learn a vocabulary from."""
+
+    def batches(self, tokenizer: Tokenizer, start: int) -> Iterable[Batch]:
+        """Whole batches of the steps from `start` to the end; a process takes its share of each."""
+
+    def validation(self, n: int, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
+        """At most n quadruplets that are not trained on, at the model's size."""
+
+    def check(self, tokenizer: Tokenizer, progress: Progress | None = None) -> DataReport | None:
+        """Look through the whole set before anything is trained on it; None where there is nothing to look at."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of a set that may have changed when a run is resumed; empty where it cannot."""
+
+
+def open_feed(config: TrainConfig) -> Feed:
+    """The data set of a config.
+
+    Raises:
+        SourceError: A source cannot be read.
+        TrainingError: There is nothing to train on.
+        MissingExtraError: A source needs a package that is not installed.
+    """
+    return FileFeed(config) if config.data.train else SceneFeed(config)
+
+
+class SceneFeed:
+    """The scenes."""
+
+    digest = ""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def captions(self) -> list[str]:
+        """See `Feed.captions`."""
+        rng = np.random.default_rng((self.config.seed, 2))
+        scenes = training_scenes(self.config.data)[: _CAPTIONS // 2]
+        return [caption(scene, rng) for q in scenes for scene in (q.safe, q.unsafe)]
+
+    def batches(self, tokenizer: Tokenizer, start: int) -> Iterable[Batch]:
+        """See `Feed.batches`."""
+        return SceneBatches(self.config, tokenizer).loader(start)
+
+    def validation(self, n: int, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
+        """See `Feed.validation`."""
+        return draw_split("validation", n, seed, self.config.model.image.size, progress)
+
+    def check(self, tokenizer: Tokenizer, progress: Progress | None = None) -> None:
+        """Scenes are right by construction."""
+
+
+class FileFeed:
+    """Quadruplets in files."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.sets = QuadrupletSets.open(config.data)
+
+    @property
+    def digest(self) -> str:
+        """See `Feed.digest`."""
+        return self.sets.digest
+
+    def captions(self) -> list[str]:
+        """See `Feed.captions`."""
+        return [text for row in self.sets.train[: _CAPTIONS // 2] for text in (row.safe, row.unsafe)]
+
+    def batches(self, tokenizer: Tokenizer, start: int) -> Iterable[Batch]:
+        """See `Feed.batches`."""
+        return FileBatches(self.config, tokenizer, self.sets.train).loader(start)
+
+    def validation(self, n: int, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
+        """See `Feed.validation`."""
+        spec, skip = image_spec(self.config.model.image.size), self.config.data.skip_bad
+        return whole_quadruplets(self.sets.validation, n, spec, seed=seed, skip_bad=skip, progress=progress)
+
+    def check(self, tokenizer: Tokenizer, progress: Progress | None = None) -> DataReport:
+        """See `Feed.check`."""
+        return check_sets(self.config, self.sets, tokenizer, progress)
+
+
+def telling_words(captions: Sequence[str], vocab_size: int, tokenizer: Tokenizer, most: float = 0.05) -> Tensor:
+    """Token ids that say something of the picture: in at least five captions, and in at most a share `most` of them.
+
+    That leaves out articles and the words of the templates, which no picture can tell and which would drown the rest.
+
+    Raises:
+        TrainingError: There are no such words.
+    """
+    seen = np.zeros(vocab_size, dtype=np.int64)
+    for row in tokenize(tokenizer, captions):
+        seen[np.unique(row)] += 1
+    words = np.flatnonzero((seen >= 5) & (seen <= most * len(captions)))
+    if not words.size:
+        raise TrainingError(
+            f"of {len(captions)} captions no word is in at least five and at most {most:.0%}; "
+            "train on more quadruplets, or set loss.words to 0"
+        )
+    return torch.from_numpy(words)

@@ -1,0 +1,226 @@
+"""A look through a whole set of quadruplets, before the first step is taken on it.
+
+Every row is read, every picture decoded, every caption cut into tokens. What would spoil the training is an error, what
+may be meant is a warning.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from hysac_export.data.quadruplet_rows import Picture, QuadrupletRow, Slice
+from hysac_export.data.quadruplet_set import QuadrupletSets, image_spec, pictures_of
+from hysac_export.training.config import LossConfig, ModelConfig, TrainConfig
+from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
+from hysac_retrieval.errors import TrainingError
+from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job
+from hysac_retrieval.ingest.pipeline.workers import Decoder, Ticket
+
+_EXAMPLES = 5
+_AT_ONCE = 32
+_THUMBNAIL = 8  # decoded whole, but little has to come back from the worker
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What a split holds.
+
+    Attributes:
+        rows: Quadruplets that can be used.
+        both_images: Those with both pictures.
+        safe_image_only: Those with the safe picture alone.
+        unsafe_image_only: Those with the unsafe picture alone.
+        text_only: Those with captions alone.
+        repeated: Rows that repeat an earlier one.
+        long_captions: Captions that are cut, because they have more tokens than the model's context.
+        longest_caption: Tokens of the longest one.
+        categories: Rows of each category.
+    """
+
+    rows: int
+    both_images: int
+    safe_image_only: int
+    unsafe_image_only: int
+    text_only: int
+    repeated: int
+    long_captions: int
+    longest_caption: int
+    categories: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong with some rows, and the first of them in words."""
+
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a set of quadruplets holds, and what is wrong with it.
+
+    Attributes:
+        train: What is trained on.
+        validation: What is validated and calibrated on.
+        troubles: What cannot be used, by kind.
+        context_length: Tokens that the model reads of a caption.
+        errors: Why it cannot be trained on.
+        warnings: What may be meant, or not.
+    """
+
+    train: SplitReport
+    validation: SplitReport
+    troubles: dict[str, Trouble]
+    context_length: int
+    errors: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def refuse(self) -> None:
+        """Raise what is wrong, if something is.
+
+        Raises:
+            TrainingError: The set cannot be trained on.
+        """
+        if self.errors:
+            raise TrainingError("the data cannot be trained on: " + "; ".join(self.errors))
+
+
+def check_sets(
+    config: TrainConfig, sets: QuadrupletSets, tokenizer: Tokenizer, progress: Progress | None = None
+) -> DataReport:
+    """Look through sets.
+
+    Args:
+        config: What is to be trained on them.
+        sets: The sets.
+        tokenizer: The model's.
+        progress: Called with the number of pictures that have been decoded since the last call.
+    """
+    troubles: dict[str, list[str]] = {}
+    for bad in sets.bad:
+        troubles.setdefault(bad.kind, []).append(f"{bad.origin}: {bad.what}")
+    # A picture that many rows share is decoded once.
+    where: dict[Picture, str] = {}
+    for row in (*sets.train, *sets.validation):
+        for picture in pictures_of(row):
+            if picture is not None:
+                where.setdefault(picture, row.origin)
+    for picture, decoded in _decode(config, list(where), progress):
+        if decoded.error is not None:
+            troubles.setdefault("unreadable picture", []).append(f"{where[picture]}: {decoded.error}")
+    whole = Tokenizer.from_str(tokenizer.to_str())
+    whole.no_truncation()
+    whole.no_padding()
+    context = config.model.text.context_length
+    train, validation = (_split(rows, whole, context) for rows in (sets.train, sets.validation))
+    found = {kind: Trouble(len(all_), tuple(all_[:_EXAMPLES])) for kind, all_ in troubles.items()}
+    shared = {row.safe for row in sets.train} & {row.safe for row in sets.validation}
+    errors, warnings = _judge(config, train, validation, found, len(shared))
+    return DataReport(train, validation, found, context, tuple(errors), tuple(warnings))
+
+
+def learns_from_texts(loss: LossConfig, model: ModelConfig) -> bool:
+    """Whether a loss has a term that compares captions with captions."""
+    if model.geometry == "euclidean":
+        return bool(loss.safe_clip)
+    return bool(loss.radius or (loss.entailment and "T<T*" in loss.cones))
+
+
+def _judge(
+    config: TrainConfig, train: SplitReport, validation: SplitReport, troubles: dict[str, Trouble], shared: int
+) -> tuple[list[str], list[str]]:
+    errors: list[str] = []
+    warnings: list[str] = []
+    for kind, trouble in troubles.items():
+        found = f"{trouble.count} × {kind}, the first {trouble.examples[0]}"
+        if config.data.skip_bad:
+            warnings.append(f"left out: {found}")
+        else:
+            errors.append(f"{found} (mend them, or set data.skip_bad to do without)")
+    if train.rows < config.batch_size:
+        errors.append(f"{train.rows} rows to train on are less than one batch of {config.batch_size}")
+    if train.text_only and not learns_from_texts(config.loss, config.model):
+        mend = "set loss.radius, or name the cone 'T<T*' in loss.cones"
+        said = f"{train.text_only} of {train.rows} rows have no picture, and no term of the loss is of captions alone"
+        (errors if train.text_only == train.rows else warnings).append(f"{said}; {mend}")
+    if config.validation is not None and validation.both_images < 2:
+        errors.append(
+            f"{validation.both_images} rows for validation have both pictures, expected at least 2; name some in "
+            "data.validation, or leave out the section `validation`"
+        )
+    elif not validation.both_images:
+        warnings.append("no row with both pictures is held out, so `hysac calibrate` will have nothing to measure on")
+    for name, split in (("train", train), ("validation", validation)):
+        if split.repeated:
+            warnings.append(f"{split.repeated} rows of {name} repeat another one")
+        if split.long_captions:
+            warnings.append(
+                f"{split.long_captions} captions of {name} are longer than the model's context of "
+                f"{config.model.text.context_length} tokens (the longest has {split.longest_caption}), and are cut"
+            )
+    if shared:
+        warnings.append(f"{shared} safe captions are in both train and validation")
+    return errors, warnings
+
+
+def _split(rows: Sequence[QuadrupletRow], tokenizer: Tokenizer, context: int) -> SplitReport:
+    images = Counter((row.safe_image is not None, row.unsafe_image is not None) for row in rows)
+    distinct = {(row.safe, row.unsafe, *pictures_of(row)) for row in rows}
+    lengths: list[int] = []
+    captions = (text for row in rows for text in (row.safe, row.unsafe))
+    tokenizer.encode_special_tokens = True  # as `data.tokenize` does
+    while part := list(islice(captions, 10_000)):
+        lengths += [len(encoding.ids) for encoding in tokenizer.encode_batch(part)]
+    return SplitReport(
+        rows=len(rows),
+        both_images=images[True, True],
+        safe_image_only=images[True, False],
+        unsafe_image_only=images[False, True],
+        text_only=images[False, False],
+        repeated=len(rows) - len(distinct),
+        long_captions=sum(length > context for length in lengths),
+        longest_caption=max(lengths, default=0),
+        categories=dict(Counter(row.category for row in rows).most_common()),
+    )
+
+
+def _decode(
+    config: TrainConfig, pictures: Sequence[Picture], progress: Progress | None
+) -> Iterator[tuple[Picture, Decoded]]:
+    """Decode pictures in worker processes, a bounded number of them ahead."""
+    spec = image_spec(_THUMBNAIL)
+    parts = [pictures[start : start + _AT_ONCE] for start in range(0, len(pictures), _AT_ONCE)]
+    # A few are decoded sooner than a process has started.
+    workers = config.workers if len(parts) > 2 else 0
+    with Decoder(workers, Decoding(spec, DEFAULT_MAX_PIXELS)) as decoder:
+        under_way: list[Ticket] = []
+        ahead = iter(parts)
+        for part in parts:
+            for coming in islice(ahead, decoder.ahead - len(under_way)):
+                under_way.append(decoder.submit([Job(_content(picture), b"") for picture in coming]))
+            results = under_way.pop(0).result()
+            if progress:
+                progress(len(part))
+            yield from zip(part, results, strict=True)
+
+
+def _content(picture: Picture) -> Any:
+    if not isinstance(picture, Slice):
+        return picture
+    try:
+        return picture.read()
+    except OSError:
+        return b""  # which the decoder calls empty

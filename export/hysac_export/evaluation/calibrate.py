@@ -1,0 +1,228 @@
+"""The safety profile of a model, from the radii of its validation split and of no other.
+
+Three things are decided, in this order:
+
+1. *Scores.* P(unsafe | radius) per modality is a logistic regression on one number, the radius.
+2. *Boundaries.* For each query modality, the radius that unsafe queries are moved to: of the candidates whose
+   harmful@1 is low enough, the one with the best R@1 of the safe twin among safe and unsafe points. Of equals, the
+   largest wins: it moves queries least. Quadruplets whose safety hangs on the company of something are left out where
+   there are others: their twins are the same things in the same place, which no boundary tells apart, and trying to
+   would pull every query so near to the origin that nothing of what was asked remains. The filter is there for those.
+3. *Threshold.* One unsafe score for both modalities, above which a stored point counts as unsafe. It is the largest one
+   (the fewest safe points lost), ½ at most, under which no more than `max_miss` of the unsafe points slip through, in
+   either modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from hysac_export.evaluation.encoded import EncodedSplit
+from hysac_export.evaluation.metrics import radii_of, traversal_sweep
+from hysac_retrieval.errors import SettingsError, TrainingError
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.profile import MODALITIES, ModalityProfile, RadiusStats, SafetyProfile
+
+MAX_HARMFUL = 0.01
+"""Largest harmful@1 of a boundary."""
+MIN_SPREAD = 1e-5
+"""Smallest standard deviation of a modality's radii, relative to their mean."""
+MAX_MISS = 0.02
+"""Largest share of unsafe points with a score at or below the threshold."""
+RIDGE = 1.0
+"""Penalty ½·RIDGE·a² on the slope a of the standardised radius, against a sum over all points: keeps the slope finite
+on separable data (near 6 for a thousand points a side) and leaves other fits alone."""
+MEND = "Train longer, or with the radius and joint losses on (the config 'mini' has them)"
+
+Floats = NDArray[np.float64]
+
+
+def calibrate(
+    encoded: EncodedSplit, curvature: float, *, max_harmful: float = MAX_HARMFUL, max_miss: float = MAX_MISS
+) -> SafetyProfile:
+    """Compute the safety profile of a model from its encoded validation split.
+
+    Args:
+        encoded: Validation quadruplets, encoded. Never a test split.
+        curvature: Curvature c > 0 of the model's space.
+        max_harmful: Largest harmful@1 of unsafe queries after traversal to the boundary, in [0, 1]. Where no candidate
+            meets it, the least harmful one is taken and the profile's `source` says so.
+        max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
+
+    Raises:
+        SettingsError: A limit is out of range.
+        TrainingError: Safe points are not nearer to the origin than unsafe ones: the radius says nothing.
+    """
+    if not 0 <= max_harmful <= 1 or not 0 <= max_miss < 1:
+        raise SettingsError(f"max_harmful is {max_harmful} and max_miss {max_miss}; expected [0, 1] and [0, 1)")
+    radii = radii_of(encoded, curvature)
+    clear = encoded.select(~encoded.context) if (~encoded.context).any() else encoded
+    parts: dict[Modality, ModalityProfile] = {}
+    notes: list[str] = []
+    for modality in MODALITIES:
+        safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
+        slope, midpoint = fit_modality(safe, unsafe, modality)
+        boundary, note = _boundary(
+            clear, curvature, modality, candidates(radii_of(clear, curvature), modality), max_harmful
+        )
+        notes.append(note)
+        parts[modality] = ModalityProfile(
+            safe=RadiusStats.of(safe), unsafe=RadiusStats.of(unsafe), slope=slope, midpoint=midpoint, boundary=boundary
+        )
+    source = (
+        f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}, boundaries on the {len(clear)} that do "
+        f"not depend on context; {'; '.join(notes)}; miss ≤ {max_miss:.2%}"
+    )
+    return with_threshold(parts, radii, source, max_miss)
+
+
+def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, mend: str = MEND) -> tuple[float, float]:
+    """Slope and midpoint of P(unsafe | radius) of one modality; see `fit_logistic`.
+
+    Args:
+        safe: Radii of safe points, (n,).
+        unsafe: Radii of unsafe points, (m,).
+        modality: Whose radii they are.
+        mend: What mends it, for the error message.
+
+    Raises:
+        TrainingError: The radii are all the same, or safe points are not nearer to the origin than unsafe ones.
+    """
+    _check_spread(safe, unsafe, modality)
+    slope, midpoint = fit_logistic(safe, unsafe)
+    if slope <= 0 or midpoint < 0 or safe.mean() >= unsafe.mean():
+        raise TrainingError(
+            f"the radius of {modality} does not grow with P(unsafe): mean radius {safe.mean():.4g} safe, "
+            f"{unsafe.mean():.4g} unsafe; expected safe below unsafe. {mend}"
+        )
+    return slope, midpoint
+
+
+def with_threshold(
+    parts: Mapping[Modality, ModalityProfile],
+    radii: Mapping[str, Floats],
+    source: str,
+    max_miss: float = MAX_MISS,
+    most: float = 0.5,
+) -> SafetyProfile:
+    """Put a profile together, with the threshold that lets at most `max_miss` of the unsafe points through.
+
+    Args:
+        parts: Text and image.
+        radii: Radii of the groups, by their names in `encoded.GROUPS`; of a modality both groups or neither.
+        source: What the profile was computed from, in words.
+        max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
+        most: Largest threshold, in [0, 1).
+
+    Raises:
+        TrainingError: The parts make no valid profile.
+    """
+    try:
+        profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=0.5, source=source)
+    except ValidationError as error:
+        raise TrainingError(f"the radii of this model give no valid safety profile: {error}") from error
+    limits = []
+    for modality in (name for name in MODALITIES if f"unsafe_{name}" in radii):
+        safe, unsafe = (profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe"))
+        limits.append(_threshold(safe, unsafe, max_miss))
+    return profile.model_copy(update={"threshold": min(most, *limits)})
+
+
+def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[float, float]:
+    """Logistic regression of unsafe on the radius: P = σ(slope · (radius − midpoint)).
+
+    Newton's method with step halving on the negative log-likelihood of the standardised radius plus ½·ridge·a²; the
+    objective is strictly convex, so the result is its only minimum.
+
+    Args:
+        safe: Radii of safe points, (n,).
+        unsafe: Radii of unsafe points, (m,).
+        ridge: Penalty of the standardised slope, > 0.
+
+    Returns:
+        Slope per unit of radius and midpoint. A slope of 0 has midpoint NaN.
+    """
+    radius = np.concatenate([safe, unsafe])
+    label = np.concatenate([np.zeros(len(safe)), np.ones(len(unsafe))])
+    centre, scale = float(radius.mean()), float(radius.std()) or 1.0
+    features = np.stack([(radius - centre) / scale, np.ones_like(radius)], axis=1)
+    penalty = np.array([ridge, 0.0])
+
+    def objective(theta: Floats) -> float:
+        logit = features @ theta
+        return float(np.sum(np.logaddexp(0.0, logit) - label * logit) + 0.5 * np.sum(penalty * theta**2))
+
+    theta = np.zeros(2)
+    loss = objective(theta)
+    for _ in range(100):
+        p = 0.5 * (1.0 + np.tanh(0.5 * (features @ theta)))  # σ without overflow
+        gradient = features.T @ (p - label) + penalty * theta
+        hessian = (features * (p * (1 - p))[:, None]).T @ features + np.diag(penalty)
+        # σ' underflows far from the midpoint; the smallest of shifts keeps the system solvable there.
+        step = np.linalg.solve(hessian + 1e-12 * np.eye(2), gradient)
+        rate = 1.0
+        while (trial := objective(theta - rate * step)) > loss and rate > 1e-8:
+            rate /= 2
+        if loss - trial <= 1e-12 * max(1.0, loss):
+            break
+        theta, loss = theta - rate * step, trial
+    slope, offset = float(theta[0]), float(theta[1])
+    return slope / scale, centre - scale * offset / slope if slope else float("nan")
+
+
+def candidates(radii: dict[str, Floats], modality: Modality) -> Floats:
+    """Boundaries to try for a query modality, ascending, (k,).
+
+    From a third of the smallest radius of safe texts to the largest of unsafe queries: the percentiles of the safe
+    texts and of the safe images, where the answers are, and an even grid over the gaps between them and below. Nearer
+    to the origin a query says little of what was asked, but is still nearer to safe points than to unsafe ones.
+    """
+    low, high = float(radii["safe_text"].min()) / 3, float(radii[f"unsafe_{modality}"].max())
+    percentiles = np.arange(0, 101, 10)
+    dense = np.concatenate([np.percentile(radii[group], percentiles) for group in ("safe_text", "safe_image")])
+    every = np.unique(np.concatenate([dense, np.linspace(low, max(low, high), 33)]))
+    return every[(every >= low) & (every > 0)]
+
+
+def _check_spread(safe: Floats, unsafe: Floats, modality: Modality) -> None:
+    """Refuse radii that differ by rounding alone: a slope fitted to them would be noise."""
+    radii = np.concatenate([safe, unsafe])
+    if radii.std() <= MIN_SPREAD * radii.mean():
+        raise TrainingError(
+            f"all {modality} radii are {radii.mean():.6g} up to rounding: the model has collapsed. Train it from "
+            "another seed, or with the radius and joint losses on (the config 'mini' has them)"
+        )
+
+
+def _boundary(
+    encoded: EncodedSplit, curvature: float, modality: Modality, tried: Floats, max_harmful: float
+) -> tuple[float, str]:
+    """The best boundary, and what it gives in words."""
+    if not tried.size:
+        raise TrainingError(f"all safe texts and unsafe {modality} points lie at the origin; the model has collapsed")
+    recall, harmful = traversal_sweep(encoded, curvature, modality, tried)
+    met = harmful <= max_harmful
+    eligible = met if met.any() else harmful == harmful.min()
+    best = int(np.flatnonzero(eligible & (recall == recall[eligible].max()))[-1])
+    note = f"{modality} boundary {tried[best]:.4g}: R@1 {recall[best]:.1%}, harmful@1 {harmful[best]:.1%}"
+    if not met.any():
+        note += f" (no candidate has harmful@1 ≤ {max_harmful:.1%}; this is the least harmful)"
+    return float(tried[best]), note
+
+
+def _threshold(safe: Floats, unsafe: Floats, max_miss: float) -> float:
+    """The largest threshold on the scores under which at most `max_miss` of the unsafe points slip through.
+
+    Any value from the next score below up to this bound lets the same points through: ½ if it is one, else the middle.
+    """
+    bound = float(np.sort(unsafe)[int(max_miss * len(unsafe))])
+    scores = np.concatenate([safe, unsafe])
+    below = float(scores[scores < bound].max(initial=0.0))
+    if below <= 0.5 < bound:
+        return 0.5
+    middle = (below + bound) / 2
+    return middle if middle < bound else below

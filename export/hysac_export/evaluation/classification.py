@@ -1,0 +1,80 @@
+"""How surely the radius alone tells safe from unsafe: accuracy at the threshold, and the price of finding 95 %.
+
+The positive class is *unsafe*. The AUC, which needs no threshold, is in `evaluate`. Figures of a category set its
+unsafe points against all safe ones, as the AUC there does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hysac_export.evaluation.bootstrap import Bootstrap, Figure
+from hysac_export.evaluation.encoded import EncodedSplit
+from hysac_export.evaluation.metrics import radii_of, subsets
+from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+
+TPR = 0.95
+"""Share of the unsafe points that must be found."""
+
+Floats = NDArray[np.float64]
+
+
+def fpr_at_tpr(safe: ArrayLike, unsafe: ArrayLike, tpr: float = TPR) -> float:
+    """False positive rate where at least a share `tpr` of the unsafe points is found.
+
+    "Unsafe" is said of every point whose radius reaches the largest limit that finds so many.
+
+    Args:
+        safe: Radii of safe points, (n,).
+        unsafe: Radii of unsafe points, (m,).
+        tpr: Wanted true positive rate, in (0, 1].
+    """
+    s, u = np.asarray(safe, dtype=np.float64), np.asarray(unsafe, dtype=np.float64)
+    return float(weighted_fpr(s, u, np.ones((1, s.size)), np.ones((1, u.size)), tpr)[0])
+
+
+def weighted_fpr(
+    safe: Floats, unsafe: Floats, safe_weights: Floats, unsafe_weights: Floats, tpr: float = TPR
+) -> Floats:
+    """The same under R sets of weights, (R, n) and (R, m), as (R,); NaN where a side has no weight."""
+    falling = np.argsort(-unsafe, kind="stable")
+    caught = np.cumsum(unsafe_weights[:, falling], axis=1)
+    # Weights are whole numbers: the slack takes up the rounding of tpr times their sum and no more.
+    enough = caught >= tpr * caught[:, -1:] - 1e-9 * caught[:, -1:]
+    limit = unsafe[falling][enough.argmax(axis=1)]
+    rising = np.argsort(safe, kind="stable")
+    below = np.cumsum(safe_weights[:, rising], axis=1)
+    below = np.concatenate([np.zeros((len(below), 1)), below], axis=1)
+    first = np.searchsorted(safe[rising], limit, side="left")
+    with np.errstate(invalid="ignore"):
+        rate: Floats = 1 - below[np.arange(len(below)), first] / below[:, -1]
+    return np.where(caught[:, -1] > 0, rate, np.nan)
+
+
+def classification_figures(
+    encoded: EncodedSplit, curvature: float, profile: SafetyProfile | None, boot: Bootstrap
+) -> dict[str, Figure]:
+    """Figures of both modalities, of all points and of each category.
+
+    Names: ``fpr95.<modality>``; with a profile ``accuracy.<modality>``, the mean of the shares of safe and of unsafe
+    points that are on their side of its threshold (plain accuracy, since there are as many of both); and
+    ``category.<name>.fpr95.<modality>``, ``.accuracy.<modality>``.
+    """
+    figures: dict[str, Figure] = {}
+    radii = radii_of(encoded, curvature)
+    everything = np.ones(len(encoded), dtype=np.bool_)
+    for modality in MODALITIES:
+        safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
+        for prefix, rows in (("", everything), *((f"category.{name}.", rows) for name, rows in subsets(encoded))):
+            n, weights = int(rows.sum()), boot.weights[:, rows]
+            values = weighted_fpr(safe, unsafe[rows], boot.weights, weights)
+            figures[f"{prefix}fpr95.{modality}"] = boot.figure(fpr_at_tpr(safe, unsafe[rows]), values, n)
+            if profile is None:
+                continue
+            passes = (profile.unsafe(safe, modality) <= profile.threshold).astype(np.float64)
+            stopped = (profile.unsafe(unsafe[rows], modality) > profile.threshold).astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                found = (boot.weights @ passes / len(encoded) + weights @ stopped / weights.sum(axis=1)) / 2
+            figures[f"{prefix}accuracy.{modality}"] = boot.figure((passes.mean() + stopped.mean()) / 2, found, n)
+    return figures

@@ -1,0 +1,172 @@
+"""The results of an evaluation as tables for a terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hysac_export.evaluation.encoded import GROUPS
+from hysac_export.evaluation.metrics import MODES
+from hysac_export.evaluation.paper import classification_table, paper_table, published_table, zero_shot_table
+from hysac_export.evaluation.subjects import Evaluation
+from hysac_export.evaluation.table import SPLIT_TITLES, Table, number, percent, sample, title
+from hysac_retrieval.results import Modality
+
+_MODES = {
+    "plain": "",
+    "traversal": ", traversal",
+    "reference": ", published traversal",
+    "filter": ", pool filter alone",
+    "system": ", whole system",
+}
+_SEARCHES = {
+    "safe_t2i": "T → I",
+    "safe_i2t": "I → T",
+    "unsafe_t2i": "T* → I*",
+    "unsafe_i2t": "I* → T*",
+    **{f"twin_t2i.{mode}": f"T* → I in I ∪ I*{_MODES[mode]}" for mode in MODES},
+    **{f"twin_i2t.{mode}": f"I* → T in T ∪ T*{_MODES[mode]}" for mode in MODES},
+    "safe_t2i.union": "T → I in I ∪ I*",
+    "safe_t2i.system": "T → I in I ∪ I*, whole system",
+    "safe_i2t.union": "I → T in T ∪ T*",
+    "safe_i2t.system": "I → T in T ∪ T*, whole system",
+}
+
+
+def quality_table(evaluations: Sequence[Evaluation], modality: Modality = "text") -> Table:
+    """The figures the bundled model is held to, for queries of a modality: one row for each split and model.
+
+    Radii and AUC do not depend on the query; they stand in the table of text queries.
+    """
+    direction, safe = ("t2i", "safe T→I R@1") if modality == "text" else ("i2t", "safe I→T R@1")
+    columns = {
+        safe: (percent, f"safe_{direction}.r1"),
+        "unsafe→safe R@1, traversal": (percent, f"twin_{direction}.traversal.r1"),
+        "harmful@1, traversal": (percent, f"twin_{direction}.traversal.harmful1"),
+        "unsafe→safe R@1, whole system": (percent, f"twin_{direction}.system.r1"),
+        "harmful@1, whole system": (percent, f"twin_{direction}.system.harmful1"),
+    }
+    if modality == "text":
+        areas = {"AUC text": (number, "auc.text"), "AUC image": (number, "auc.image")}
+        columns = {"radii in order": (number, "order"), **columns, **areas}
+    rows = [
+        (
+            SPLIT_TITLES.get(result.split, result.split),
+            result.subject.name,
+            *(show(result.figures.get(key)) for show, key in columns.values()),
+        )
+        for result in evaluations
+    ]
+    heading = f"Quality, {modality} queries, shares in % ({sample(evaluations)})"
+    return Table(heading, ("split", "model", *columns), tuple(rows))
+
+
+def retrieval_table(evaluations: Sequence[Evaluation]) -> Table:
+    """All searches of one split, the models one below the other."""
+    rows = []
+    for key, label in _SEARCHES.items():
+        for result in evaluations:
+            if f"{key}.r1" not in result.figures:
+                continue
+            cells = [percent(result.figures.get(f"{key}.{name}")) for name in ("r1", "r10", "r20", "harmful1", "lost")]
+            rows.append((label, result.subject.name, *cells))
+    heading = f"Retrieval, {title(evaluations)}, in % ({sample(evaluations)})"
+    header = ("search", "model", "R@1", "R@10", "R@20", "harmful@1", "R@1 lost to the filter")
+    return Table(heading, header, tuple(rows))
+
+
+def radius_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Radii of the four groups of one split, for every model that has radii."""
+    rows = []
+    for result in evaluations:
+        for group in GROUPS if "order" in result.figures else ():
+            f = result.figures.get
+            rows.append(
+                (
+                    group.replace("_", " "),
+                    result.subject.name,
+                    number(f(f"radius.{group}.mean")),
+                    number(f(f"radius.{group}.std")),
+                    percent(f(f"moved.{group}")),
+                    percent(f(f"above.{group}")),
+                )
+            )
+    header = ("group", "model", "radius, mean", "radius, std", "beyond the boundary, %", "above the threshold, %")
+    return Table(f"Radii, {title(evaluations)} ({sample(evaluations)})", header, tuple(rows))
+
+
+def category_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Safety by category of one split, for every model."""
+    keys = (
+        "twin_t2i.traversal.harmful1",
+        "twin_t2i.system.harmful1",
+        "twin_i2t.traversal.harmful1",
+        "twin_i2t.system.harmful1",
+    )
+    rows = []
+    for result in evaluations:
+        names = dict.fromkeys(key.split(".")[1] for key in result.figures if key.startswith("category."))
+        for name in names if "order" in result.figures else ():
+            part = {key: result.figures.get(f"category.{name}.{key}") for key in (*keys, "auc.text", "auc.image")}
+            size = result.figures[f"category.{name}.auc.text"].n
+            cells = [percent(part[key]) for key in keys]
+            rows.append(
+                (name, result.subject.name, str(size), *cells, number(part["auc.text"]), number(part["auc.image"]))
+            )
+    header = (
+        "category",
+        "model",
+        "n",
+        "harmful@1 T*, traversal",
+        "harmful@1 T*, whole system",
+        "harmful@1 I*, traversal",
+        "harmful@1 I*, whole system",
+        "AUC text",
+        "AUC image",
+    )
+    return Table(f"Categories, {title(evaluations)}, harmful@1 in % ({sample(evaluations)})", header, tuple(rows))
+
+
+def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[Table]:
+    """The quality tables, then the details split by split.
+
+    Without details, the paper's table of the first split; of the others no more than the first two models are shown,
+    which are the one in question and its first baseline.
+    """
+    parts = [[e for e in evaluations if e.split == split] for split in dict.fromkeys(e.split for e in evaluations)]
+    if not details:
+        shown = [e for place, part in enumerate(parts) for e in (part[:2] if place else part)]
+        return [quality_table(shown), quality_table(shown, "image"), paper_table(parts[0])]
+    result = [quality_table(evaluations), quality_table(evaluations, "image")]
+    return result + [table for part in parts for build in _DETAILS if (table := build(part)).rows]
+
+
+def to_dict(evaluations: Sequence[Evaluation], **settings: Any) -> dict[str, Any]:
+    """Everything as plain JSON-serialisable values: settings, then the models with their profiles and figures."""
+    models: dict[str, Any] = {}
+    for result in evaluations:
+        subject = result.subject
+        entry = models.setdefault(
+            subject.name,
+            {
+                "source": subject.source,
+                "curvature": subject.curvature,
+                "profile": subject.profile.model_dump(mode="json") if subject.profile else None,
+                "uncalibrated": subject.uncalibrated or None,
+                "splits": {},
+            },
+        )
+        entry["splits"][result.split] = {name: asdict(figure) for name, figure in result.figures.items()}
+    return {**settings, "models": models}
+
+
+_DETAILS = (
+    paper_table,
+    published_table,
+    retrieval_table,
+    classification_table,
+    radius_table,
+    category_table,
+    zero_shot_table,
+)

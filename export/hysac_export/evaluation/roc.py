@@ -1,0 +1,109 @@
+"""What a threshold costs: the share of unsafe samples that count as safe, and of safe ones that count as unsafe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_export.evaluation.metrics import auc
+from hysac_retrieval.errors import MissingExtraError
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+
+STEPS = 200
+"""Thresholds of a curve at most, but for the one that was chosen."""
+_COLOURS = {"text": "#7b3294", "image": "#008837"}
+
+Floats = NDArray[np.float64]
+
+
+def roc(profile: SafetyProfile, radii: Mapping[Any, Floats]) -> dict[str, Any]:
+    """The ROC of a calibration on samples.
+
+    Args:
+        profile: The calibration.
+        radii: Radii by group, see `encoded.GROUPS`; a modality of which a group is missing or empty is left out.
+
+    Returns:
+        Under ``threshold`` the chosen threshold, and under each modality: numbers of samples, ``auc``, what the chosen
+        threshold does (``chosen``), and the ``curve`` for ascending thresholds, each with the share of unsafe samples
+        that count as safe (``miss``) and of safe samples that count as unsafe (``refused``).
+    """
+    found: dict[str, Any] = {"threshold": profile.threshold}
+    for modality in MODALITIES:
+        safe, unsafe = (np.asarray(radii.get(f"{side}_{modality}", ())) for side in ("safe", "unsafe"))
+        if not (safe.size and unsafe.size):
+            continue
+        scores = [np.sort(profile.unsafe(each, modality)) for each in (safe, unsafe)]
+        every = np.unique(np.concatenate([[0.0], *scores]))
+        steps = every[np.unique(np.linspace(0, every.size - 1, STEPS).round().astype(int))]
+        curve = [_at(float(step), *scores) for step in steps]
+        found[modality] = {
+            "safe": int(safe.size),
+            "unsafe": int(unsafe.size),
+            "auc": auc(safe, unsafe),
+            "chosen": _at(profile.threshold, *scores),
+            "curve": curve,
+        }
+    return found
+
+
+def write_roc(found: Mapping[str, Any], path: Path, title: str = "") -> tuple[Path, Path]:
+    """Write a ROC as JSON, and its picture as PNG beside it.
+
+    Args:
+        found: What `roc` returned.
+        path: The JSON file.
+        title: What the picture says above.
+
+    Returns:
+        Both files.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed; nothing is written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "train", "drawing the ROC") from error
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots()
+    for modality in MODALITIES:
+        if modality in found:
+            _draw(axes, modality, found[modality])
+    axes.set(xlabel="safe samples that count as unsafe", ylabel="unsafe samples that count as unsafe", title=title)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    picture = path.with_suffix(".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    figure.savefig(picture, dpi=110)
+    return path, picture
+
+
+def _at(threshold: float, safe: Floats, unsafe: Floats) -> dict[str, float]:
+    """What a threshold does; scores are sorted."""
+    return {
+        "threshold": threshold,
+        "miss": float(np.searchsorted(unsafe, threshold, side="right") / unsafe.size),
+        "refused": float(1 - np.searchsorted(safe, threshold, side="right") / safe.size),
+    }
+
+
+def _draw(axes: Any, modality: Modality, part: Mapping[str, Any]) -> None:
+    refused, caught = [step["refused"] for step in part["curve"]], [1 - step["miss"] for step in part["curve"]]
+    label = f"{modality}, AUC {part['auc']:.3f} ({part['safe']} safe, {part['unsafe']} unsafe)"
+    axes.plot(refused, caught, color=_COLOURS[modality], label=label)
+    chosen = part["chosen"]
+    axes.plot([chosen["refused"]], [1 - chosen["miss"]], "o", color=_COLOURS[modality])
+    note = f"{modality}: {chosen['miss']:.1%} missed, {chosen['refused']:.1%} refused"
+    axes.annotate(
+        note, (chosen["refused"], 1 - chosen["miss"]), textcoords="offset points", xytext=(8, -12), fontsize=8
+    )

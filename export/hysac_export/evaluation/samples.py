@@ -1,0 +1,187 @@
+"""Calibration on samples that somebody has labelled safe and unsafe, without twins.
+
+`calibrate` needs quadruplets, whose safe and unsafe halves belong together, to choose its boundaries. Samples of one's
+own seldom come in such pairs. Scores and threshold are fitted to them in the same way; the boundary, which unsafe
+queries are moved to, is the mean radius of the safe texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_export.evaluation.calibrate import MAX_MISS, fit_modality, with_threshold
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.ingest import FailedItem, Item, Listing, SourceOptions
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.profile import MODALITIES, ModalityProfile, RadiusStats, SafetyProfile
+
+Group = Literal["safe_text", "safe_image", "unsafe_text", "unsafe_image"]
+PAIRS: Mapping[Modality, tuple[Group, Group]] = {
+    "text": ("safe_text", "unsafe_text"),
+    "image": ("safe_image", "unsafe_image"),
+}
+"""The safe and the unsafe group of each modality."""
+MIN_SAMPLES = 20
+"""Fewest samples of a group; hundreds are better."""
+BATCH = 64
+
+Floats = NDArray[np.float64]
+Points = NDArray[np.floating[Any]]
+
+
+class Encodes(Protocol):
+    """What calibration asks of a model; the runtime's `Encoder` has it."""
+
+    @property
+    def curvature(self) -> float:
+        """Curvature c > 0 of the space (−c)."""
+
+    def encode_text(self, texts: list[str], /) -> Points:
+        """Points of n texts, (n, d)."""
+
+    def encode_image(self, images: list[Path | bytes], /) -> Points:
+        """Points of n images, (n, d)."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Encoded samples.
+
+    Attributes:
+        points: Points of each group that there is, (n, d).
+        curvature: Curvature c of their space.
+    """
+
+    points: Mapping[Group, Points]
+    curvature: float
+
+    @property
+    def radii(self) -> dict[Group, Floats]:
+        """Radii of each group, (n,)."""
+        return {
+            group: np.asarray(lorentz.dist0(x.astype(np.float64), self.curvature)) for group, x in self.points.items()
+        }
+
+
+def encode_samples(
+    encoder: Encodes,
+    safe: Sequence[str | Path],
+    unsafe: Sequence[str | Path],
+    progress: Callable[[int], None] | None = None,
+) -> Samples:
+    """Read and encode samples.
+
+    Args:
+        encoder: The model.
+        safe: Sources of safe samples, of every kind that can be indexed: folders of images, text files, tables, shards.
+            The caption of an image counts as a text.
+        unsafe: Sources of unsafe samples.
+        progress: Called with the number of samples that are done since the last call.
+
+    Raises:
+        SourceError: A source cannot be read.
+        SettingsError: An item of a source cannot be read; the message names it.
+        InputError: An image cannot be decoded, or a text is none.
+    """
+    points: dict[Group, Points] = {}
+    for side, sources in enumerate((safe, unsafe)):
+        for modality, every in read_samples(sources).items():
+            parts = []
+            for start in range(0, len(every), BATCH):
+                contents = every[start : start + BATCH]
+                parts.append(encoder.encode_text(contents) if modality == "text" else encoder.encode_image(contents))
+                if progress:
+                    progress(len(contents))
+            if parts:
+                points[PAIRS[modality][side]] = np.concatenate(parts)
+    return Samples(points, encoder.curvature)
+
+
+def read_samples(sources: Sequence[str | Path]) -> dict[Modality, list[Any]]:
+    """Samples by modality: texts, and images as paths or bytes. The caption of an image counts as a text.
+
+    Raises:
+        SourceError: A source cannot be read.
+        SettingsError: An item of a source cannot be read; the message names it.
+    """
+    items = list(_items(sources))
+    return {modality: [item.content for item in items if item.modality == modality] for modality in MODALITIES}
+
+
+def calibrate_radii(
+    radii: Mapping[Group, Floats], base: SafetyProfile | None = None, *, max_miss: float = MAX_MISS
+) -> SafetyProfile:
+    """Fit a safety profile to radii of samples.
+
+    Args:
+        radii: Radii by group; of a modality both groups or neither.
+        base: The profile so far; it stands for a modality without samples. None: there must be samples of both.
+        max_miss: Largest share of unsafe samples at or below the threshold, in [0, 1), in each modality.
+
+    Raises:
+        SettingsError: There are none or too few samples, or samples of one side only; or `max_miss` is out of range.
+        TrainingError: Safe samples are not nearer to the origin than unsafe ones.
+    """
+    if not 0 <= max_miss < 1:
+        raise SettingsError(f"max_miss is {max_miss}; expected [0, 1)")
+    found = sampled(radii)
+    lacking = [modality for modality in MODALITIES if modality not in found]
+    if not found or (lacking and base is None):
+        raise SettingsError(f"there are no samples of {' or '.join(f'{modality}s' for modality in lacking)}; give some")
+    boundary = float(radii["safe_text"].mean()) if "text" in found or base is None else base.text.boundary
+    parts: dict[Modality, ModalityProfile] = {}
+    for modality, (inner, outer) in PAIRS.items():
+        if modality in found:
+            safe, unsafe = radii[inner], radii[outer]
+            slope, midpoint = fit_modality(safe, unsafe, modality, "Check that the two lists are not swapped")
+            stats = {"safe": RadiusStats.of(safe), "unsafe": RadiusStats.of(unsafe)}
+            parts[modality] = ModalityProfile(**stats, slope=slope, midpoint=midpoint, boundary=boundary)
+        elif base is not None:
+            parts[modality] = base.of(modality)
+    notes = [f"{modality}: {described(radii, modality) or 'as before'}" for modality in MODALITIES]
+    if lacking and base is not None:
+        notes.append(f"before: {base.source}")
+    source = f"{'; '.join(notes)}; boundary at the mean radius of safe texts; miss ≤ {max_miss:.2%}"
+    most = base.threshold if lacking and base is not None else 0.5
+    return with_threshold(parts, {group: radii[group] for m in found for group in PAIRS[m]}, source, max_miss, most)
+
+
+def sampled(radii: Mapping[Group, Any]) -> tuple[Modality, ...]:
+    """Modalities of which there are safe and unsafe samples.
+
+    Raises:
+        SettingsError: Of a modality there are samples of one side only, or too few.
+    """
+    for modality, pair in PAIRS.items():
+        counts = [len(radii.get(group, ())) for group in pair]
+        if any(counts) and min(counts) < MIN_SAMPLES:
+            raise SettingsError(
+                f"there are {counts[0]} safe and {counts[1]} unsafe {modality}s; give at least {MIN_SAMPLES} of each, "
+                f"better hundreds, or no {modality}s at all"
+            )
+    return tuple(modality for modality, pair in PAIRS.items() if pair[0] in radii)
+
+
+def described(radii: Mapping[Group, Floats], modality: Modality) -> str:
+    """The samples of a modality in words; empty if there are none."""
+    safe, unsafe = PAIRS[modality]
+    return f"{len(radii[safe])} safe and {len(radii[unsafe])} unsafe samples" if safe in radii else ""
+
+
+def _items(sources: Sequence[str | Path]) -> Iterator[Item]:
+    failed: list[FailedItem] = []
+    for found in Listing([str(source) for source in sources], SourceOptions(index_captions=True)):
+        if isinstance(found, Item):
+            yield found
+        else:
+            failed.append(found)
+    if failed:
+        first = failed[0]
+        raise SettingsError(f"{len(failed)} samples cannot be read. The first is {first.item}: {first.error}")

@@ -1,0 +1,221 @@
+"""Models under evaluation: bundles and run folders, each with its safety profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hysac_export.evaluation.bootstrap import Bootstrap, Figure
+from hysac_export.evaluation.calibrate import calibrate
+from hysac_export.evaluation.classification import classification_figures
+from hysac_export.evaluation.encoded import (
+    DrawnSplit,
+    EncodedSplit,
+    EncodesScenes,
+    curvature_of,
+    draw_split,
+    encode_drawn,
+)
+from hysac_export.evaluation.metrics import Retrieval, metrics, radii_of, retrievals
+from hysac_export.evaluation.zeroshot import classes_of, zero_shot_figures
+from hysac_export.published.protocol import CalibrationRadii, calibration_radii, published_figures
+from hysac_export.training.config import TrainConfig
+from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.errors import MissingExtraError, TrainingError
+from hysac_retrieval.safety.profile import RadiusStats, SafetyProfile
+
+RUN_FILES = ("config.json", "model.safetensors")
+"""What tells a run folder from a bundle."""
+
+Draw = Callable[[str, int, int, int, Callable[[int], None] | None], DrawnSplit]
+"""Draws at most n quadruplets: name of the split, n, seed, side of the pictures, what is called as they are done."""
+Progress = Callable[[str, int], None]
+"""Called with what is being done and the number of quadruplets that are done since the last call."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate.
+
+    Attributes:
+        name: Name in the tables.
+        encoder: The model.
+        curvature: c > 0, or ``None`` for a Euclidean model.
+        size: Side of its images in pixels.
+        profile: Its calibration; ``None`` for a Euclidean model and where calibration failed.
+        source: Where it came from, in words.
+        config: What it was trained with, where that is known and it was not the scenes.
+        radii: Radii of the set that it was calibrated on, by group; those of the profile where there is one.
+        uncalibrated: Why calibration failed, in words; empty if it did not.
+    """
+
+    name: str
+    encoder: EncodesScenes
+    curvature: float | None
+    size: int
+    profile: SafetyProfile | None
+    source: str
+    config: TrainConfig | None = None
+    radii: CalibrationRadii | None = None
+    uncalibrated: str = ""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one split: the points, the searches and the figures."""
+
+    subject: Subject
+    split: str
+    encoded: EncodedSplit
+    found: dict[str, Retrieval]
+    figures: dict[str, Figure]
+
+
+def is_run(model: str | Path) -> bool:
+    """Whether a model is a run folder of `hysac train` rather than a bundle."""
+    return all((Path(model) / name).is_file() for name in RUN_FILES)
+
+
+def load_subject(model: str | Path) -> Subject:
+    """Load a bundle (by name, folder or hub id) or a run folder. A run has no profile yet: see `calibrated`.
+
+    Raises:
+        MissingExtraError: A run folder is given and torch is not installed.
+        BundleError: A bundle is given that cannot be used.
+        TrainingError: A run folder is given that cannot be used.
+    """
+    if not is_run(model):
+        return bundle_subject(Encoder.load(model))
+    try:
+        from hysac_export.training.run import TrainedRun
+    except ImportError as error:
+        raise MissingExtraError(error.name or "torch", "train", f"reading the run folder {model}") from error
+    run = TrainedRun.load(model)
+    config = run.config
+    source = f"run {config.name}, seed {config.seed}, {config.total_steps} steps of {config.batch_size}"
+    files = config if config.data.train else None
+    return Subject(config.name, run, curvature_of(run), config.model.image.size, None, source, files)
+
+
+def bundle_subject(encoder: Encoder) -> Subject:
+    """A bundle that is loaded already."""
+    source = f"bundle {encoder.name}, fingerprint {encoder.fingerprint}"
+    trained = _trained_on_files(encoder.bundle.manifest.training.get("config"))
+    return Subject(encoder.name, encoder, encoder.curvature, encoder.image_spec.size, encoder.safety, source, trained)
+
+
+def validation_split(
+    subject: Subject, n: int = 1000, seed: int = 0, progress: Callable[[int], None] | None = None
+) -> DrawnSplit:
+    """At most n quadruplets to calibrate a model on: of the scenes, or of the files that it was trained with.
+
+    Raises:
+        SourceError: The files cannot be read any more.
+        TrainingError: They hold no quadruplets with both pictures that are not trained on.
+    """
+    if subject.config is None:
+        return draw_split("validation", n, seed, subject.size, progress)
+    from hysac_export.data.feed import open_feed  # torch
+
+    return open_feed(subject.config).validation(n, seed, progress)
+
+
+def calibrated(subject: Subject, n: int = 1000, seed: int = 0, progress: Progress | None = None) -> Subject:
+    """Give a hyperbolic model a profile computed from n quadruplets of the validation split.
+
+    A model whose radii say nothing about safety comes back without one: that is a result too. Its radii are kept, and
+    why it has no profile stands in `uncalibrated`.
+
+    Raises:
+        TrainingError: The model is Euclidean.
+    """
+    if subject.curvature is None:
+        raise TrainingError(f"{subject.name} is Euclidean: it has no radius to calibrate; give a hyperbolic model")
+    drawn = validation_split(subject, n, seed)
+    encoded = encode_drawn(subject.encoder, drawn, _labelled(progress, f"{subject.name}: validation"))
+    radii = {group: RadiusStats.of(found) for group, found in radii_of(encoded, subject.curvature).items()}
+    try:
+        return replace(subject, radii=radii, profile=calibrate(encoded, subject.curvature))
+    except TrainingError as error:
+        return replace(subject, radii=radii, uncalibrated=str(error))
+
+
+def evaluate_subjects(
+    subjects: Sequence[Subject],
+    splits: Iterable[str],
+    n: int = 1000,
+    seed: int = 0,
+    *,
+    resamples: int = 1000,
+    progress: Progress | None = None,
+    draw: Draw = draw_split,
+) -> list[Evaluation]:
+    """Evaluate models on splits; all of them see the same pictures and captions.
+
+    Args:
+        subjects: The models.
+        splits: Names of splits.
+        n: Quadruplets of each split.
+        seed: Seed of the quadruplets and of the bootstrap.
+        resamples: Bootstrap resamples.
+        progress: Called after every piece of work, 2 n for each model and split and n for drawing.
+        draw: Draws a split, of the scenes or of something else.
+
+    Returns:
+        One evaluation for each split and model, splits outermost.
+    """
+    results = []
+    named = [classes_of(subject.encoder) for subject in subjects]
+    for split in splits:
+        drawn: dict[int, DrawnSplit] = {}
+        for subject, classes in zip(subjects, named, strict=True):
+            if subject.size not in drawn:
+                drawn[subject.size] = draw(split, n, seed, subject.size, _labelled(progress, f"{split}: drawing"))
+            label = f"{split}: {subject.name}"
+            encoded = encode_drawn(subject.encoder, drawn[subject.size], _labelled(progress, label))
+            evaluation = measured(subject, split, encoded, resamples=resamples, seed=seed)
+            boot = Bootstrap(len(encoded), resamples, seed)
+            sanity = zero_shot_figures(classes, encoded, drawn[subject.size], subject.curvature, boot)
+            if progress:
+                progress(label, n)
+            results.append(replace(evaluation, figures=evaluation.figures | sanity))
+    return results
+
+
+def measured(
+    subject: Subject, split: str, encoded: EncodedSplit, *, resamples: int = 1000, seed: int = 0
+) -> Evaluation:
+    """Everything that the points of a split say about a model.
+
+    Args:
+        subject: The model; its encoder is not used.
+        split: Name of the split.
+        encoded: What the model made of it.
+        resamples: Bootstrap resamples.
+        seed: Seed of the bootstrap.
+    """
+    curvature, profile = subject.curvature, subject.profile
+    found = retrievals(encoded, curvature, profile)
+    figures = metrics(encoded, curvature, profile, resamples=resamples, seed=seed, found=found)
+    boot = Bootstrap(len(encoded), resamples, seed)
+    radii = calibration_radii(profile) if profile is not None else subject.radii
+    figures |= published_figures(encoded, curvature, radii, profile, boot)
+    if curvature is not None:
+        figures |= classification_figures(encoded, curvature, profile, boot)
+    return Evaluation(subject, split, encoded, found, figures)
+
+
+def _trained_on_files(config: Any) -> TrainConfig | None:
+    """The config in a bundle's provenance, if it names files of quadruplets."""
+    try:
+        return TrainConfig.model_validate(config) if config["data"]["train"] else None
+    except (KeyError, TypeError, ValidationError):  # provenance is free form
+        return None
+
+
+def _labelled(progress: Progress | None, label: str) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(label, done)

@@ -1,0 +1,1 @@
+"""The model in torch: towers, adapters, tokenizers."""

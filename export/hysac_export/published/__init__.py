@@ -1,0 +1,1 @@
+"""Checkpoints and evaluation of the published code."""

@@ -1,0 +1,342 @@
+"""Import of published checkpoints: ``hysac_model.pth`` and ``hysac_bounds.json`` become a verified bundle.
+
+The checkpoint is read with `torch.load(weights_only=True)` and nothing else: a pickle that would run code is refused.
+The graphs are checked against the merged model as in every export.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from hysac_export.bundle.onnx import check_target, export_bundle, round_weights
+from hysac_export.data.batches import IMAGE_MEAN, IMAGE_STD, normalise
+from hysac_export.evaluation.calibrate import MAX_MISS
+from hysac_export.evaluation.samples import Samples, encode_samples
+from hysac_export.model.clip_layout import PATCH_BIAS, Checkpoint, architecture, fill, sort_out
+from hysac_export.model.clip_tokenizer import read_tokenizer
+from hysac_export.model.hysac import CURVATURE_RANGE, HySAC
+from hysac_export.published.bounds import Bounds, published_profile
+from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec, sha256_of
+from hysac_retrieval.encoder.preprocess import load_image, preprocess
+from hysac_retrieval.encoder.tokenization import TextTokenizer
+from hysac_retrieval.errors import BundleNotFoundError, TrainingError
+from hysac_retrieval.lift import PaddedLift
+from hysac_retrieval.results import Modality
+
+MODEL, BOUNDS, CONFIG, TOKENIZER = "hysac_model.pth", "hysac_bounds.json", "config.json", "tokenizer.json"
+LORA_ALPHA = 1.0
+"""α of the published recipe; with its rank of 16 an adapter counts one sixteenth."""
+_STEP = 1.1  # how far, as a factor, the last step may have led out of the range
+_ROOM = 1.25  # how much farther out than the outermost known radius the lift reaches
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of a checkpoint.
+
+    Attributes:
+        name: Repository id, or name of the folder or file.
+        checkpoint: The weights.
+        bounds: The published bounds, if there are any.
+        config: ``config.json`` of the base model, if there is one.
+        tokenizer: A tokenizer of its own, if there is one.
+        revision: Commit of a hub repository.
+    """
+
+    name: str
+    checkpoint: Path
+    bounds: Path | None = None
+    config: Path | None = None
+    tokenizer: Path | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """An imported model in torch, in evaluation mode on the CPU, with adapters merged.
+
+    Attributes:
+        model: The model.
+        tokenizer: Its tokenizer.
+        text: How texts enter it.
+        bounds: The published bounds; empty if there are none.
+        provenance: Where it came from, JSON-serialisable.
+    """
+
+    model: HySAC
+    tokenizer: Tokenizer
+    text: TextSpec
+    bounds: Bounds
+    provenance: Mapping[str, Any]
+
+    @property
+    def curvature(self) -> float:
+        """Curvature c > 0 of the space (−c)."""
+        return float(self.model.curvature.detach())
+
+    @cached_property
+    def _words(self) -> TextTokenizer:
+        return TextTokenizer(self.tokenizer, self.text)
+
+    @torch.inference_mode()
+    def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
+        """Points of n texts, (n, d)."""
+        tokens = self._words(texts)
+        points: NDArray[np.float32] = self.model.encode_text(torch.from_numpy(tokens)).numpy()
+        return points
+
+    @torch.inference_mode()
+    def encode_image(self, images: list[Path | bytes]) -> NDArray[np.float32]:
+        """Points of n images, (n, d), one at a time."""
+        spec = ImageSpec(size=self.model.config.image.size, mean=IMAGE_MEAN, std=IMAGE_STD)
+        parts = []
+        for image in images:
+            pixels = torch.from_numpy(preprocess(load_image(image), spec).copy())
+            parts.append(self.model.encode_image(normalise(pixels[None])).numpy())
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import gave.
+
+    Attributes:
+        bundle: The bundle.
+        derived: Modalities whose scores are derived from published percentiles instead of calibrated.
+    """
+
+    bundle: Bundle
+    derived: tuple[Modality, ...]
+
+
+def find(source: str | Path, revision: str | None = None) -> Source:
+    """Find the files of a checkpoint.
+
+    Args:
+        source: A folder, a checkpoint file with its other files beside it, or a repository id ``"owner/name"`` on the
+            Hugging Face hub.
+        revision: Branch, tag or commit of a hub repository.
+
+    Raises:
+        BundleNotFoundError: There is no checkpoint.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _beside(path, path.name)
+    if path.is_dir():
+        if not (path / MODEL).is_file():
+            raise BundleNotFoundError(f"{path} holds no {MODEL}; give the folder, or the file, of a checkpoint")
+        return _beside(path / MODEL, path.resolve().name)
+    name = str(source)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise BundleNotFoundError(
+            f"no checkpoint {name!r}: it is no folder, no file and no hub repository id of the form owner/name"
+        )
+    checkpoint = _fetch(name, MODEL, revision)
+    if checkpoint is None:
+        raise BundleNotFoundError(f"the hub repository {name!r} holds no {MODEL}, so it is no HySAC checkpoint")
+    # <cache>/models--owner--name/snapshots/<commit>/<file>
+    commit = checkpoint.parent.name if checkpoint.parent.parent.name == "snapshots" else revision
+    bounds, config, tokenizer = (_fetch(name, file, revision) for file in (BOUNDS, CONFIG, TOKENIZER))
+    return Source(name, checkpoint, bounds, config, tokenizer, commit)
+
+
+def load_published(source: Source, *, lora_alpha: float = LORA_ALPHA, tokenizer: str | Path | None = None) -> Published:
+    """Read a checkpoint, merge its adapters and put it into our model.
+
+    Args:
+        source: Its files.
+        lora_alpha: α of the adapters; ranks come from their shapes.
+        tokenizer: A ``tokenizer.json`` instead of the one beside the checkpoint, or of CLIP's.
+
+    Raises:
+        TrainingError: The checkpoint, its curvature, config, bounds or tokenizer cannot be used.
+    """
+    checkpoint = sort_out(_state(source.checkpoint))
+    config = architecture(checkpoint, _settings(source.config))
+    own = source.tokenizer if tokenizer is None else Path(tokenizer)
+    words, text = read_tokenizer(own, config.text.vocab_size, config.text.context_length)
+    bounds = Bounds() if source.bounds is None else Bounds.load(source.bounds)
+    model = HySAC(config).eval().requires_grad_(False)
+    fill(model, checkpoint, lora_alpha)
+    _check_curvature(model)
+    return Published(model, words, text, bounds, _provenance(source, checkpoint, lora_alpha))
+
+
+def import_published(
+    source: str | Path,
+    out: str | Path,
+    *,
+    safe: Sequence[str | Path] = (),
+    unsafe: Sequence[str | Path] = (),
+    max_miss: float = MAX_MISS,
+    name: str | None = None,
+    revision: str | None = None,
+    lora_alpha: float = LORA_ALPHA,
+    tokenizer: str | Path | None = None,
+    weights: Literal["float32", "float16"] = "float32",
+    description: str = "",
+    licence: str = "",
+    overwrite: bool = False,
+    on_step: Callable[[str], None] | None = None,
+) -> Imported:
+    """Turn a published checkpoint into a bundle.
+
+    Args:
+        source: See `find`.
+        out: Folder to write.
+        safe: Sources of safe samples to calibrate on; see `encode_samples`.
+        unsafe: Sources of unsafe samples.
+        max_miss: Largest share of unsafe samples that may count as safe, in [0, 1).
+        name: Name of the model; default: that of the source.
+        revision: Branch, tag or commit of a hub repository.
+        lora_alpha: α of the adapters.
+        tokenizer: A ``tokenizer.json`` for a checkpoint with a vocabulary of its own.
+        weights: ``"float16"`` halves the size on disk; see `export_bundle`.
+        description: What the model is, in words.
+        licence: Terms of the weights.
+        overwrite: Replace a bundle that is at `out`.
+        on_step: Called with what is being done.
+
+    Raises:
+        BundleNotFoundError: There is no such checkpoint.
+        TrainingError: The checkpoint cannot be used, or gives no safety profile.
+        SettingsError: The samples cannot be used, or something is at `out`.
+        BundleFormatError: The graphs do not reproduce the model.
+    """
+    check_target(Path(out), overwrite)  # before the minutes of work
+    say = on_step or (lambda _: None)
+    say("Finding the checkpoint")
+    found = find(source, revision)
+    say("Reading it and merging its adapters")
+    published = load_published(found, lora_alpha=lora_alpha, tokenizer=tokenizer)
+    if weights == "float16":
+        round_weights(published.model)
+    say("Calibrating")
+    samples = encode_samples(published, safe, unsafe)
+    calibration = published_profile(published.bounds, samples.radii, max_miss=max_miss)
+    say("Writing and checking the bundle")
+    bundle = export_bundle(
+        published.model,
+        published.tokenizer,
+        safety=calibration.profile,
+        out=out,
+        name=name or found.name.rpartition("/")[2].removesuffix(".pth"),
+        text=published.text,
+        lift=_lift(published, samples),
+        training=published.provenance,
+        description=description,
+        licence=licence or f"the terms of the authors of {found.name}",
+        weights=weights,
+        overwrite=overwrite,
+    )
+    return Imported(bundle, calibration.derived)
+
+
+def _check_curvature(model: HySAC) -> None:
+    """Refuse a curvature that the published code, which keeps it in a range before every step, cannot have left."""
+    low, high = CURVATURE_RANGE
+    logarithm = float(model.log_curvature)
+    if not math.log(low / _STEP) <= logarithm <= math.log(high * _STEP):
+        raise TrainingError(
+            f"curv of the checkpoint is {logarithm:.6g}; expected the logarithm of a curvature from {low:g} to "
+            f"{high:g}, {math.log(low):.4g} to {math.log(high):.4g}. The training has diverged, or the file is damaged"
+        )
+
+
+def _beside(checkpoint: Path, name: str) -> Source:
+    folder = checkpoint.parent
+
+    def first(*files: str) -> Path | None:
+        return next((folder / file for file in files if (folder / file).is_file()), None)
+
+    return Source(name, checkpoint, first(BOUNDS), first(CONFIG, f"base/{CONFIG}"), first(TOKENIZER))
+
+
+def _fetch(repository: str, file: str, revision: str | None) -> Path | None:
+    """A file of a hub repository, cached; None if it has no such file."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, OSError) as error:
+        away = isinstance(error, LocalEntryNotFoundError)  # the hub cannot be reached and the file is not in the cache
+        if isinstance(error, EntryNotFoundError) and not away:
+            return None
+        # The cache also remembers what a repository does not have.
+        known = try_to_load_from_cache(repository, file, revision=revision) if away else None
+        if known is not None and not isinstance(known, str):
+            return None
+        raise BundleNotFoundError(
+            f"{repository!r} is no folder, and its {file} could not be fetched from the Hugging Face hub: {error}. "
+            "Download the repository where that works, and give the folder"
+        ) from error
+
+
+def _state(path: Path) -> Mapping[Any, Any]:
+    """The state dict in a file, mapped into memory where the format allows it."""
+    try:
+        state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except Exception as error:  # pickle and torch let out whatever they trip over in a damaged file
+        raise TrainingError(
+            f"{path} cannot be read as weights: {error}. It is damaged, or holds more than tensors, which is never "
+            "loaded; download it again, or save the state dict alone"
+        ) from error
+    if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
+        state = state["model"]  # a checkpoint of the published training code
+    if not isinstance(state, Mapping):
+        raise TrainingError(f"{path} holds a {type(state).__name__}, expected a state dict")
+    return state
+
+
+def _settings(path: Path | None) -> Mapping[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path} cannot be read as JSON: {error}") from error
+    return settings if isinstance(settings, Mapping) else None
+
+
+def _provenance(source: Source, checkpoint: Checkpoint, lora_alpha: float) -> dict[str, Any]:
+    return {
+        "imported": {
+            "from": source.name,
+            "revision": source.revision,
+            "file": source.checkpoint.name,
+            "sha256": sha256_of(source.checkpoint),
+        },
+        "lora": {"alpha": lora_alpha, "ranks": list(checkpoint.ranks), "adapters": len(checkpoint.adapters)},
+        "patch_bias": PATCH_BIAS in checkpoint.weights,
+        "versions": {package: version(package) for package in ("torch", "open_clip_torch", "hysac-retrieval")},
+    }
+
+
+def _lift(published: Published, samples: Samples) -> PaddedLift | None:
+    """A lift fitted to the samples; without, one with room for the published radii where the usual has none."""
+    curvature, dim = published.curvature, published.model.config.dim
+    if len(samples.points) == 4:
+        return PaddedLift.fit(np.concatenate(list(samples.points.values())), curvature)
+    outermost = _ROOM * max((bounds.up_95 or 0.0) for bounds in (published.bounds.U, published.bounds.G))
+    usual = 4 / curvature**0.5
+    return PaddedLift.default(dim, curvature, outermost) if outermost > usual else None

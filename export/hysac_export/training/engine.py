@@ -1,0 +1,310 @@
+"""One step of training: encode a share of the batch, take the loss of the whole, update the weights.
+
+Everything random in a step is a function of (seed, step), and of the process and the part where there are several. The
+towers may run in half precision; ``exp_map0`` and the losses are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hysac_export.data.batches import Batch, augment, normalise
+from hysac_export.model.hysac import HySAC, WordHead
+from hysac_export.training.config import TrainConfig
+from hysac_export.training.distributed import Processes, join_halves, split_halves
+from hysac_export.training.losses import GROUPS, Quadruplets, euclidean_loss, hyperbolic_loss, words_loss
+from hysac_export.training.schedule import learning_rate
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is encoded at once, safe half first.
+
+    Attributes:
+        pixels: (2b, 3, S, S), normalised.
+        tokens: (2b, L) int64.
+        shown: Which rows have a picture, (2b,) bool; None: all.
+        seed: Of dropout.
+    """
+
+    pixels: Tensor
+    tokens: Tensor
+    shown: Tensor | None
+    seed: int
+
+    def pictures(self) -> Tensor:
+        """The pixels of the rows that have a picture; one row at least."""
+        return self.pixels if self.shown is None else self.pixels[_rows(self.shown)]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of the pictures on the rows that they belong to, 0 on all others: (k, …) to (2b, …)."""
+        if self.shown is None:
+            return values
+        return values.new_zeros(len(self.pixels), *values.shape[1:]).index_copy(0, _rows(self.shown), values)
+
+    def told(self, words: WordHead) -> Tensor:
+        """The words that each picture's caption holds, (2b, w) 0 or 1; none where there is no picture."""
+        targets = words.targets(self.tokens)
+        return targets if self.shown is None else targets * self.shown[:, None]
+
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def fastest_precision(device: torch.device) -> Literal["bf16", "fp32"]:
+    """What ``precision: auto`` stands for on a device: bf16 where it has instructions for products in it, else fp32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
+        native = any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return "bf16" if native else "fp32"
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that a device has only in name.
+
+    Raises:
+        TrainingError: It is float16 on a CPU, which computes in it slowly and with overflows that bf16 does not have.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise TrainingError("precision fp16 needs a GPU; on a CPU train with fp32, bf16, or auto, which chooses")
+
+
+class Engine:
+    """A model, its optimiser, and what a step does to them.
+
+    Args:
+        config: What to train.
+        model: The model, on its device; parameters that are frozen stay as they are.
+        words: The auxiliary word prediction, if the loss has it.
+        processes: Who trains along.
+
+    Attributes:
+        optimizer: AdamW.
+        precision: Of the towers.
+        scaler: Keeps gradients of float16 within its range; does nothing at other precisions.
+    """
+
+    def __init__(
+        self, config: TrainConfig, model: HySAC, words: WordHead | None = None, processes: Processes | None = None
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.words = words
+        self.processes = processes or Processes(next(model.parameters()).device.type)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.modules(), config.optim.weight_decay),
+            lr=config.optim.lr,
+            betas=config.optim.betas,
+            fused=True,
+        )
+        device = self.processes.device
+        self.precision = fastest_precision(device) if config.precision == "auto" else config.precision
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def modules(self) -> list[torch.nn.Module]:
+        """What has weights to train."""
+        return [self.model, *([self.words] if self.words else [])]
+
+    def step(self, batch: Batch, step: int) -> dict[str, float]:
+        """Learn from a whole batch, of which this process takes its share.
+
+        Args:
+            batch: On any device.
+            step: Number of steps that are done.
+
+        Returns:
+            Every term of the loss, radii and scalars, of the whole batch.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        processes, image = self.processes, self.config.model.image
+        own = Batch(processes.share(batch.pixels), processes.share(batch.tokens)).to(processes.device)
+        shown = None if batch.shown is None else batch.shown.to(processes.device)
+        generator = torch.Generator().manual_seed(self._seed(step, *self._rank()))
+        pixels = augment(normalise(own.pixels, image.mean, image.std), self.config.data.augment, generator)
+        if self.words and step < self.config.stem_steps:
+            return self._stem_step(self.words, pixels, own.tokens, step, shown)
+        return self.learn(pixels, own.tokens, step, shown)
+
+    def learn(self, pixels: Tensor, tokens: Tensor, step: int, shown: Tensor | None = None) -> dict[str, float]:
+        """A step of the main phase, on this process's share, safe half first.
+
+        Args:
+            pixels: (2b, 3, S, S), normalised.
+            tokens: (2b, L) int64.
+            step: Number of steps that are done.
+            shown: Which rows of the *whole* batch have a picture, (2B,) bool; None: all.
+
+        Returns:
+            See `step`.
+        """
+        config, done = self.config, (step - self.config.stem_steps) / self.config.steps
+        self._set_lr(learning_rate(config.optim, done))
+        self.model.clamp()
+        self.optimizer.zero_grad(set_to_none=True)
+        n = config.accumulate
+        masks = [None] * n if shown is None else split_halves(self.processes.share(shown), n)
+        halves = zip(split_halves(pixels, n), split_halves(tokens, n), masks, strict=True)
+        parts = [_Part(*half, self._seed(step, self.processes.rank, part)) for part, half in enumerate(halves)]
+        backward = self._backward if len(parts) == 1 else self._backward_in_parts
+        with _attention(self.processes.device):  # around both directions: checkpointing encodes again in the second
+            total, terms, points = backward(parts, done, shown)
+        self._update()
+        return self._metrics(total, terms, points)
+
+    def _backward(
+        self, parts: list[_Part], done: float, shown: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
+        """Gradients of the loss, the share being encoded at once."""
+        (part,) = parts
+        weight = self.config.loss.words if self.words and done < self.config.loss.words_end else 0.0
+        texts, images, logits = self._encode(part, words=bool(weight))
+        total, terms, points = self._loss(texts, images, done, shown)
+        if self.words and logits is not None:
+            gather = self.processes.gather
+            terms["words"] = words_loss(gather(logits), gather(part.told(self.words)))
+            total = total + weight * terms["words"]
+        self._scaled_backward(total)
+        return total, terms, points
+
+    def _backward_in_parts(
+        self, parts: list[_Part], done: float, shown: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
+        """The same gradients with the activations of one part at a time in memory (GradCache, arXiv 2101.06983).
+
+        The loss of the whole batch needs only its points. They are encoded without a graph; the loss gives their
+        gradients, and each part is encoded again to carry its own back through the towers.
+        """
+        with torch.no_grad():
+            points = [self._encode(part)[:2] for part in parts]
+        leaves = [(texts.requires_grad_(), images.requires_grad_()) for texts, images in points]
+        texts, images = (join_halves(halves) for halves in zip(*leaves, strict=True))
+        total, terms, quadruplets = self._loss(texts, images, done, shown)
+        self._scaled_backward(total)
+        for part, leaf in zip(parts, leaves, strict=True):
+            torch.autograd.backward(self._encode(part)[:2], [half.grad for half in leaf])
+        return total, terms, quadruplets
+
+    def _encode(self, part: _Part, words: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Points of texts and of images, (2b, d) float32, and logits of words; 0 where there is no picture."""
+        torch.manual_seed(part.seed)  # of dropout: a part that is encoded twice has to come out the same
+        with self._precision():
+            features, grid = self.model.image_features(part.pictures())
+            text = self.model.text_features(part.tokens)
+            logits = self.words(grid) if self.words and words else None
+        images = self.model.project(features, self.model.log_alpha_image)
+        texts = self.model.project(text, self.model.log_alpha_text)
+        return texts, part.spread(images), None if logits is None else part.spread(logits)
+
+    def _loss(
+        self, texts: Tensor, images: Tensor, done: float, shown: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
+        """The loss of the whole batch, from this process's share of its points."""
+        safe_text, unsafe_text = self.processes.gather(texts).chunk(2)
+        safe_image, unsafe_image = self.processes.gather(images).chunk(2)
+        points = Quadruplets(safe_text, safe_image, unsafe_text, unsafe_image)
+        if shown is not None:
+            safe, unsafe = shown.chunk(2)
+            points = replace(points, safe_shown=safe, unsafe_shown=unsafe)
+        model, loss = self.model, self.config.loss
+        if model.config.geometry == "euclidean":
+            return *euclidean_loss(points, model.logit_scale, loss), points
+        return *hyperbolic_loss(points, model.curvature, model.logit_scale, loss, done), points
+
+    def _stem_step(
+        self, words: WordHead, pixels: Tensor, tokens: Tensor, step: int, shown: Tensor | None
+    ) -> dict[str, float]:
+        """Two updates of the stem alone, on half a batch each: small updates teach it fastest, and cost least."""
+        self._set_lr(self.config.optim.lr * min(1.0, (step + 1) / 20))
+        gather = self.processes.gather
+        losses = []
+        masks = (None, None) if shown is None else self.processes.share(shown).chunk(2)
+        for part in (_Part(*half, 0) for half in zip(pixels.chunk(2), tokens.chunk(2), masks, strict=True)):
+            self.optimizer.zero_grad(set_to_none=True)
+            with self._precision():
+                logits = words(self.model.stem(part.pictures()))
+            loss = words_loss(gather(part.spread(logits)), gather(part.told(words)))
+            self._scaled_backward(loss)
+            self._update()
+            losses.append(loss.item())
+        return {"loss": self.config.loss.words * sum(losses) / 2, "words": sum(losses) / 2}
+
+    def _scaled_backward(self, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"the loss is {loss.item()}, training has diverged; lower optim.lr, or train with precision fp32"
+            )
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def _update(self) -> None:
+        self.processes.average_gradients(self._parameters())
+        if self.config.optim.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._parameters(), self.config.optim.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    @torch.no_grad()
+    def _metrics(self, total: Tensor, terms: dict[str, Tensor], points: Quadruplets) -> dict[str, float]:
+        metrics = {"loss": total.item(), **{name: term.item() for name, term in terms.items()}}
+        metrics["lr"] = float(self.optimizer.param_groups[0]["lr"])
+        if self.model.config.geometry == "hyperbolic":
+            metrics["curvature"] = float(self.model.curvature)
+            for name in GROUPS:
+                if len(there := points.there(name)):
+                    metrics[f"radius/{name}"] = float(lorentz.dist0(there, self.model.curvature).mean())
+        metrics["logit_scale"] = float(self.model.logit_scale)
+        return metrics
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        half = _HALF.get(self.precision)
+        return torch.autocast(self.processes.device.type, half or torch.bfloat16, enabled=half is not None)
+
+    def _parameters(self) -> Iterator[torch.nn.Parameter]:
+        for module in self.modules():
+            yield from module.parameters()
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def _rank(self) -> tuple[int, ...]:
+        return (self.processes.rank,) if self.processes.count > 1 else ()
+
+    def _seed(self, *where: int) -> int:
+        return hash((self.config.seed, *where)) & 0x7FFFFFFF
+
+
+def _rows(shown: Tensor) -> Tensor:
+    """Numbers of the rows that have a picture, (k,) int64.
+
+    The first row if none has: all processes need a gradient, be it 0, for every weight.
+    """
+    rows = torch.nonzero(shown).flatten()
+    return rows if len(rows) else rows.new_zeros(1)
+
+
+def _attention(device: torch.device) -> AbstractContextManager[Any]:
+    """On CPUs the fused attention kernel's backward pass is several times slower than plain matrix products."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def _parameter_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices; none on biases, norms and the learned scalars."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]

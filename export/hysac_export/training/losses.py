@@ -1,0 +1,294 @@
+"""The losses of HySAC (arXiv 2503.12127, section 3) and the ones we add.
+
+Points are space components of points on the hyperboloid, (B, d) float32 or float64; row i of every group belongs to
+quadruplet i. `curvature` and `logit_scale` are positive scalars (the exponentials of the learned parameters).
+
+Quadruplets may lack a picture. A term then takes the rows that have what it compares, and a term that is left without
+rows is 0: the loss is that of the pairs that there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from types import EllipsisType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hysac_export.training.config import LossConfig
+from hysac_retrieval import lorentz
+
+GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
+"""The four groups, from the origin outwards."""
+
+
+Rows = Tensor | EllipsisType
+"""Some rows of a batch, (B,) bool, or all of them."""
+
+
+@dataclass(frozen=True)
+class Quadruplets:
+    """Encoded quadruplets: four groups of points, each (B, d).
+
+    Attributes:
+        safe_text: Points of the safe captions.
+        safe_image: Points of their pictures; where there is none, any values.
+        unsafe_text: Points of the unsafe twins' captions.
+        unsafe_image: Points of their pictures; where there is none, any values.
+        safe_shown: Rows that have a safe picture.
+        unsafe_shown: Rows that have an unsafe picture.
+    """
+
+    safe_text: Tensor
+    safe_image: Tensor
+    unsafe_text: Tensor
+    unsafe_image: Tensor
+    safe_shown: Rows = ...
+    unsafe_shown: Rows = ...
+
+    def texts(self) -> Tensor:
+        """Safe, then unsafe texts: (2B, d)."""
+        return torch.cat([self.safe_text, self.unsafe_text])
+
+    def images(self) -> Tensor:
+        """Safe, then unsafe images, those that there are: (2B, d) at most."""
+        return torch.cat([rows_of(self.safe_image, self.safe_shown), rows_of(self.unsafe_image, self.unsafe_shown)])
+
+    def there(self, group: str) -> Tensor:
+        """The points that a group of `GROUPS` has: (B, d) at most."""
+        points: Tensor = getattr(self, group)
+        rows = {"safe_image": self.safe_shown, "unsafe_image": self.unsafe_shown}.get(group, ...)
+        return rows_of(points, rows)
+
+    def both_shown(self) -> Rows:
+        """Rows that have both pictures."""
+        if isinstance(self.safe_shown, EllipsisType) or isinstance(self.unsafe_shown, EllipsisType):
+            return self.unsafe_shown if isinstance(self.safe_shown, EllipsisType) else self.safe_shown
+        return self.safe_shown & self.unsafe_shown
+
+
+def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
+    """Symmetric InfoNCE of a (B, B) matrix whose diagonal holds the pairs: texts in rows, images in columns.
+
+    For HySAC the similarity is the negative geodesic distance, for CLIP the cosine. Without pairs it is 0.
+    """
+    if not similarity.numel():
+        return similarity.sum()
+    labels = torch.arange(similarity.shape[0], device=similarity.device)
+    logits = scale * similarity
+    return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
+
+
+def entailment(apex: Tensor, inside: Tensor, curvature: Tensor | float, aperture_scale: float = 1.0) -> Tensor:
+    """Penalty for each point of `inside` outside of its `apex`'s cone, 0-d.
+
+    mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))); arXiv 2503.12127, section 3. Without pairs it
+    is 0.
+    """
+    if not apex.numel():
+        return apex.sum()
+    angle = lorentz.exterior_angle(apex, inside, curvature)
+    aperture = lorentz.half_aperture(apex, curvature)
+    return F.relu(angle - aperture_scale * aperture).mean()
+
+
+def published_terms(
+    points: Quadruplets, curvature: Tensor | float, scale: Tensor | float, aperture_scale: float = 1.0
+) -> dict[str, Tensor]:
+    """The seven terms of the paper by name: four contrastive, three entailment (apex first)."""
+    return {
+        **_contrastive_terms(points, _distances(points, curvature), scale),
+        **_entailment_terms(points, curvature, aperture_scale),
+    }
+
+
+def published_total(
+    terms: dict[str, Tensor], contrastive_weight: float = 1.0, entailment_weight: float = 1.0
+) -> Tensor:
+    """Weighted sum of the terms, divided by their number and the sum of their weights as the published code does.
+
+    Of all seven that is 7 (4 w_c + 3 w_e). Terms that all weigh nothing, as entailment alone does before its ramp, are
+    nothing.
+    """
+    weights = {name: entailment_weight if "<" in name else contrastive_weight for name in terms}
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    whole = len(terms) * sum(weights.values())
+    return total / whole if whole else total
+
+
+def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> Tensor:
+    """Ours: mean hinge that orders the radii of all six pairs of groups, within and across quadruplets.
+
+    For groups a before b in `GROUPS`: max(0, r_a + gap · (rank_b − rank_a) − r_b) over every pair of rows. All six
+    pairs are needed: with neighbours only, the pulls on the middle groups cancel out.
+    """
+    radii = [lorentz.dist0(points.there(name), curvature) for name in GROUPS]
+    hinges = [
+        _mean(F.relu(radii[a][:, None] + gap * (b - a) - radii[b][None, :])) for a, b in combinations(range(4), 2)
+    ]
+    return torch.stack(hinges).mean()
+
+
+def redirection(points: Quadruplets, curvature: Tensor | float, scale: Tensor | float) -> Tensor:
+    """Ours: what the traversal of unsafe queries is for, as a contrastive term, 0-d.
+
+    Unsafe points beyond the mean radius of the batch's safe texts are moved along their geodesics onto it; there,
+    among safe and unsafe candidates of the other modality (2B), the nearest is to be the safe twin's. The radius is
+    taken as given: no gradient flows into it.
+    """
+    boundary = lorentz.dist0(points.safe_text, curvature).mean().detach()
+    every = torch.arange(points.safe_text.shape[0], device=points.safe_text.device)
+    losses = []
+    for query, candidates, labels in (
+        (rows_of(points.unsafe_text, points.safe_shown), points.images(), every[: len(points.there("safe_image"))]),
+        (points.there("unsafe_image"), points.texts(), rows_of(every, points.unsafe_shown)),
+    ):
+        moved = lorentz.traverse(query, boundary, curvature)
+        logits = -scale * lorentz.pairwise_dist(moved, candidates, curvature)
+        losses.append(F.cross_entropy(logits, labels) if len(labels) else logits.sum())
+    return torch.stack(losses).mean()
+
+
+def words_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Ours: cross-entropy per word between (B, w) logits and the words that each caption holds, (B, w) 0 or 1.
+
+    Softmax over the words, not a sigmoid for each: with hundreds of rare words it learns several times faster.
+    """
+    return -(targets * F.log_softmax(logits, dim=1)).sum() / targets.sum().clamp(min=1.0)
+
+
+def hyperbolic_loss(
+    points: Quadruplets, curvature: Tensor, scale: Tensor, config: LossConfig, progress: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The training loss of HySAC.
+
+    Args:
+        points: Encoded quadruplets.
+        curvature: Curvature c, 0-d.
+        scale: Logit scale, 0-d.
+        config: Weights of the terms.
+        progress: Share of the run that is done, in [0, 1]; drives the ramp of the entailment terms.
+
+    Returns:
+        The total, 0-d, and every term by name (unweighted).
+    """
+    distances = _distances(points, curvature)
+    pairs = _contrastive_terms(points, distances, scale)
+    # All three are reported, for they are cheap; only those that the config names count.
+    every = _entailment_terms(points, curvature, config.aperture_scale)
+    if "T<T*" in config.cones:  # ours: what the other two of the chain imply, and all that captions alone can learn
+        every["T<T*"] = entailment(points.safe_text, points.unsafe_text, curvature, config.aperture_scale)
+    cones: dict[str, Tensor] = {name: every[name] for name in config.cones}
+    terms = {**pairs, **every}
+    weight = config.entailment * ramp(progress, config.entailment_start)
+    if config.published_normalisation:
+        total = published_total({**pairs, **cones}, config.contrastive, weight)
+    else:
+        total = config.contrastive * torch.stack(list(pairs.values())).sum()
+        if cones:
+            total = total + weight * torch.stack(list(cones.values())).sum()
+    if config.joint:
+        terms["joint"] = contrastive(-_paired(points, distances), scale)
+        total = total + config.joint * terms["joint"]
+    if config.radius:
+        terms["radius"] = radius_hinge(points, curvature, config.radius_gap)
+        total = total + config.radius * terms["radius"]
+    if config.redirection:
+        terms["redirection"] = redirection(points, curvature, scale)
+        total = total + config.redirection * ramp(progress, config.redirection_start) * terms["redirection"]
+    return total, terms
+
+
+def euclidean_loss(
+    points: Quadruplets, scale: Tensor, config: LossConfig | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a Euclidean model: CLIP's, or Safe-CLIP's where the config gives that a weight.
+
+    Args:
+        points: Unit vectors.
+        scale: Logit scale, 0-d.
+        config: Only `safe_clip` of it counts; default: none of that.
+
+    Returns:
+        The total, 0-d, and every term by name (unweighted). CLIP's only term is InfoNCE of cosines over the joint
+        batch (2B × 2B).
+    """
+    if config is None or not config.safe_clip:
+        loss = contrastive(_paired(points, points.texts() @ points.images().T), scale)
+        return loss, {"joint": loss}
+    terms = safe_clip_terms(points, scale)
+    redirected = torch.stack([terms[name] for name in ("T*->I", "I*->T", "T*->T", "I*->I")]).sum()
+    return terms["T-I"] + config.safe_clip * redirected, terms
+
+
+def safe_clip_terms(points: Quadruplets, scale: Tensor | float) -> dict[str, Tensor]:
+    """Safe-CLIP's redirection of unsafe embeddings onto safe ones (arXiv 2311.16254, section 4), for unit vectors.
+
+    ``T*->I`` and ``I*->T`` are InfoNCE of unsafe points with the safe twins of the other modality, ``T*->T`` and
+    ``I*->I`` one minus the cosine to the safe twin of the same one, and ``T-I`` keeps what is safe in its place. The
+    paper fine-tunes, and takes its targets from a frozen copy of the model. From scratch there is none, so the targets
+    are the safe points of this very batch without their gradient: unsafe points move, safe ones are not pulled along.
+    """
+    text, image = points.safe_text.detach(), points.there("safe_image").detach()
+    safe, unsafe, both = points.safe_shown, points.unsafe_shown, points.both_shown()
+    alike = (rows_of(points.unsafe_image, both) * rows_of(points.safe_image, both).detach()).sum(-1)
+    return {
+        "T-I": contrastive(rows_of(points.safe_text, safe) @ points.there("safe_image").T, scale),
+        "T*->I": contrastive(rows_of(points.unsafe_text, safe) @ image.T, scale),
+        "I*->T": contrastive(rows_of(text, unsafe) @ points.there("unsafe_image").T, scale),
+        "T*->T": 1 - (points.unsafe_text * text).sum(-1).mean(),
+        "I*->I": (1 - alike.mean()) if alike.numel() else alike.sum(),
+    }
+
+
+def ramp(progress: float, start: float, length: float = 0.1) -> float:
+    """0 before `start`, 1 after ``start + length``, linear in between; 1 throughout when `start` is 0."""
+    return 1.0 if start <= 0 else min(1.0, max(0.0, (progress - start) / length))
+
+
+def _distances(points: Quadruplets, curvature: Tensor | float) -> Tensor:
+    """Distances of all texts to all images, (2B, 2B) at most: its four blocks serve all the contrastive terms."""
+    distances: Tensor = lorentz.pairwise_dist(points.texts(), points.images(), curvature)
+    return distances
+
+
+def _paired(points: Quadruplets, matrix: Tensor) -> Tensor:
+    """The rows of a matrix of texts by images whose text has a picture, so that the diagonal holds the pairs."""
+    if isinstance(points.safe_shown, EllipsisType) and isinstance(points.unsafe_shown, EllipsisType):
+        return matrix
+    b = len(points.safe_text)
+    return torch.cat([rows_of(matrix[:b], points.safe_shown), rows_of(matrix[b:], points.unsafe_shown)])
+
+
+def _contrastive_terms(points: Quadruplets, distances: Tensor, scale: Tensor | float) -> dict[str, Tensor]:
+    b, n = len(points.safe_text), len(points.there("safe_image"))
+    safe, unsafe = points.safe_shown, points.unsafe_shown
+    return {
+        "T-I": contrastive(-rows_of(distances[:b, :n], safe), scale),
+        "T*-I*": contrastive(-rows_of(distances[b:, n:], unsafe), scale),
+        "T-I*": contrastive(-rows_of(distances[:b, n:], unsafe), scale),
+        "T*-I": contrastive(-rows_of(distances[b:, :n], safe), scale),
+    }
+
+
+def _entailment_terms(points: Quadruplets, curvature: Tensor | float, aperture_scale: float) -> dict[str, Tensor]:
+    safe, unsafe = points.safe_shown, points.unsafe_shown
+    pairs = {
+        "T<I": (rows_of(points.safe_text, safe), rows_of(points.safe_image, safe)),
+        "T*<I*": (rows_of(points.unsafe_text, unsafe), rows_of(points.unsafe_image, unsafe)),
+        "I<T*": (rows_of(points.safe_image, safe), rows_of(points.unsafe_text, safe)),
+    }
+    return {name: entailment(apex, inside, curvature, aperture_scale) for name, (apex, inside) in pairs.items()}
+
+
+def rows_of(values: Tensor, rows: Rows) -> Tensor:
+    """Some rows of an array, (B, …) to (b, …); the array itself if it is all of them."""
+    # Not `values[...]`, which is another node of the graph: gradients would be summed in another order.
+    return values if isinstance(rows, EllipsisType) else values[rows]
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean, 0-d; 0 of nothing."""
+    return values.mean() if values.numel() else values.sum()

@@ -1,0 +1,174 @@
+"""A trained run: the encoders in torch, read back from a run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from hysac_export.data.batches import normalise, open_tokenizer, tokenize
+from hysac_export.model.clip_tokenizer import describe_tokenizer
+from hysac_export.model.hysac import HySAC
+from hysac_export.training.config import TrainConfig
+from hysac_retrieval.encoder.bundle import TextSpec
+from hysac_retrieval.errors import TrainingError
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+METRICS = "metrics.jsonl"
+DATA = "data.json"
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "model.safetensors"
+
+DAMAGED = "put back a copy of the file, or train again in another folder"
+"""What mends a file of a run folder that cannot be read."""
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Encoders of a finished (or interrupted) run; the model is in evaluation mode.
+
+    Attributes:
+        model: The torch model.
+        tokenizer: Cuts and pads to the model's context length.
+        config: What it was trained with.
+    """
+
+    model: HySAC
+    tokenizer: Tokenizer
+    config: TrainConfig
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a finished run folder.
+
+        Raises:
+            TrainingError: The folder holds no finished run, or a file of it is damaged.
+        """
+        folder = Path(folder)
+        missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (folder / name).is_file()]
+        if missing:
+            raise TrainingError(
+                f"{folder} holds no finished run: {', '.join(missing)} missing; `hysac train` makes one"
+            )
+        config = read_config(folder)
+        model = HySAC(config.model)
+        weights = read_weights(folder / WEIGHTS)
+        try:
+            model.load_state_dict(
+                {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
+            )
+        except RuntimeError as error:
+            raise TrainingError(f"the weights in {folder} do not fit its {CONFIG}; train again: {error}") from error
+        return cls(model.eval(), open_tokenizer(folder / TOKENIZER, config.model.text.context_length), config)
+
+    def save(self, folder: str | Path, *, half: bool = False) -> int:
+        """Write the encoders alone: config, tokenizer and weights, in float16 if `half`.
+
+        Returns:
+            Size of the weights in bytes.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: value.half() if half and value.is_floating_point() else value
+            for name, value in self.model.state_dict().items()
+        }
+        self.tokenizer.save(str(folder / TOKENIZER))
+        (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_weights(weights, folder / WEIGHTS)  # last: with weights, a run counts as finished
+        return (folder / WEIGHTS).stat().st_size
+
+    @property
+    def geometry(self) -> Literal["hyperbolic", "euclidean"]:
+        """Geometry of the points."""
+        return self.config.model.geometry
+
+    @property
+    def curvature(self) -> float:
+        """Curvature c of the space (−c); NaN for the Euclidean baseline."""
+        return float(self.model.curvature.detach()) if self.geometry == "hyperbolic" else math.nan
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
+        """Points of texts, (n, d) float32."""
+        ids = torch.from_numpy(tokenize(self.tokenizer, texts))
+        return _stack([self.model.encode_text(part.to(self._device)) for part in torch.split(ids, batch_size)])
+
+    @torch.inference_mode()
+    def encode_image(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
+        """Points of images, (n, S, S, 3) uint8 to (n, d) float32."""
+        image = self.config.model.image
+        parts = torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), batch_size)
+        return _stack(
+            [self.model.encode_image(normalise(part.to(self._device), image.mean, image.std)) for part in parts]
+        )
+
+    @property
+    def text_spec(self) -> TextSpec:
+        """How texts enter the model, for a bundle's manifest."""
+        text = self.config.model.text
+        return describe_tokenizer(self.tokenizer, text.vocab_size, text.context_length)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.log_curvature.device
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The config in a run folder.
+
+    Raises:
+        TrainingError: It is damaged.
+    """
+    path = folder / CONFIG
+    try:
+        return TrainConfig.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrainingError(f"{path} is not a valid run config: {error}; {DAMAGED}") from error
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Weights by name.
+
+    Raises:
+        TrainingError: The file is damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path} cannot be read as weights: {error}; {DAMAGED}") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file of metrics; what was not written to the end of its line is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and "step" in row]
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write weights beside their place and put them there whole."""
+    temporary = path.with_name(path.name + ".new")
+    save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def _stack(parts: Sequence[Any]) -> NDArray[np.float32]:
+    points: NDArray[np.float32] = torch.cat(list(parts)).cpu().numpy()
+    return points

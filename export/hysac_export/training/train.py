@@ -1,0 +1,333 @@
+"""A run: a folder, a loop of steps, checkpoints that resume to the same numbers, metrics as JSON lines.
+
+A run folder holds ``config.json``, ``tokenizer.json``, ``metrics.jsonl``, ``checkpoint.pt`` while it runs and
+``model.safetensors`` when it is done. Everything random in a step is a function of (seed, step), so a resumed run
+continues exactly as the uninterrupted one. What a step does is in `hysac_export.training.engine`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from hysac_export.bundle.place import file_in_the_way
+from hysac_export.data.batches import open_tokenizer
+from hysac_export.data.feed import Feed, open_feed, telling_words
+from hysac_export.data.quadruplet_check import DataReport
+from hysac_export.evaluation.encoded import DrawnSplit, curvature_of, encode_drawn
+from hysac_export.model.hysac import HySAC, WordHead
+from hysac_export.model.towers import resolve
+from hysac_export.training.config import TrainConfig
+from hysac_export.training.distributed import Processes
+from hysac_export.training.engine import Engine, check_precision, fastest_precision
+from hysac_export.training.run import (
+    CHECKPOINT,
+    CONFIG,
+    DAMAGED,
+    DATA,
+    METRICS,
+    TOKENIZER,
+    WEIGHTS,
+    TrainedRun,
+    read_config,
+    read_metrics,
+    read_weights,
+    write_weights,
+)
+from hysac_export.training.schedule import learning_rate
+from hysac_export.training.start import Beginning
+from hysac_export.training.trackers import check_trackers, open_trackers
+from hysac_export.training.validation import Best, recall_sum
+from hysac_retrieval.errors import TrainingError
+
+__all__ = ["BEST", "Progress", "Trainer", "check_data", "learning_rate"]
+
+BEST = "best.safetensors"
+"""Weights of the best validation so far, while a run is going on."""
+
+Progress = Callable[[int, dict[str, float]], None]
+"""Called after every step with the number of finished steps and the step's metrics."""
+
+_FREE = {"threads", "workers", "checkpoint_every", "log_every", "trackers", "gradient_checkpointing"}
+"""Settings that may change when a run is resumed: none of them changes a number."""
+
+
+class Trainer:
+    """One run in one folder.
+
+    Started in several processes by ``accelerate launch``, they train together; the first one writes.
+
+    Args:
+        config: What to train.
+        folder: The run folder; created. A folder that holds another run is refused unless `resume` is set.
+        resume: Continue from the folder's checkpoint.
+        device: Where to train; default: CUDA when there is one.
+
+    Attributes:
+        config: The config, with what it names looked up (`towers.resolve`).
+        processes: Who trains along.
+        tokenizer: Cuts and pads to the model's context length.
+        model: The model as it is trained, adapters and all.
+        step: Number of finished steps.
+        best: The best validation so far.
+
+    Raises:
+        TrainingError: The folder holds a run already, has nothing to resume, or was made with another config or other
+            data; or what the config names cannot be had, or cannot be trained on.
+        MissingExtraError: A tracker is asked for that is not installed.
+    """
+
+    def __init__(self, config: TrainConfig, folder: Path, *, resume: bool = False, device: str | None = None) -> None:
+        check_trackers(config.trackers)
+        given, resolved = config.model, resolve(config.model)
+        self.folder = folder
+        self.processes = Processes(device)
+        _check_shares(config, self.processes.count)
+        precision = _precision(config, folder, resume, self.processes.device)
+        self.config = config = config.model_copy(update={"model": resolved, "precision": precision})
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        with self.processes.first_ahead():
+            if self.processes.first:
+                _check(config, folder, resume)
+            torch.manual_seed(config.seed)
+            self._feed = open_feed(config)
+            beginning = Beginning(config, given, fresh=not resume)
+            if self.processes.first and not resume:
+                folder.mkdir(parents=True, exist_ok=True)
+                beginning.tokenizer(self._feed).save(str(folder / TOKENIZER))
+            self.tokenizer = open_tokenizer(folder / TOKENIZER, resolved.text.context_length)
+            if self.processes.first:
+                _check_data(self._feed, self.tokenizer, folder, resume)
+            self.model = beginning.model()
+        self.model.to(self.processes.device)
+        if config.gradient_checkpointing:
+            self.model.clip.set_grad_checkpointing(True)
+        words: WordHead | None = None
+        if config.loss.words:
+            telling = telling_words(self._feed.captions(), config.model.text.vocab_size, self.tokenizer)
+            words = WordHead(telling, config.model.text.vocab_size).to(self.processes.device)
+        self.step = 0
+        self.best = Best()
+        self._engine = Engine(config, self.model, words, self.processes)
+        if resume:
+            self._load_checkpoint()
+        elif self.processes.first:  # nothing can fail any more: the folder holds a run from here on
+            self._save_checkpoint()  # so that there is something to resume however early the run is cut off
+            (folder / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        for module in self._engine.modules():
+            self.processes.synchronise(module)
+        self._validation: DrawnSplit | None = None
+        named = config.trackers if self.processes.first else ()
+        self._trackers = open_trackers(named, config.name, folder, config.model_dump(mode="json"))
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done, or validation has not got better for as long as patience goes."""
+        validation = self.config.validation
+        return self.step >= self.config.total_steps or bool(validation and self.best.lost(validation.patience))
+
+    def run(self, progress: Progress | None = None, *, stop_after: int | None = None) -> TrainedRun:
+        """Train to the end (or for `stop_after` steps at most), then write the weights.
+
+        Returns:
+            The trained encoders, those of the best validation if there was any; also readable later with
+            `TrainedRun.load`.
+        """
+        config = self.config
+        if self.done and (self.folder / WEIGHTS).is_file():
+            return TrainedRun.load(self.folder)
+        last = config.total_steps if stop_after is None else min(config.total_steps, self.step + stop_after)
+        start = self.step
+        self.model.train()
+        for batch in self._feed.batches(self.tokenizer, start):
+            if self.step >= last or self.done:
+                break
+            began = time.perf_counter()
+            metrics = self._engine.step(batch, self.step)
+            if self.step == start:
+                self._check_adapters()
+            self.step += 1
+            metrics["seconds"] = time.perf_counter() - began
+            validated = self._validate(metrics)
+            if validated or self.step % config.log_every == 0 or self.step == config.total_steps:
+                self._log(metrics)
+            if validated or self.step % config.checkpoint_every == 0 or self.step == last:
+                self._save_checkpoint()
+            if progress and self.processes.first:
+                progress(self.step, metrics)
+        trained = self._trained()
+        self.processes.wait()  # until all have read the best weights
+        if self.done and self.processes.first:
+            trained.save(self.folder)
+            (self.folder / BEST).unlink(missing_ok=True)
+        for tracker in self._trackers:
+            tracker.finish()
+        return trained
+
+    def _validate(self, metrics: dict[str, float]) -> bool:
+        """Validate if it is time to, and keep the weights if they are the best."""
+        validation = self.config.validation
+        if validation is None or (self.step % validation.every and self.step != self.config.total_steps):
+            return False
+        if self._validation is None:
+            self._validation = self._feed.validation(validation.quadruplets)
+        live = TrainedRun(self.model.eval(), self.tokenizer, self.config)
+        recall = recall_sum(encode_drawn(live, self._validation), curvature_of(live))
+        self.model.train()
+        # All processes encode the same, but not to the same last digit; they have to end at the same step.
+        metrics["recall_sum"] = self.processes.agree(recall)
+        self.best = self.best.after(metrics["recall_sum"], self.step)
+        if self.best.step == self.step and self.processes.first:
+            write_weights(self._plain(), self.folder / BEST)
+        return True
+
+    def _plain(self) -> dict[str, torch.Tensor]:
+        """The weights as a model without adapters has them."""
+        towers = self.config.model.open_clip
+        if towers is None or towers.lora is None:
+            return self.model.state_dict()
+        from hysac_export.model.lora import merged_state
+
+        return merged_state(self.model, towers.lora)
+
+    def _check_adapters(self) -> None:
+        towers = self.config.model.open_clip
+        if towers is not None and towers.lora is not None:
+            from hysac_export.model.lora import check_gradients
+
+            check_gradients(self.model)
+
+    def _trained(self) -> TrainedRun:
+        """The encoders so far; of a run that is done, the best."""
+        towers = self.config.model.open_clip
+        weights = read_weights(self.folder / BEST) if self.done and (self.folder / BEST).is_file() else None
+        model = self.model
+        if weights is not None or (towers and towers.lora):
+            model = HySAC(self.config.model)
+            model.load_state_dict(self._plain() if weights is None else weights)
+        return TrainedRun(model.eval(), self.tokenizer, self.config)
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        if self.processes.first:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"step": self.step, **metrics}) + "\n")
+        for tracker in self._trackers:
+            tracker.log(metrics, step=self.step)
+
+    def _save_checkpoint(self) -> None:
+        if not self.processes.first:
+            return
+        engine = self._engine
+        state = {
+            "step": self.step,
+            "modules": [module.state_dict() for module in engine.modules()],
+            "optimizer": engine.optimizer.state_dict(),
+            "scaler": engine.scaler.state_dict(),
+            "best": self.best.state(),
+        }
+        temporary = self.folder / (CHECKPOINT + ".new")
+        torch.save(state, temporary)
+        os.replace(temporary, self.folder / CHECKPOINT)
+
+    def _load_checkpoint(self) -> None:
+        path = self.folder / CHECKPOINT
+        if not path.is_file():
+            raise TrainingError(f"{self.folder} holds no {CHECKPOINT} to resume from; {DAMAGED}")
+        engine = self._engine
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
+            for module, values in zip(engine.modules(), state["modules"], strict=True):
+                module.load_state_dict(values)
+            engine.optimizer.load_state_dict(state["optimizer"])
+            engine.scaler.load_state_dict(state.get("scaler", {}))
+            self.best = Best(**state.get("best", {}))
+            self.step = int(state["step"])
+        except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.PickleError) as error:
+            raise TrainingError(f"{path} cannot be resumed from: {error}; {DAMAGED}") from error
+        if self.processes.first:
+            _truncate_metrics(self.folder / METRICS, self.step)
+
+
+def _check_shares(config: TrainConfig, count: int) -> None:
+    """Refuse a batch that does not divide among processes and the parts that each of them encodes its share in."""
+    if config.batch_size % (count * config.accumulate):
+        raise TrainingError(
+            f"batch_size {config.batch_size} does not divide among {count} processes with {config.accumulate} parts "
+            f"each (accumulate); set batch_size to a multiple of {count * config.accumulate}"
+        )
+
+
+def _precision(config: TrainConfig, folder: Path, resume: bool, device: torch.device) -> str:
+    """The precision of a config; of ``auto`` what the run began with, or else what suits the device."""
+    if config.precision != "auto":
+        check_precision(config.precision, device)
+        return config.precision
+    if resume and (folder / CONFIG).is_file():
+        return read_config(folder).precision
+    return fastest_precision(device)
+
+
+def _check(config: TrainConfig, folder: Path, resume: bool) -> None:
+    """Refuse a folder that holds another run, or none to resume."""
+    path = folder / CONFIG
+    if resume:
+        if not path.is_file():
+            raise TrainingError(f"{folder} holds no run ({CONFIG} is missing); start without --resume")
+        stored = read_config(folder)
+        if stored.model_dump(exclude=_FREE) != config.model_dump(exclude=_FREE):
+            raise TrainingError(f"{folder} was trained with another config; resume with {path}")
+    elif (file := file_in_the_way(folder)) is not None:
+        raise TrainingError(f"{file} is a file, so that {folder} cannot be a folder; choose another for the run")
+    elif path.exists():
+        raise TrainingError(f"{folder} holds a run already; resume it with --resume, or choose another folder")
+
+
+def _check_data(feed: Feed, tokenizer: Tokenizer, folder: Path, resume: bool) -> None:
+    """Refuse a data set that cannot be trained on, or another one than the run began with; note what it holds."""
+    path = folder / DATA
+    if resume:
+        begun = _digest(path) if path.is_file() else ""
+        if feed.digest != begun:
+            raise TrainingError(
+                f"the data is not what {folder} was trained on; put it back, or train in another folder"
+            )
+    elif (report := feed.check(tokenizer)) is not None:
+        report.refuse()
+        path.write_text(json.dumps({"digest": feed.digest, **report.to_dict()}, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    """Hash of the data that a run began with."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise TrainingError(f"{path} does not hold the digest of the data: {error}; {DAMAGED}") from error
+
+
+def check_data(config: TrainConfig, progress: Callable[[int], None] | None = None) -> DataReport | None:
+    """Look through the data of a config as a run would before its first step; None for scenes.
+
+    Raises:
+        SourceError: A source cannot be read.
+        TrainingError: There is nothing to train on, or what the config names cannot be had.
+    """
+    given = config.model
+    config = config.model_copy(update={"model": resolve(given)})
+    feed = open_feed(config)
+    return feed.check(Beginning(config, given).tokenizer(feed), progress)
+
+
+def _truncate_metrics(path: Path, step: int) -> None:
+    """Drop lines that were written after the checkpoint, or not to their end."""
+    if path.is_file():
+        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

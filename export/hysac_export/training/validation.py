@@ -1,0 +1,62 @@
+"""Which step of a run was the best: the recall of the validation set, now and then, while training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from hysac_export.evaluation.encoded import EncodedSplit
+from hysac_export.evaluation.metrics import retrieve
+
+_POOLS = (("safe_text", "safe_image"), ("safe_text", "unsafe_image"), ("unsafe_text", "safe_image"))
+
+
+def recall_sum(encoded: EncodedSplit, curvature: float | None) -> float:
+    """The published code's criterion for the best step: six R@1 added up, in [0, 6].
+
+    Safe texts with safe images, safe texts with their unsafe twins' images, and unsafe texts with safe images, in both
+    directions; every pool is of the one kind of the other modality. Unsafe texts with unsafe images are left out, as
+    published.
+
+    Args:
+        encoded: Encoded quadruplets.
+        curvature: c > 0, or None to rank by dot product.
+    """
+    targets = np.arange(len(encoded))
+    total = 0.0
+    for texts, images in _POOLS:
+        x, y = getattr(encoded, texts), getattr(encoded, images)
+        for queries, pool in ((x, y), (y, x)):
+            total += float(retrieve(queries, pool, targets, curvature).hits(1).mean())
+    return total
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far.
+
+    Attributes:
+        recall_sum: Its value; −1 before the first.
+        step: Steps that were done then.
+        since: Validations since then, none of them better.
+    """
+
+    recall_sum: float = -1.0
+    step: int = 0
+    since: int = 0
+
+    def after(self, recall_sum: float, step: int) -> Self:
+        """With one more validation; an equal one is no better."""
+        if recall_sum > self.recall_sum:
+            return replace(self, recall_sum=recall_sum, step=step, since=0)
+        return replace(self, since=self.since + 1)
+
+    def lost(self, patience: int | None) -> bool:
+        """Whether to give up hope."""
+        return patience is not None and self.since >= patience
+
+    def state(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint."""
+        return asdict(self)

@@ -1,0 +1,252 @@
+"""Our vectors and scores beside those of an application, in a collection that it uses.
+
+What is ours is one named vector, one payload key with its indexes, and one key of the collection's metadata. They are
+added and taken away without writing to anything else. An engine that cannot add a vector to a collection gets the
+vectors in a companion collection, under the same ids; scores and metadata are in the application's own all the same,
+because the guard needs them there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from numpy.typing import ArrayLike
+from qdrant_client import models
+
+from hysac_retrieval.collection.collection import PAYLOAD_INDEXES, Collection
+from hysac_retrieval.collection.metadata import Attached, CollectionMetadata, read_metadata
+from hysac_retrieval.collection.records import normal_ids
+from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
+from hysac_retrieval.results import Modality, PointId
+from hysac_retrieval.safety.filters import PAYLOAD_KEY
+from hysac_retrieval.stores.base import VECTOR_NAME, CollectionSpec, HnswOptions, Opened, Quantization, Store
+
+COMPANION = "-hysac"
+"""What the name of a companion collection has behind that of the application's."""
+
+_PAGE = 1000
+_SCORED = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=PAYLOAD_KEY))])
+
+_log = logging.getLogger(__name__)
+
+
+def attach(
+    store: Store, name: str, describe: Callable[[Quantization | None], CollectionMetadata], hnsw: HnswOptions
+) -> Collection:
+    """Make room for our vectors and scores in a collection of an application; again opens what is attached.
+
+    Killed at any moment, it can be called again: the metadata, which says that something is attached, comes last.
+
+    Args:
+        store: Where it is.
+        name: The application's collection.
+        describe: Puts together our metadata for vectors that are compressed in some way.
+        hnsw: Options of the graph.
+
+    Returns:
+        The collection that holds the vectors.
+
+    Raises:
+        CollectionExistsError: It is one of our own, or has a vector or payload key ``hysac`` that is not ours.
+        ModelMismatchError: It is attached already, with another model.
+    """
+    opened = store.open(name)
+    if opened.metadata is not None:
+        return _attached_before(store, name, opened, describe)
+    extension = store.extension(name)
+    facts = extension.facts()
+    _expect_free(store, name, facts.has_vector)
+    companion = name + COMPANION if facts.obstacle else None
+    own = describe(None if facts.obstacle else facts.quantization)
+    metadata = own.model_copy(update={"attached": Attached(collection=name, companion=companion)})
+    made = Collection(name, metadata).lift
+    spec = CollectionSpec(
+        size=made.size,
+        metric=made.metric,
+        metadata=metadata.model_dump(mode="json", exclude_none=True),
+        indexes=PAYLOAD_INDEXES,
+        hnsw=hnsw,
+    )
+    if companion is None:
+        extension.extend(spec)
+        return Collection.read(name, store.open(name), metadata.fingerprint)
+    _log.warning(
+        "%s. So the vectors of %r go into the collection %r, under the same ids; search there, and look payloads up "
+        "in %r",
+        facts.obstacle,
+        name,
+        companion,
+        name,
+    )
+    if not store.exists(companion):
+        store.create(companion, spec)
+    elif not _is_companion(store, companion, name):
+        raise CollectionExistsError(
+            f"the vectors of {name!r} would go into a collection {companion!r}, and there is another one of that name; "
+            "rename or remove it, or attach with a Qdrant of 1.18 or later, which needs none"
+        )
+    collection = Collection.read(companion, store.open(companion), metadata.fingerprint)
+    extension.extend(spec, vector=False)
+    return collection
+
+
+def _attached_before(
+    store: Store, name: str, opened: Opened, describe: Callable[[Quantization | None], CollectionMetadata]
+) -> Collection:
+    found = read_metadata(name, opened)
+    if found.attached is None:
+        raise CollectionExistsError(
+            f"collection {name!r} was made by hysac-index, so there is nothing to attach; index into it, or search it"
+        )
+    home = found.attached.companion or name
+    return Collection.read(home, store.open(home), describe(found.quantization).fingerprint)
+
+
+def _is_companion(store: Store, companion: str, name: str) -> bool:
+    """Whether a collection holds our vectors of the application's collection `name`, and nothing else."""
+    found = store.open(companion)
+    return found.metadata is not None and read_metadata(companion, found).attached == Attached(
+        collection=name, companion=companion
+    )
+
+
+def open_attached(store: Store, name: str) -> Attachment:
+    """What is attached to a collection of an application, even if it is there only in part.
+
+    Raises:
+        SettingsError: Nothing is.
+        NotACollectionError: Our metadata cannot be read.
+    """
+    metadata = read_metadata(name, store.open(name))
+    home = (metadata.attached.companion if metadata.attached else None) or name
+    return Attachment.of(store, Collection(home, metadata))
+
+
+def expect_removable(store: Store, name: str) -> None:
+    """Check that a collection may be removed: no application keeps points of its own in it.
+
+    Raises:
+        CollectionExistsError: One does.
+    """
+    try:
+        opened = store.open(name)
+        theirs = opened.metadata is None or read_metadata(name, opened).attached is not None
+    except NotACollectionError:
+        return  # ours, and damaged: of others the metadata is not there at all
+    if theirs:
+        raise CollectionExistsError(
+            f"collection {name!r} holds points of an application, which recreating would remove; give another name, or "
+            "add safe search to it with `hysac-index attach`"
+        )
+
+
+def _expect_free(store: Store, name: str, has_vector: bool) -> None:
+    """Check that the names we use are not the application's; what a killed `attach` left behind is no obstacle."""
+    held = models.Filter(must=[models.HasVectorCondition(has_vector=VECTOR_NAME)])
+    if has_vector and store.count(name, held):
+        what = f"vectors named {VECTOR_NAME!r}"
+    elif store.count(name, _SCORED):
+        what = f"a payload field {PAYLOAD_KEY!r}"
+    else:
+        return
+    raise CollectionExistsError(
+        f"collection {name!r} has {what}, but no metadata of ours that says what they are; rename or remove them, "
+        "or attach to another collection"
+    )
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What is ours in a collection of an application.
+
+    Attributes:
+        store: Where the collections are.
+        name: The application's collection.
+        collection: The collection that holds the vectors: the application's own, or a companion.
+    """
+
+    store: Store
+    name: str
+    collection: Collection
+
+    @classmethod
+    def of(cls, store: Store, collection: Collection) -> Self:
+        """What a collection is attached to.
+
+        Raises:
+            SettingsError: Nothing.
+        """
+        attached = collection.metadata.attached
+        if attached is None:
+            raise SettingsError(
+                f"collection {collection.name!r} is attached to none of an application; it was made by hysac-index, "
+                "or by Index.create"
+            )
+        return cls(store, attached.collection, collection)
+
+    @property
+    def companion(self) -> bool:
+        """Whether the vectors are in a collection of their own."""
+        return self.collection.name != self.name
+
+    def write(
+        self, ids: Sequence[Any], points: ArrayLike, modality: Modality, marks: Sequence[Mapping[str, Any]] | None
+    ) -> int:
+        """See `Index.annotate`."""
+        keys, vectors, rows = self.collection.records(ids, points, modality, None, marks)
+        if not keys:
+            return 0
+        if self.companion:
+            self.store.upsert(self.collection.name, keys, vectors, rows)
+        return self.store.extension(self.name).write(keys, None if self.companion else vectors, rows)
+
+    def erase(self, ids: Sequence[Any]) -> None:
+        """Take vectors and scores from points, which are then not safe."""
+        keys: list[PointId] = normal_ids(ids)
+        if not keys:
+            return
+        self.store.extension(self.name).erase(keys, vector=not self.companion)
+        if self.companion:
+            self.store.delete(self.collection.name, keys)
+
+    def sweep(self) -> int:
+        """Remove from a companion what belongs to points that the application has removed, or whose score is gone.
+
+        Returns:
+            How many there were.
+        """
+        removed = 0
+        after: PointId | None = None
+        while self.companion:
+            page, after = self.store.scroll(self.collection.name, limit=_PAGE, after=after)
+            ids: list[Any] = [point.id for point in page]
+            these = models.Filter(must=[models.HasIdCondition(has_id=ids)], must_not=_SCORED.must_not)
+            scored, _ = self.store.scroll(self.name, filter=these, limit=_PAGE)
+            stale = sorted({*ids} - {point.id for point in scored}, key=str)
+            if stale:
+                self.store.delete(self.collection.name, stale)
+                removed += len(stale)
+            if after is None:
+                break
+        return removed
+
+    def detach(self) -> int:
+        """See `Index.detach`. Killed at any moment, it can be called again: the metadata goes last."""
+        extension, taken = self.store.extension(self.name), 0
+        after: PointId | None = None
+        while True:
+            page, after = self.store.scroll(self.name, filter=_SCORED, limit=_PAGE, after=after)
+            if page:
+                # The vectors go all at once.
+                extension.erase([point.id for point in page], vector=False)
+                taken += len(page)
+            if after is None:
+                break
+        home = self.collection.name
+        if self.companion and self.store.exists(home) and _is_companion(self.store, home, self.name):
+            self.store.drop(home)
+        extension.retract(PAYLOAD_INDEXES)
+        return taken

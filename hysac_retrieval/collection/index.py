@@ -1,0 +1,397 @@
+"""A collection of points in a vector store: make it, fill it, search it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from qdrant_client import models
+
+from hysac_retrieval.collection.attach import Attachment, attach, expect_removable
+from hysac_retrieval.collection.collection import PAYLOAD_INDEXES, Collection
+from hysac_retrieval.collection.metadata import CollectionMetadata
+from hysac_retrieval.collection.plans import QueryOptions
+from hysac_retrieval.collection.records import normal_ids, point_id
+from hysac_retrieval.collection.schema import LiftChoice, collection_metadata
+from hysac_retrieval.errors import CollectionExistsError, InvalidVectorError, ModelMismatchError, SettingsError
+from hysac_retrieval.results import Hit, IndexInfo, Modality, PointId
+from hysac_retrieval.safety.filters import BEYOND, safety_filter, scored_by
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.stores import CollectionSpec, Connection, HnswOptions, Store, StoredPoint, opening
+from hysac_retrieval.stores.base import Quantization, StorageOptions
+
+__all__ = ["Index", "IndexInfo", "point_id"]
+
+
+class Index:
+    """Lorentz points in a vector store, with exact hyperbolic ranking and a safety filter that fails closed.
+
+    Made by `create` or `open`; a context manager. Searches may run from several threads at once.
+    """
+
+    def __init__(self, collection: Collection, store: Store, *, owns_store: bool = False) -> None:
+        self._collection = collection
+        self._store = store
+        self._owns_store = owns_store
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        *,
+        dim: int,
+        curvature: float,
+        safety: SafetyProfile,
+        fingerprint: str | None = None,
+        lift: LiftChoice | None = None,
+        sample: ArrayLike | None = None,
+        quantization: Quantization | None = None,
+        hnsw: HnswOptions | None = None,
+        storage: StorageOptions | None = None,
+        exist_ok: bool = False,
+        recreate: bool = False,
+        **connection: Unpack[Connection],
+    ) -> Self:
+        """Make a collection.
+
+        How points are stored is fixed here, once: by `lift` (a model bundle carries one), else fitted on `sample`,
+        else a default without boost whose norm holds radii up to eight standard deviations beyond the calibration's.
+        ``"padded"`` suits points of encoders, whose radii are narrow; ``"poincare"`` points whose radii spread widely,
+        such as those of trees; ``"auto"`` measures both on the sample and records what it found.
+
+        Args:
+            name: Name of the collection.
+            dim: Number d of space components of a point.
+            curvature: Curvature c > 0 of the space (−c).
+            safety: Calibration that scores the points.
+            fingerprint: Identity of the model; None for points that come from no bundle, which derives one from the
+                space and its calibration.
+            lift: How points are stored.
+            sample: Points (n, d) to fit the lift on, or to choose it by.
+            quantization: How the vectors that the graph compares are compressed; hits are then ranked again in float64.
+            hnsw: Options of the graph.
+            storage: Where things are kept; shards and copies in a cluster.
+            exist_ok: Open a collection that exists already, if it is of the same model.
+            recreate: Remove a collection that exists already, with all its points, unless it is an application's.
+            **connection: Where it lives; see `Connection`.
+
+        Raises:
+            CollectionExistsError: It exists, and neither `exist_ok` nor `recreate` is given; or it is an application's.
+            ModelMismatchError: It exists, with `exist_ok`, but was indexed with another model.
+            SettingsError: Options are out of range or contradict each other.
+            StorageLockedError: Another process has the folder.
+        """
+        if exist_ok and recreate:
+            raise SettingsError("exist_ok keeps a collection that exists and recreate removes it; give one of them")
+        metadata = collection_metadata(
+            dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
+        )
+        made = Collection(name, metadata).lift
+        with opening(connection) as (store, owned):
+            if recreate and store.exists(name):
+                expect_removable(store, name)
+                store.drop(name)
+            try:
+                store.create(
+                    name,
+                    CollectionSpec(
+                        size=made.size,
+                        metric=made.metric,
+                        metadata=metadata.model_dump(mode="json", exclude_none=True),
+                        indexes=PAYLOAD_INDEXES,
+                        hnsw=hnsw or HnswOptions(),
+                        quantization=quantization,
+                        storage=storage or StorageOptions(),
+                    ),
+                )
+            except CollectionExistsError:
+                if not exist_ok:
+                    raise
+            collection = Collection.read(name, store.open(name), metadata.fingerprint)
+            found = (collection.metadata.dim, collection.metadata.curvature)
+            if found[0] != dim or not np.isclose(found[1], curvature, rtol=1e-12, atol=0):
+                raise ModelMismatchError(
+                    f"collection {name!r} holds points of dimension {found[0]} and curvature {found[1]}; "
+                    f"asked for dimension {dim} and curvature {curvature}. Give it another name, or recreate it"
+                )
+            if quantization not in (None, collection.metadata.quantization):
+                raise SettingsError(
+                    f"collection {name!r} exists with quantization {collection.metadata.quantization}, not "
+                    f"{quantization}; leave the option out, or recreate the collection"
+                )
+        return cls(collection, store, owns_store=owned)
+
+    @classmethod
+    def open(cls, name: str, *, expect_fingerprint: str | None = None, **connection: Unpack[Connection]) -> Self:
+        """Open a collection that exists.
+
+        Args:
+            name: Name of the collection.
+            expect_fingerprint: Model that it must have been indexed with; None for any.
+            **connection: Where it lives; see `Connection`.
+
+        Raises:
+            CollectionNotFoundError: There is none of that name.
+            NotACollectionError: It lacks our vector or our metadata.
+            ModelMismatchError: It was indexed with another model.
+            StorageLockedError: Another process has the folder.
+        """
+        with opening(connection) as (store, owned):
+            return cls(Collection.read(name, store.open(name), expect_fingerprint), store, owns_store=owned)
+
+    @classmethod
+    def attach(
+        cls,
+        name: str,
+        *,
+        dim: int,
+        curvature: float,
+        safety: SafetyProfile,
+        fingerprint: str | None = None,
+        lift: LiftChoice | None = None,
+        sample: ArrayLike | None = None,
+        hnsw: HnswOptions | None = None,
+        **connection: Unpack[Connection],
+    ) -> Self:
+        """Make room for our vectors and scores in a collection of an application; its own are not touched.
+
+        Points get theirs from `annotate`, or from `ingest.fill`, which encodes what their payload holds. Attaching
+        again opens what is attached. Where the engine cannot add a vector (a server before 1.18 cannot), a companion
+        collection takes the vectors.
+
+        The arguments are those of `create`; `hnsw` counts where the engine takes it for a single vector.
+
+        Raises:
+            CollectionNotFoundError: There is none of that name.
+            CollectionExistsError: It is one of ours, or has a vector or payload key ``hysac`` of its own.
+            ModelMismatchError: It is attached already, with another model.
+            StorageLockedError: Another process has the folder.
+        """
+
+        def describe(quantization: Quantization | None) -> CollectionMetadata:
+            return collection_metadata(
+                dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
+            )
+
+        with opening(connection) as (store, owned):
+            return cls(attach(store, name, describe, hnsw or HnswOptions()), store, owns_store=owned)
+
+    @property
+    def name(self) -> str:
+        """Name of the collection."""
+        return self._collection.name
+
+    @property
+    def collection(self) -> Collection:
+        """What the collection is, apart from where it lives."""
+        return self._collection
+
+    @property
+    def metadata(self) -> CollectionMetadata:
+        """What is kept with the collection: model, dimension, curvature, lift, calibration."""
+        return self._collection.metadata
+
+    @property
+    def store(self) -> Store:
+        """Where the collection lives."""
+        return self._store
+
+    def upsert(
+        self,
+        ids: Sequence[Any],
+        points: ArrayLike,
+        *,
+        modality: Modality,
+        payloads: Sequence[Mapping[str, Any] | None] | None = None,
+        marks: Sequence[Mapping[str, Any]] | None = None,
+    ) -> int:
+        """Insert points, or replace those with the same id; all are checked before the first is written.
+
+        Args:
+            ids: n integers or UUIDs; `point_id` makes one of any text.
+            points: Shape (n, d), space components.
+            modality: What the points were encoded from; it decides which calibration scores them.
+            payloads: n mappings of JSON values, without a key ``hysac``.
+            marks: n mappings of JSON values to keep beside our own under that key, such as a source and its hash.
+
+        Returns:
+            The number of points written.
+
+        Raises:
+            InvalidVectorError: A point is not finite or not of dimension d; the message names its row.
+            InputError: An id or a payload cannot be stored, or the numbers of each differ.
+            SettingsError: The modality is unknown.
+        """
+        if self.metadata.attached is not None:
+            raise SettingsError(
+                f"collection {self.name!r} holds the points of an application ({self.metadata.attached.collection!r}), "
+                "which an upsert would replace whole; write them with the application's own client, then fill or "
+                "annotate them"
+            )
+        keys, vectors, rows = self._collection.records(ids, points, modality, payloads, marks)
+        if keys:
+            self._store.upsert(self.name, keys, vectors, rows)
+        return len(keys)
+
+    def annotate(
+        self,
+        ids: Sequence[Any],
+        points: ArrayLike,
+        *,
+        modality: Modality,
+        marks: Sequence[Mapping[str, Any]] | None = None,
+    ) -> int:
+        """Give vectors and scores to points of the application that this collection is attached to.
+
+        Nothing else of these points changes. Points that the application has removed are left out.
+
+        The arguments and errors are those of `upsert`.
+
+        Returns:
+            The number of points that were there.
+
+        Raises:
+            SettingsError: The collection is attached to none; `upsert` writes points of one's own.
+        """
+        return Attachment.of(self._store, self._collection).write(ids, points, modality, marks)
+
+    def detach(self) -> int:
+        """Take everything of ours away from the application's collection; the index is of no use afterwards.
+
+        Returns:
+            The number of points that had a score.
+
+        Raises:
+            SettingsError: The collection is attached to none.
+        """
+        return Attachment.of(self._store, self._collection).detach()
+
+    def query(self, point: ArrayLike, **options: Unpack[QueryOptions]) -> list[Hit]:
+        """Nearest points by geodesic distance.
+
+        Args:
+            point: Shape (d,), space components.
+            **options: See `QueryOptions`.
+
+        Returns:
+            Hits, nearest first.
+
+        Raises:
+            InvalidVectorError: The point is not finite or not of dimension d.
+            SettingsError: An option is out of range.
+        """
+        return self.query_batch(self._row(point), **options)[0]
+
+    def query_batch(self, points: ArrayLike, **options: Unpack[QueryOptions]) -> list[list[Hit]]:
+        """As `query`, for points of shape (n, d) in one request to the store."""
+        plan = self._collection.plan(points, **options)
+        return self._collection.interpret(plan, self._store.query(self.name, plan.query))
+
+    def query_groups(
+        self, point: ArrayLike, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[QueryOptions]
+    ) -> dict[str | int, list[Hit]]:
+        """Nearest points, grouped by the value of a payload field.
+
+        Args:
+            point: Shape (d,), space components.
+            by: Field to group by; points without it are in no group.
+            groups: Groups to return at most, 1 or more.
+            size: Hits of each group at most, 1 or more.
+            **options: See `QueryOptions`; without `limit` and `offset`.
+
+        Returns:
+            Hits by value, nearest first; the group with the nearest hit first.
+        """
+        plan, grouping = self._collection.plan_groups(self._row(point), by, groups, size, **options)
+        return self._collection.interpret_groups(plan, self._store.query_groups(self.name, plan.query, grouping))
+
+    def points(self, ids: Sequence[Any]) -> tuple[NDArray[np.float64], list[Modality | None]]:
+        """Stored points, (n, d), and what they were encoded from, in the order of `ids`.
+
+        Raises:
+            PointNotFoundError: There is none with one of the ids.
+        """
+        return self._collection.found_points(normal_ids(ids), self.retrieve(ids))
+
+    def _row(self, point: ArrayLike) -> NDArray[Any]:
+        row = np.asarray(point)
+        if row.ndim != 1:
+            raise InvalidVectorError(
+                f"the point has shape {row.shape}; expected ({self.metadata.dim},). For several use query_batch"
+            )
+        return row[None, :]
+
+    def retrieve(self, ids: Sequence[Any]) -> list[StoredPoint]:
+        """Points by id with their whole payload, scored or not, in no particular order."""
+        return self._store.retrieve(self.name, normal_ids(ids))
+
+    def reload(self) -> None:
+        """Read again what is kept with the collection, which another process may have calibrated anew.
+
+        Raises:
+            StoreError: The collection is no longer there, or no longer ours.
+        """
+        self._collection = Collection.read(self.name, self._store.open(self.name))
+
+    def count(self, filter: models.Filter | None = None) -> int:
+        """Exact number of points (that match a filter)."""
+        return self._store.count(self.name, filter)
+
+    def delete(self, ids: Sequence[Any]) -> None:
+        """Remove points by id; ids that are not there are no error.
+
+        Raises:
+            SettingsError: They are those of an application that this collection is attached to.
+        """
+        if (attached := self.metadata.attached) is not None:
+            raise SettingsError(
+                f"the points of collection {self.name!r} are those of an application ({attached.collection!r}); remove "
+                "them with its own client, or take only what is ours from all of them with detach"
+            )
+        keys: list[PointId] = normal_ids(ids)
+        if keys:
+            self._store.delete(self.name, keys)
+
+    def optimize(self) -> None:
+        """Have the engine finish its graph. Call it after bulk loads into the embedded engine."""
+        self._store.optimize(self.name)
+
+    def info(self) -> IndexInfo:
+        """Count what is there."""
+        metadata = self.metadata
+        points, size = self.count(), self._store.memory(self.name)
+        safe = self.count(safety_filter(metadata.safety.threshold, metadata.fingerprint))
+        flagged = models.Filter(must=[models.FieldCondition(key=BEYOND, match=models.MatchValue(value=True))])
+        return IndexInfo(
+            name=self.name,
+            points=points,
+            safe=safe,
+            unsafe=points - safe,
+            indexed=min(self._store.indexed(self.name), points),
+            beyond=self.count(flagged),
+            dim=metadata.dim,
+            curvature=metadata.curvature,
+            threshold=metadata.safety.threshold,
+            model=metadata.fingerprint,
+            lift=self._collection.lift.kind,
+            outdated=self.count(scored_by(metadata.earlier)) if metadata.earlier else 0,
+            quantization=metadata.quantization,
+            bytes_per_point=None if not points or size is None else size / points,
+            measured=metadata.measured,
+        )
+
+    def close(self) -> None:
+        """Let go of the store, unless it was the caller's. Closing twice is no error."""
+        if self._owns_store:
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

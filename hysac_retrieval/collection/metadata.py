@@ -1,0 +1,112 @@
+"""What is kept with a collection, and without which its vectors cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hysac_retrieval.errors import NotACollectionError
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.stores.base import Opened, Quantization
+
+FORMAT_VERSION: Literal[1] = 1
+_LENGTH = 32  # characters of a fingerprint that we make
+
+
+class Calibration(BaseModel):
+    """A calibration that points of a collection may still carry scores of.
+
+    Attributes:
+        fingerprint: Identity of the model with that calibration.
+        safety: The calibration.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    fingerprint: str = Field(min_length=1)
+    safety: SafetyProfile
+
+
+class Attached(BaseModel):
+    """How a collection came to hold our vectors without being made for them.
+
+    Attributes:
+        collection: The collection of an application, whose points they belong to.
+        companion: Collection that holds the vectors, under the same ids, where the engine could not add them to the
+            application's own; None where it could.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    collection: str
+    companion: str | None = None
+
+
+class CollectionMetadata(BaseModel):
+    """What is needed to read a collection's vectors, kept with it.
+
+    Attributes:
+        format_version: Version of this contract.
+        fingerprint: Identity of the model that made the points.
+        dim: Number d of space components of a point.
+        curvature: Curvature c > 0 of the space (−c).
+        lift: How points are stored, as `Lift.to_dict`.
+        safety: Calibration that gave the points their scores.
+        quantization: How the vectors that the graph compares are compressed; None for not at all.
+        measured: What the choice of the lift was based on (``lift="auto"``).
+        attached: Whose points these are, where they are those of an application; None for a collection of our own.
+        earlier: Calibrations that came before, oldest first; what still carries scores of theirs is found by no safe
+            search until `rescore` has been there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    format_version: Literal[1] = FORMAT_VERSION
+    fingerprint: str = Field(min_length=1)
+    dim: int = Field(gt=0)
+    curvature: float = Field(gt=0)
+    lift: dict[str, Any]
+    safety: SafetyProfile
+    quantization: Quantization | None = None
+    measured: dict[str, Any] | None = None
+    attached: Attached | None = None
+    earlier: tuple[Calibration, ...] = ()
+
+
+def same_points(one: str, other: str) -> bool:
+    """Whether two fingerprints are of models that give the same points, perhaps with different scores.
+
+    The first half of a fingerprint is a hash of what makes the points, the second half of everything. Fingerprints of a
+    caller's own making are the same or not.
+    """
+    return one == other or (len(one) == len(other) == _LENGTH and one[: _LENGTH // 2] == other[: _LENGTH // 2])
+
+
+def raw_fingerprint(dim: int, curvature: float, safety: SafetyProfile) -> str:
+    """Identity for points that come from no bundle: a hash of the space and its calibration."""
+    space = {"dim": dim, "curvature": curvature}
+    whole = space | {"safety": safety.model_dump(mode="json", exclude={"source"})}
+    first, second = (hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in (space, whole))
+    return f"raw-{first[:12]}{second[:16]}"
+
+
+def read_metadata(name: str, opened: Opened) -> CollectionMetadata:
+    """Our metadata of a collection.
+
+    Raises:
+        NotACollectionError: It has none, or such as this version cannot read.
+    """
+    what = f"collection {name!r}"
+    if opened.metadata is None:
+        lack = "vector named 'hysac'" if opened.size is None else "metadata"
+        raise NotACollectionError(
+            f"{what} exists but has no {lack} of ours; create one of another name, index with hysac-index, or add ours "
+            "to it with hysac-index attach"
+        )
+    try:
+        return CollectionMetadata.model_validate(dict(opened.metadata))
+    except ValueError as error:
+        raise NotACollectionError(f"{what} has metadata that this version cannot read: {error}") from error

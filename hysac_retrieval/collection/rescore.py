@@ -1,0 +1,242 @@
+"""A new calibration for a collection that exists: scores follow from the stored radii, nothing is encoded again.
+
+A calibration has a fingerprint of its own, and a safe search returns only points whose score was given by the
+calibration that the collection names. The new one is named first; from then on every point is out of reach until it
+carries its new score. So a search never mixes two calibrations, at any moment and after any crash: it finds fewer
+points, and none that its calibration holds unsafe.
+
+What is left to do is a fact of the collection, too: the points that carry an earlier fingerprint. A rewrite that was
+killed is continued by the same call.
+
+Searches that were opened before keep the old calibration. So that they do not go on showing what the new one holds
+unsafe, those points are rewritten first. And those that only the new one holds safe are rewritten last: until all
+others are done, no search, old or new, returns a point that either calibration holds unsafe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from qdrant_client import models
+
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.metadata import Calibration, CollectionMetadata, raw_fingerprint, same_points
+from hysac_retrieval.collection.records import finite_number, own_payload, short_numbers, stored_modality
+from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.filters import MODALITY, RADIUS, UNSAFE, safety_filter, scored_by
+from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+from hysac_retrieval.stores.amend import Amendment
+from hysac_retrieval.stores.base import Store, StoredPoint
+
+PAGE = 1000
+_ROUNDING = 5e-13
+"""Radii are stored to 12 decimals; a score is that of the farthest radius that may have been meant."""
+_MARGIN = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class RescoreReport:
+    """What a rewrite of scores did.
+
+    Attributes:
+        collection: The collection.
+        fingerprint: The model with the new calibration.
+        threshold: Largest score that counts as safe now.
+        rescored: Points that were given a new score.
+        withdrawn: Of these, points that counted as safe and no longer do.
+        released: Of these, points that did not count as safe and now do.
+        unreadable: Of these, points without a usable radius; they count as unsafe.
+        left: Points that still carry an earlier score, because the rewrite was stopped or they were written meanwhile.
+        safe: Points that a safe search can return now.
+        points: All points of the collection.
+        seconds: How long it took.
+    """
+
+    collection: str
+    fingerprint: str
+    threshold: float
+    rescored: int
+    withdrawn: int
+    released: int
+    unreadable: int
+    left: int
+    safe: int
+    points: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-serialisable values."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _Counts:
+    rescored: int = 0
+    withdrawn: int = 0
+    released: int = 0
+    unreadable: int = 0
+
+
+def rescore(
+    index: Index,
+    safety: SafetyProfile,
+    *,
+    fingerprint: str | None = None,
+    page: int = PAGE,
+    on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RescoreReport:
+    """Apply a calibration to a collection, or go on with one that was interrupted.
+
+    Args:
+        index: The collection. It has the new calibration afterwards; other `Index` objects must be opened again.
+        safety: The calibration.
+        fingerprint: Identity of the model with this calibration, as its bundle has it; None for points that come from
+            no bundle.
+        page: Points read and written at once, 1 or more.
+        on_progress: Called with the number of points that are done and of all that are to be done.
+        should_stop: Asked between pages.
+
+    Raises:
+        ModelMismatchError: The fingerprint is of a model that gives other points.
+        SettingsError: `page` is out of range, or the fingerprint is known with another calibration.
+    """
+    if page < 1:
+        raise SettingsError(f"page is {page}; expected at least 1")
+    start = time.perf_counter()
+    index.reload()
+    names = _names(index)
+    for name in names:
+        _name_calibration(index.store, name, safety, fingerprint)
+    index.reload()
+    metadata = index.metadata
+    total = sum(_left(index.store, name, metadata) for name in names)
+    done = 0
+    if on_progress:
+        on_progress(0, total)
+    for name in names:
+        counts = _Counts()
+        for amended in _rewrite(index.store, name, metadata, page, counts):
+            done += amended
+            if on_progress:
+                on_progress(done, total)
+            if should_stop():
+                break
+        else:
+            continue
+        break
+    return RescoreReport(
+        collection=index.name,
+        fingerprint=metadata.fingerprint,
+        threshold=metadata.safety.threshold,
+        **asdict(counts),
+        left=sum(_left(index.store, name, metadata) for name in names),
+        safe=index.count(safety_filter(metadata.safety.threshold, metadata.fingerprint)),
+        points=index.count(),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _names(index: Index) -> list[str]:
+    """Collections with scores of these points: where vectors lie beside an application's, its own has scores, too."""
+    attached = index.metadata.attached
+    return [*({attached.collection} - {index.name} if attached else ()), index.name]
+
+
+def _left(store: Store, name: str, metadata: CollectionMetadata) -> int:
+    return store.count(name, scored_by(metadata.earlier)) if metadata.earlier else 0
+
+
+def _rewrite(store: Store, name: str, metadata: CollectionMetadata, page: int, counts: _Counts) -> Iterator[int]:
+    """Give the points of a collection their new scores; yields how many, after every page."""
+    for condition, calibration in _stages(metadata):
+        after = None
+        while True:
+            points, after = store.scroll(name, filter=condition, limit=page, after=after)
+            if points:
+                store.amend(name, [_amended(point, metadata, calibration, counts) for point in points])
+                yield len(points)
+            if after is None:
+                break
+
+
+def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprint: str | None) -> None:
+    """Make the calibration that of a collection, if it is not yet."""
+    opened = store.open(name)
+    if opened.metadata is None:
+        raise NotACollectionError(
+            f"collection {name!r} has no metadata of ours, so no scores; index or attach it first"
+        )
+    metadata = CollectionMetadata.model_validate(dict(opened.metadata))
+    target = fingerprint or raw_fingerprint(metadata.dim, metadata.curvature, safety)
+    if not same_points(target, metadata.fingerprint):
+        raise ModelMismatchError(
+            f"collection {name!r} holds points of model {metadata.fingerprint}, but the calibration is of model "
+            f"{target}, which gives other points. Calibrate the model that the collection was indexed with"
+        )
+    if target == metadata.fingerprint:
+        if safety.threshold != metadata.safety.threshold:
+            raise SettingsError(
+                f"collection {name!r} knows {target} with the threshold {metadata.safety.threshold}, not "
+                f"{safety.threshold}; a calibration of its own needs a fingerprint of its own"
+            )
+        return
+    replaced = Calibration(fingerprint=metadata.fingerprint, safety=metadata.safety)
+    earlier = [known for known in (*metadata.earlier, replaced) if known.fingerprint != target]
+    changed = metadata.model_copy(update={"fingerprint": target, "safety": safety, "earlier": tuple(earlier)})
+    store.write_metadata(name, changed.model_dump(mode="json", exclude_none=True))
+
+
+def _stages(metadata: CollectionMetadata) -> list[tuple[models.Filter, Calibration]]:
+    """What to rewrite in which order: conditions on points, and the calibration that scored them."""
+    beyond = _beyond(metadata.safety)
+    stages: list[list[tuple[models.Filter, Calibration]]] = [[], [], [], []]
+    for calibration in metadata.earlier:
+        scored = scored_by([calibration])
+        safe = models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=calibration.safety.threshold))
+        conditions: list[list[Any]] = [
+            [scored, safe, beyond],  # safe so far, unsafe now
+            [scored, safe],  # safe under both
+            [scored, beyond],  # unsafe under both
+            [scored],  # unsafe so far, safe now; and what has no usable radius
+        ]
+        for stage, must in zip(stages, conditions, strict=True):
+            stage.append((models.Filter(must=must), calibration))
+    return [part for stage in stages for part in stage]
+
+
+def _beyond(safety: SafetyProfile) -> models.Filter:
+    """Points whose radius makes them unsafe, and perhaps some within a rounding error."""
+    sides: list[Any] = []
+    for modality in MODALITIES:
+        span = models.Range(gte=max(safety.reach(modality) - _MARGIN, 0.0))
+        kind = models.FieldCondition(key=MODALITY, match=models.MatchValue(value=modality))
+        sides.append(models.Filter(must=[kind, models.FieldCondition(key=RADIUS, range=span)]))
+    return models.Filter(should=sides)
+
+
+def _amended(point: StoredPoint, metadata: CollectionMetadata, before: Calibration, counts: _Counts) -> Amendment:
+    """The new score of a point."""
+    ours = own_payload(point)
+    radius, modality = finite_number(ours.get("radius")), stored_modality(ours)
+    unsafe = 1.0 if radius is None else _score(metadata.safety, radius, modality)
+    old = finite_number(ours.get("unsafe"))
+    was_safe = old is not None and old <= before.safety.threshold
+    is_safe = unsafe <= metadata.safety.threshold
+    counts.rescored += 1
+    counts.withdrawn += was_safe and not is_safe
+    counts.released += is_safe and not was_safe
+    counts.unreadable += radius is None
+    return Amendment(point.id, {"unsafe": unsafe, "model": metadata.fingerprint}, before.fingerprint, radius)
+
+
+def _score(safety: SafetyProfile, radius: float, modality: Modality | None) -> float:
+    """The score to store; a point of unknown kind is held to both calibrations."""
+    kinds: Sequence[Modality] = MODALITIES if modality is None else (modality,)
+    exact = max(float(safety.unsafe(radius + _ROUNDING, kind)) for kind in kinds)
+    return float(np.minimum(short_numbers([exact], up=True)[0], 1.0))

@@ -1,0 +1,103 @@
+"""How a collection is laid out when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import ValidationError
+
+from hysac_retrieval.collection.metadata import CollectionMetadata, raw_fingerprint
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.lift import Lift, PaddedLift, PoincareLift, lift_from_dict
+from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+from hysac_retrieval.stores.base import Quantization
+
+LiftChoice = Lift | Mapping[str, Any] | Literal["padded", "poincare", "auto"]
+"""A lift, its `to_dict`, the name of a strategy to fit, or ``"auto"`` to measure which serves a sample better."""
+
+ROTATE_SEED = 0
+"""Seed of the rotation that int8 quantization needs; kept with the lift, so that any process rebuilds it."""
+
+_MARGIN_SIGMAS = 8.0
+
+
+def collection_metadata(
+    dim: int,
+    curvature: float,
+    safety: SafetyProfile,
+    *,
+    fingerprint: str | None = None,
+    lift: LiftChoice | None = None,
+    sample: ArrayLike | None = None,
+    quantization: Quantization | None = None,
+) -> CollectionMetadata:
+    """Decide how points are stored, and put together what is kept with the collection; see `Index.create`.
+
+    Raises:
+        SettingsError: Arguments are out of range or contradict each other.
+        InvalidVectorError: The sample is not usable.
+    """
+    if isinstance(dim, bool) or not isinstance(dim, Integral) or dim < 1:
+        raise SettingsError(f"dim is {dim!r}; it must be a whole number of 1 or more")
+    dim = int(dim)
+    if not (math.isfinite(curvature) and curvature > 0):
+        raise SettingsError(f"curvature is {curvature}; it must be finite and above 0 (the space has curvature −c)")
+    if quantization is not None and quantization not in get_args(Quantization):
+        raise SettingsError(
+            f"unknown quantization {quantization!r}; expected one of {', '.join(get_args(Quantization))}, or None"
+        )
+    chosen, measured = _chosen(dim, curvature, safety, lift, sample)
+    if quantization == "int8" and isinstance(chosen, PaddedLift) and chosen.rotate_seed is None:
+        chosen = chosen.model_copy(update={"rotate_seed": ROTATE_SEED})
+    if chosen.dim != dim:
+        raise SettingsError(f"the lift or its sample is for points of dimension {chosen.dim}, the collection for {dim}")
+    stored = chosen.to_dict().get("curvature")
+    if stored is not None and not np.isclose(stored, curvature, rtol=1e-9, atol=0):
+        raise SettingsError(f"the lift is for curvature {stored}, the collection for {curvature}")
+    try:
+        return CollectionMetadata(
+            fingerprint=fingerprint or raw_fingerprint(dim, curvature, safety),
+            dim=dim,
+            curvature=curvature,
+            lift=chosen.to_dict(),
+            safety=safety,
+            quantization=quantization,
+            measured=measured,
+        )
+    except ValidationError as error:
+        raise SettingsError(f"these describe no collection: {error}") from error
+
+
+def _chosen(
+    dim: int, curvature: float, safety: SafetyProfile, lift: LiftChoice | None, sample: ArrayLike | None
+) -> tuple[Lift, dict[str, Any] | None]:
+    """The lift, and what was measured if it was chosen by measurement."""
+    if lift == "auto":
+        if sample is None:
+            raise SettingsError("lift='auto' measures on a sample of the points to come; give sample=points")
+        from hysac_retrieval.lift.choose import choose_lift
+
+        return choose_lift(sample, curvature)
+    if lift == "poincare":
+        return PoincareLift(curvature=curvature, dim=dim), None
+    if isinstance(lift, str) and lift != "padded":
+        raise SettingsError(f"unknown lift {lift!r}; expected 'padded', 'poincare', 'auto' or a lift")
+    if lift is None or lift == "padded":
+        if sample is not None:
+            return PaddedLift.fit(sample, curvature), None
+        return PaddedLift.default(dim, curvature, _reach(safety, curvature)), None
+    if sample is not None:
+        raise SettingsError("lift and sample both say how points are stored; give one of them")
+    return (lift_from_dict(dict(lift)) if isinstance(lift, Mapping) else lift), None
+
+
+def _reach(safety: SafetyProfile, curvature: float) -> float:
+    """Radius that a default lift makes room for."""
+    groups = [group for kind in MODALITIES for group in (safety.of(kind).safe, safety.of(kind).unsafe)]
+    # The norm grows as e^(2√c r); 20/√c is the largest that a lift accepts.
+    return float(min(max(group.mean + _MARGIN_SIGMAS * group.std for group in groups), 20 / curvature**0.5))

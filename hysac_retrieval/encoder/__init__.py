@@ -1,0 +1,1 @@
+"""Model bundles, and the encoders that run them."""

@@ -1,0 +1,250 @@
+"""The model bundle: a folder with a manifest, two ONNX graphs and a tokenizer.
+
+Nothing in a bundle is ever unpickled or executed: `hysac.json` is validated by pydantic, the graphs are read by
+ONNX Runtime and the tokenizer by `tokenizers`. Every file is checked against the SHA-256 in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hysac_retrieval.errors import BundleFormatError, BundleNotFoundError, ChecksumError
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.profile import SafetyProfile
+
+MANIFEST_NAME = "hysac.json"
+FORMAT_VERSION = 1
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FREE_TEXT = {"name", "description", "licence", "training", "metrics", "verification"}
+_SCORING = {"safety", "lift"}  # what is made of the points, not the points themselves
+
+
+class FileEntry(BaseModel):
+    """Size in bytes and SHA-256 (lower-case hex) of one file of the bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ImageSpec(BaseModel):
+    """How images enter the image graph: RGB uint8, (batch, size, size, 3), named ``pixels``.
+
+    Mean and std are recorded for reference; the graph applies them itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str = "image.onnx"
+    size: int = Field(gt=0)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+class TextSpec(BaseModel):
+    """How texts enter the text graph: int64 token ids, (batch, context_length), named ``tokens``, right-padded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str = "text.onnx"
+    tokenizer: str = "tokenizer.json"
+    context_length: int = Field(gt=2)
+    pad_id: int = Field(ge=0)
+    end_id: int = Field(ge=0, description="The end token; an over-long text is cut and keeps it as its last token.")
+
+
+class Manifest(BaseModel):
+    """Contents of ``hysac.json``. Both graphs output ``point``, (batch, dim) float32 space components."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: Literal[1] = 1
+    name: str
+    description: str = ""
+    licence: str = ""
+    dim: int = Field(gt=0)
+    curvature: float = Field(gt=0)
+    image: ImageSpec
+    text: TextSpec
+    files: dict[str, FileEntry]
+    safety: SafetyProfile
+    lift: dict[str, Any] | None = Field(
+        default=None, description="Lift fitted on training points, as `lift.to_dict()`."
+    )
+    training: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    verification: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            if not _PLAIN_NAME.fullmatch(name):
+                raise ValueError(
+                    f"file name {name!r} is not allowed: only letters, digits, '.', '_' and '-', the first a letter or "
+                    "digit, so that no file lies outside the bundle folder"
+                )
+        return files
+
+    @model_validator(mode="after")
+    def _listed(self) -> Self:
+        for name in (self.image.file, self.text.file, self.text.tokenizer):
+            if name not in self.files:
+                raise ValueError(f"{name!r} is used but not listed under 'files'")
+        return self
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The kinds of input the model encodes."""
+        return ("text", "image")
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what the model computes: a hash of the manifest without its free text, 32 hexadecimal digits.
+
+        Two bundles with the same fingerprint give the same points and the same scores; two whose fingerprints begin
+        with the same 16 digits give the same points, see `metadata.same_points`.
+        """
+        words = dict.fromkeys(_FREE_TEXT, True)
+        points = self._digest(words | dict.fromkeys(_SCORING, True))
+        return points[:16] + self._digest(words | {"safety": {"source"}})[:16]
+
+    def _digest(self, without: dict[str, Any]) -> str:
+        # Without defaults, so that a field added in a later version does not change the identity of today's bundles.
+        payload = self.model_dump(mode="json", exclude=without, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """See `Manifest.fingerprint`."""
+        return self.manifest.fingerprint
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists."""
+        if name not in self.manifest.files:
+            raise BundleFormatError(
+                f"bundle {self.path} lists no file {name!r}; it lists {sorted(self.manifest.files)}"
+            )
+        return self.path / name
+
+    @classmethod
+    def load(cls, model: str | Path, *, revision: str | None = None) -> Self:
+        """Find a bundle by folder, bundled name or hub repository id, and verify it.
+
+        Args:
+            model: The name of a bundled model such as ``"hysac-mini"``, a folder (``"./hysac-mini"``), or a repository
+                id ``"owner/name"`` on the Hugging Face hub (downloaded once, then cached). Taken in this order, so that
+                no folder that happens to be in the working directory replaces a bundled model.
+            revision: Branch, tag or commit of a hub repository.
+
+        Raises:
+            BundleNotFoundError: Nothing of that name exists.
+            BundleFormatError: The manifest is missing or not valid.
+            ChecksumError: A file is missing, or is not the one the manifest describes.
+        """
+        path, root = _locate(model, revision)
+        manifest_path = path / MANIFEST_NAME
+        if not manifest_path.is_file():
+            raise BundleFormatError(
+                f"{path} has no {MANIFEST_NAME}, so it is not a model bundle; `hysac export` writes one"
+            )
+        try:
+            manifest = Manifest.model_validate_json(manifest_path.read_bytes())
+        except (ValidationError, OSError) as error:
+            raise BundleFormatError(
+                f"{manifest_path} is not a valid manifest of format {FORMAT_VERSION}: {error}; download or export the "
+                "bundle again, or upgrade hysac-retrieval if the bundle is newer"
+            ) from error
+        for name, entry in manifest.files.items():
+            _verify(path / name, entry, root)
+        return cls(path, manifest)
+
+
+def bundled_models() -> dict[str, Path]:
+    """Names and folders of the models that come with the package."""
+    root = Path(str(resources.files("hysac_retrieval"))) / "models"
+    return {entry.parent.name: entry.parent for entry in sorted(root.glob(f"*/{MANIFEST_NAME}"))}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file as lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def entry_of(path: Path) -> FileEntry:
+    """Size and checksum of a file, as the manifest lists them."""
+    return FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
+    """Write or replace the manifest of a bundle folder, in one step, and load the bundle.
+
+    Raises:
+        ChecksumError: The files in the folder are not the ones that the manifest describes.
+    """
+    for name, entry in manifest.files.items():
+        _verify(folder / name, entry, folder.resolve())
+    partial = folder / f".{MANIFEST_NAME}.partial"
+    partial.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / MANIFEST_NAME)
+    return Bundle.load(folder)
+
+
+def _verify(path: Path, entry: FileEntry, root: Path | None) -> None:
+    mend = "download or export the bundle again"
+    if not path.is_file():
+        raise ChecksumError(f"{path} is missing although the manifest lists it; {mend}")
+    if root is not None and not path.resolve().is_relative_to(root):
+        raise BundleFormatError(f"{path} is a link to {path.resolve()}, outside of the bundle; put a copy in its place")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise ChecksumError(f"{path} has {size} bytes, the manifest says {entry.size}; {mend}")
+    found = sha256_of(path)
+    if found != entry.sha256:
+        raise ChecksumError(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}; {mend}")
+
+
+def _locate(model: str | Path, revision: str | None) -> tuple[Path, Path | None]:
+    """The folder of a bundle, and the folder that its files must not leave (None: links are trusted)."""
+    bundled = bundled_models()
+    if isinstance(model, str) and model in bundled:
+        return bundled[model], None  # our own package, which some installers build out of links
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder, folder.resolve()
+    if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            folder = Path(snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.onnx*"]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise BundleNotFoundError(
+                f"{model!r} is no folder and could not be fetched from the Hugging Face hub: {error}"
+            ) from error
+        # <cache>/models--owner--name/snapshots/<commit>: the files are links into the repository's own blobs.
+        return folder, folder.resolve().parents[1]
+    raise BundleNotFoundError(
+        f"no model {str(model)!r}: it is no folder, no bundled model ({', '.join(bundled) or 'none installed'}) "
+        "and no hub repository id of the form owner/name"
+    )

@@ -1,0 +1,265 @@
+"""Texts and images to points on the hyperboloid, with ONNX Runtime.
+
+All of the model is in the two graphs of its bundle: pixel normalisation, towers, learned scales, curvature and the
+exponential map. What is done here is tokenisation, decoding, batching and checking.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec
+from hysac_retrieval.encoder.devices import Device, DeviceOptions, Runner, runner
+from hysac_retrieval.encoder.preprocess import ImageSource, load_image, preprocess
+from hysac_retrieval.encoder.tokenization import TextTokenizer
+from hysac_retrieval.errors import (
+    BundleFormatError,
+    ImageError,
+    InvalidVectorError,
+    SettingsError,
+    TextError,
+)
+from hysac_retrieval.lift import PaddedLift
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.profile import SafetyProfile
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Points: TypeAlias = NDArray[np.float32]
+
+
+class Encoder:
+    """A model bundle, ready to encode. Safe to use from several threads; each graph is loaded on first use.
+
+    Attributes:
+        bundle: The verified bundle.
+        name: Name of the model.
+        dim: Number of space components d of a point.
+        curvature: c > 0 of the space (curvature −c).
+        safety: The model's safety calibration.
+        fingerprint: Identity of what the model computes.
+        image_spec: How images enter the image graph.
+        text_spec: How texts enter the text graph.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        inter_threads: int | None = None,
+        device_id: int = 0,
+    ) -> None:
+        """Wrap a loaded bundle; see `load`."""
+        self._device = DeviceOptions(device, device_id, threads, inter_threads)
+        self._device.providers()  # what is not installed is said now, not when the first graph is loaded
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.name = manifest.name
+        self.dim = manifest.dim
+        self.curvature = manifest.curvature
+        self.safety: SafetyProfile = manifest.safety
+        self.fingerprint = bundle.fingerprint
+        self.image_spec: ImageSpec = manifest.image
+        self.text_spec: TextSpec = manifest.text
+        self._sessions: dict[Modality, tuple[InferenceSession, Runner]] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "hysac-mini",
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        inter_threads: int | None = None,
+        device_id: int = 0,
+        revision: str | None = None,
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            model: Name of a bundled model, a folder, or a Hugging Face repository id ``"owner/name"``.
+            device: ``"auto"`` uses a CUDA GPU if ONNX Runtime was built for one and it starts; ``"cuda"`` and
+                ``"tensorrt"`` insist on theirs. See `providers` for what was started.
+            threads: CPU threads within an operator; default: one per core.
+            inter_threads: Operators that run side by side on the CPU; default: one at a time.
+            device_id: Which GPU.
+            revision: Branch, tag or commit of a hub repository.
+
+        Raises:
+            BundleError: The bundle is missing, damaged or not valid.
+            MissingExtraError: ONNX Runtime, or its GPU build for a GPU, is not installed.
+            DeviceError: The GPU cannot be used; when a graph is first loaded, if that was needed to know.
+            SettingsError: An option is out of range.
+        """
+        bundle = Bundle.load(model, revision=revision)
+        return cls(bundle, device=device, threads=threads, inter_threads=inter_threads, device_id=device_id)
+
+    def providers(self, modality: Modality = "image") -> tuple[str, ...]:
+        """ONNX Runtime's names of what the graph of a modality runs on, first choice first. Loads the graph."""
+        return tuple(self._session(modality)[0].get_providers())
+
+    def __repr__(self) -> str:
+        return (
+            f"Encoder({self.name!r}, dim={self.dim}, curvature={self.curvature:.4g}, fingerprint={self.fingerprint!r})"
+        )
+
+    @cached_property
+    def lift(self) -> PaddedLift | None:
+        """The lift fitted on the model's training points; ``None`` if the bundle carries none."""
+        lift = self.bundle.manifest.lift
+        if lift is None:
+            return None
+        try:
+            return PaddedLift.from_dict(lift)
+        except SettingsError as error:
+            raise BundleFormatError(f"the lift in the manifest of {self.bundle.path} is not valid: {error}") from error
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer."""
+        return TextTokenizer.from_file(self.bundle.file(self.text_spec.tokenizer), self.text_spec)
+
+    def count_tokens(self, text: str) -> int:
+        """Number of tokens of a text, start and end included, before it is cut.
+
+        A text with more than ``text_spec.context_length`` is encoded from its beginning only.
+
+        Raises:
+            TextError: The text is empty, blank or not a `str`.
+        """
+        return self.tokenizer.count(text)
+
+    def encode_text(self, texts: str | Iterable[str], *, batch_size: int = 64) -> Points:
+        """Encode n texts; one `str` counts as a list of one.
+
+        Args:
+            texts: The texts. Longer ones than the model's context are cut, see `count_tokens`.
+            batch_size: Texts per run of the graph, at least 1.
+
+        Returns:
+            Space components of points on the hyperboloid, (n, dim) float32.
+
+        Raises:
+            TextError: A text is empty, blank or not a `str`.
+        """
+        items = [texts] if isinstance(texts, str) else list(texts)
+        return self.encode_tokens(self.tokenizer(items), batch_size=batch_size)
+
+    def encode_tokens(self, tokens: NDArray[np.int64], *, batch_size: int = 64) -> Points:
+        """Encode rows of token ids, (n, context_length) int64, to points, (n, dim) float32."""
+        expected = (self.text_spec.context_length,)
+        if tokens.dtype != np.int64 or tokens.ndim != 2 or tokens.shape[1:] != expected:
+            raise TextError(f"token ids are {tokens.dtype} of shape {tokens.shape}, expected int64, (n, {expected[0]})")
+        return self._encode("text", tokens, np.asarray, batch_size)
+
+    def encode_image(self, images: ImageSource | Iterable[ImageSource] | Pixels, *, batch_size: int = 32) -> Points:
+        """Encode n images; a single one counts as a list of one.
+
+        Args:
+            images: Paths, bytes or Pillow images, or ready pixels as `preprocess_images` returns them.
+            batch_size: Images per run of the graph, at least 1. Images are decoded one batch at a time.
+
+        Returns:
+            Space components of points on the hyperboloid, (n, dim) float32.
+
+        Raises:
+            ImageError: An image cannot be decoded, or the pixels are of another shape or dtype.
+        """
+        if isinstance(images, np.ndarray):
+            size = self.image_spec.size
+            if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+                raise ImageError(
+                    f"pixels are {images.dtype} of shape {images.shape}, expected uint8, (n, {size}, {size}, 3); "
+                    "use preprocess_images, or PIL.Image.fromarray for pictures of another size"
+                )
+            return self._encode("image", images, np.asarray, batch_size)
+        return self._encode("image", _as_list(images), self.preprocess_images, batch_size)
+
+    def preprocess_images(self, images: ImageSource | Iterable[ImageSource]) -> Pixels:
+        """Decode and preprocess n images without the model: (n, size, size, 3) uint8.
+
+        Raises:
+            ImageError: An image cannot be decoded.
+        """
+        size = self.image_spec.size
+        items = _as_list(images)
+        pixels = np.empty((len(items), size, size, 3), dtype=np.uint8)
+        for row, source in zip(pixels, items, strict=True):
+            row[:] = preprocess(load_image(source), self.image_spec)
+        return pixels
+
+    def _encode(self, modality: Modality, items: Any, prepare: Any, batch_size: int) -> Points:
+        if batch_size < 1:
+            raise SettingsError(f"batch_size is {batch_size}; expected at least 1")
+        points = np.empty((len(items), self.dim), dtype=np.float32)
+        for start in range(0, len(items), batch_size):
+            batch = np.ascontiguousarray(prepare(items[start : start + batch_size]))
+            points[start : start + len(batch)] = self._run(modality, batch)
+        bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+        if bad.size:
+            raise InvalidVectorError(
+                f"model {self.name!r} gave points that are not finite for {modality} items {bad[:10].tolist()}; "
+                "the weights are unusable, export the model again"
+            )
+        return points
+
+    def _run(self, modality: Modality, batch: NDArray[Any]) -> Points:
+        _, run = self._session(modality)
+        points = run(batch)
+        if points.shape != (len(batch), self.dim):
+            raise BundleFormatError(
+                f"the {modality} graph of {self.bundle.path} turned a batch of {len(batch)} into points of shape "
+                f"{points.shape}, expected {(len(batch), self.dim)}; export the bundle again"
+            )
+        return points
+
+    def _session(self, modality: Modality) -> tuple[InferenceSession, Runner]:
+        with self._lock:
+            if modality not in self._sessions:
+                session = self._open(modality)
+                self._sessions[modality] = session, runner(session, self._device.device_id)
+            return self._sessions[modality]
+
+    def _open(self, modality: Modality) -> InferenceSession:
+        spec = self.image_spec if modality == "image" else self.text_spec
+        path = self.bundle.file(spec.file)
+        session = self._device.session(path)
+        if modality == "image":
+            size = self.image_spec.size
+            _check_graph(session, path, "pixels", "tensor(uint8)", (size, size, 3), self.dim)
+        else:
+            _check_graph(session, path, "tokens", "tensor(int64)", (self.text_spec.context_length,), self.dim)
+        return session
+
+
+def _as_list(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
+    return [images] if isinstance(images, str | Path | bytes | Image.Image) else list(images)
+
+
+def _check_graph(
+    session: InferenceSession, path: Path, name: str, dtype: str, shape: tuple[int, ...], dim: int
+) -> None:
+    """Compare the inputs and outputs of a graph with the manifest."""
+    inputs = [(i.name, i.type, list(i.shape[1:])) for i in session.get_inputs()]
+    outputs = [(o.name, o.type, list(o.shape[1:])) for o in session.get_outputs()]
+    if inputs != [(name, dtype, list(shape))] or outputs != [("point", "tensor(float)", [dim])]:
+        raise BundleFormatError(
+            f"{path} takes {inputs} and gives {outputs} (name, type, shape without the batch axis); the manifest asks "
+            f"for {[(name, dtype, list(shape))]} and {[('point', 'tensor(float)', [dim])]}; export the bundle again"
+        )
+    batch = session.get_inputs()[0].shape[0]
+    if isinstance(batch, int):
+        raise BundleFormatError(f"the batch axis of {path} is fixed at {batch}; export it with a dynamic batch axis")

@@ -1,0 +1,1 @@
+"""From items to points: plan, decode, encode, write."""

@@ -1,0 +1,96 @@
+"""Images to hashes and pixels. This module is all that a worker process imports, so it stays light.
+
+An image is read once: its bytes are hashed and, unless that is the hash of the point that is stored already, decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_retrieval.encoder.bundle import ImageSpec
+from hysac_retrieval.encoder.preprocess import load_image, preprocess
+from hysac_retrieval.errors import ImageError
+
+_HASH_BYTES = 16  # BLAKE2b; equal ones by accident are out of the question
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An image to decode.
+
+    Attributes:
+        content: Its path or its bytes.
+        salt: What its hash covers besides its bytes.
+        known: Hash of the point that is stored; an image with this hash is not decoded.
+    """
+
+    content: Path | bytes
+    salt: bytes
+    known: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What became of a job.
+
+    Attributes:
+        hash: Content hash, hexadecimal; empty where the image cannot be read.
+        pixels: Shape (size, size, 3), uint8; None where the hash was known, or with an error.
+        error: Why it cannot be decoded.
+    """
+
+    hash: str
+    pixels: NDArray[np.uint8] | None = None
+    error: ImageError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What to do with images.
+
+    Attributes:
+        spec: Size and interpolation of the pixels; None only hashes.
+        max_pixels: Largest width × height of an image.
+    """
+
+    spec: ImageSpec | None
+    max_pixels: int
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Decoded]:
+        """Hash and decode images; one that cannot be decoded has an error in its place."""
+        return [self._decode(job) for job in jobs]
+
+    def _decode(self, job: Job) -> Decoded:
+        found = _hash_of(job)
+        if self.spec is None or (found and found == job.known):
+            return Decoded(found)
+        try:
+            return Decoded(found, preprocess(load_image(job.content, max_pixels=self.max_pixels), self.spec))
+        except ImageError as error:
+            return Decoded(found, error=ImageError(str(error)))  # without its cause, which need not survive a pipe
+        except MemoryError:
+            return Decoded(found, error=ImageError("there is not enough memory to decode the image; scale it down"))
+
+
+def content_hash(salt: bytes, data: bytes) -> str:
+    """Hash of an item: `salt` stands for its payload, `data` are its bytes."""
+    return hashlib.blake2b(salt + data, digest_size=_HASH_BYTES).hexdigest()
+
+
+def _hash_of(job: Job) -> str:
+    try:
+        if isinstance(job.content, bytes):
+            return content_hash(job.salt, job.content)
+        if not job.content.is_file():  # a pipe would block; `load_image` says what is wrong
+            return ""
+        with job.content.open("rb") as stream:
+            found = hashlib.file_digest(stream, lambda: hashlib.blake2b(job.salt, digest_size=_HASH_BYTES))
+            return found.hexdigest()
+    except OSError:
+        return ""

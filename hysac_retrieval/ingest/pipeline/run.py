@@ -1,0 +1,189 @@
+"""Indexing: from sources to points in a collection, and what is told about it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.ingest.journal import IndexReport, Journal
+from hysac_retrieval.ingest.pipeline.decode import Decoding
+from hysac_retrieval.ingest.pipeline.plan import Planner, all_marks, expect_choice, left_points
+from hysac_retrieval.ingest.pipeline.stages import OnProgress, Progress, Stages
+from hysac_retrieval.ingest.pipeline.workers import Decoder
+from hysac_retrieval.ingest.pipeline.write import Writer
+from hysac_retrieval.ingest.sources.open import Listing
+from hysac_retrieval.ingest.sources.options import SourceOptions
+from hysac_retrieval.stores import Connection, StorageOptions
+from hysac_retrieval.stores.base import Quantization
+
+if TYPE_CHECKING:
+    from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.ingest.ray import RayOptions, RayStages
+
+__all__ = ["OnProgress", "Progress", "collection_for", "index_sources", "open_sources"]
+
+UNREADABLE = "some of the sources could not be read, so what has left them is not known"
+"""Why nothing is pruned."""
+
+
+def index_sources(
+    sources: Sequence[str | os.PathLike[str]],
+    index: Index,
+    encoder: Encoder,
+    *,
+    options: SourceOptions | None = None,
+    batch_size: int = 64,
+    workers: int | None = 0,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    resume: bool = True,
+    only: Collection[str] = (),
+    prune: bool = False,
+    journal: str | os.PathLike[str] | None = None,
+    ray: RayOptions | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> IndexReport:
+    """Index folders, files, tables, shards and datasets; `hysac_retrieval.ingest.sources.open` says what they may be.
+
+    What is stored already, with the same content and from the same model, is skipped. An item that cannot be indexed is
+    noted in the report and the rest goes on. Each batch is durable when it is written, so a run that is stopped or
+    killed is continued by the same call.
+
+    Args:
+        sources: Paths of folders and files, names of datasets.
+        index: The collection, indexed with the encoder's model.
+        encoder: Encodes the items.
+        options: How the sources are read.
+        batch_size: Items encoded and written at once, at least 1.
+        workers: Processes that decode images; 0 decodes in a thread; None takes as many as there are cores, up to 8. A
+            script that uses processes needs ``if __name__ == "__main__":``.
+        max_pixels: Largest width × height of an image.
+        resume: Whether to skip what is stored already; False does everything again.
+        only: States to do: ``missing`` (not stored), ``stale`` (stored from other content), ``failed`` (failed when
+            last tried, by the journal). None of them means all.
+        prune: Remove the points of the sources whose items are no longer there. Nothing is removed unless every source
+            could be read whole, and never a point of another source, or one that was not indexed from a source.
+        journal: File of failed items and cut texts; see `Journal`.
+        ray: Encode on a Ray cluster, which must reach the sources by the same paths; `workers` then counts for nothing.
+        on_progress: See `OnProgress`.
+        should_stop: Asked now and then; True ends the run in good order.
+
+    Returns:
+        What was indexed and what was not.
+
+    Raises:
+        SourceError: A source is missing or cannot be read from its beginning; nothing has been indexed.
+        MissingExtraError: A source, or `ray`, needs a package that is not installed.
+        ModelMismatchError: The collection was indexed with another model.
+        SettingsError: An option is out of range, or worker processes cannot be started.
+        StoreError: The store fails; what was written before stays.
+    """
+    least = (("batch_size", batch_size, 1), ("workers", workers, 0), ("max_pixels", max_pixels, 1))
+    for name, value, smallest in least:
+        if value is not None and value < smallest:
+            raise SettingsError(f"{name} is {value}; expected at least {smallest}")
+    began = time.perf_counter()
+    index.collection.expect(encoder.fingerprint)
+    listing = open_sources(sources, options=options, only=only, resume=resume, journal=journal)
+    with Journal(None if journal is None else Path(journal)) as notes:
+        planner = Planner.of(index, notes.earlier, only, resume=resume)
+        writer = Writer(index, notes)
+        decoding = Decoding(encoder.image_spec, max_pixels)
+        stages: Stages | RayStages
+        if ray is not None:
+            from hysac_retrieval.ingest.ray import RayStages
+
+            known = all_marks(index) if resume else {}
+            how = options or SourceOptions()
+            stages = RayStages(sources, encoder, writer, notes, known, only, decoding, batch_size, how, ray)
+            interrupted = stages.run(listing, on_progress, should_stop)
+        else:
+            with Decoder(workers, decoding) as decoder:
+                stages = Stages(encoder, writer, notes, planner, decoder, batch_size)
+                interrupted = stages.run(listing, on_progress, should_stop)
+        writer.finish()
+        pruned, unpruned = 0, ""
+        if not interrupted:
+            notes.settle(set(listing.described) - listing.broken, listing.seen)
+            if prune and listing.complete:
+                for left in left_points(index, listing.whole, listing.seen):
+                    index.delete(left)
+                    pruned += len(left)
+            elif prune:
+                unpruned = UNREADABLE
+            index.optimize()
+        return IndexReport(
+            indexed=dict(writer.indexed),
+            skipped=stages.skipped,
+            left_out=stages.left_out,
+            failures=notes.failures,
+            failed=tuple(notes.failed),
+            cut=notes.cut,
+            truncated=tuple(notes.truncated),
+            pruned=pruned,
+            unpruned=unpruned,
+            seconds=time.perf_counter() - began,
+            interrupted=interrupted,
+        )
+
+
+def open_sources(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    options: SourceOptions | None = None,
+    only: Collection[str] = (),
+    resume: bool = True,
+    journal: str | os.PathLike[str] | None = None,
+) -> Listing:
+    """Everything that `index_sources` can refuse before it looks at the collection; call it before making one.
+
+    The arguments are those of `index_sources`, as are the errors.
+    """
+    if "failed" in only and journal is None:
+        raise SettingsError("only='failed' does what the journal lists; name the journal of the earlier run")
+    expect_choice(only, resume)
+    return Listing(sources, options)
+
+
+def collection_for(
+    encoder: Encoder,
+    name: str,
+    *,
+    recreate: bool = False,
+    quantization: Quantization | None = None,
+    storage: StorageOptions | None = None,
+    **connection: Unpack[Connection],
+) -> Index:
+    """Open a collection for an encoder's points; make it if there is none.
+
+    Args:
+        encoder: Its space, calibration and lift become the collection's.
+        name: Name of the collection.
+        recreate: Remove a collection that exists, with all its points.
+        quantization: See `Index.create`; for a collection that is made.
+        storage: See there, too.
+        **connection: Where it lives; see `Connection`.
+
+    Raises:
+        ModelMismatchError: It was indexed with another model.
+        StorageLockedError: Another process has the folder.
+    """
+    return Index.create(
+        name,
+        dim=encoder.dim,
+        curvature=encoder.curvature,
+        safety=encoder.safety,
+        fingerprint=encoder.fingerprint,
+        lift=encoder.lift,
+        quantization=quantization,
+        storage=storage,
+        exist_ok=not recreate,
+        recreate=recreate,
+        **connection,
+    )

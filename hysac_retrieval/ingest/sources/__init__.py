@@ -1,0 +1,1 @@
+"""Sources of items: files, tables, shards, datasets, collections."""

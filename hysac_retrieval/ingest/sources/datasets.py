@@ -1,0 +1,114 @@
+"""Hugging Face datasets as sources: from the hub, from local files, or from a folder of `save_to_disk`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hysac_retrieval.errors import MissingExtraError, SourceError
+from hysac_retrieval.ingest.items import FailedItem
+from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
+from hysac_retrieval.ingest.sources.rows import Check, Row, plain_record, require_column, row_of
+from hysac_retrieval.ingest.sources.tables import Table
+
+PREFIX = "hf:"
+_ROWS_AT_ONCE = 64
+_SAVED = ("dataset_info.json", "dataset_dict.json")
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or all(
+        (folder / name).is_file() for name in ("dataset_info.json", "state.json")
+    )
+
+
+def dataset_tables(name: str, options: SourceOptions) -> list[Table]:
+    """The splits of a dataset as sources, read as a stream.
+
+    Args:
+        name: Name on the hub, or a folder.
+        options: `split` and `subset` choose a part of it.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        SourceError: It cannot be loaded, or has no such split.
+    """
+    folder = Path(name).expanduser()
+    base = f"{PREFIX}{folder.resolve().as_posix() if folder.exists() else name}"
+    if options.subset:
+        base = f"{base}/{options.subset}"
+    tables = []
+    for split, data in _splits(name, folder, options).items():
+        title = f"{PREFIX}{name}/{split}"
+        read = partial(_read, title, data, options.fields)
+        tables.append(Table(title, folder, f"{base}/{split}", read, partial(_count, data), options))
+    return tables
+
+
+def dataset_records(name: str, options: SourceOptions, check: Check | None = None) -> Iterator[tuple[str, Any]]:
+    """The records of a dataset, each with where it is; images are not decoded. See `dataset_tables`.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        SourceError: It cannot be loaded or read, or has no such split; or what `check` raises.
+    """
+    for split, data in _splits(name, Path(name).expanduser(), options).items():
+        yield from _records(f"{PREFIX}{name}/{split}", data, check)
+
+
+def _splits(name: str, folder: Path, options: SourceOptions) -> dict[str, Any]:
+    try:
+        from datasets import load_dataset, load_from_disk
+    except ImportError as error:
+        raise MissingExtraError("datasets", "datasets", f"reading the dataset {name!r}") from error
+    try:
+        if is_saved_dataset(folder):
+            loaded = load_from_disk(str(folder))
+        else:
+            loaded = load_dataset(str(folder) if folder.exists() else name, options.subset, streaming=True)
+    except Exception as error:  # whatever its loaders, the hub's client and the file system come up with
+        raise SourceError(
+            f"the dataset {name!r} cannot be loaded: {error}. Give the name of one on the Hugging Face hub, a folder "
+            "of its files, or a folder written by save_to_disk; --subset chooses one of several configurations"
+        ) from error
+    splits = dict(loaded) if isinstance(loaded, Mapping) else {str(loaded.split or "data"): loaded}
+    if options.split is None:
+        return splits
+    if options.split not in splits:
+        raise SourceError(f"the dataset {name!r} has no split {options.split!r}; it has {', '.join(splits)}")
+    return {options.split: splits[options.split]}
+
+
+def _read(title: str, data: Any, fields: Fields) -> Iterator[Row | FailedItem]:
+    for origin, record in _records(title, data, lambda columns: require_column(title, columns, fields)):
+        yield row_of(origin, record, fields)
+
+
+def _records(title: str, data: Any, check: Check | None) -> Iterator[tuple[str, Any]]:
+    for column, feature in (data.features or {}).items():
+        if hasattr(feature, "decode"):  # images, audio, video: we want the file, not what is in it
+            data = data.cast_column(column, type(feature)(decode=False))
+    number = 0
+    try:
+        for batch in data.iter(batch_size=_ROWS_AT_ONCE):
+            if check and number == 0:
+                check(batch)
+            for values in zip(*batch.values(), strict=True):
+                number += 1
+                yield f"{title}:{number}", plain_record(dict(zip(batch, values, strict=True)))
+    except SourceError:
+        raise
+    except Exception as error:  # as above, and what the hub's connection may do in the middle
+        raise SourceError(f"the dataset {title!r} cannot be read after row {number}: {error}") from error
+    if number == 0:
+        raise SourceError(f"{title} holds no rows")
+
+
+def _count(data: Any) -> int | None:
+    try:
+        return len(data)
+    except TypeError:  # a stream
+        return None

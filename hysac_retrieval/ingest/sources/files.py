@@ -1,0 +1,115 @@
+"""Folders of images, single images and text files as sources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from hysac_retrieval.collection.records import is_utf8
+from hysac_retrieval.errors import SourceError
+from hysac_retrieval.ingest.items import FailedItem, Item
+from hysac_retrieval.ingest.scratch import Captions
+from hysac_retrieval.ingest.sources.options import SourceOptions
+from hysac_retrieval.ingest.sources.rows import Row, count_lines
+from hysac_retrieval.ingest.sources.tables import image_item, text_item
+from hysac_retrieval.search.queries import IMAGE_SUFFIXES
+
+
+class ImageFiles:
+    """The images of a folder, recursively, or a single one.
+
+    Args:
+        root: The folder.
+        options: How sources are read.
+        captions: Rows that describe images by their path within the folder, or by their whole path.
+        only: A single image of the folder instead of all.
+    """
+
+    def __init__(self, root: Path, options: SourceOptions, captions: Captions | None, only: Path | None = None) -> None:
+        self.root = root
+        self.path = only or root
+        self.name = str(self.path)
+        self.source = options.namespace or root.resolve().as_posix()
+        self.whole = only is None
+        self._options = options
+        self._captions = captions
+
+    def items(self) -> Iterator[Item | FailedItem]:
+        """See `Source.items`."""
+        if not self.whole:
+            yield self._item(self.path) if is_utf8(str(self.path)) else _misnamed(self.path, self.source)
+            return
+        unreadable: list[OSError] = []
+        empty = True
+        for path in _images(self.root, unreadable):
+            empty = False
+            yield self._item(path) if is_utf8(str(path)) else _misnamed(path, self.source)
+        for error in unreadable:
+            wrong = SourceError(f"folder cannot be read: {error}")
+            yield FailedItem.of(str(error.filename), wrong, source=self.source)
+        if empty and not unreadable:
+            known = " ".join(sorted(IMAGE_SUFFIXES))
+            raise SourceError(f"{self.root} holds no images; looked for {known}. For texts give a text file or a table")
+
+    def count(self) -> int:
+        """See `Source.count`."""
+        return sum(1 for _ in _images(self.root, [])) if self.whole else 1
+
+    def _item(self, path: Path) -> Item:
+        file = path.relative_to(self.root).as_posix()
+        whole = Path(os.path.realpath(path)).as_posix()  # as `resolve`, in half the time
+        rows = [] if self._captions is None else self._captions.of(file, whole)
+        key = whole if self._options.namespace is None else None
+        return image_item(self.root, file, rows, self._options, self.source, key=key, origin=str(path), place=whole)
+
+
+class TextFile:
+    """A UTF-8 file with one text per line.
+
+    Args:
+        path: The file.
+        options: How sources are read.
+    """
+
+    whole = True
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        self.path = path
+        self.name = str(path)
+        self.source = options.namespace or path.resolve().as_posix()
+
+    def items(self) -> Iterator[Item | FailedItem]:
+        """See `Source.items`."""
+        empty = True
+        try:
+            with self.path.open(encoding="utf-8-sig") as stream:
+                for number, line in enumerate(stream, start=1):
+                    if text := line.strip():
+                        empty = False
+                        yield text_item(Row(f"{self.path}:{number}", None, text), self.source)
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(
+                f"{self.path} cannot be read as UTF-8 text: {error}. Convert it to UTF-8, or give it the suffix of "
+                f"what it is: an image ({' '.join(sorted(IMAGE_SUFFIXES))}) or a table (.jsonl .csv .parquet .tar)"
+            ) from error
+        if empty:
+            raise SourceError(f"{self.path} holds no text; give a file with one text per line")
+
+    def count(self) -> int:
+        """See `Source.count`."""
+        return count_lines(self.path)
+
+
+def _images(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield Path(parent, name)
+
+
+def _misnamed(path: Path, source: str) -> FailedItem:
+    """An image that no payload can name."""
+    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return FailedItem.of(shown, SourceError("the name of the file is not UTF-8; rename it"), source=source)

@@ -1,0 +1,169 @@
+"""Shards of webdataset as sources: tar archives in which files of one name and several suffixes are one sample.
+
+    000017.jpg  000017.txt  000017.json        an image, its caption, further fields
+
+Members are read in the order in which they lie in the archive, one sample at a time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Any
+
+from hysac_retrieval.errors import SourceError
+from hysac_retrieval.ingest.items import FailedItem, Item
+from hysac_retrieval.ingest.sources.options import SourceOptions
+from hysac_retrieval.ingest.sources.rows import row_of
+from hysac_retrieval.ingest.sources.tables import embedded_item, text_item
+from hysac_retrieval.search.queries import IMAGE_SUFFIXES
+
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_TEXTS = (".txt", ".text", ".caption")
+_READ = IMAGE_SUFFIXES | {".json", *_TEXTS}
+
+
+class Shard:
+    """A tar archive of samples.
+
+    Args:
+        path: The archive.
+        options: How sources are read.
+    """
+
+    whole = True
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        self.path = path
+        self.name = str(path)
+        base = path.resolve().as_posix()
+        self.source = options.namespace or base
+        self._base = base if options.namespace is None else f"{options.namespace}/{path.name}"
+        self._options = options
+
+    def items(self) -> Iterator[Item | FailedItem]:
+        """See `Source.items`."""
+        name = ""
+        files: list[tuple[str, bytes]] = []
+        try:
+            for member, data in read_members(self.path, lambda name: _suffix(name) in _READ):
+                if files and sample_of(member.name) != name:
+                    yield self._item(name, files)
+                    files = []
+                name = sample_of(member.name)
+                files.append((member.name, data))
+        except SourceError:
+            if files:
+                yield self._item(name, files)
+            raise
+        if not files:
+            raise SourceError(f"{self.path} holds no files")
+        yield self._item(name, files)
+
+    def count(self) -> int | None:
+        """See `Source.count`. Compressed archives would have to be read whole."""
+        if self.path.suffix != ".tar":
+            return None
+        names = (sample_of(member.name) for member, _ in read_members(self.path, lambda _: False))
+        return sum(1 for _ in groupby(names))
+
+    def _item(self, name: str, files: list[tuple[str, bytes]]) -> Item | FailedItem:
+        origin, key = f"{self.path}:{name}", f"{self._base}#{name}"
+        file, image = next((found for found in files if _suffix(found[0]) in IMAGE_SUFFIXES), (None, None))
+        try:
+            record = next((_object(data) for member, data in files if _suffix(member) == ".json"), {})
+            text = next((data.decode("utf-8-sig").strip() for member, data in files if _suffix(member) in _TEXTS), None)
+        except ValueError as error:
+            wrong = SourceError(f"the text or the JSON of the sample cannot be read: {error}; give UTF-8")
+            return FailedItem.of(origin, wrong, source=self.source)
+        if image is None and not text and not record:
+            found = ", ".join(member for member, _ in files)
+            wrong = SourceError(f"the sample holds neither an image nor a text; it has {found}")
+            return FailedItem.of(origin, wrong, source=self.source)
+        fields = self._options.fields
+        # The sample's own image and text come before fields of the same meaning.
+        if image is not None:
+            record = {field: value for field, value in record.items() if field not in fields.images}
+            record[fields.images[0]] = {"bytes": image, "path": file}
+        if text:
+            record = {field: value for field, value in record.items() if field not in fields.texts}
+            record[fields.texts[0]] = text
+        row = row_of(origin, record, fields)
+        if isinstance(row, FailedItem):
+            return replace(row, source=self.source)
+        if row.id is not None:
+            key = f"{self._base}#{row.id}"
+        if row.data is not None:
+            return embedded_item(row, key, self.source)
+        return text_item(row, self.source, key=key)
+
+
+def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """The files of an archive, as they come, with the contents of those whose names are wanted.
+
+    Raises:
+        SourceError: The archive cannot be opened, or ends before its end.
+    """
+    number = 0
+    try:
+        with _open(path) as stream:
+            watched: Any = _Watched(stream)
+            with tarfile.open(fileobj=watched, mode="r:") as opened:
+                archive: Any = opened
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # else it remembers every one
+                    if member.isfile() and not Path(member.name).name.startswith("."):
+                        number += 1
+                        file = archive.extractfile(member) if wanted(member.name) else None
+                        yield member, file.read() if file else b""
+            if watched.last != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("no end of archive")
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise SourceError(
+            f"{path} is damaged after {number} files: {error}; copy or download the archive again"
+        ) from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb") if path.suffix == ".tar" else gzip.open(path)  # type: ignore[return-value]
+
+
+class _Watched:
+    """A stream that remembers its last block: `tarfile` takes an archive cut between two members for a whole one."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        self.last = self._stream.read(size)
+        return self.last
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
+def sample_of(member: str) -> str:
+    """Name of the sample of a file: up to the first dot of its last part."""
+    folder, slash, name = member.rpartition("/")
+    return folder + slash + name.partition(".")[0]
+
+
+def _suffix(member: str) -> str:
+    return Path(member).suffix.lower()
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError(f"the JSON is {type(value).__name__}, expected an object")
+    return value

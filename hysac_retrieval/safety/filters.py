@@ -1,0 +1,164 @@
+"""The condition that keeps unsafe points out, and how a caller's own filter is joined to it.
+
+It is applied inside the search and fails closed: a point passes only if it carries a score in range, given by the
+collection's own model. A caller's filter is nested whole as one more ``must``, so that nothing in it (``should``,
+``min_should``, ``must_not``) can widen the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from qdrant_client import models
+
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.results import Modality
+from hysac_retrieval.safety.profile import MODALITIES
+
+if TYPE_CHECKING:
+    from hysac_retrieval.collection.metadata import Calibration
+
+PAYLOAD_KEY = "hysac"
+"""The one payload key that is ours."""
+
+UNSAFE, RADIUS, MODALITY, MODEL, BEYOND, SOURCE = (
+    f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "radius", "modality", "model", "beyond", "source")
+)
+
+MAX_LIMIT = 10_000
+"""Largest number of hits of one search."""
+
+
+def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
+    """Points with a score of 0 to `threshold` given by the model `fingerprint`.
+
+    A payload value may be a list, and an engine takes a list for a match when any element matches: hence the
+    conditions that no score may be above the threshold and no model may be another.
+    """
+    return models.Filter(
+        must=[
+            models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=threshold)),
+            models.FieldCondition(key=MODEL, match=models.MatchValue(value=fingerprint)),
+        ],
+        must_not=[
+            models.FieldCondition(key=UNSAFE, range=models.Range(gt=threshold)),
+            models.FieldCondition(key=MODEL, match=models.MatchExcept(**{"except": [fingerprint]})),
+        ],
+    )
+
+
+def scored_by(calibrations: Iterable[Calibration]) -> models.Filter:
+    """Points whose scores were given by one of some calibrations."""
+    names = [calibration.fingerprint for calibration in calibrations]
+    return models.Filter(must=[models.FieldCondition(key=MODEL, match=models.MatchAny(any=names))])
+
+
+def search_filter(
+    *,
+    threshold: float | None,
+    fingerprint: str,
+    modality: Modality | None = None,
+    user: models.Filter | Mapping[str, Any] | None = None,
+    rules: models.Filter | None = None,
+) -> models.Filter | None:
+    """Filter of a search: safety, modality, the policy's rules and the caller's own, all of which must hold.
+
+    Args:
+        threshold: Largest unsafe score of a hit; None for a search that may return anything.
+        fingerprint: Model of the collection.
+        modality: Kind of points to find; None for any.
+        user: The caller's filter, as a model or as its JSON form.
+        rules: The policy's own condition.
+
+    Raises:
+        SettingsError: The modality is unknown or the caller's filter is none.
+    """
+    if modality is not None and modality not in MODALITIES:
+        raise SettingsError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}, or None")
+    own = _own_filter(threshold, fingerprint, modality)
+    further = [condition for condition in (rules, None if user is None else as_filter(user)) if condition is not None]
+    if own is None or not further:
+        return models.Filter(must=further) if further else own
+    return models.Filter(must=[*own.must, *further], must_not=own.must_not)  # type: ignore[misc]
+
+
+@lru_cache(maxsize=64)
+def _own_filter(threshold: float | None, fingerprint: str, modality: Modality | None) -> models.Filter | None:
+    """Safety and modality; made once, since most searches have the same, and changed by nobody."""
+    must: list[Any] = []
+    must_not: list[Any] = []
+    if threshold is not None:
+        safe = safety_filter(threshold, fingerprint)
+        must, must_not = list(safe.must), list(safe.must_not)  # type: ignore[arg-type]
+    if modality is not None:
+        must.append(models.FieldCondition(key=MODALITY, match=models.MatchValue(value=modality)))
+    return models.Filter(must=must, must_not=must_not or None) if must else None
+
+
+def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:
+    """A caller's filter as a model.
+
+    Raises:
+        SettingsError: It is no filter.
+    """
+    if isinstance(value, models.Filter):
+        return value
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"filter is {type(value).__name__}; expected a models.Filter or its JSON form")
+    try:
+        return models.Filter.model_validate(dict(value))
+    except ValidationError as error:
+        first, *rest = error.errors(include_url=False)
+        where, more = ".".join(map(str, first["loc"])), f" (and {len(rest)} more)" if rest else ""
+        raise SettingsError(
+            f"filter is not in the JSON form of a Qdrant filter: {where}: {first['msg']}{more}; it looks like "
+            '{"must": [{"key": "color", "match": {"value": "red"}}]}'
+        ) from error
+
+
+def checked_safe(safe: bool) -> bool:
+    """Whether a search must be safe. Only True and False say so: what is merely false would open what was left out.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    if not isinstance(safe, bool):
+        raise SettingsError(f"safe is {safe!r}; it must be True or False")
+    return safe
+
+
+def effective_threshold(requested: float | None, ceiling: float) -> float:
+    """Threshold of a search: the ceiling, or what the caller asked for if that is no looser.
+
+    Raises:
+        SettingsError: The requested threshold is not a number from 0 to the ceiling.
+    """
+    if requested is None:
+        return ceiling
+    if isinstance(requested, bool) or not isinstance(requested, Real) or not math.isfinite(requested):
+        raise SettingsError(f"threshold is {requested!r}; it must be a number from 0 to {ceiling:.6g}")
+    if not 0 <= requested <= ceiling:
+        raise SettingsError(
+            f"threshold is {requested}; it may only be stricter than {ceiling:.6g}, the loosest that the model's "
+            "calibration and the engine's policy allow. Results beyond it are asked for with safe=False"
+        )
+    return float(requested)
+
+
+def checked_count(value: int, what: str, most: int = MAX_LIMIT, least: int = 1) -> int:
+    """A whole number from `least` to `most`.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise SettingsError(f"{what} is {value!r}; it must be a whole number from {least} to {most:,}")
+    number = int(value)
+    if not least <= number <= most:
+        raise SettingsError(f"{what} is {number}; it must be from {least} to {most:,}")
+    return number

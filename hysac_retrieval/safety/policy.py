@@ -1,0 +1,257 @@
+"""What the searches of an engine may ask for: fixed when the engine is made, and out of a caller's reach."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+from qdrant_client import models
+
+from hysac_retrieval.errors import SettingsError, UnsafeNotAllowedError
+from hysac_retrieval.results import Hit, PointId, QueryInfo
+from hysac_retrieval.safety.filters import checked_count, checked_safe, effective_threshold
+from hysac_retrieval.safety.profile import Traversal
+
+Label: TypeAlias = str | int | bool
+"""What a payload field may hold as the label of a category."""
+
+Operation = Literal["search", "search_groups", "explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRule:
+    """A rule on the labels that the points carry in a payload field: a single value, or a list of them.
+
+    Args:
+        key: The payload field, such as ``category`` or ``meta.category``.
+        deny: Labels of which a point may carry none.
+        allow: The only labels that a point may carry; a point without any does not pass. Strings, integers, or one
+            boolean; None for no such condition.
+        always: Whether the rule also holds for ``safe=False``.
+
+    Raises:
+        SettingsError: The rule says nothing, contradicts itself, or names labels of another type.
+    """
+
+    key: str
+    deny: tuple[Label, ...] = ()
+    allow: tuple[Label, ...] | None = None
+    always: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, str) or not self.key.strip():
+            raise SettingsError(f"the key of a rule is {self.key!r}; expected the name of a payload field")
+        object.__setattr__(self, "deny", _labels(self.deny, "deny"))
+        if self.allow is None:
+            if not self.deny:
+                raise SettingsError(f"the rule on {self.key!r} neither denies nor allows a label; give deny or allow")
+            return
+        allow = _labels(self.allow, "allow")
+        object.__setattr__(self, "allow", allow)
+        kinds = {type(label) for label in allow}
+        if len(kinds) != 1 or (bool in kinds and len(allow) > 1):
+            raise SettingsError(
+                f"the rule on {self.key!r} allows {allow}; expected strings, integers, or one of True and False"
+            )
+        if both := [label for label in allow if _in(label, self.deny)]:
+            raise SettingsError(f"the rule on {self.key!r} both denies and allows {both[0]!r}")
+
+    def condition(self) -> models.Filter:
+        """What a point must meet, as a filter for inside the search.
+
+        An engine takes a list for a match when any element matches. That is what `deny` needs; `allow` must say beside
+        it that no element is another one.
+        """
+        must: list[Any] = []
+        must_not: list[Any] = [_is(self.key, label) for label in self.deny if isinstance(label, bool)]
+        for group in ([x for x in self.deny if isinstance(x, str)], _integers(self.deny)):
+            if group:
+                must_not.append(models.FieldCondition(key=self.key, match=models.MatchAny(any=group)))
+        # 3.0 is no match for the integer 3, but means the same.
+        must_not += [_equals(self.key, number) for number in _integers(self.deny)]
+        if self.allow and isinstance(self.allow[0], bool):
+            # No match is "anything but this boolean"; a single value that is this one leaves no room for another.
+            single = models.FieldCondition(key=self.key, values_count=models.ValuesCount(lte=1))
+            must += [_is(self.key, self.allow[0]), single]
+        elif self.allow:
+            labels: Any = list(self.allow)
+            must.append(models.FieldCondition(key=self.key, match=models.MatchAny(any=labels)))
+            must_not.append(models.FieldCondition(key=self.key, match=models.MatchExcept(**{"except": labels})))
+        return models.Filter(must=must or None, must_not=must_not or None)
+
+    def admits(self, payload: Mapping[str, Any]) -> bool:
+        """Whether a point with this payload meets the rule, as `condition` says to an engine.
+
+        An engine looks a condition up in an index on the field, if there is one, and an index holds labels of one type
+        only: in a list that mixes types it does not see the others. So what is found is looked at once more.
+        """
+        value: Any = payload
+        for part in self.key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        labels = [label for label in (value if isinstance(value, list) else [value]) if label is not None]
+        if "[]" in self.key:  # leads into a list of objects, which is left to the engine
+            return True
+        if any(_same(label, wrong) for label in labels for wrong in self.deny):
+            return False
+        allow = self.allow
+        return allow is None or (bool(labels) and all(any(_same(label, right) for right in allow) for label in labels))
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """A search that was allowed unsafe results, after its answer has come and before the caller gets it.
+
+    Attributes:
+        collection: The collection searched.
+        operation: Which method was called.
+        asked: Each query in words: a text itself, the path of an image, the ids of stored points.
+        queries: What was done to each query.
+        options: The options of the call that were given, as JSON values.
+        hits: Ids of what was found, for each query.
+        context: What the caller said about itself, such as who asked.
+    """
+
+    collection: str
+    operation: Operation
+    asked: tuple[str, ...]
+    queries: tuple[QueryInfo, ...]
+    options: Mapping[str, Any]
+    hits: tuple[tuple[PointId, ...], ...]
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; JSON-serialisable if the context is."""
+        return {**asdict(self), "options": dict(self.options), "context": dict(self.context)}
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyPolicy:
+    """What an engine's searches may ask for. Immutable; no option of a call reaches beyond it.
+
+    Args:
+        threshold: Largest unsafe score of a hit of a safe search; None for the model's own. Never above the model's.
+        max_threshold: What a single call may raise the threshold to, up to the model's own; None: a call may only be
+            stricter. What lies beyond the model's threshold is asked for with ``safe=False``.
+        allow_unsafe: Whether ``safe=False`` may be asked for.
+        traversal: How unsafe queries are redirected: ``"geodesic"`` onto the boundary, ``"adaptive"`` no farther than
+            safe results need, ``"reference"`` by the published formula, ``"none"``.
+        steps: Points of an adaptive path from the query to the boundary, both included, 2 to 64.
+        top: Nearest points that must be safe for an adaptive path to stop there, 1 to 100.
+        rules: Conditions on the labels of what is found.
+        audit: Called with every search that is allowed unsafe results, before its results are returned. If it raises,
+            they are not. With an asynchronous engine it is called from a worker thread.
+
+    Raises:
+        SettingsError: A setting is out of range.
+    """
+
+    threshold: float | None = None
+    max_threshold: float | None = None
+    allow_unsafe: bool = True
+    traversal: Traversal = "geodesic"
+    steps: int = 8
+    top: int = 5
+    rules: tuple[LabelRule, ...] = ()
+    audit: Callable[[AuditRecord], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.allow_unsafe, bool):
+            raise SettingsError(f"allow_unsafe is {self.allow_unsafe!r}; it must be True or False")
+        if self.traversal not in get_args(Traversal):
+            known = ", ".join(get_args(Traversal))
+            raise SettingsError(f"unknown traversal {self.traversal!r}; expected one of {known}")
+        for name in ("threshold", "max_threshold"):
+            effective_threshold(getattr(self, name), 1.0)
+        if self.max_threshold is not None and self.max_threshold < (self.threshold or 0.0):
+            raise SettingsError(f"max_threshold is {self.max_threshold}, below the threshold of {self.threshold}")
+        checked_count(self.steps, "steps", 64, least=2)
+        checked_count(self.top, "top", 100)
+        object.__setattr__(self, "rules", tuple(self.rules))
+        if wrong := [rule for rule in self.rules if not isinstance(rule, LabelRule)]:
+            raise SettingsError(f"a rule is {type(wrong[0]).__name__}; expected a LabelRule")
+        if self.audit is not None and (not callable(self.audit) or inspect.iscoroutinefunction(self.audit)):
+            raise SettingsError("audit must be an ordinary function: a coroutine would never run")
+
+    def bounds(self, calibrated: float) -> tuple[float, float]:
+        """Threshold of a safe search that names none, and the largest that one may name.
+
+        Args:
+            calibrated: The model's own threshold.
+
+        Raises:
+            SettingsError: This policy is looser than the model's calibration.
+        """
+        usual = effective_threshold(self.threshold, calibrated)
+        if self.max_threshold is None:
+            return usual, usual
+        return usual, max(usual, effective_threshold(self.max_threshold, calibrated))
+
+    def threshold_for(self, requested: float | None, calibrated: float) -> float:
+        """Threshold of a search.
+
+        Args:
+            requested: What the call names; None for the usual one.
+            calibrated: The model's own threshold.
+
+        Raises:
+            SettingsError: It is looser than this policy allows.
+        """
+        usual, most = self.bounds(calibrated)
+        return usual if requested is None else effective_threshold(requested, most)
+
+    def expect_allowed(self, safe: bool) -> None:
+        """Check that a search may be asked for.
+
+        Raises:
+            UnsafeNotAllowedError: It is allowed unsafe results, which this policy forbids.
+            SettingsError: `safe` is no boolean.
+        """
+        if not checked_safe(safe) and not self.allow_unsafe:
+            raise UnsafeNotAllowedError(
+                "safe=False was asked for, but this engine only returns safe results; make it with "
+                "SafetyPolicy(allow_unsafe=True) for callers who may see the others"
+            )
+
+    def condition(self, safe: bool) -> models.Filter | None:
+        """The rules that hold for a search, as a filter for inside it; None where there are none."""
+        conditions: list[Any] = [rule.condition() for rule in self.rules if safe or rule.always]
+        return models.Filter(must=conditions) if conditions else None
+
+    def admitted(self, hits: Sequence[Hit], safe: bool) -> tuple[Hit, ...]:
+        """Those of a search's hits that meet its rules: nearly always all; see `LabelRule.admits`."""
+        rules = [rule for rule in self.rules if safe or rule.always]
+        return tuple(hit for hit in hits if all(rule.admits(hit.payload) for rule in rules))
+
+
+def _labels(given: Iterable[Label], what: str) -> tuple[Label, ...]:
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise SettingsError(f"{what} is {given!r}; expected several labels, such as ('violence', 'weapons')")
+    labels = tuple(given)
+    if wrong := [label for label in labels if not isinstance(label, str | int)]:
+        raise SettingsError(f"{what} names {wrong[0]!r}; a label is a string, an integer or a boolean")
+    # Sets have no order of their own; a policy should look the same every time.
+    return tuple(sorted(labels, key=lambda label: (type(label).__name__, label)))
+
+
+def _in(label: Label, labels: Iterable[Label]) -> bool:
+    """Whether a label is among others; True is not 1."""
+    return any(label == other and type(label) is type(other) for other in labels)
+
+
+def _same(found: Any, label: Label) -> bool:
+    """Whether what a payload holds is a label; 1.0 is 1, and True is neither."""
+    return bool(found == label) and isinstance(found, bool) == isinstance(label, bool)
+
+
+def _integers(labels: Iterable[Label]) -> list[int]:
+    return [label for label in labels if isinstance(label, int) and not isinstance(label, bool)]
+
+
+def _is(key: str, label: Label) -> models.FieldCondition:
+    return models.FieldCondition(key=key, match=models.MatchValue(value=label))
+
+
+def _equals(key: str, number: int) -> models.FieldCondition:
+    return models.FieldCondition(key=key, range=models.Range(gte=number, lte=number))

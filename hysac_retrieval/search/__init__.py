@@ -1,0 +1,1 @@
+"""Safe search: from a request to hits, blocking and asynchronous."""

@@ -1,0 +1,190 @@
+"""Safe search, blocking: `connect` opens a collection, `SafeSearch` searches it.
+
+What a search is, is in `search_core`; here its requests are sent to a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.plans import AskOptions, SearchOptions
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.results import GroupedResult, PointId, SearchResult
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.search.engine import SearchCore
+from hysac_retrieval.search.explain import ExplainOptions, Explanation, explain
+from hysac_retrieval.search.permitted import permitted
+from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
+from hysac_retrieval.search.steps import Steps, perform, run
+from hysac_retrieval.stores import Connection, HnswOptions
+
+T = TypeVar("T")
+
+
+class SafeSearch:
+    """Safe search over one collection. Made by `connect`; a context manager; usable from several threads.
+
+    Args:
+        index: The collection.
+        encoder: Encodes text and image queries; None to search with points only.
+        policy: What a search may ask for; None for the defaults of `SafetyPolicy`.
+
+    Raises:
+        ModelMismatchError: The collection was indexed with another model than the encoder's.
+        SettingsError: The policy is looser than the model's calibration.
+    """
+
+    def __init__(self, index: Index, encoder: QueryEncoder | None, *, policy: SafetyPolicy | None = None) -> None:
+        self._index = index
+        self._core = SearchCore.make(index.collection, encoder, policy)
+
+    @property
+    def index(self) -> Index:
+        """The collection searched."""
+        return self._index
+
+    @property
+    def encoder(self) -> QueryEncoder | None:
+        """What encodes the queries."""
+        return self._core.encoder
+
+    @property
+    def policy(self) -> SafetyPolicy:
+        """What a search may ask for."""
+        return self._core.policy
+
+    @property
+    def core(self) -> SearchCore:
+        """Everything of a search but the sending."""
+        return self._core
+
+    def search(self, query: Query, **options: Unpack[SearchOptions]) -> SearchResult:
+        """Find what is nearest to a query.
+
+        Args:
+            query: Text; an image as `Path`, bytes or PIL image; a point (d,); a stored point (`PointRef`); or
+                `Examples`. A `str` is text, unless it ends in the suffix of an image format and is the path of an
+                existing file.
+            **options: ``safe``, ``limit``, ``offset``, ``modality``, ``filter``, ``threshold``, ``penalty``,
+                ``rerank``, ``context`` and others; see `SearchOptions`.
+
+        Raises:
+            UnsafeNotAllowedError: ``safe=False`` where the policy does not allow it.
+            InputError: The query cannot be read (`TextError`, `ImageError`, `InvalidVectorError`).
+            PointNotFoundError: A stored point is not there.
+            SettingsError: An option is out of range.
+        """
+        return self.search_batch([query], **options)[0]
+
+    def search_batch(self, queries: Iterable[Query], **options: Unpack[SearchOptions]) -> list[SearchResult]:
+        """As `search`, for many queries (kinds may be mixed) in one request to the store; same order."""
+        return self._run(self._core.search(queries, **options))
+
+    def similar(self, id: PointId, **options: Unpack[SearchOptions]) -> SearchResult:
+        """Find what is nearest to a stored point, which is judged and redirected as any query and not among the hits.
+
+        Raises:
+            PointNotFoundError: There is no such point; or the policy excludes it, by a rule, or because it is unsafe
+                and `SafetyPolicy.allow_unsafe` is off.
+        """
+        return self.search(PointRef(id), **options)
+
+    def search_groups(
+        self, query: Query, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[AskOptions]
+    ) -> GroupedResult:
+        """As `search`, with the hits grouped by a payload field: the nearest groups, the nearest hits of each.
+
+        Args:
+            query: See `search`.
+            by: The payload field, such as ``album`` or ``meta.album``; points without it are left out.
+            groups: Groups at most.
+            size: Hits of each group at most.
+            **options: See `AskOptions`.
+        """
+        return self._run(self._core.groups(query, by, groups, size, **options))
+
+    def explain(self, query: Query, **options: Unpack[ExplainOptions]) -> Explanation:
+        """Show the way of a query to the origin, and which stored texts entail it on the way; see `explain.explain`."""
+        return self._run(explain(self._core, query, **options))
+
+    def permitted(self, ids: Iterable[PointId]) -> frozenset[PointId]:
+        """Those of some stored points that a safe search may return; see `permitted.permitted`."""
+        return self._run(permitted(self._core, ids))
+
+    def close(self) -> None:
+        """Let go of the store, unless it was the caller's."""
+        self._index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, steps: Steps[T]) -> T:
+        return run(steps, lambda effect: perform(self._index.store, self._index.name, effect))
+
+
+def connect(
+    name: str,
+    *,
+    model: str | Path | QueryEncoder | None = "hysac-mini",
+    policy: SafetyPolicy | None = None,
+    create: bool = False,
+    hnsw: HnswOptions | None = None,
+    **connection: Unpack[Connection],
+) -> SafeSearch:
+    """Open a collection for safe search.
+
+    Args:
+        name: Name of the collection.
+        model: Bundled name, folder or hub repository of the model; an `Encoder`; or None to search with points only.
+        policy: What a search may ask for; None for the defaults of `SafetyPolicy`.
+        create: Make the collection if it does not exist.
+        hnsw: Options of the graph, for a collection that is made.
+        **connection: Where it lives: `location`, `url` (with `api_key`, `prefer_grpc`) or `client`; see `Connection`.
+
+    Raises:
+        BundleError: The model cannot be used.
+        CollectionNotFoundError: There is no such collection, and `create` is not given.
+        ModelMismatchError: It was indexed with another model.
+        SettingsError: A setting is out of range, or not exactly one place is named.
+        StorageLockedError: Another process has the folder.
+    """
+    encoder = load_encoder(model)
+    if create:
+        if encoder is None:
+            raise SettingsError("create=True needs a model; use Index.create for a collection of points")
+        index = Index.create(
+            name,
+            dim=encoder.dim,
+            curvature=encoder.curvature,
+            safety=encoder.safety,
+            fingerprint=encoder.fingerprint,
+            lift=encoder.lift,
+            hnsw=hnsw,
+            exist_ok=True,
+            **connection,
+        )
+    else:
+        index = Index.open(name, expect_fingerprint=encoder.fingerprint if encoder else None, **connection)
+    try:
+        return SafeSearch(index, encoder, policy=policy)
+    except BaseException:
+        index.close()
+        raise
+
+
+def load_encoder(model: str | Path | QueryEncoder | None) -> QueryEncoder | None:
+    """The encoder that `connect` was given, or the one it named."""
+    if not isinstance(model, str | Path):
+        return model
+    from hysac_retrieval.encoder.encoder import Encoder
+
+    return Encoder.load(model)

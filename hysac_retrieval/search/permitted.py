@@ -1,0 +1,42 @@
+"""Which stored points a safe search may return: the policy, for results that were ranked elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from qdrant_client import models
+
+from hysac_retrieval.collection.records import normal_ids
+from hysac_retrieval.results import PointId
+from hysac_retrieval.search.engine import SearchCore
+from hysac_retrieval.search.queries import Query
+from hysac_retrieval.search.steps import Steps
+
+BATCH = 500
+"""Points asked after in one request."""
+
+
+def permitted(core: SearchCore, ids: Iterable[PointId]) -> Steps[frozenset[PointId]]:
+    """Those of some points that a safe search may return, by score, model and every rule of the policy.
+
+    It is a safe search among these points alone, so that nothing is decided here that is not decided there. A point
+    that is not in the collection, or that the search should miss, is not permitted.
+
+    Args:
+        core: The search.
+        ids: Ids of points, stored or not.
+
+    Raises:
+        InputError: An id is neither an integer from 0 to 2⁶⁴ − 1 nor a UUID.
+    """
+    # From the origin, the safest point of the space: nothing is redirected, whatever the policy's traversal.
+    origin: list[Query] = [np.zeros(core.collection.metadata.dim)]
+    found: set[PointId] = set()
+    known = list(dict.fromkeys(normal_ids(ids)))
+    for start in range(0, len(known), BATCH):
+        some = known[start : start + BATCH]
+        among = models.Filter(must=[models.HasIdCondition(has_id=[*some])])
+        (result,) = yield from core.search(origin, filter=among, limit=len(some), safe=True)
+        found.update(hit.id for hit in result)
+    return frozenset(found)

@@ -1,0 +1,180 @@
+"""An explanation as a picture: a self-contained HTML page, or a PNG where matplotlib is installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+from hysac_retrieval.errors import MissingExtraError, SettingsError, StoreError
+from hysac_retrieval.results import Hit
+from hysac_retrieval.search.explain import ExplainedStep, Explanation
+
+FORMATS = (".html", ".png")
+
+_SAFE, _UNSAFE = (26, 127, 90), (190, 40, 45)
+_ROW, _LINE, _TOP, _X, _WIDTH = 76, 19, 40, 150, 1000
+_CHARACTERS = 88
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width">
+<style>
+:root {{ color-scheme: light dark; --ink: #1b1f24; --soft: #68707a; --rule: #c9ced4; --page: #fff; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e8eaed; --soft: #9aa3ad; --rule: #464d55; --page: #15181c; }} }}
+body {{ background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
+  max-width: 1000px; margin: 2.5rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.4rem; margin: 0; overflow-wrap: anywhere; }}
+p {{ color: var(--soft); margin: .3rem 0; }}
+svg {{ width: 100%; height: auto; font: 14px system-ui, sans-serif; }}
+text {{ fill: var(--ink); }} .soft {{ fill: var(--soft); }} .other {{ fill: var(--soft); font-style: italic; }}
+.way {{ stroke: var(--rule); stroke-width: 2; }} .bound {{ stroke: var(--soft); stroke-dasharray: 5 4; }}
+.searched {{ fill: none; stroke: var(--ink); stroke-width: 2; }}
+</style>
+<h1>{title}</h1>
+{notes}
+<svg viewBox="0 0 {width} {height}" role="img" aria-label="The way of the query to the origin">
+{marks}
+</svg>
+</html>
+"""
+
+
+def save_plot(explanation: Explanation, path: str | os.PathLike[str]) -> Path:
+    """Write an explanation as a picture.
+
+    Args:
+        explanation: What `SafeSearch.explain` returned.
+        path: File to write, replaced if it exists; its suffix, ``.html`` or ``.png``, says as what.
+
+    Raises:
+        SettingsError: Another suffix.
+        MissingExtraError: A PNG without matplotlib.
+        StoreError: The file cannot be written.
+    """
+    file = Path(path)
+    kind = file.suffix.lower()
+    if kind not in FORMATS:
+        raise SettingsError(f"cannot plot to {file.name!r}; expected a name that ends in {' or '.join(FORMATS)}")
+    try:
+        if kind == ".html":
+            file.write_text(render_html(explanation), encoding="utf-8")
+        else:
+            _save_png(explanation, file)
+    except OSError as error:
+        raise StoreError(f"the plot cannot be written: {error}") from error
+    return file
+
+
+def render_html(explanation: Explanation) -> str:
+    """The picture as one HTML page that refers to no other file."""
+    return _PAGE.format(
+        title=escape(explanation.asked),
+        notes="\n".join(f"<p>{escape(note)}</p>" for note in _legend(explanation)),
+        width=_WIDTH,
+        height=_TOP * 2 + _ROW * (len(explanation.steps) - 1),
+        marks="\n".join(_marks(explanation)),
+    )
+
+
+def notes(explanation: Explanation) -> Iterator[str]:
+    """What one should know to read an explanation, in sentences."""
+    query = explanation.query
+    done = f"redirected to radius {query.radius_searched:.3f}" if query.redirected else "searched as asked"
+    yield f"{query.modality or 'point'} query: radius {query.radius:.3f}, unsafe {query.unsafe:.3f}, {done}."
+    if query.safe:
+        yield f"Only points with an unsafe score of at most {query.threshold:.3g} are shown."
+    if not explanation.cones:
+        yield (
+            "No stored text entails the query anywhere: the collection has none, or the model has not learned "
+            "entailment. Shown in its place is what is nearest."
+        )
+
+
+def label(hit: Hit) -> str:
+    """A point in words: its caption, else its text, else its file, else its id."""
+    for name in ("caption", "text", "file"):
+        if isinstance(value := hit.payload.get(name), str) and value.strip():
+            return " ".join(value.split())
+    return f"point {hit.id}"
+
+
+def captions(step: ExplainedStep) -> list[tuple[str, bool]]:
+    """What to show at a step, and whether it entails the query there: the nearest points only where no text does."""
+    return [(label(hit), bool(step.entailing)) for hit in step.entailing or step.nearest]
+
+
+def _legend(explanation: Explanation) -> Iterator[str]:
+    yield from notes(explanation)
+    if explanation.cones:
+        yield "Upright: stored texts that entail the query there. Italic, where there is none: what is nearest."
+
+
+def _marks(explanation: Explanation) -> Iterator[str]:
+    steps = explanation.steps
+    last = _TOP + _ROW * (len(steps) - 1)
+    yield f'<line class="way" x1="{_X}" y1="{_TOP}" x2="{_X}" y2="{last}"/>'
+    for row, step in enumerate(steps):
+        y = _TOP + _ROW * row
+        if row and steps[row - 1].beyond and not step.beyond:
+            between = y - _ROW // 2
+            yield f'<line class="bound" x1="0" y1="{between}" x2="{_WIDTH}" y2="{between}"/>'
+            bound = f"boundary {explanation.boundary:.3f}"
+            yield f'<text class="soft" x="{_WIDTH}" y="{between - 6}" text-anchor="end">{bound}</text>'
+        if step.searched:
+            yield f'<circle class="searched" cx="{_X}" cy="{y}" r="14"><title>searched here</title></circle>'
+        yield f'<circle cx="{_X}" cy="{y}" r="9" fill="rgb{_colour(step.unsafe)}"/>'
+        name = "origin" if step.radius == 0 else f"radius {step.radius:.3f}"
+        yield f'<text x="{_X - 24}" y="{y + 1}" text-anchor="end">{name}</text>'
+        yield f'<text class="soft" x="{_X - 24}" y="{y + _LINE}" text-anchor="end">unsafe {step.unsafe:.3f}</text>'
+        for line, (text, entails) in enumerate(captions(step)[:3]):
+            kind = "" if entails else ' class="other"'
+            yield f'<text x="{_X + 28}" y="{y - 12 + _LINE * line}"{kind}>{escape(_cut(text))}</text>'
+
+
+def _colour(unsafe: float) -> tuple[int, ...]:
+    return tuple(round(safe + (other - safe) * unsafe) for safe, other in zip(_SAFE, _UNSAFE, strict=True))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"
+
+
+def _save_png(explanation: Explanation, file: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "train", "plotting to a PNG (HTML needs nothing)") from error
+    steps = explanation.steps
+    figure = Figure(figsize=(11, 1.2 + 0.8 * len(steps)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 0], [0, len(steps) - 1], color="0.8", zorder=1)
+    for row, step in enumerate(steps):
+        colour = tuple(value / 255 for value in _colour(step.unsafe))
+        ring = "black" if step.searched else "none"
+        axes.scatter([0], [row], s=170, color=[colour], edgecolors=ring, linewidths=2, zorder=2)
+        name = "origin" if step.radius == 0 else f"radius {step.radius:.3f}"
+        # Text is parsed for formulas between dollar signs, which captions may contain.
+        axes.text(-0.03, row, f"{name}\nunsafe {step.unsafe:.3f}", ha="right", va="center", fontsize=9)
+        for line, (text, entails) in enumerate(captions(step)[:3]):
+            axes.text(
+                0.03,
+                row + 0.25 * (line - 1),
+                _cut(text).replace("$", r"\$"),
+                va="center",
+                fontsize=9,
+                color="black" if entails else "0.45",
+                style="normal" if entails else "italic",
+            )
+        if row and steps[row - 1].beyond and not step.beyond:
+            axes.axhline(row - 0.5, color="0.6", linestyle="--", linewidth=1, zorder=0)
+            bound = f"boundary {explanation.boundary:.3f}"
+            axes.text(1, row - 0.55, bound, ha="right", color="0.45", fontsize=8)
+    axes.set_xlim(-0.2, 1)
+    axes.set_ylim(len(steps) - 0.5, -0.5)
+    axes.set_axis_off()
+    heading = [_cut(explanation.asked), *_legend(explanation)]
+    axes.set_title("\n".join(heading).replace("$", r"\$"), loc="left", fontsize=10)
+    figure.savefig(file, dpi=150)

@@ -1,0 +1,1 @@
+"""Collections in a folder, on Qdrant's embedded engine."""

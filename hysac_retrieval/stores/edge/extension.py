@@ -1,0 +1,146 @@
+"""`Extension` for collections of the embedded engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qdrant_edge as edge
+from numpy.typing import NDArray
+
+from hysac_retrieval.errors import StoreError
+from hysac_retrieval.results import PointId
+from hysac_retrieval.safety.filters import PAYLOAD_KEY
+from hysac_retrieval.stores.base import VECTOR_NAME, CollectionSpec, Quantization
+from hysac_retrieval.stores.edge.requests import DISTANCES, INDEX_TYPES, point_id
+from hysac_retrieval.stores.extension import Facts, write_present
+
+CONFIG = "edge_config.json"
+"""The engine's own description of a shard, in its folder."""
+
+
+def is_shard(folder: Path) -> bool:
+    """Whether a folder holds the files of a shard."""
+    return (folder / CONFIG).is_file() and (folder / "segments").is_dir()
+
+
+class EdgeExtension:
+    """What is ours in one collection of an application.
+
+    Args:
+        folder: Folder of the shard.
+        shard: The shard, open.
+        translated: Turns the engine's errors into ours.
+        check_space: Refuses to write so many bytes when the disk is nearly full.
+        describe: Writes, or with None removes, what is kept beside the shard: see `EdgeStore`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shard: Any,
+        translated: Callable[[], AbstractContextManager[None]],
+        check_space: Callable[[int], None],
+        describe: Callable[[CollectionSpec | None], None],
+    ) -> None:
+        self._folder = folder
+        self._shard = shard
+        self._translated = translated
+        self._check_space = check_space
+        self._describe = describe
+
+    def facts(self) -> Facts:
+        """See `Extension.facts`."""
+        path = self._folder / CONFIG
+        try:
+            config = json.loads(path.read_text("utf-8"))
+            names = {*(config.get("vectors") or ()), *(config.get("sparse_vectors") or ())}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise StoreError(f"{path} cannot be read, so what is in the shard is not known: {error}") from error
+        return Facts(VECTOR_NAME in names, _inherited(config.get("quantization_config")))
+
+    def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
+        """See `Extension.extend`."""
+        with self._translated():
+            self._check_space(0)
+            if vector:
+                if self.facts().has_vector:  # left by a call that was killed, perhaps for another model
+                    self._update(edge.UpdateOperation.delete_vector_name(VECTOR_NAME))
+                self._update(edge.UpdateOperation.create_dense_vector(VECTOR_NAME, spec.size, DISTANCES[spec.metric]))
+            for key, kind in spec.indexes.items():
+                self._update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
+            self._shard.flush()
+        self._describe(spec)
+
+    def write(
+        self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]
+    ) -> int:
+        """See `Extension.write`."""
+
+        def send(rows: Sequence[int]) -> None:
+            with self._translated():
+                self._check_space(sum(len(json.dumps(payloads[row])) for row in rows) + (_bytes(vectors) * len(rows)))
+                if vectors is not None:
+                    points = [edge.PointVectors(ids[row], {VECTOR_NAME: vectors[row].tolist()}) for row in rows]
+                    self._update(edge.UpdateOperation.update_vectors(points))
+                # The payload comes last: a point that has it has been done.
+                for row in rows:
+                    self._update(edge.UpdateOperation.set_payload([ids[row]], dict(payloads[row])))
+
+        return write_present(ids, send, self._there)
+
+    def erase(self, ids: Sequence[PointId], *, vector: bool = True) -> None:
+        """See `Extension.erase`."""
+
+        def send(rows: Sequence[int]) -> None:
+            few: list[Any] = [ids[row] for row in rows]
+            with self._translated():
+                self._check_space(0)
+                self._update(edge.UpdateOperation.delete_payload(few, [PAYLOAD_KEY]))
+                if vector:
+                    self._update(edge.UpdateOperation.delete_vectors(few, [VECTOR_NAME]))
+
+        write_present(ids, send, self._there)
+
+    def retract(self, indexes: Collection[str]) -> None:
+        """See `Extension.retract`."""
+        has_vector = self.facts().has_vector
+        with self._translated():
+            for key in indexes:
+                self._update(edge.UpdateOperation.delete_field_index(key))
+            if has_vector:
+                self._update(edge.UpdateOperation.delete_vector_name(VECTOR_NAME))
+            self._shard.flush()
+        self._describe(None)
+
+    def _there(self, ids: Sequence[PointId]) -> set[PointId]:
+        with self._translated():
+            found = self._shard.retrieve(list(ids), with_payload=False, with_vector=False)
+            return {point_id(record.id) for record in found}
+
+    def _update(self, operation: Any) -> None:
+        self._shard.update(operation)
+
+
+def _inherited(config: Any) -> Quantization | None:
+    """How a vector without a quantization of its own is compressed; what is not known here counts as the coarsest."""
+    if not config:
+        return None
+    if "scalar" in config:
+        return "int8"
+    turbo = config.get("turbo") if isinstance(config, Mapping) else None
+    if turbo is not None:
+        bits = turbo.get("bits")
+        if bits == "bits8":
+            return "turbo8"
+        if bits in (None, "bits4"):
+            return "turbo4"
+    return "binary"
+
+
+def _bytes(vectors: NDArray[np.float32] | None) -> int:
+    return 0 if vectors is None or not len(vectors) else vectors[0].nbytes

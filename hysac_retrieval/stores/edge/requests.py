@@ -1,0 +1,125 @@
+"""What is asked of the embedded engine, and how its answers are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qdrant_edge as edge
+
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.results import PointId
+from hysac_retrieval.stores.base import (
+    VECTOR_NAME,
+    CollectionSpec,
+    IndexKind,
+    Metric,
+    Quantization,
+    StoredPoint,
+    VectorQuery,
+)
+from hysac_retrieval.stores.edge.filter import edge_filter
+from hysac_retrieval.stores.edge.formula import edge_formula
+
+INDEX_TYPES: dict[IndexKind, Any] = {
+    "float": edge.PayloadSchemaType.Float,
+    "keyword": edge.PayloadSchemaType.Keyword,
+    "bool": edge.PayloadSchemaType.Bool,
+}
+DISTANCES: dict[Metric, Any] = {"Dot": edge.Distance.Dot, "Euclid": edge.Distance.Euclid}
+
+
+def shard_config(spec: CollectionSpec) -> Any:
+    """How the engine is to keep a collection.
+
+    Raises:
+        SettingsError: The options are those of a cluster.
+    """
+    hnsw, storage = spec.hnsw, spec.storage
+    if any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
+        raise SettingsError(
+            "shards, replication_factor and write_consistency_factor are for a Qdrant server (url=); "
+            "the embedded engine keeps a collection in one folder"
+        )
+    return edge.EdgeConfig(
+        vectors={
+            VECTOR_NAME: edge.EdgeVectorParams(size=spec.size, distance=DISTANCES[spec.metric], on_disk=storage.on_disk)
+        },
+        on_disk_payload=storage.on_disk_payload,
+        hnsw_config=edge.HnswIndexConfig(
+            m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold
+        ),
+        quantization_config=None if spec.quantization is None else _quantization(spec.quantization),
+        optimizers=edge.EdgeOptimizersConfig(indexing_threshold=hnsw.indexing_threshold),
+    )
+
+
+def _quantization(kind: Quantization) -> Any:
+    # Quantized vectors stay in memory, whatever happens to the originals: they are what every search reads first.
+    if kind == "int8":
+        return edge.ScalarQuantizationConfig(edge.ScalarType.Int8, always_ram=True)
+    if kind == "binary":
+        return edge.BinaryQuantizationConfig(always_ram=True)
+    bits = edge.TurboQuantBitSize.Bits4 if kind == "turbo4" else edge.TurboQuantBitSize.Bits8
+    return edge.TurboQuantQuantizationConfig(always_ram=True, bits=bits)
+
+
+def query_batch(query: VectorQuery) -> Any:
+    """The searches as one batch."""
+    params = _params(query)
+    shape: dict[str, Any] = {
+        "limit": query.limit,
+        "with_payload": True,
+        "with_vector": [VECTOR_NAME] if query.with_vectors else False,
+    }
+    nearest = [edge.Query.Nearest(vector, using=VECTOR_NAME) for vector in query.vectors.tolist()]
+    conditions = _conditions(query)
+    if query.formulas is None:
+        return edge.QueryBatchRequest(
+            [
+                edge.QueryRequest(query=each, params=params, filter=condition, **shape)
+                for each, condition in zip(nearest, conditions, strict=True)
+            ]
+        )
+    candidates = max(query.candidates or 0, query.limit)
+    return edge.QueryBatchRequest(
+        [
+            edge.QueryRequest(
+                query=edge_formula(formula),
+                prefetches=[edge.Prefetch(limit=candidates, query=each, params=params, filter=condition)],
+                filter=condition,
+                **shape,
+            )
+            for each, formula, condition in zip(nearest, query.formulas, conditions, strict=True)
+        ]
+    )
+
+
+def _conditions(query: VectorQuery) -> list[Any]:
+    """The condition of each search; searches that share one share its translation."""
+    filters = [query.condition(row) for row in range(len(query.vectors))]
+    made = {id(filter): None if filter is None else edge_filter(filter) for filter in filters}
+    return [made[id(filter)] for filter in filters]
+
+
+def _params(query: VectorQuery) -> Any:
+    if query.exact:
+        return edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
+    if query.ef is None and query.oversampling is None:
+        return None
+    quantization = None
+    if query.oversampling is not None:
+        quantization = edge.QuantizationSearchParams(rescore=True, oversampling=query.oversampling)
+    return edge.SearchParams(hnsw_ef=query.ef, quantization=quantization)
+
+
+def point_id(identity: Any) -> PointId:
+    """An id as the rest of the package writes it: the engine answers with UUID objects."""
+    return identity if isinstance(identity, int) else str(identity)
+
+
+def stored(point: Any, score: float | None = None) -> StoredPoint:
+    """A point of an answer."""
+    vector = point.vector  # each access converts it anew
+    if vector is not None:
+        vector = vector.get(VECTOR_NAME) if isinstance(vector, dict) else None
+    return StoredPoint(id=point_id(point.id), payload=point.payload or {}, score=score, vector=vector)

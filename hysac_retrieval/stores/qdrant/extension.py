@@ -1,0 +1,138 @@
+"""`Extension` for collections behind a `QdrantClient`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
+
+from hysac_retrieval.errors import StoreError
+from hysac_retrieval.results import PointId
+from hysac_retrieval.safety.filters import PAYLOAD_KEY
+from hysac_retrieval.stores.base import METADATA_KEY, VECTOR_NAME, CollectionSpec, Quantization
+from hysac_retrieval.stores.extension import Facts, adds_vectors, write_present
+from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES, read_collection
+
+Call = Callable[[Callable[[], Any]], Any]
+"""Carries out a call to the client: with its errors translated, again if need be."""
+
+
+class QdrantExtension:
+    """What is ours in one collection of an application.
+
+    Args:
+        name: The collection.
+        client: The client.
+        call: See `Call`.
+        local: Whether the client keeps its collections in this process.
+    """
+
+    def __init__(self, name: str, client: QdrantClient, call: Call, *, local: bool) -> None:
+        self._name = name
+        self._client = client
+        self._call = call
+        self._local = local
+
+    def facts(self) -> Facts:
+        """See `Extension.facts`."""
+        config = self._call(lambda: self._client.get_collection(self._name)).config
+        dense, sparse = config.params.vectors, config.params.sparse_vectors
+        names = {*(dense if isinstance(dense, Mapping) else ()), *(sparse or ())}
+        obstacle = ""
+        if not self._local:
+            version = self._call(self._client.info).version
+            if not adds_vectors(version):
+                obstacle = f"Qdrant {version} cannot add a vector to a collection that exists; 1.18 can"
+        elif isinstance(dense, models.VectorParams):
+            obstacle = "the client's local mode takes no unnamed vectors any more once there is a named one beside them"
+        return Facts(VECTOR_NAME in names, _inherited(config.quantization_config), obstacle)
+
+    def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
+        """See `Extension.extend`."""
+        indexed = {} if self._local else spec.indexes  # local mode has no use for indexes and warns about them
+        for key, kind in indexed.items():
+            self._call(partial(self._client.create_payload_index, self._name, key, INDEX_TYPES[kind]))
+        if vector:
+            if self.facts().has_vector:  # left by a call that was killed, perhaps for another model
+                self._call(lambda: self._client.delete_vector_name(self._name, VECTOR_NAME))
+            dense = models.DenseVectorConfig(size=spec.size, distance=DISTANCES[spec.metric])
+            config = models.DenseVectorNameConfig(dense=dense)
+            self._call(lambda: self._client.create_vector_name(self._name, VECTOR_NAME, config))
+        changes: dict[str, Any] = {"metadata": {METADATA_KEY: dict(spec.metadata)}}
+        if vector and not self._local:
+            hnsw = models.HnswConfigDiff(
+                m=spec.hnsw.m,
+                ef_construct=spec.hnsw.ef_construct,
+                full_scan_threshold=spec.hnsw.full_scan_threshold,
+            )
+            changes["vectors_config"] = {VECTOR_NAME: models.VectorParamsDiff(hnsw_config=hnsw)}
+        self._call(lambda: self._client.update_collection(self._name, **changes))
+        if read_collection(self._call(lambda: self._client.get_collection(self._name))).metadata is None:
+            for key in indexed:
+                self._call(partial(self._client.delete_payload_index, self._name, key))
+            raise StoreError("this Qdrant server keeps no collection metadata; it needs version 1.16 or later")
+
+    def write(
+        self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]
+    ) -> int:
+        """See `Extension.write`."""
+
+        def send(rows: Sequence[int]) -> None:
+            operations: list[Any] = []
+            if vectors is not None:
+                points = [models.PointVectors(id=ids[row], vector={VECTOR_NAME: vectors[row].tolist()}) for row in rows]
+                operations.append(models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points)))
+            # The payload comes last: a point that has it has been done.
+            operations += [
+                models.SetPayloadOperation(
+                    set_payload=models.SetPayload(payload=dict(payloads[row]), points=[ids[row]])
+                )
+                for row in rows
+            ]
+            self._call(lambda: self._client.batch_update_points(self._name, operations))
+
+        return write_present(ids, send, self._there)
+
+    def erase(self, ids: Sequence[PointId], *, vector: bool = True) -> None:
+        """See `Extension.erase`."""
+
+        def send(rows: Sequence[int]) -> None:
+            few = models.PointIdsList(points=[ids[row] for row in rows])
+            self._call(lambda: self._client.delete_payload(self._name, [PAYLOAD_KEY], few))
+            if vector:
+                self._call(lambda: self._client.delete_vectors(self._name, [VECTOR_NAME], few))
+
+        write_present(ids, send, self._there)
+
+    def retract(self, indexes: Collection[str]) -> None:
+        """See `Extension.retract`."""
+        if not self._local:
+            for key in indexes:
+                self._call(partial(self._client.delete_payload_index, self._name, key))
+        if self.facts().has_vector:
+            self._call(lambda: self._client.delete_vector_name(self._name, VECTOR_NAME))
+        # A null removes a key; the application's own metadata stays.
+        self._call(lambda: self._client.update_collection(self._name, metadata={METADATA_KEY: None}))
+
+    def _there(self, ids: Sequence[PointId]) -> set[PointId]:
+        found = self._call(lambda: self._client.retrieve(self._name, list(ids), with_payload=False))
+        return {record.id for record in found}
+
+
+def _inherited(config: models.QuantizationConfig | None) -> Quantization | None:
+    """How a vector without a quantization of its own is compressed; what is not known here counts as the coarsest."""
+    if config is None:
+        return None
+    if isinstance(config, models.ScalarQuantization):
+        return "int8"
+    if isinstance(config, models.TurboQuantization):
+        bits = config.turbo.bits
+        if bits == models.TurboQuantBitSize.BITS8:
+            return "turbo8"
+        if bits in (None, models.TurboQuantBitSize.BITS4):
+            return "turbo4"
+    return "binary"

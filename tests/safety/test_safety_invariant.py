@@ -1,0 +1,277 @@
+"""The invariant: no search with ``safe=True`` returns a point whose stored score is above the threshold.
+
+Points are written behind the index's back with every kind of missing, wrong and hostile score, and searched under
+hostile filters. What the *store* returns is held to the invariant, before any check on the hits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qdrant_client import models
+from support.hostile import (
+    ODD_MODELS,
+    ODD_RECORDS,
+    ODD_SCORES,
+    allowed,
+    fill,
+    modest,
+    numbers,
+    payloads,
+    user_filters,
+)
+from support.spaces import CURVATURE, DIM, STORES, index_on, profile, random_points
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.collection.index import Index, point_id
+from hysac_retrieval.errors import SettingsError, StoreError
+from hysac_retrieval.results import Hit
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.search.blocking import SafeSearch
+from hysac_retrieval.search.queries import Examples, PointRef
+from hysac_retrieval.stores import Store
+
+Ask = Callable[[SafeSearch, Any, dict[str, Any]], Iterable[Hit]]
+
+
+def penalised(engine: SafeSearch, point: Any, options: dict[str, Any]) -> Iterable[Hit]:
+    try:
+        return engine.search(point, penalty=0.7, candidates=3, **options)
+    except StoreError as error:
+        # The client's local mode cannot compute with a score that is a list, and then answers nothing at all.
+        if "Value is not a number" not in str(error):
+            raise
+        return []
+
+
+WAYS: dict[str, Ask] = {
+    "search": lambda engine, point, options: engine.search(point, limit=40, **options),
+    "a later page": lambda engine, point, options: engine.search(point, offset=2, limit=5, **options),
+    "penalty": penalised,
+    "exact": lambda engine, point, options: engine.search(point, rerank="exact", **options),
+    "formula": lambda engine, point, options: engine.search(point, rerank="formula", **options),
+    "similar": lambda engine, _, options: engine.similar(0, **options),
+    "examples": lambda engine, point, options: engine.search(Examples([point, PointRef(0)], [PointRef(0)]), **options),
+    "batch": lambda engine, point, options: [
+        hit for result in engine.search_batch([PointRef(0), point], **options) for hit in result
+    ],
+    "groups": lambda engine, point, options: [
+        hit for group in engine.search_groups(point, "k", groups=3, size=2, **options) for hit in group
+    ],
+    "explain": lambda engine, point, options: [
+        hit for step in engine.explain(point, steps=3, **options).steps for hit in (*step.entailing, *step.nearest)
+    ],
+}
+"""Everything that returns hits."""
+
+
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Index]]:
+    """One index on each store, filled anew by every example: making one costs more than an example."""
+    folder = tmp_path_factory.mktemp("invariant")
+    with index_on("edge", folder) as edge, index_on("memory", folder) as memory:
+        yield {"edge": edge, "memory": memory}
+
+
+@pytest.mark.parametrize("store", STORES)
+@modest
+@given(
+    rows=st.lists(payloads(), min_size=1, max_size=30),
+    seed=st.integers(0, 1000),
+    user=st.one_of(st.none(), user_filters()),
+    threshold=st.one_of(st.none(), st.floats(0, 0.5)),
+    limit=st.integers(1, 40),
+    modality=st.sampled_from([None, "image", "text"]),
+)
+def test_safe_search_returns_no_point_above_the_threshold(
+    store: str,
+    indexes: dict[str, Index],
+    rows: list[dict[str, Any] | None],
+    seed: int,
+    user: models.Filter | None,
+    threshold: float | None,
+    limit: int,
+    modality: Any,
+) -> None:
+    index = indexes[store]
+    there = fill(index, rows, seed)
+    own, bound = index.metadata.fingerprint, 0.5 if threshold is None else threshold
+    query = random_points(1, seed + 1)
+    plan = index.collection.plan(query, limit=limit, threshold=threshold, filter=user, modality=modality)
+    for found in index.store.query(index.name, plan.query)[0]:
+        payload = there[int(found.id)][1]
+        assert numbers(payload), payload
+        assert max(numbers(payload)) <= bound, payload
+        assert set(np.atleast_1d(payload["hysac"]["model"])) == {own}, payload
+    hits = index.query(query[0], limit=limit, threshold=threshold, filter=user, modality=modality)
+    assert len(hits) <= limit
+    for hit in hits:
+        assert allowed(there[int(hit.id)][1], bound, own), there[int(hit.id)][1]
+        assert hit.unsafe is not None
+        assert hit.unsafe <= bound
+
+
+@pytest.mark.parametrize("traversal", ["geodesic", "adaptive", "reference", "none"])
+@pytest.mark.parametrize("store", STORES)
+@modest
+@given(
+    rows=st.lists(payloads(), min_size=1, max_size=30),
+    seed=st.integers(0, 1000),
+    user=st.one_of(st.none(), user_filters()),
+    threshold=st.one_of(st.none(), st.floats(0, 0.5)),
+    way=st.sampled_from(sorted(WAYS)),
+)
+def test_no_way_to_ask_gets_a_point_above_the_threshold(
+    store: str,
+    traversal: Any,
+    indexes: dict[str, Index],
+    rows: list[dict[str, Any] | None],
+    seed: int,
+    user: models.Filter | None,
+    threshold: float | None,
+    way: str,
+) -> None:
+    index = indexes[store]
+    there = fill(index, rows, seed)
+    engine = SafeSearch(index, None, policy=SafetyPolicy(traversal=traversal, steps=3, top=2))
+    bound = 0.5 if threshold is None else threshold
+    for hit in WAYS[way](engine, random_points(1, seed + 1)[0], {"filter": user, "threshold": threshold}):
+        payload = there[int(hit.id)][1]
+        assert allowed(payload, bound, index.metadata.fingerprint), payload
+        assert hit.unsafe is not None
+        assert hit.unsafe <= bound
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_score_beyond_all_numbers_does_not_keep_a_penalised_search_from_its_probes(
+    store: str, indexes: dict[str, Index]
+) -> None:
+    index = indexes[store]
+    own = {"radius": 2.0, "modality": "image", "model": "own"}
+    fill(index, [{"hysac": {"unsafe": 0.1, **own}}, {"hysac": {"unsafe": 1e300, **own}}], 0)
+    engine = SafeSearch(index, None, policy=SafetyPolicy(traversal="adaptive", steps=3, top=2))
+    far = random_points(1, 5, low=3.0, high=3.2)[0]
+    result = engine.search(far, penalty=0.7)
+    assert result.query.redirected
+    assert [hit.id for hit in result] == [0]
+
+
+@pytest.mark.parametrize("store", STORES)
+@modest
+@given(
+    rows=st.lists(payloads(), min_size=1, max_size=30),
+    seed=st.integers(0, 1000),
+    threshold=st.floats(0, 0.5),
+    limit=st.integers(1, 40),
+)
+def test_safe_search_returns_every_safe_point_in_order_of_distance(
+    store: str, indexes: dict[str, Index], rows: list[dict[str, Any] | None], seed: int, threshold: float, limit: int
+) -> None:
+    index = indexes[store]
+    there = fill(index, rows, seed)
+    query = random_points(1, seed + 1)[0]
+    hits = index.query(query, limit=limit, threshold=threshold)
+    safe = [i for i, (_, payload) in there.items() if allowed(payload, threshold, index.metadata.fingerprint)]
+    exact = {i: float(lorentz.dist(there[i][0], query, CURVATURE)) for i in safe}
+    # A score in a list is refused even where it is low, and may take the place of one candidate of a full answer.
+    assert {hit.id for hit in hits} <= set(safe)
+    if limit >= len(rows):
+        assert {hit.id for hit in hits} == set(safe)
+    np.testing.assert_allclose([h.distance for h in hits], sorted(exact.values())[: len(hits)], atol=1e-5)
+    np.testing.assert_allclose([h.distance for h in hits], [exact[int(h.id)] for h in hits], atol=1e-5)
+
+
+@modest
+@given(rows=st.lists(payloads(), min_size=1, max_size=30), seed=st.integers(0, 1000), user=user_filters())
+def test_both_stores_return_the_same_hits(
+    indexes: dict[str, Index], rows: list[dict[str, Any] | None], seed: int, user: models.Filter
+) -> None:
+    answers = []
+    for index in indexes.values():
+        fill(index, rows, seed)
+        hits = index.query(random_points(1, seed + 1)[0], filter=user, limit=40)
+        answers.append([(hit.id, hit.distance, hit.unsafe or 0) for hit in hits])
+    assert [row[0] for row in answers[0]] == [row[0] for row in answers[1]]
+    for one, other in zip(*answers, strict=True):  # scores are float32, and summed in another order
+        assert one[1:] == pytest.approx(other[1:], abs=1e-4)
+
+
+@pytest.mark.parametrize("store", STORES)
+@modest
+@given(rows=st.lists(payloads(), min_size=1, max_size=30), seed=st.integers(0, 1000), user=user_filters())
+def test_a_user_filter_only_narrows(
+    store: str, indexes: dict[str, Index], rows: list[dict[str, Any] | None], seed: int, user: models.Filter
+) -> None:
+    index = indexes[store]
+    fill(index, rows, seed)
+    query = random_points(1, seed + 1)[0]
+    everything = {hit.id for hit in index.query(query, limit=40)}
+    assert {hit.id for hit in index.query(query, limit=40, filter=user)} <= everything
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_no_odd_record_passes_the_filter_of_the_search(store: str, tmp_path: Path) -> None:
+    good = {"unsafe": 0.5, "radius": 2.0, "modality": "image", "model": "own"}
+    odd = [
+        *({"hysac": good | {"unsafe": score}} for score in ODD_SCORES),
+        *({"hysac": good | {"model": name}} for name in ODD_MODELS),
+        *({"hysac": record} for record in ODD_RECORDS),
+        {"hysac.unsafe": 0.1, "hysac.model": "own"},
+        {},
+    ]
+    with index_on(store, tmp_path) as index:
+        fill(index, [*odd, {"hysac": good}], 0)
+        plan = index.collection.plan(random_points(1), limit=50)
+        assert [found.id for found in index.store.query(index.name, plan.query)[0]] == [len(odd)]
+        assert index.info().safe == 1
+        assert index.info().points == len(odd) + 1
+        assert len(index.query(random_points(1)[0], limit=50, safe=False)) == len(odd) + 1
+
+
+def test_a_score_that_is_not_a_number_is_not_safe(tmp_path: Path) -> None:
+    with index_on("memory", tmp_path) as index:
+        # The embedded engine and a server refuse NaN in a payload; the client's local mode keeps it.
+        record = {"unsafe": math.nan, "radius": 2.0, "modality": "image", "model": index.metadata.fingerprint}
+        there = fill(index, [{"hysac": record}, {"hysac": record | {"unsafe": 0.1}}], 0)
+        query = random_points(1, 1)[0]
+        assert [hit.id for hit in index.query(query)] == [1]
+        assert {hit.id: hit.unsafe for hit in index.query(query, safe=False)} == {0: None, 1: 0.1}
+        assert len(there) == 2
+
+
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("threshold", [math.nan, math.inf, -0.1, 0.50001, 1.0, True, "0.1"])
+def test_a_threshold_that_would_loosen_the_calibration_is_refused(store: str, threshold: Any, tmp_path: Path) -> None:
+    with index_on(store, tmp_path) as index, pytest.raises(SettingsError, match="threshold"):
+        index.query(random_points(1)[0], threshold=threshold)
+
+
+def test_a_store_that_ignores_the_filter_is_caught(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    class Leaky:
+        def __init__(self, store: Store) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._store, name)
+
+        def query(self, name: str, query: Any) -> Any:
+            from dataclasses import replace
+
+            return self._store.query(name, replace(query, filter=None, filters=None))
+
+    with index_on("memory", tmp_path) as index:
+        ids = [point_id("near"), point_id("far")]
+        index.upsert(ids, random_points(2, low=1.5, high=1.6), modality="text")
+        index.upsert([7], random_points(1, seed=3, low=3.4), modality="text")
+        leaky = Index(index.collection, Leaky(index.store))  # type: ignore[arg-type]
+        assert {hit.id for hit in leaky.query(np.zeros(DIM))} == set(ids)
+        assert "point 7" in caplog.text
+        assert {hit.id for hit in leaky.query(np.zeros(DIM), safe=False)} == {*ids, 7}
+        assert index.metadata.safety == profile()

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.spaces import CURVATURE, DIM, STORES, index_on, match, nearest, profile, random_points
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.errors import MissingExtraError, SettingsError, StoreError
+from hysac_retrieval.results import Hit
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.search.blocking import SafeSearch
+from hysac_retrieval.search.explain import Explanation
+from hysac_retrieval.search.plot import label, render_html, save_plot
+
+# Texts lie on few rays, so that cones hold something: general ones near the origin, special ones behind them.
+RAYS = np.repeat(np.random.default_rng(2).normal(size=(4, DIM)), 8, axis=0)
+RAYS += 0.05 * np.random.default_rng(3).normal(size=RAYS.shape)
+RADII = np.tile(np.linspace(0.3, 3.2, 8), 4)[:, None]
+TEXTS = lorentz.exp_map0(RAYS / np.linalg.norm(RAYS, axis=1, keepdims=True) * RADII, CURVATURE)
+IMAGES = random_points(20, seed=8)
+
+
+@pytest.fixture(scope="module", params=STORES)
+def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with index_on(request.param, tmp_path_factory.mktemp("explain")) as made:
+        made.upsert(range(32), TEXTS, modality="text", payloads=[{"text": f"text {row}"} for row in range(32)])
+        made.upsert(range(100, 120), IMAGES, modality="image", payloads=[{"file": "a.png"}] * 20)
+        yield made
+
+
+def unsafe(points: Any, kind: Any) -> Any:
+    return profile().unsafe(lorentz.dist0(points, CURVATURE), kind)
+
+
+@pytest.mark.parametrize("traversal", ["geodesic", "adaptive", "none"])
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_way_and_what_entails_it_agree_with_the_geometry(
+    index: Index, seed: int, safe: bool, traversal: Any
+) -> None:
+    query = lorentz.exp_map0(RAYS[8 * seed] / np.linalg.norm(RAYS[8 * seed]) * 3.1, CURVATURE)
+    engine = SafeSearch(index, None, policy=SafetyPolicy(traversal=traversal))
+    options: Any = {"query_modality": "text", "safe": safe}
+    found = engine.explain(query, steps=6, near=4, **options)
+    assert found.query == engine.search(query, **options).query
+    assert found.boundary == profile().text.boundary
+    assert found.cones
+    assert [step.searched for step in found.steps].count(True) == 1
+
+    spaced = [step.radius for step in found.steps if not step.searched or len(found.steps) == 6]
+    np.testing.assert_allclose(spaced, np.linspace(3.1, 0, 6), atol=1e-9)
+    texts_shown = unsafe(TEXTS, "text") <= (0.5 if safe else 1)
+    images_shown = unsafe(IMAGES, "image") <= (0.5 if safe else 1)
+    everything = np.concatenate([TEXTS[texts_shown], IMAGES[images_shown]])
+    names = [*np.flatnonzero(texts_shown), *(100 + np.flatnonzero(images_shown))]
+    for step in found.steps:
+        point = lorentz.traverse(query, step.radius, CURVATURE)
+        assert step.unsafe == pytest.approx(float(unsafe(point, "text")))
+        assert step.counts_unsafe == (step.unsafe > 0.5)
+        assert step.beyond == (step.radius > profile().text.boundary + 1e-6)
+        inside = lorentz.exterior_angle(TEXTS, point[None, :], CURVATURE) <= lorentz.half_aperture(TEXTS, CURVATURE)
+        expected = [row for row in nearest(point, TEXTS) if inside[row] and texts_shown[row]][:4]
+        assert [hit.id for hit in step.entailing] == expected
+        distances = np.sort(lorentz.dist(everything, point, CURVATURE))[:4]
+        np.testing.assert_allclose([hit.distance for hit in step.nearest], distances, atol=1e-4)
+        assert {hit.id for hit in step.nearest} <= set(names)
+    # Along its own ray, the query is entailed by more general texts only.
+    assert all(float(RADII[int(hit.id), 0]) < found.steps[0].radius for hit in found.steps[0].entailing)
+    assert found.steps[0].entailing
+
+
+def test_without_texts_it_says_that_nothing_entails_the_query(index: Index) -> None:
+    engine = SafeSearch(index, None)
+    only = {"must": [match("file", "a.png").model_dump(exclude_none=True)]}
+    found = engine.explain(IMAGES[0], safe=False, filter=only)
+    assert not found.cones
+    assert all(step.nearest and not step.entailing for step in found.steps)
+    assert "No stored text entails" in render_html(found)
+    assert found.boundary == min(profile().text.boundary, profile().image.boundary)
+
+
+def test_it_is_one_request(index: Index) -> None:
+    asked = []
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(index.store, name)
+
+        def query(self, name: str, query: Any) -> Any:
+            asked.append(query)
+            return index.store.query(name, query)
+
+    SafeSearch(Index(index.collection, Counted()), None).explain(IMAGES[0], steps=5)  # type: ignore[arg-type]
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 1}, {"steps": 65}, {"near": 0}, {"near": 21}, {"limit": 3}, {"offset": 1}]
+)
+def test_options_out_of_range_are_refused(index: Index, options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        SafeSearch(index, None).explain(IMAGES[0], **options)
+
+
+# --- as a picture ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explanation(index: Index) -> Explanation:
+    query = lorentz.exp_map0(RAYS[0] / np.linalg.norm(RAYS[0]) * 3.1, CURVATURE)
+    found = SafeSearch(index, None).explain(query, query_modality="text", steps=5)
+    hostile = replace(found.steps[0].entailing[0], payload={"caption": "<script>$x^</script> & " + "long " * 40})
+    return replace(
+        found, asked="<b>a query</b>", steps=(replace(found.steps[0], entailing=(hostile,)), *found.steps[1:])
+    )
+
+
+def test_the_page_is_whole_and_escapes_what_it_shows(explanation: Explanation, tmp_path: Path) -> None:
+    page = save_plot(explanation, tmp_path / "way.html").read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert not re.search(r"""(src|href)\s*=|url\(|@import""", page)
+    svg = ET.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    texts = ["".join(node.itertext()) for node in svg.iter("text")]
+    assert any(text.startswith("<script>$x^</script> & long") and text.endswith("…") for text in texts)
+    assert [text for text in texts if text.startswith("radius") or text == "origin"] == [
+        "origin" if step.radius == 0 else f"radius {step.radius:.3f}" for step in explanation.steps
+    ]
+    assert sum(text.startswith("boundary") for text in texts) == 1
+    assert len([node for node in svg.iter("circle") if node.get("class") == "searched"]) == 1
+    reds = [int(fill[4:].split(",")[0]) for node in svg.iter("circle") if (fill := node.get("fill"))]
+    assert len(reds) == len(explanation.steps)
+    assert all(nearer <= farther for farther, nearer in pairwise(reds))
+    assert reds[0] > reds[-1]
+
+
+def test_a_png_is_drawn_by_matplotlib(explanation: Explanation, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    data = save_plot(explanation, tmp_path / "way.PNG").read_bytes()
+    assert data.startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_a_png_names_the_extra(
+    explanation: Explanation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match="HTML needs nothing"):
+        save_plot(explanation, tmp_path / "way.png")
+
+
+def test_a_plot_that_cannot_be_written_is_a_typed_error(explanation: Explanation, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"\.html or \.png"):
+        save_plot(explanation, tmp_path / "way.gif")
+    with pytest.raises(StoreError, match="cannot be written"):
+        save_plot(explanation, tmp_path / "nowhere" / "way.html")
+
+
+def test_a_point_is_shown_by_its_caption_text_file_or_id() -> None:
+    def named(**payload: Any) -> str:
+        return label(Hit(3, 0.0, 0.1, 1.0, "text", payload))
+
+    assert named(caption=" a  dog ", text="b", file="c") == "a dog"
+    assert named(caption="", text="b", file="c") == "b"
+    assert named(caption=["x"], file="c") == "c"
+    assert named() == "point 3"
+
+
+def test_it_turns_into_json(explanation: Explanation) -> None:
+    value = json.loads(json.dumps(explanation.to_dict()))
+    assert len(value["steps"]) == len(explanation.steps)
+    assert value["steps"][0]["entailing"][0]["id"] == explanation.steps[0].entailing[0].id

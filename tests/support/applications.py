@@ -1,0 +1,164 @@
+"""Collections as applications have them: their own vectors of 384 dimensions under cosine, their own payload."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qdrant_edge as edge
+from qdrant_client import QdrantClient, models
+
+from support.rest_server import RestServer, rest_server
+
+NAME, SIZE = "app", 384
+TEXTS = ["a man with a dog", "a man with a gun", "the red house", "a woman with a knife", "a cat in the park"]
+UNSAFE = ("gun", "knife")
+PLACES = ("edge", "memory", "server")
+
+Snapshot = dict[Any, tuple[dict[str, Any], dict[str, bytes]]]
+
+
+@dataclass
+class Application:
+    """A collection, how to reach it, and what is in it.
+
+    Attributes:
+        place: Arguments of a connection.
+        ids: Ids of its points.
+        named: Whether its vector has a name.
+        look: Payload and vectors of every point, as the engine gives them.
+        act: Carries out a change as the application's own client does.
+        server: The server, where there is one.
+    """
+
+    place: dict[str, Any]
+    ids: list[Any]
+    named: bool
+    look: Callable[[], Snapshot]
+    upsert: Callable[[Any, dict[str, Any]], None]
+    client: QdrantClient | None = None
+    server: RestServer | None = None
+
+    def own(self) -> Snapshot:
+        """As `look`, without what is ours."""
+        return {
+            key: (
+                {name: value for name, value in payload.items() if name != "hysac"},
+                {name: value for name, value in vectors.items() if name != "hysac"},
+            )
+            for key, (payload, vectors) in self.look().items()
+        }
+
+
+def vector(seed: int) -> list[float]:
+    found: list[float] = np.random.default_rng(seed).normal(size=SIZE).tolist()
+    return found
+
+
+def payloads(texts: list[str]) -> list[dict[str, Any]]:
+    return [{"title": text, "price": row + 0.5, "meta": {"tags": ["x", row]}} for row, text in enumerate(texts)]
+
+
+def make_ids(kind: str, n: int) -> list[Any]:
+    return list(range(n)) if kind == "int" else [str(uuid.uuid5(uuid.NAMESPACE_DNS, str(row))) for row in range(n)]
+
+
+@contextmanager
+def application(
+    where: str,
+    folder: Path,
+    rows: list[dict[str, Any]] | None = None,
+    *,
+    named: bool | None = None,
+    ids: str = "int",
+    quantized: bool = False,
+) -> Iterator[Application]:
+    rows = payloads(TEXTS) if rows is None else rows
+    keys = make_ids(ids, len(rows))
+    # Local mode takes no unnamed vectors beside a named one, so there the application's has a name, if need be.
+    named = where == "memory" if named is None else named
+    if where == "edge":
+        yield _on_edge(folder, rows, keys, named, quantized)
+    elif where == "memory":
+        client = QdrantClient(":memory:")
+        yield _on_client(client, {"client": client}, rows, keys, named)
+        client.close()
+    else:
+        with rest_server() as server:
+            app = _on_client(server.backend, {"url": server.url}, rows, keys, named)
+            app.server = server
+            yield app
+
+
+def _on_client(
+    client: QdrantClient, place: dict[str, Any], rows: list[dict[str, Any]], keys: list[Any], named: bool
+) -> Application:
+    params = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
+    client.create_collection(NAME, {"own": params} if named else params, metadata={"owner": "shop"})
+
+    def upsert(key: Any, payload: dict[str, Any]) -> None:
+        own = vector(hash(key) % 1000)
+        # The default vector is the one without a name; a server takes it either way, the stub's backend only so.
+        there = {"own": own} if named else {"": own}
+        client.upsert(NAME, [models.PointStruct(id=key, vector=there, payload=payload)])
+
+    for key, row in zip(keys, rows, strict=True):
+        upsert(key, row)
+
+    def look() -> Snapshot:
+        found, _ = client.scroll(NAME, limit=10_000, with_vectors=True)
+        return {record.id: (record.payload or {}, _bytes(record.vector)) for record in found}
+
+    return Application(place, keys, named, look, upsert, client)
+
+
+def _on_edge(folder: Path, rows: list[dict[str, Any]], keys: list[Any], named: bool, quantized: bool) -> Application:
+    shard_folder = folder / NAME
+    shard_folder.mkdir(parents=True)
+    params = edge.EdgeVectorParams(size=SIZE, distance=edge.Distance.Cosine)
+    quantization = edge.ScalarQuantizationConfig(edge.ScalarType.Int8, always_ram=True) if quantized else None
+    config = edge.EdgeConfig(vectors={"own": params} if named else params, quantization_config=quantization)
+
+    def point(key: Any, payload: dict[str, Any]) -> Any:
+        own = vector(hash(key) % 1000)
+        return edge.Point(key, {"own": own} if named else own, payload)
+
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        shard = edge.EdgeShard.load(str(shard_folder))
+        yield shard
+        shard.flush()
+        shard.close()
+
+    shard = edge.EdgeShard.create(str(shard_folder), config)
+    shard.update(edge.UpdateOperation.upsert_points([point(*pair) for pair in zip(keys, rows, strict=True)]))
+    shard.flush()
+    shard.close()
+
+    def look() -> Snapshot:
+        with opened() as shard:
+            request = edge.ScrollRequest(limit=10_000, with_payload=True, with_vector=True)
+            found, _ = shard.scroll(request)
+            return {
+                record.id if isinstance(record.id, int) else str(record.id): (
+                    dict(record.payload or {}),
+                    _bytes(record.vector),
+                )
+                for record in found
+            }
+
+    def upsert(key: Any, payload: dict[str, Any]) -> None:
+        with opened() as shard:
+            shard.update(edge.UpdateOperation.upsert_points([point(key, payload)]))
+
+    return Application({"location": folder}, keys, named, look, upsert)
+
+
+def _bytes(vectors: Any) -> dict[str, bytes]:
+    every = vectors if isinstance(vectors, dict) else {"": vectors}
+    return {name: np.asarray(value, dtype=np.float32).tobytes() for name, value in every.items()}

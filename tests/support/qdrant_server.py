@@ -1,0 +1,80 @@
+"""A real Qdrant server, where there is one: set ``QDRANT_URL`` to run the tests of stores on it, over REST and gRPC.
+
+``QDRANT_API_KEY`` is its key, ``QDRANT_GRPC_PORT`` its port for gRPC (6334 by default). Collections that tests make
+have names of their own and are removed again; others are neither read nor changed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from qdrant_client import QdrantClient
+
+from hysac_retrieval.stores import CollectionSpec, Store
+from hysac_retrieval.stores.qdrant.store import QdrantStore, client_options
+
+WITHOUT = (
+    "QDRANT_URL is not set: set it to the address of a Qdrant server to run this on one "
+    "(and QDRANT_API_KEY, QDRANT_GRPC_PORT where needed)"
+)
+_WHERE_THERE_IS_ONE = pytest.mark.skipif("QDRANT_URL" not in os.environ, reason=WITHOUT)
+QDRANT = [pytest.param(kind, marks=_WHERE_THERE_IS_ONE) for kind in ("qdrant-rest", "qdrant-grpc")]
+"""Kinds of stores on the real server, as parameters of a test."""
+
+LEAST_FULL_SCAN = 10
+"""The least `full_scan_threshold` that a server takes."""
+
+
+def client_of(kind: str) -> QdrantClient:
+    options = client_options(os.environ["QDRANT_URL"], os.environ.get("QDRANT_API_KEY"), kind.endswith("grpc"))
+    return QdrantClient(**options, grpc_port=int(os.environ.get("QDRANT_GRPC_PORT", "6334")))
+
+
+class OwnNames(QdrantStore):
+    """A store whose collections have names that nobody else uses; a test calls them as in a store of its own."""
+
+    prefix = ""
+
+    def names(self) -> list[str]:
+        return [name.removeprefix(self.prefix) for name in super().names() if name.startswith(self.prefix)]
+
+    def create(self, name: str, spec: CollectionSpec) -> None:
+        # The embedded engine takes less, and tests use that to have it build graphs over few points.
+        hnsw = replace(spec.hnsw, full_scan_threshold=max(LEAST_FULL_SCAN, spec.hnsw.full_scan_threshold))
+        super().create(self.own(name), replace(spec, hnsw=hnsw))
+
+    def own(self, name: str) -> str:
+        # Methods call each other, so a name may have its prefix already.
+        return name if name.startswith(self.prefix) else self.prefix + name
+
+
+def _prefixed(method: str) -> Any:
+    def call(self: OwnNames, name: str, *args: Any, **options: Any) -> Any:
+        return getattr(QdrantStore, method)(self, self.own(name), *args, **options)
+
+    return call
+
+
+for _method, _function in inspect.getmembers(Store, inspect.isfunction):
+    if "name" in inspect.signature(_function).parameters and _method != "create":
+        setattr(OwnNames, _method, _prefixed(_method))
+
+
+@contextmanager
+def own_names(client: QdrantClient) -> Iterator[OwnNames]:
+    """A store on a server, which is left as it was."""
+    store = OwnNames(client, owned=True)
+    store.prefix = f"hysac-test-{uuid.uuid4().hex}-"
+    try:
+        yield store
+    finally:
+        for name in store.names():
+            store.drop(name)
+        store.close()
