@@ -24,8 +24,8 @@ from qdrant_client import models
 from hysac_retrieval import lorentz
 from hysac_retrieval.lift import Lift, PaddedLift, PoincareLift, choose_lift
 from hysac_retrieval.lift.choose import exact_neighbours
-from hysac_retrieval.stores.base import CollectionSpec, HnswOptions, VectorQuery
 from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.types import CollectionSpec, HnswOptions, VectorQuery
 
 Points = NDArray[np.float64]
 K = 10

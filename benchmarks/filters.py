@@ -21,11 +21,11 @@ from points import Data, stored, synthetic
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.results import Modality
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.safety.profile import RedirectMode, redirect
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.stores.base import Quantization
+from hysac_retrieval.stores.types import Quantization
+from hysac_retrieval.types import Modality
 
 SHARES = (0.01, 0.1, 0.5, 0.99)
 COLLECTIONS: tuple[tuple[str, Quantization | None], ...] = (("padded", None), ("padded", "int8"), ("poincare", None))

@@ -30,8 +30,8 @@ from points import Data, stored, synthetic
 
 from hysac_retrieval.collection.collection import PAYLOAD_INDEXES
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.stores.base import Quantization
 from hysac_retrieval.stores.edge.requests import INDEX_TYPES
+from hysac_retrieval.stores.types import Quantization
 
 THREADS = (1, 2, 8)
 GOALS = {"safe search": 1.15, "safe search, distance formula": 1.5}

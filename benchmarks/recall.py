@@ -35,7 +35,7 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import OVERSAMPLING
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import InvalidVectorError
-from hysac_retrieval.stores.base import Quantization
+from hysac_retrieval.stores.types import Quantization
 
 __all__ = ["RESULTS", "K", "Points", "machine"]
 

@@ -32,7 +32,7 @@ from hysac_retrieval.collection.collection import OVERSAMPLING
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.safety.profile import redirect
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.stores.base import Quantization
+from hysac_retrieval.stores.types import Quantization
 
 SIZES = (10_000, 100_000, 1_000_000)
 BLOCK = 10_000

@@ -37,7 +37,7 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.ingest import collection_for, index_sources
 from hysac_retrieval.lift import PaddedLift
-from hysac_retrieval.stores.base import VECTOR_NAME
+from hysac_retrieval.stores.types import VECTOR_NAME
 
 BATCH = 500
 GOAL = 0.9

@@ -14,11 +14,13 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.plans import SearchOptions
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import Hit, Modality, SearchResult
-from hysac_retrieval.safety.filters import PAYLOAD_KEY, as_filter, checked_count
+from hysac_retrieval.payload import PAYLOAD_KEY
+from hysac_retrieval.results import Hit, SearchResult
+from hysac_retrieval.safety.filters import as_filter, checked_count
 from hysac_retrieval.search.asynchronous import AsyncSafeSearch
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.queries import Query, Text
+from hysac_retrieval.types import Modality
 
 CONTENT_KEYS = ("text", "caption")
 """Payload fields in which `hysac-index` keeps what a text says and what an image shows."""

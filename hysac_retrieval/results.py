@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Modality = Literal["text", "image"]
-PointId = int | str
+from hysac_retrieval.types import Modality, PointId
 
 
 @dataclass(frozen=True, slots=True)

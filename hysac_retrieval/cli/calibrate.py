@@ -22,7 +22,8 @@ from hysac_retrieval.cli.rescore import run_rescore, show_report
 from hysac_retrieval.collection.metadata import same_points
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, Manifest, write_manifest
 from hysac_retrieval.errors import SettingsError, TrainingError
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import MODALITIES
 
 if TYPE_CHECKING:
     from hysac_retrieval.collection.rescore import RescoreReport

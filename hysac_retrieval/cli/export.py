@@ -181,7 +181,7 @@ def _of_run(
 def _check_profile(figures: Mapping[str, float], profile: SafetyProfile, path: Path) -> None:
     """Refuse a profile under which much of what is unsafe passes for safe."""
     from hysac_export.evaluation.calibrate import MAX_MISS
-    from hysac_retrieval.safety.profile import MODALITIES
+    from hysac_retrieval.types import MODALITIES
 
     missed = {modality: 1 - figures[f"above.unsafe_{modality}"] for modality in MODALITIES}
     if max(missed.values()) > _FOREIGN * MAX_MISS:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest import FillReport, IndexReport, Progress, SourceOptions
     from hysac_retrieval.stores import Connection
-    from hysac_retrieval.stores.base import Quantization
+    from hysac_retrieval.stores.types import Quantization
 
 _SHOWN = 20
 

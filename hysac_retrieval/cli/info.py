@@ -138,7 +138,7 @@ def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:
 def _print_profile(profile: SafetyProfile) -> None:
     from rich.table import Table
 
-    from hysac_retrieval.safety.profile import MODALITIES
+    from hysac_retrieval.types import MODALITIES
 
     out = console()
     table = Table(title=f"safety profile, threshold {profile.threshold:.3g}", title_justify="left", box=None)

@@ -18,11 +18,11 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.collection import PAYLOAD_INDEXES, Collection
 from hysac_retrieval.collection.metadata import Attached, CollectionMetadata, read_metadata
-from hysac_retrieval.collection.records import normal_ids
 from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
-from hysac_retrieval.results import Modality, PointId
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
-from hysac_retrieval.stores.base import VECTOR_NAME, CollectionSpec, HnswOptions, Opened, Quantization, Store
+from hysac_retrieval.payload import PAYLOAD_KEY, normal_ids
+from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.types import VECTOR_NAME, CollectionSpec, HnswOptions, Opened, Quantization
+from hysac_retrieval.types import Modality, PointId
 
 COMPANION = "-hysac"
 """What the name of a companion collection has behind that of the application's."""

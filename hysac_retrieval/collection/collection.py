@@ -20,14 +20,6 @@ from qdrant_client import models
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadata, same_points
 from hysac_retrieval.collection.plans import QueryOptions, Rerank, SearchPlan
-from hysac_retrieval.collection.records import (
-    finite_number,
-    normal_ids,
-    own_payload,
-    plain_payloads,
-    short_numbers,
-    stored_modality,
-)
 from hysac_retrieval.errors import (
     InputError,
     InvalidVectorError,
@@ -37,21 +29,25 @@ from hysac_retrieval.errors import (
     SettingsError,
 )
 from hysac_retrieval.lift import Lift, lift_from_dict
-from hysac_retrieval.results import Hit, Modality, PointId
-from hysac_retrieval.safety.filters import (
+from hysac_retrieval.payload import (
     BEYOND,
-    MAX_LIMIT,
     MODALITY,
     MODEL,
     PAYLOAD_KEY,
     SOURCE,
     UNSAFE,
-    checked_count,
-    checked_safe,
-    effective_threshold,
+    finite_number,
+    normal_ids,
+    own_payload,
+    plain_payloads,
+    short_numbers,
+    stored_modality,
 )
+from hysac_retrieval.results import Hit
+from hysac_retrieval.safety.filters import MAX_LIMIT, checked_count, checked_safe, effective_threshold
 from hysac_retrieval.safety.filters import search_filter as _search_filter
-from hysac_retrieval.stores.base import Group, GroupQuery, IndexKind, Opened, Quantization, StoredPoint, VectorQuery
+from hysac_retrieval.stores.types import Group, GroupQuery, IndexKind, Opened, Quantization, StoredPoint, VectorQuery
+from hysac_retrieval.types import Modality, PointId
 
 PAYLOAD_INDEXES: dict[str, IndexKind] = {
     UNSAFE: "float",
@@ -192,7 +188,7 @@ class Collection:
         lacking = [point.id for point in stored if point.vector is None]
         if lacking:
             raise InvalidVectorError(f"point {lacking[0]} of {self.name!r} has no vector named 'hysac'; index it")
-        ours = [own_payload(point) for point in stored]
+        ours = [own_payload(point.payload) for point in stored]
         vectors = np.asarray([point.vector for point in stored], dtype=np.float64)
         radii = np.array([math.nan if (r := finite_number(own.get("radius"))) is None else r for own in ours])
         return self.lift.unlift(vectors, radii), [stored_modality(own) for own in ours]
@@ -326,14 +322,14 @@ class Collection:
             found, _ = self.stored_points(answer)
             return [float(d) for d in lorentz.dist(found, point[None, :], self.metadata.curvature)]
         scores = np.array([math.nan if stored.score is None else stored.score for stored in answer], dtype=np.float64)
-        ours = [own_payload(stored) for stored in answer]
+        ours = [own_payload(stored.payload) for stored in answer]
         if plan.query.formulas is None:
             return [float(d) for d in self.lift.distances(point, scores, ours)]
         added = np.array([plan.penalty * _risk(finite_number(own.get("unsafe"))) for own in ours])
         return [max(float(d), 0.0) for d in -scores - added]
 
     def _hit(self, stored: StoredPoint, distance: float) -> Hit:
-        ours = own_payload(stored)
+        ours = own_payload(stored.payload)
         unsafe = finite_number(ours.get("unsafe"))
         valid = unsafe is not None and unsafe <= 1 and ours.get("model") == self.metadata.fingerprint
         return Hit(

@@ -14,14 +14,15 @@ from hysac_retrieval.collection.attach import Attachment, attach, expect_removab
 from hysac_retrieval.collection.collection import PAYLOAD_INDEXES, Collection
 from hysac_retrieval.collection.metadata import CollectionMetadata
 from hysac_retrieval.collection.plans import QueryOptions
-from hysac_retrieval.collection.records import normal_ids, point_id
 from hysac_retrieval.collection.schema import LiftChoice, collection_metadata
 from hysac_retrieval.errors import CollectionExistsError, InvalidVectorError, ModelMismatchError, SettingsError
-from hysac_retrieval.results import Hit, IndexInfo, Modality, PointId
-from hysac_retrieval.safety.filters import BEYOND, safety_filter, scored_by
+from hysac_retrieval.payload import BEYOND, normal_ids, point_id
+from hysac_retrieval.results import Hit, IndexInfo
+from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.stores import CollectionSpec, Connection, HnswOptions, Store, StoredPoint, opening
-from hysac_retrieval.stores.base import Quantization, StorageOptions
+from hysac_retrieval.stores.types import Quantization, StorageOptions
+from hysac_retrieval.types import Modality, PointId
 
 __all__ = ["Index", "IndexInfo", "point_id"]
 
@@ -377,7 +378,7 @@ class Index:
             threshold=metadata.safety.threshold,
             model=metadata.fingerprint,
             lift=self._collection.lift.kind,
-            outdated=self.count(scored_by(metadata.earlier)) if metadata.earlier else 0,
+            outdated=self.count(scored_by(c.fingerprint for c in metadata.earlier)) if metadata.earlier else 0,
             quantization=metadata.quantization,
             bytes_per_point=None if not points or size is None else size / points,
             measured=metadata.measured,

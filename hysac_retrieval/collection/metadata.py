@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hysac_retrieval.errors import NotACollectionError
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.stores.base import Opened, Quantization
+from hysac_retrieval.stores.types import Opened, Quantization
 
 FORMAT_VERSION: Literal[1] = 1
 _LENGTH = 32  # characters of a fingerprint that we make

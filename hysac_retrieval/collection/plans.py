@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
-from hysac_retrieval.results import Modality
-from hysac_retrieval.stores.base import VectorQuery
+from hysac_retrieval.stores.types import VectorQuery
+from hysac_retrieval.types import Modality
 
 Rerank = Literal["exact", "formula"]
 """Where hits get their order and distance, instead of from the engine's own score: in float64 from the stored points,

@@ -25,13 +25,14 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import Calibration, CollectionMetadata, raw_fingerprint, same_points
-from hysac_retrieval.collection.records import finite_number, own_payload, short_numbers, stored_modality
 from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.filters import MODALITY, RADIUS, UNSAFE, safety_filter, scored_by
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+from hysac_retrieval.payload import MODALITY, RADIUS, UNSAFE, finite_number, own_payload, short_numbers, stored_modality
+from hysac_retrieval.safety.filters import safety_filter, scored_by
+from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.stores.amend import Amendment
-from hysac_retrieval.stores.base import Store, StoredPoint
+from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.types import StoredPoint
+from hysac_retrieval.types import MODALITIES, Modality
 
 PAGE = 1000
 _ROUNDING = 5e-13
@@ -149,7 +150,7 @@ def _names(index: Index) -> list[str]:
 
 
 def _left(store: Store, name: str, metadata: CollectionMetadata) -> int:
-    return store.count(name, scored_by(metadata.earlier)) if metadata.earlier else 0
+    return store.count(name, scored_by(c.fingerprint for c in metadata.earlier)) if metadata.earlier else 0
 
 
 def _rewrite(store: Store, name: str, metadata: CollectionMetadata, page: int, counts: _Counts) -> Iterator[int]:
@@ -197,7 +198,7 @@ def _stages(metadata: CollectionMetadata) -> list[tuple[models.Filter, Calibrati
     beyond = _beyond(metadata.safety)
     stages: list[list[tuple[models.Filter, Calibration]]] = [[], [], [], []]
     for calibration in metadata.earlier:
-        scored = scored_by([calibration])
+        scored = scored_by([calibration.fingerprint])
         safe = models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=calibration.safety.threshold))
         conditions: list[list[Any]] = [
             [scored, safe, beyond],  # safe so far, unsafe now
@@ -222,7 +223,7 @@ def _beyond(safety: SafetyProfile) -> models.Filter:
 
 def _amended(point: StoredPoint, metadata: CollectionMetadata, before: Calibration, counts: _Counts) -> Amendment:
     """The new score of a point."""
-    ours = own_payload(point)
+    ours = own_payload(point.payload)
     radius, modality = finite_number(ours.get("radius")), stored_modality(ours)
     unsafe = 1.0 if radius is None else _score(metadata.safety, radius, modality)
     old = finite_number(ours.get("unsafe"))

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from hysac_retrieval.collection.metadata import CollectionMetadata, raw_fingerprint
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.lift import Lift, PaddedLift, PoincareLift, lift_from_dict
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
-from hysac_retrieval.stores.base import Quantization
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.stores.types import Quantization
+from hysac_retrieval.types import MODALITIES
 
 LiftChoice = Lift | Mapping[str, Any] | Literal["padded", "poincare", "auto"]
 """A lift, its `to_dict`, the name of a strategy to fit, or ``"auto"`` to measure which serves a sample better."""

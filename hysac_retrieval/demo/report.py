@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.results import Hit, QueryInfo, SearchResult
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import MODALITIES
 
 if TYPE_CHECKING:
     from hysac_retrieval.demo.run import DemoResult, DemoSearch

@@ -13,9 +13,10 @@ from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest import IndexReport, SourceOptions, collection_for, index_sources
 from hysac_retrieval.ingest.pipeline.run import OnProgress
-from hysac_retrieval.results import Modality, SearchResult
+from hysac_retrieval.results import SearchResult
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.search.blocking import SafeSearch
+from hysac_retrieval.types import Modality
 
 COLLECTION = "gallery"
 HITS = 6

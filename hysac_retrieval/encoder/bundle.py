@@ -18,8 +18,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hysac_retrieval.errors import BundleFormatError, BundleNotFoundError, ChecksumError
-from hysac_retrieval.results import Modality
 from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import Modality
 
 MANIFEST_NAME = "hysac.json"
 FORMAT_VERSION = 1

@@ -28,8 +28,8 @@ from hysac_retrieval.errors import (
     TextError,
 )
 from hysac_retrieval.lift import PaddedLift
-from hysac_retrieval.results import Modality
 from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import Modality
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -10,10 +10,10 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadata
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import Modality
 from hysac_retrieval.safety.filters import effective_threshold, search_filter
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.stores import Connection, open_store
+from hysac_retrieval.types import Modality
 
 
 @dataclass(frozen=True, slots=True)

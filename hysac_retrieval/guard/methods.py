@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 from qdrant_client import QdrantClient, models
 
-from hysac_retrieval.collection.records import normal_ids
 from hysac_retrieval.errors import PointNotFoundError, SettingsError
 from hysac_retrieval.guard.condition import Guard
 from hysac_retrieval.guard.requests import (
@@ -24,7 +23,8 @@ from hysac_retrieval.guard.requests import (
     guarded_requests,
     mentioned,
 )
-from hysac_retrieval.results import PointId
+from hysac_retrieval.payload import normal_ids
+from hysac_retrieval.types import PointId
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from hysac_retrieval.collection.records import normal_ids
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.guard.condition import Guard
-from hysac_retrieval.results import PointId
+from hysac_retrieval.payload import normal_ids
+from hysac_retrieval.types import PointId
 
 _WITHOUT_POINTS = (
     models.OrderByQuery,

@@ -41,22 +41,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Content": "points",
+    "Content": "sources.collections",
     "FailedItem": "items",
-    "Fields": "options",
-    "FillReport": "filling",
+    "Fields": "sources.options",
+    "FillReport": "pipeline.filling",
     "IndexReport": "journal",
     "Item": "items",
     "Journal": "journal",
-    "Listing": "sources",
-    "Progress": "pipeline",
-    "SourceOptions": "options",
+    "Listing": "sources.open",
+    "Progress": "pipeline.run",
+    "SourceOptions": "sources.options",
     "Status": "status",
-    "attached_collection_for": "filling",
-    "collection_for": "pipeline",
-    "fill": "filling",
-    "index_sources": "pipeline",
-    "open_sources": "pipeline",
+    "attached_collection_for": "pipeline.filling",
+    "collection_for": "pipeline.run",
+    "fill": "pipeline.filling",
+    "index_sources": "pipeline.run",
+    "open_sources": "pipeline.run",
     "status_of": "status",
 }
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from hysac_retrieval.collection.records import point_id
 from hysac_retrieval.ingest.pipeline.decode import content_hash
-from hysac_retrieval.results import Modality
+from hysac_retrieval.payload import point_id
+from hysac_retrieval.types import Modality
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from hysac_retrieval.ingest.ray_tasks import Encode, Encoded, End, Met, Rejected
 from hysac_retrieval.ingest.sources.datasets import PREFIX
 from hysac_retrieval.ingest.sources.open import Listing, expand_braces
 from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.results import Modality
+from hysac_retrieval.types import Modality
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder

@@ -121,8 +121,8 @@ def _recall(
     curvature: float,
 ) -> float | None:
     """Mean share of the nearest points that a search through a lift finds; None where it cannot store the points."""
-    from hysac_retrieval.stores.base import CollectionSpec, HnswOptions, VectorQuery
     from hysac_retrieval.stores.edge.store import EdgeStore
+    from hysac_retrieval.stores.types import CollectionSpec, HnswOptions, VectorQuery
 
     try:
         vectors, asked = lift.lift(points), lift.lift_query(queries)

@@ -11,24 +11,14 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.profile import MODALITIES
-
-if TYPE_CHECKING:
-    from hysac_retrieval.collection.metadata import Calibration
-
-PAYLOAD_KEY = "hysac"
-"""The one payload key that is ours."""
-
-UNSAFE, RADIUS, MODALITY, MODEL, BEYOND, SOURCE = (
-    f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "radius", "modality", "model", "beyond", "source")
-)
+from hysac_retrieval.payload import MODALITY, MODEL, UNSAFE
+from hysac_retrieval.types import MODALITIES, Modality
 
 MAX_LIMIT = 10_000
 """Largest number of hits of one search."""
@@ -52,9 +42,9 @@ def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
     )
 
 
-def scored_by(calibrations: Iterable[Calibration]) -> models.Filter:
-    """Points whose scores were given by one of some calibrations."""
-    names = [calibration.fingerprint for calibration in calibrations]
+def scored_by(fingerprints: Iterable[str]) -> models.Filter:
+    """Points whose scores were given by one of some models."""
+    names = list(fingerprints)
     return models.Filter(must=[models.FieldCondition(key=MODEL, match=models.MatchAny(any=names))])
 
 

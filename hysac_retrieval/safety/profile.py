@@ -16,11 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import Modality
+from hysac_retrieval.types import MODALITIES, Modality
 
 RedirectMode = Literal["geodesic", "reference", "none"]
 Traversal = Literal[RedirectMode, "adaptive"]
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
 PERCENTILES = (5, 25, 50, 75, 95)
 """Percentiles kept of each calibration set."""
 

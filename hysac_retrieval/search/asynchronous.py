@@ -18,7 +18,7 @@ from qdrant_client import AsyncQdrantClient
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.plans import AskOptions, SearchOptions
 from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
-from hysac_retrieval.results import GroupedResult, PointId, SearchResult
+from hysac_retrieval.results import GroupedResult, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import connect, load_encoder
 from hysac_retrieval.search.engine import SearchCore
@@ -27,7 +27,6 @@ from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.search.steps import Effect, Find, FindGroups, Steps, advance, perform
 from hysac_retrieval.stores import Connection, HnswOptions, Retry, retry_of
-from hysac_retrieval.stores.base import VECTOR_NAME, Opened
 from hysac_retrieval.stores.qdrant.store import client_options, is_local, translated
 from hysac_retrieval.stores.requests import (
     group_request,
@@ -38,6 +37,8 @@ from hysac_retrieval.stores.requests import (
     read_responses,
     stored,
 )
+from hysac_retrieval.stores.types import VECTOR_NAME, Opened
+from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
 _CarryOut: TypeAlias = Callable[[Effect], Awaitable[Any]]

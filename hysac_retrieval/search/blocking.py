@@ -13,7 +13,7 @@ from typing import Self, TypeVar, Unpack
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.plans import AskOptions, SearchOptions
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import GroupedResult, PointId, SearchResult
+from hysac_retrieval.results import GroupedResult, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.engine import SearchCore
 from hysac_retrieval.search.explain import ExplainOptions, Explanation, explain
@@ -21,6 +21,7 @@ from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.search.steps import Steps, perform, run
 from hysac_retrieval.stores import Connection, HnswOptions
+from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
 

@@ -17,19 +17,9 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.plans import ASK_OPTIONS, SEARCH_OPTIONS, AskOptions, SearchOptions, SearchPlan
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import (
-    GroupedResult,
-    Hit,
-    Modality,
-    PathStep,
-    PointId,
-    QueryInfo,
-    ResultGroup,
-    SearchResult,
-)
+from hysac_retrieval.results import GroupedResult, Hit, PathStep, QueryInfo, ResultGroup, SearchResult
 from hysac_retrieval.safety.filters import as_filter
 from hysac_retrieval.safety.policy import AuditRecord, Operation, SafetyPolicy
-from hysac_retrieval.safety.profile import MODALITIES
 from hysac_retrieval.search.queries import (
     Examples,
     PointRef,
@@ -43,7 +33,8 @@ from hysac_retrieval.search.queries import (
 )
 from hysac_retrieval.search.steps import Steps, fetch, find, find_groups
 from hysac_retrieval.search.traversal import Route, choose, joined, profile_score, routes, without
-from hysac_retrieval.stores.base import StoredPoint
+from hysac_retrieval.stores.types import StoredPoint
+from hysac_retrieval.types import MODALITIES, Modality, PointId
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ from qdrant_client import models
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.plans import SearchPlan
-from hysac_retrieval.results import Hit, Modality, QueryInfo
+from hysac_retrieval.results import Hit, QueryInfo
 from hysac_retrieval.safety.filters import checked_count
-from hysac_retrieval.safety.profile import MODALITIES
 from hysac_retrieval.search.engine import SearchCore
 from hysac_retrieval.search.queries import Query
 from hysac_retrieval.search.steps import Steps, find
 from hysac_retrieval.search.traversal import joined, profile_score
-from hysac_retrieval.stores.base import StoredPoint
+from hysac_retrieval.stores.types import StoredPoint
+from hysac_retrieval.types import MODALITIES, Modality
 
 CANDIDATES = 100
 """Nearest texts of a point among which those that entail it are sought."""

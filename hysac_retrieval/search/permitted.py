@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 from qdrant_client import models
 
-from hysac_retrieval.collection.records import normal_ids
-from hysac_retrieval.results import PointId
+from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.search.engine import SearchCore
 from hysac_retrieval.search.queries import Query
 from hysac_retrieval.search.steps import Steps
+from hysac_retrieval.types import PointId
 
 BATCH = 500
 """Points asked after in one request."""

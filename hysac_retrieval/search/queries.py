@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.collection.records import normal_ids
 from hysac_retrieval.errors import InputError, InvalidVectorError
 from hysac_retrieval.lift import Lift
-from hysac_retrieval.results import Modality, PointId
+from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import Modality, PointId
 
 NEGATIVE_WEIGHT = 0.5
 """How far negative examples turn a query: their direction counts half as much as that of the positive ones."""

@@ -10,8 +10,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from hysac_retrieval.results import PointId
-from hysac_retrieval.stores.base import Group, GroupQuery, Store, StoredPoint, VectorQuery
+from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.types import Group, GroupQuery, StoredPoint, VectorQuery
+from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
 

@@ -17,9 +17,10 @@ from qdrant_client import models
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.plans import SearchPlan
-from hysac_retrieval.results import Hit, Modality, PathStep, PointId
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile, Traversal, redirect
-from hysac_retrieval.stores.base import VectorQuery
+from hysac_retrieval.results import Hit, PathStep
+from hysac_retrieval.safety.profile import SafetyProfile, Traversal, redirect
+from hysac_retrieval.stores.types import VectorQuery
+from hysac_retrieval.types import MODALITIES, Modality, PointId
 
 
 @dataclass(frozen=True)

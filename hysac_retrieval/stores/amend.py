@@ -12,10 +12,9 @@ from typing import Any
 
 from qdrant_client import models
 
-from hysac_retrieval.collection.records import finite_number, own_payload
-from hysac_retrieval.results import PointId
-from hysac_retrieval.safety.filters import MODEL, PAYLOAD_KEY, RADIUS
-from hysac_retrieval.stores.base import StoredPoint
+from hysac_retrieval.payload import MODEL, PAYLOAD_KEY, RADIUS, finite_number, own_payload
+from hysac_retrieval.stores.types import StoredPoint
+from hysac_retrieval.types import PointId
 
 _SLACK = 1e-9  # numbers come back from an engine to within a unit in the last place
 
@@ -53,7 +52,7 @@ class Amendment:
 
     def fits(self, stored: StoredPoint) -> bool:
         """Whether a point still is what it was."""
-        ours = own_payload(stored)
+        ours = own_payload(stored.payload)
         radius = finite_number(ours.get("radius"))
         same = self.radius is None or (radius is not None and abs(radius - self.radius) <= _SLACK)
         return same and ours.get("model") == self.model

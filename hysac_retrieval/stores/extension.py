@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hysac_retrieval.errors import StoreError, StoreUnavailableError
-from hysac_retrieval.results import PointId
-from hysac_retrieval.stores.base import UPSERT_CHUNK, CollectionSpec, Quantization
+from hysac_retrieval.stores.types import UPSERT_CHUNK, CollectionSpec, Quantization
+from hysac_retrieval.types import PointId
 
 VECTOR_VERSION = (1, 18)
 """First version of a Qdrant server that can add a named vector to a collection that exists."""

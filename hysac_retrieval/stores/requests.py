@@ -8,7 +8,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from hysac_retrieval.stores.base import (
+from hysac_retrieval.stores.types import (
     METADATA_KEY,
     VECTOR_NAME,
     CollectionSpec,

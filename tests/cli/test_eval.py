@@ -182,7 +182,7 @@ def test_bad_arguments_are_reported(arguments: tuple[str, ...], code: int, words
 
 
 def test_calibrate_writes_a_profile_that_loads(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hysac_export import encoded
+    from hysac_export.evaluation import encoded
 
     # The toy model knows nothing of scenes, so its points are replaced by some whose calibration is known.
     monkeypatch.setattr(encoded, "encode_drawn", lambda *_: quadruplet_points(30))

@@ -24,11 +24,12 @@ from hysac_retrieval.errors import (
 )
 from hysac_retrieval.guard import Guard
 from hysac_retrieval.ingest import Content, FillReport, attached_collection_for, fill
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
+from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.search.blocking import connect
 from hysac_retrieval.stores import open_store
-from hysac_retrieval.stores.base import HnswOptions, Store
+from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.extension import adds_vectors
+from hysac_retrieval.stores.types import HnswOptions
 
 TITLES = Content(text="title")
 SAFE = [row for row, text in enumerate(TEXTS) if not any(word in text for word in UNSAFE)]

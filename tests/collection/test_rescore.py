@@ -21,8 +21,9 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import raw_fingerprint, same_points
 from hysac_retrieval.collection.rescore import RescoreReport, rescore
 from hysac_retrieval.errors import ModelMismatchError, SettingsError, StoreUnavailableError
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.stores.amend import Amendment
+from hysac_retrieval.types import MODALITIES
 
 N = 60
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from support.toy_bundle import SIZE, write_toy_bundle
 
-from hysac_retrieval import bundle as bundle_module
 from hysac_retrieval.collection.metadata import same_points
+from hysac_retrieval.encoder import bundle as bundle_module
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, Manifest, entry_of, write_manifest
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import BundleError, BundleFormatError, BundleNotFoundError, ChecksumError

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from hysac_retrieval import devices
+from hysac_retrieval.encoder import devices
 from hysac_retrieval.encoder.devices import BoundRunner, DeviceOptions, runner
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import BundleFormatError, DeviceError, MissingExtraError

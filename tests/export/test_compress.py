@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 from support import toy_bundle
 
-from hysac_export import graphs
+from hysac_export.bundle import graphs
 from hysac_export.bundle.compress import compress_bundle
 from hysac_export.bundle.graphs import load_graph, save_graph, sort_nodes, store_halves, tail
 from hysac_export.bundle.price import Probes, price, sample_probes

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from support.golden import golden_path
 
-from hysac_export import onnx as export
+from hysac_export.bundle import onnx as export
 from hysac_export.evaluation.samples import encode_samples
 from hysac_export.published.bounds import Bounds, published_profile
 from hysac_export.published.checkpoint import find, import_published, load_published

@@ -12,7 +12,7 @@ import torch
 from support.toy_bundle import profile
 from support.toy_bundle import tokenizer as toy_tokenizer
 
-from hysac_export import onnx as export
+from hysac_export.bundle import onnx as export
 from hysac_export.bundle.onnx import export_bundle, round_weights
 from hysac_export.bundle.verify import BATCHES, verify_bundle
 from hysac_export.data.batches import IMAGE_MEAN, IMAGE_STD, normalise

@@ -13,9 +13,9 @@ import pytest
 import torch
 from support.golden import load_golden
 
-from hysac_export import train as training
 from hysac_export.data.feed import open_feed
 from hysac_export.evaluation.encoded import EncodedSplit, curvature_of, encode_drawn
+from hysac_export.training import train as training
 from hysac_export.training.config import TrainConfig
 from hysac_export.training.run import TrainedRun
 from hysac_export.training.trackers import open_trackers

@@ -16,8 +16,8 @@ from qdrant_client import QdrantClient, models
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.lift import Lift, PaddedLift, PoincareLift
-from hysac_retrieval.stores.base import VECTOR_NAME, CollectionSpec, VectorQuery
 from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.types import VECTOR_NAME, CollectionSpec, VectorQuery
 
 DIM, N = 4, 25
 LIFTS: dict[str, Callable[[np.ndarray, float], Lift]] = {

@@ -22,13 +22,13 @@ from support.spaces import CURVATURE, DIM, STORES, index_on, match, nearest, pro
 from hysac_retrieval import aconnect, connect, lorentz
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import InputError, PointNotFoundError, SettingsError
-from hysac_retrieval.results import Modality
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.safety.profile import redirect
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.queries import NEGATIVE_WEIGHT, Examples, PointRef, examples_point
 from hysac_retrieval.search.traversal import routes
 from hysac_retrieval.stores import Store, VectorQuery
+from hysac_retrieval.types import Modality
 
 COUNT = 60
 POINTS = random_points(COUNT, seed=5)

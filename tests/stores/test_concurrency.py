@@ -11,7 +11,7 @@ import pytest
 from qdrant_client import models
 
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, Store, VectorQuery
-from hysac_retrieval.stores.base import GroupQuery
+from hysac_retrieval.stores.types import GroupQuery
 
 SPEC = CollectionSpec(4, {}, hnsw=HnswOptions(full_scan_threshold=1, indexing_threshold=1))
 N, THREADS, ROUNDS = 150, 8, 6

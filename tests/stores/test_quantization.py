@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, VectorQuery
-from hysac_retrieval.stores.base import Quantization, StorageOptions
 from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.types import Quantization, StorageOptions
 
 N, DIM, L = 2000, 64, 10
 RNG = np.random.default_rng(11)

@@ -13,10 +13,10 @@ from support.spaces import match
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.stores import CollectionSpec, Store, VectorQuery
-from hysac_retrieval.stores.base import METADATA_KEY, GroupQuery, Metric, StorageOptions
 from hysac_retrieval.stores.edge.store import EdgeStore
 from hysac_retrieval.stores.qdrant.store import QdrantStore
 from hysac_retrieval.stores.requests import knows_formulas, query_requests, read_collection
+from hysac_retrieval.stores.types import METADATA_KEY, GroupQuery, Metric, StorageOptions
 
 RNG = np.random.default_rng(3)
 VECTORS = RNG.normal(size=(60, 4)).astype(np.float32)

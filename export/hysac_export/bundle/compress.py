@@ -33,7 +33,7 @@ from hysac_export.bundle.graphs import (
 from hysac_export.bundle.place import building
 from hysac_retrieval.encoder.bundle import Bundle, entry_of, write_manifest
 from hysac_retrieval.errors import SettingsError, TrainingError
-from hysac_retrieval.results import Modality
+from hysac_retrieval.types import Modality
 
 Precision = Literal["fp32", "fp16", "int8"]
 Inputs = Mapping[Modality, NDArray[Any]]

@@ -16,8 +16,7 @@ from hysac_export.evaluation.samples import PAIRS, Group, read_samples
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.profile import MODALITIES
+from hysac_retrieval.types import MODALITIES, Modality
 
 K = 10
 MIN_GALLERY = 50

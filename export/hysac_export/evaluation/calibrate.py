@@ -24,8 +24,8 @@ from pydantic import ValidationError
 from hysac_export.evaluation.encoded import EncodedSplit
 from hysac_export.evaluation.metrics import radii_of, traversal_sweep
 from hysac_retrieval.errors import SettingsError, TrainingError
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.profile import MODALITIES, ModalityProfile, RadiusStats, SafetyProfile
+from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
+from hysac_retrieval.types import MODALITIES, Modality
 
 MAX_HARMFUL = 0.01
 """Largest harmful@1 of a boundary."""

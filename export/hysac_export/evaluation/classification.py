@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.encoded import EncodedSplit
 from hysac_export.evaluation.metrics import radii_of, subsets
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import MODALITIES
 
 TPR = 0.95
 """Share of the unsafe points that must be found."""

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.encoded import GROUPS, EncodedSplit, Points
 from hysac_retrieval import lorentz
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile, redirect
+from hysac_retrieval.safety.profile import SafetyProfile, redirect
+from hysac_retrieval.types import MODALITIES, Modality
 
 KS = (1, 10, 20)
 """The k of R@k."""

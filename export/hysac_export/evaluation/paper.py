@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hysac_export.evaluation.subjects import Evaluation
 from hysac_export.evaluation.table import Table, number, percent, sample, title
 from hysac_export.published.protocol import SEARCHES
-from hysac_retrieval.safety.profile import MODALITIES
+from hysac_retrieval.types import MODALITIES
 
 _DIRECTIONS = {"t2i": "U2VandG", "i2t": "G2SandU"}
 _HOW = {

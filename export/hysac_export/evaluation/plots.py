@@ -14,7 +14,7 @@ from hysac_export.evaluation.metrics import MODES, radii_of, traversal_sweep
 from hysac_export.evaluation.subjects import Evaluation
 from hysac_export.evaluation.table import SPLIT_TITLES
 from hysac_retrieval.errors import MissingExtraError
-from hysac_retrieval.safety.profile import MODALITIES
+from hysac_retrieval.types import MODALITIES
 
 Floats = NDArray[np.float64]
 COLOURS = {"safe_text": "#1b7837", "safe_image": "#7fbf7b", "unsafe_text": "#af8dc3", "unsafe_image": "#762a83"}

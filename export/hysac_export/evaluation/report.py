@@ -11,7 +11,7 @@ from hysac_export.evaluation.metrics import MODES
 from hysac_export.evaluation.paper import classification_table, paper_table, published_table, zero_shot_table
 from hysac_export.evaluation.subjects import Evaluation
 from hysac_export.evaluation.table import SPLIT_TITLES, Table, number, percent, sample, title
-from hysac_retrieval.results import Modality
+from hysac_retrieval.types import Modality
 
 _MODES = {
     "plain": "",

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hysac_export.evaluation.metrics import auc
 from hysac_retrieval.errors import MissingExtraError
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.profile import MODALITIES, SafetyProfile
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import MODALITIES, Modality
 
 STEPS = 200
 """Thresholds of a curve at most, but for the one that was chosen."""

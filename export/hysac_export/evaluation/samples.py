@@ -19,8 +19,8 @@ from hysac_export.evaluation.calibrate import MAX_MISS, fit_modality, with_thres
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest import FailedItem, Item, Listing, SourceOptions
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.profile import MODALITIES, ModalityProfile, RadiusStats, SafetyProfile
+from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
+from hysac_retrieval.types import MODALITIES, Modality
 
 Group = Literal["safe_text", "safe_image", "unsafe_text", "unsafe_image"]
 PAIRS: Mapping[Modality, tuple[Group, Group]] = {

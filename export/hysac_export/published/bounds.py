@@ -23,8 +23,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from hysac_export.evaluation.calibrate import MAX_MISS
 from hysac_export.evaluation.samples import PAIRS, Floats, Group, calibrate_radii, described, sampled
 from hysac_retrieval.errors import TrainingError
-from hysac_retrieval.results import Modality
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
+from hysac_retrieval.types import Modality
 
 LETTERS: Mapping[Group, str] = {"safe_text": "S", "safe_image": "V", "unsafe_text": "U", "unsafe_image": "G"}
 SAMPLES = 1000

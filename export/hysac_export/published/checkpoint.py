@@ -34,7 +34,7 @@ from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.errors import BundleNotFoundError, TrainingError
 from hysac_retrieval.lift import PaddedLift
-from hysac_retrieval.results import Modality
+from hysac_retrieval.types import Modality
 
 MODEL, BOUNDS, CONFIG, TOKENIZER = "hysac_model.pth", "hysac_bounds.json", "config.json", "tokenizer.json"
 LORA_ALPHA = 1.0

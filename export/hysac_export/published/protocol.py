@@ -20,8 +20,8 @@ from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.encoded import EncodedSplit
 from hysac_export.evaluation.metrics import KS, Retrieval, retrieve
 from hysac_retrieval import lorentz
-from hysac_retrieval.results import Modality
 from hysac_retrieval.safety.profile import REFERENCE_ALPHA, RadiusStats, SafetyProfile, redirect, traverse_reference
+from hysac_retrieval.types import Modality
 
 Group = Literal["safe_text", "safe_image", "unsafe_text", "unsafe_image"]
 BoundKind = Literal["percentile", "mean"]

@@ -12,10 +12,10 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.scratch import Seen
-from hysac_retrieval.results import PointId
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
-from hysac_retrieval.safety.filters import SOURCE as SOURCE_KEY
-from hysac_retrieval.stores.base import StoredPoint
+from hysac_retrieval.payload import PAYLOAD_KEY
+from hysac_retrieval.payload import SOURCE as SOURCE_KEY
+from hysac_retrieval.stores.types import StoredPoint
+from hysac_retrieval.types import PointId
 
 State = Literal["present", "missing", "stale", "failed"]
 """Of an item: stored as it is; not stored; stored from other content or by another model; failed when last tried."""

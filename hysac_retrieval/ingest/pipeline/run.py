@@ -20,7 +20,7 @@ from hysac_retrieval.ingest.pipeline.write import Writer
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.stores import Connection, StorageOptions
-from hysac_retrieval.stores.base import Quantization
+from hysac_retrieval.stores.types import Quantization
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder

@@ -26,8 +26,7 @@ from hysac_retrieval.ingest.pipeline.decode import Decoded, Job
 from hysac_retrieval.ingest.pipeline.plan import Planner, Task, grouped
 from hysac_retrieval.ingest.pipeline.workers import Decoder, Ticket
 from hysac_retrieval.ingest.pipeline.write import Writer
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.profile import MODALITIES
+from hysac_retrieval.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.collection.records import finite_number
 from hysac_retrieval.errors import InputError
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.plan import HASH, SOURCE, marks
-from hysac_retrieval.results import Modality
-from hysac_retrieval.safety.profile import MODALITIES
+from hysac_retrieval.payload import finite_number
 from hysac_retrieval.stores.amend import Amendment
+from hysac_retrieval.types import MODALITIES, Modality
 
 _REJECTED = 128  # items whose points are looked up at once
 _WITHDRAWN = {"unsafe": None, "radius": None, HASH: None}

@@ -20,15 +20,15 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.attach import Attachment
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.collection.records import own_payload
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.plan import HASH, Planner, Task
 from hysac_retrieval.ingest.pipeline.write import Writer
-from hysac_retrieval.results import Modality, PointId
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
-from hysac_retrieval.stores.base import VECTOR_NAME, Store, StoredPoint
+from hysac_retrieval.payload import PAYLOAD_KEY, own_payload
+from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.types import VECTOR_NAME, StoredPoint
+from hysac_retrieval.types import Modality, PointId
 
 _PAGE = 500
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -181,7 +181,7 @@ class PointListing:
                 return
 
     def _item(self, point: StoredPoint, suspect: bool) -> Item | FailedItem | None:
-        ours, source = own_payload(point), self._attachment.name
+        ours, source = own_payload(point.payload), self._attachment.name
         origin = f"point {point.id}"
         try:
             found = self._content.of(point.payload)

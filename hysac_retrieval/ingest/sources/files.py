@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hysac_retrieval.collection.records import is_utf8
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.scratch import Captions
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import Row, count_lines
 from hysac_retrieval.ingest.sources.tables import image_item, text_item
+from hysac_retrieval.payload import is_utf8
 from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 

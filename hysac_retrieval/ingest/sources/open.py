@@ -22,7 +22,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from hysac_retrieval.collection.records import is_utf8
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.scratch import Captions, Seen
@@ -32,6 +31,7 @@ from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import ROW_SUFFIXES
 from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, Shard
 from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, normal, read_table, table
+from hysac_retrieval.payload import is_utf8
 from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 __all__ = ["Item", "Listing", "Source", "SourceOptions", "expand_braces"]

@@ -13,11 +13,11 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from hysac_retrieval.errors import StoreError
-from hysac_retrieval.results import PointId
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
-from hysac_retrieval.stores.base import VECTOR_NAME, CollectionSpec, Quantization
+from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.stores.edge.requests import DISTANCES, INDEX_TYPES, point_id
 from hysac_retrieval.stores.extension import Facts, write_present
+from hysac_retrieval.stores.types import VECTOR_NAME, CollectionSpec, Quantization
+from hysac_retrieval.types import PointId
 
 CONFIG = "edge_config.json"
 """The engine's own description of a shard, in its folder."""

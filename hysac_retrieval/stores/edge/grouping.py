@@ -14,8 +14,8 @@ from typing import Any
 from qdrant_client import models
 from qdrant_client.local.payload_value_extractor import value_by_key
 
-from hysac_retrieval.results import PointId
-from hysac_retrieval.stores.base import Group, GroupQuery, StoredPoint, VectorQuery
+from hysac_retrieval.stores.types import Group, GroupQuery, StoredPoint, VectorQuery
+from hysac_retrieval.types import PointId
 
 ROUNDS = 10
 """Searches at most; each asks for twice as many points as the one before."""

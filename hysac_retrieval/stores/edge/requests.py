@@ -7,8 +7,9 @@ from typing import Any
 import qdrant_edge as edge
 
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import PointId
-from hysac_retrieval.stores.base import (
+from hysac_retrieval.stores.edge.filter import edge_filter
+from hysac_retrieval.stores.edge.formula import edge_formula
+from hysac_retrieval.stores.types import (
     VECTOR_NAME,
     CollectionSpec,
     IndexKind,
@@ -17,8 +18,7 @@ from hysac_retrieval.stores.base import (
     StoredPoint,
     VectorQuery,
 )
-from hysac_retrieval.stores.edge.filter import edge_filter
-from hysac_retrieval.stores.edge.formula import edge_formula
+from hysac_retrieval.types import PointId
 
 INDEX_TYPES: dict[IndexKind, Any] = {
     "float": edge.PayloadSchemaType.Float,

@@ -38,10 +38,14 @@ from hysac_retrieval.errors import (
     StorageLockedError,
     StoreError,
 )
-from hysac_retrieval.results import PointId
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
+from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.stores.amend import Amendment
-from hysac_retrieval.stores.base import (
+from hysac_retrieval.stores.edge.extension import EdgeExtension, is_shard
+from hysac_retrieval.stores.edge.filter import edge_filter
+from hysac_retrieval.stores.edge.grouping import grouped
+from hysac_retrieval.stores.edge.requests import INDEX_TYPES, point_id, query_batch, shard_config, stored
+from hysac_retrieval.stores.retry import counted
+from hysac_retrieval.stores.types import (
     UPSERT_CHUNK,
     VECTOR_NAME,
     CollectionSpec,
@@ -52,11 +56,7 @@ from hysac_retrieval.stores.base import (
     StoredPoint,
     VectorQuery,
 )
-from hysac_retrieval.stores.edge.extension import EdgeExtension, is_shard
-from hysac_retrieval.stores.edge.filter import edge_filter
-from hysac_retrieval.stores.edge.grouping import grouped
-from hysac_retrieval.stores.edge.requests import INDEX_TYPES, point_id, query_batch, shard_config, stored
-from hysac_retrieval.stores.retry import counted
+from hysac_retrieval.types import PointId
 
 SIDECAR = "collection.json"
 SPACE = 64 * 2**20

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from hysac_retrieval.errors import StoreError
-from hysac_retrieval.results import PointId
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
-from hysac_retrieval.stores.base import METADATA_KEY, VECTOR_NAME, CollectionSpec, Quantization
+from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.stores.extension import Facts, adds_vectors, write_present
 from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES, read_collection
+from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec, Quantization
+from hysac_retrieval.types import PointId
 
 Call = Callable[[Callable[[], Any]], Any]
 """Carries out a call to the client: with its errors translated, again if need be."""

@@ -28,19 +28,7 @@ from hysac_retrieval.errors import (
     StorageLockedError,
     StoreError,
 )
-from hysac_retrieval.results import PointId
 from hysac_retrieval.stores.amend import Amendment, fitting
-from hysac_retrieval.stores.base import (
-    METADATA_KEY,
-    UPSERT_CHUNK,
-    VECTOR_NAME,
-    CollectionSpec,
-    Group,
-    GroupQuery,
-    Opened,
-    StoredPoint,
-    VectorQuery,
-)
 from hysac_retrieval.stores.faults import translated
 from hysac_retrieval.stores.qdrant.extension import QdrantExtension
 from hysac_retrieval.stores.requests import (
@@ -55,6 +43,18 @@ from hysac_retrieval.stores.requests import (
     stored,
 )
 from hysac_retrieval.stores.retry import Retry, counted
+from hysac_retrieval.stores.types import (
+    METADATA_KEY,
+    UPSERT_CHUNK,
+    VECTOR_NAME,
+    CollectionSpec,
+    Group,
+    GroupQuery,
+    Opened,
+    StoredPoint,
+    VectorQuery,
+)
+from hysac_retrieval.types import PointId
 
 __all__ = [
     "QdrantStore",

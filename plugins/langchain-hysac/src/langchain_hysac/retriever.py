@@ -15,7 +15,8 @@ from qdrant_client import models
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch
-from hysac_retrieval.results import Modality, SearchResult
+from hysac_retrieval.results import SearchResult
+from hysac_retrieval.types import Modality
 
 _TRACING = frozenset({"verbose"})
 """What `invoke` hands on though it is meant for the callbacks."""

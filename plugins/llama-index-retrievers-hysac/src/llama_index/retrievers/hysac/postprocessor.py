@@ -11,9 +11,9 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field, model_validator
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
-from hysac_retrieval.collection.records import normal_ids
 from hysac_retrieval.errors import InputError, SettingsError
-from hysac_retrieval.results import PointId
+from hysac_retrieval.payload import normal_ids
+from hysac_retrieval.types import PointId
 
 
 class HySACPostprocessor(BaseNodePostprocessor):

@@ -13,9 +13,10 @@ from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextN
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
 from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch, UserFilter, closeness
-from hysac_retrieval.results import Hit, Modality, SearchResult
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
+from hysac_retrieval.payload import PAYLOAD_KEY
+from hysac_retrieval.results import Hit, SearchResult
 from hysac_retrieval.search.queries import Query
+from hysac_retrieval.types import Modality
 
 FILE_KEY = "file"
 """Payload field in which `hysac-index` keeps the name of a picture's file."""

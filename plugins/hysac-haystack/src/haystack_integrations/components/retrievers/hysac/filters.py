@@ -14,8 +14,8 @@ from typing import Any
 from haystack.errors import FilterError
 from qdrant_client import models
 
-from hysac_retrieval.collection.records import normal_ids
 from hysac_retrieval.errors import InputError, SettingsError
+from hysac_retrieval.payload import normal_ids
 
 MAX_DEPTH = 32
 """Levels of a filter; more are a mistake or an attack."""

@@ -21,8 +21,9 @@ from haystack_integrations.components.retrievers.hysac.policies import policy_fr
 from hysac_retrieval import SafeSearch, SafetyPolicy, aconnect, connect
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch, closeness
-from hysac_retrieval.results import Modality, SearchResult
+from hysac_retrieval.results import SearchResult
 from hysac_retrieval.search.queries import Query
+from hysac_retrieval.types import Modality
 
 
 @component

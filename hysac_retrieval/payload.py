@@ -1,4 +1,4 @@
-"""Ids and payloads as engines take them, and what is read back from them."""
+"""Ids and payloads as engines take them, and what is read back: everything of ours lies under the key `hysac`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from numpy.typing import ArrayLike
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from hysac_retrieval.errors import InputError
-from hysac_retrieval.results import Modality, PointId
-from hysac_retrieval.safety.filters import PAYLOAD_KEY
-from hysac_retrieval.safety.profile import MODALITIES
-from hysac_retrieval.stores.base import StoredPoint
+from hysac_retrieval.types import MODALITIES, Modality, PointId
+
+PAYLOAD_KEY = "hysac"
+"""The one payload key that is ours."""
+
+UNSAFE, RADIUS, MODALITY, MODEL, BEYOND, SOURCE = (
+    f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "radius", "modality", "model", "beyond", "source")
+)
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "hysac-retrieval")
 
@@ -108,9 +112,9 @@ def short_numbers(values: ArrayLike, *, up: bool = False) -> list[float]:
     return rounded
 
 
-def own_payload(stored: StoredPoint) -> Mapping[str, Any]:
-    """What a point carries under our key; empty where that is nothing of ours."""
-    ours = stored.payload.get(PAYLOAD_KEY)
+def own_payload(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a payload carries under our key; empty where that is nothing of ours."""
+    ours = payload.get(PAYLOAD_KEY)
     return ours if isinstance(ours, Mapping) else {}
 
 

@@ -1,0 +1,198 @@
+"""What stores are asked, and what they answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.types import PointId
+
+VECTOR_NAME = "hysac"
+"""Name of the vector in every collection."""
+
+METADATA_KEY = "hysac"
+"""Our key in a collection's metadata; an application's own metadata beside it is left alone."""
+
+UPSERT_CHUNK = 500
+"""Points sent to an engine at once: a few megabytes, far below the limit of a Qdrant server (32 MB)."""
+
+IndexKind = Literal["float", "keyword", "bool"]
+Metric = Literal["Dot", "Euclid"]
+"""How an engine compares stored vectors. Dot: larger is nearer; Euclid: smaller is nearer."""
+Quantization = Literal["int8", "turbo4", "turbo8", "binary"]
+"""How an engine compresses the vectors that its graph search compares; the originals stay for rescoring."""
+
+
+@dataclass(frozen=True, slots=True)
+class HnswOptions:
+    """How the engine builds its graph. The defaults are Qdrant's own but for `ef_construct`.
+
+    Attributes:
+        m: Edges of a node, 2 or more.
+        ef_construct: Candidates considered while building, 4 or more, and while searching when a search names none.
+            Points of a trained model need more than Qdrant's 100 for a recall@10 above 0.995 (benchmarks/recall.py).
+        full_scan_threshold: Segments, or filtered parts of one, below this many kilobytes of vectors are searched
+            exactly instead of through the graph.
+        indexing_threshold: Segments above this many kilobytes of vectors get a graph; None for the engine's own.
+    """
+
+    m: int = 16
+    ef_construct: int = 256
+    full_scan_threshold: int = 10_000
+    indexing_threshold: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("m", 2), ("ef_construct", 4), ("full_scan_threshold", 0), ("indexing_threshold", 0)):
+            value = getattr(self, name)
+            if name == "indexing_threshold" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise SettingsError(f"hnsw option {name} is {value!r}; it must be an integer of {least} or more")
+
+
+@dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """Where an engine keeps what is stored. None leaves the choice to the engine.
+
+    Attributes:
+        on_disk: Keep the vectors on disk and read them when needed; quantized ones stay in memory.
+        on_disk_payload: Keep payloads on disk.
+        shards: Shards of a cluster's collection, 1 or more; for a server only.
+        replication_factor: Copies of each shard, 1 or more; for a server only.
+        write_consistency_factor: Copies that must confirm a write, 1 to `replication_factor`; for a server only.
+    """
+
+    on_disk: bool | None = None
+    on_disk_payload: bool | None = None
+    shards: int | None = None
+    replication_factor: int | None = None
+    write_consistency_factor: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("shards", "replication_factor", "write_consistency_factor"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise SettingsError(f"storage option {name} is {value!r}; it must be an integer of 1 or more")
+        if (self.write_consistency_factor or 1) > (self.replication_factor or 1):
+            raise SettingsError(
+                f"write_consistency_factor is {self.write_consistency_factor}, but there are only "
+                f"{self.replication_factor or 1} copies of a shard; it cannot be above replication_factor"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """A collection to make.
+
+    Attributes:
+        size: Length of the stored vectors.
+        metadata: JSON values to keep with the collection.
+        metric: How the engine compares them.
+        indexes: Payload fields to index, made before the first point arrives.
+        hnsw: Options of the graph.
+        quantization: How the graph's vectors are compressed; None for not at all.
+        storage: Where things are kept.
+    """
+
+    size: int
+    metadata: Mapping[str, Any]
+    metric: Metric = "Dot"
+    indexes: Mapping[str, IndexKind] = field(default_factory=dict)
+    hnsw: HnswOptions = HnswOptions()
+    quantization: Quantization | None = None
+    storage: StorageOptions = StorageOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a store says about a collection that exists.
+
+    Attributes:
+        metadata: Our metadata; None when the collection has none.
+        size: Length of the vectors named `VECTOR_NAME`; None when there is no such vector.
+        metric: How the engine compares them; None when there is no such vector, or it is compared in another way.
+        formula: Whether the engine can compute a geodesic distance in a second stage (acosh in formulas).
+    """
+
+    metadata: Mapping[str, Any] | None
+    size: int | None
+    metric: Metric | None = "Dot"
+    formula: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VectorQuery:
+    """Searches of one request.
+
+    They differ in their vector, in the formula of their second stage if they have one, and perhaps in their condition.
+    Without formulas a point's score is the engine's own, and points come best first. With them, the first stage finds
+    `candidates` points by vector and the second scores those by the formula, highest first.
+
+    Attributes:
+        vectors: Shape (n, size), float32.
+        limit: Points to return for each, 1 or more.
+        filter: Condition on every point, applied inside the search: in the first stage and, with formulas, at the
+            root as well.
+        filters: One condition for each vector, which takes the place of `filter`; a store asks `condition`.
+        ef: Candidates that the graph search keeps; None for the engine's own.
+        formulas: One for each vector, in terms of ``$score`` (the first stage's) and of payload fields.
+        candidates: Points that the first stage hands to the formula; at least `limit`.
+        oversampling: How many times as many quantized candidates are compared again by their original vectors, 1 or
+            more; None where nothing is quantized.
+        with_vectors: Whether stored vectors are returned.
+        exact: Compare with every point instead of walking the graph.
+    """
+
+    vectors: NDArray[np.float32]
+    limit: int
+    filter: models.Filter | None = None
+    ef: int | None = None
+    formulas: Sequence[models.FormulaQuery] | None = None
+    candidates: int | None = None
+    oversampling: float | None = None
+    with_vectors: bool = True
+    exact: bool = False
+    filters: Sequence[models.Filter | None] | None = None
+
+    def condition(self, row: int) -> models.Filter | None:
+        """The condition on what is found for one of the vectors."""
+        return self.filter if self.filters is None else self.filters[row]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupQuery:
+    """Grouping of what one search finds by the value of a payload field.
+
+    Attributes:
+        key: Field to group by (a path such as ``album.id``); a point with several values is in several groups.
+        groups: Groups to return, 1 or more.
+        size: Points of each group, 1 or more.
+    """
+
+    key: str
+    groups: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPoint:
+    """A point as the engine returned it; `score` and `vector` are None where not asked for."""
+
+    id: PointId
+    payload: Mapping[str, Any]
+    score: float | None = None
+    vector: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Points that share a value of the field grouped by, best first."""
+
+    value: str | int
+    points: Sequence[StoredPoint]
