@@ -26,16 +26,31 @@ HysacError
 ├── SettingsError               options that are out of range or contradict each other
 └── TrainingError               data, configuration or checkpoint of a training run is unusable
 
-Messages say what was found, what was expected and what mends it. Errors that mean "a bad
+An error says what was found and what was expected (`message`) and what mends it (`hint`). Errors that mean "a bad
 value" are also `ValueError`s and missing files are also `FileNotFoundError`s, so that code
 which knows nothing of this package can catch them in the usual way.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HysacError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package.
+
+    Attributes:
+        message: What was found and what was expected, without a full stop.
+        hint: What mends it, as a sentence without a full stop; empty where the message says it all.
+    """
+
+    def __init__(self, message: str = "", *, hint: str = "", **rest: Any) -> None:
+        super().__init__(message, **rest)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.hint}" if self.hint else self.message
 
 
 class BundleError(HysacError):
@@ -59,8 +74,8 @@ class MissingExtraError(HysacError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
-            f"{purpose} needs the package {package!r}, which is not installed. "
-            f"Install it with: pip install 'hysac-retrieval[{extra}]'"
+            f"{purpose} needs the package {package!r}, which is not installed",
+            hint=f"Install it with: pip install 'hysac-retrieval[{extra}]'",
         )
         self.package = package
         self.extra = extra
@@ -108,8 +123,6 @@ class CollectionNotFoundError(StoreError):
 class PointNotFoundError(StoreError, KeyError):
     """The collection has no point of that id."""
 
-    __str__ = Exception.__str__  # KeyError's would quote the message
-
 
 class CollectionExistsError(StoreError):
     """The collection exists already."""
@@ -134,8 +147,8 @@ class StoreUnavailableError(StoreError):
         retry_after: Seconds that the store asks to wait; None if it named none.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.retry_after = retry_after
 
 

@@ -69,7 +69,7 @@ class Retry:
         asked = error.retry_after or 0.0
         if attempt >= self.retries or asked > self.longest:
             if attempt:
-                error.args = (f"{error} (after {attempt + 1} attempts)",)
+                error.message += f" (after {attempt + 1} attempts)"
             raise error
         # At least half of the pause is waited, so that attempts are spread over some time whatever the dice say.
         pause: float = min(self.longest, self.first * 2**attempt) * random.uniform(0.5, 1.0)
@@ -95,5 +95,5 @@ def counted(written: int, total: int) -> Iterator[None]:
     except StoreError as error:
         error.written = written
         if total > 1:
-            error.args = (f"{error}; {written} of {total} points had been written before",)
+            error.message += f"; {written} of {total} points had been written before"
         raise
