@@ -8,7 +8,7 @@ Qdrant, and a guarded client asks the client that it guards.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -32,27 +32,24 @@ class Ask:
 Steps: TypeAlias = Generator[Ask, Any, T]
 """A computation that asks a target on its way to a `T`."""
 
-Perform: TypeAlias = Callable[[Ask], Any]
-"""Carries a question out; by default `Ask.of` the target."""
 
-
-def run(steps: Steps[T], perform: Perform) -> T:
-    """Drive a computation to its result, blocking."""
+def run(steps: Steps[T], target: Any) -> T:
+    """Drive a computation to its result, blocking: each question is a call of a method of `target`."""
     try:
         ask = next(steps)
         while True:
-            ask = steps.send(perform(ask))
+            ask = steps.send(ask.of(target))
     except StopIteration as end:
         result: T = end.value
         return result
 
 
-async def arun(steps: Steps[T], perform: Perform, *, in_thread: bool = False) -> T:
+async def arun(steps: Steps[T], target: Any, *, in_thread: bool = False) -> T:
     """Drive a computation to its result, awaiting each answer.
 
     Args:
         steps: The computation.
-        perform: Carries a question out; returns an awaitable.
+        target: Its methods return awaitables.
         in_thread: Compute between the questions in a worker thread: for computations that encode, which must not hold
             up the event loop.
     """
@@ -69,4 +66,4 @@ async def arun(steps: Steps[T], perform: Perform, *, in_thread: bool = False) ->
         ask, result = await asyncio.to_thread(advance, answer) if in_thread else advance(answer)
         if ask is None:
             return result  # type: ignore[no-any-return]  # without a further question, it is the result
-        answer = await perform(ask)
+        answer = await ask.of(target)

@@ -14,7 +14,6 @@ from hysac_retrieval.errors import NotGuardedError, SettingsError
 from hysac_retrieval.guard.condition import Guard
 from hysac_retrieval.guard.methods import METHODS, REFUSED, TOLD, Ask, Steps, call
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.search.steps import advance
 from hysac_retrieval.stores.requests import read_collection
 
 
@@ -135,4 +134,7 @@ class AsyncSafeQdrantClient(_Guarded):
 
 
 def _advance(steps: Any, answer: Any) -> tuple[Ask | None, Any]:
-    return advance(steps, answer)  # type: ignore[return-value]  # the same for any kind of step
+    try:
+        return steps.send(answer), None
+    except StopIteration as end:
+        return None, end.value

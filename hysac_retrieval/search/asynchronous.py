@@ -7,11 +7,12 @@ process, so they run in a worker thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterable
+import functools
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from qdrant_client import AsyncQdrantClient
 
@@ -25,8 +26,8 @@ from hysac_retrieval.search.engine import SearchCore
 from hysac_retrieval.search.explain import ExplainOptions, Explanation, explain
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
-from hysac_retrieval.search.steps import Effect, Find, FindGroups, Steps, advance, perform
-from hysac_retrieval.stores import Connection, HnswOptions, Retry, retry_of
+from hysac_retrieval.steps import Steps, arun
+from hysac_retrieval.stores import Connection, HnswOptions, Retry, Store, retry_of
 from hysac_retrieval.stores.qdrant.store import client_options, is_local, translated
 from hysac_retrieval.stores.requests import (
     group_request,
@@ -37,17 +38,16 @@ from hysac_retrieval.stores.requests import (
     read_responses,
     stored,
 )
-from hysac_retrieval.stores.types import VECTOR_NAME, Opened
+from hysac_retrieval.stores.types import VECTOR_NAME, Group, GroupQuery, Opened, StoredPoint, VectorQuery
 from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
-_CarryOut: TypeAlias = Callable[[Effect], Awaitable[Any]]
 
 
 @dataclass(frozen=True)
 class _Session:
     core: SearchCore
-    carry_out: _CarryOut
+    store: Any
     close: Callable[[], Awaitable[None]]
 
 
@@ -90,12 +90,8 @@ class AsyncSafeSearch:
 
     async def _run(self, begin: Callable[[SearchCore], Steps[T]]) -> T:
         session = await self._opened()
-        steps = begin(session.core)
-        # Between its effects a search encodes and computes, which must not hold up the event loop.
-        effect, result = await asyncio.to_thread(advance, steps, None)
-        while effect is not None:
-            effect, result = await asyncio.to_thread(advance, steps, await session.carry_out(effect))
-        return result  # type: ignore[return-value]  # without a further effect, it is the result
+        # A search encodes and computes between its questions, which must not hold up the event loop.
+        return await arun(begin(session.core), session.store, in_thread=True)
 
     async def close(self) -> None:
         """Let go of the connection, unless it was the caller's. Closing twice is no error."""
@@ -163,7 +159,7 @@ def aconnect(
                 return read_collection(await client.get_collection(name), formula=formula)
 
         core = SearchCore.make(Collection.read(name, await retry.acall(opened)), encoder, policy)
-        return _Session(core, _through(client, name, retry), _nothing)
+        return _Session(core, _Remote(client, retry), _nothing)
 
     async def through_connection() -> _Session:
         engine = await asyncio.to_thread(
@@ -178,16 +174,11 @@ def aconnect(
         )
         url = connection.get("url")
         if url is None:
-            store = engine.index.store
-            return _Session(
-                engine.core,
-                lambda effect: asyncio.to_thread(perform, store, name, effect),
-                lambda: asyncio.to_thread(engine.close),
-            )
+            return _Session(engine.core, _InThread(engine.index.store), lambda: asyncio.to_thread(engine.close))
         engine.close()  # it has done its part: opening, or making, the collection
         api_key, prefer_grpc = connection.get("api_key"), bool(connection.get("prefer_grpc"))
         client = AsyncQdrantClient(**client_options(url, api_key, prefer_grpc, connection.get("timeout")))
-        return _Session(engine.core, _through(client, name, retry_of(connection)), client.close)
+        return _Session(engine.core, _Remote(client, retry_of(connection)), client.close)
 
     if async_client is None:
         return AsyncSafeSearch(through_connection)
@@ -196,21 +187,42 @@ def aconnect(
     return AsyncSafeSearch(lambda: through_client(async_client))
 
 
-def _through(client: AsyncQdrantClient, name: str, retry: Retry) -> _CarryOut:
-    """Carry out effects with an asynchronous client; what `effects.perform` does with a store."""
-    local = is_local(client)
+class _Remote:
+    """The methods of a store that a search asks, on an asynchronous client."""
 
-    async def once(effect: Effect) -> Any:
-        with translated(name):
-            if isinstance(effect, Find):
-                return read_responses(await client.query_batch_points(name, query_requests(effect.query, local=local)))
-            if isinstance(effect, FindGroups):
-                request = group_request(effect.query, effect.groups, local=local)
-                return read_groups(await client.query_points_groups(name, **request))
-            records = await client.retrieve(name, list(effect.ids), with_payload=True, with_vectors=[VECTOR_NAME])
-            return [stored(record) for record in records]
+    def __init__(self, client: AsyncQdrantClient, retry: Retry) -> None:
+        self._client, self._retry, self._local = client, retry, is_local(client)
 
-    return lambda effect: retry.acall(lambda: once(effect))
+    async def _call(self, name: str, act: Callable[[], Awaitable[T]]) -> T:
+        async def once() -> T:
+            with translated(name):
+                return await act()
+
+        return await self._retry.acall(once)
+
+    async def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
+        requests = query_requests(query, local=self._local)
+        return read_responses(await self._call(name, lambda: self._client.query_batch_points(name, requests)))
+
+    async def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
+        request = group_request(query, groups, local=self._local)
+        return read_groups(await self._call(name, lambda: self._client.query_points_groups(name, **request)))
+
+    async def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
+        records = await self._call(
+            name, lambda: self._client.retrieve(name, list(ids), with_payload=True, with_vectors=[VECTOR_NAME])
+        )
+        return [stored(record) for record in records]
+
+
+class _InThread:
+    """A blocking store whose methods run in a worker thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return functools.partial(asyncio.to_thread, getattr(self._store, name))
 
 
 async def _nothing() -> None:

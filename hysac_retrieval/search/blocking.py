@@ -19,7 +19,7 @@ from hysac_retrieval.search.engine import SearchCore
 from hysac_retrieval.search.explain import ExplainOptions, Explanation, explain
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
-from hysac_retrieval.search.steps import Steps, perform, run
+from hysac_retrieval.steps import Steps, run
 from hysac_retrieval.stores import Connection, HnswOptions
 from hysac_retrieval.types import PointId
 
@@ -129,7 +129,7 @@ class SafeSearch:
         self.close()
 
     def _run(self, steps: Steps[T]) -> T:
-        return run(steps, lambda effect: perform(self._index.store, self._index.name, effect))
+        return run(steps, self._index.store)
 
 
 def connect(

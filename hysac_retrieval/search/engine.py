@@ -1,6 +1,6 @@
 """Everything of a search but the sending: encode, assess, redirect if unsafe, plan, interpret.
 
-Each operation is a generator of `effects`; `search` drives it blocking, `search_async` asynchronously.
+Each operation is a generator that asks a store; see `steps`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from hysac_retrieval.search.queries import (
     point_of,
     several,
 )
-from hysac_retrieval.search.steps import Steps, fetch, find, find_groups
+from hysac_retrieval.search.steps import fetch, find, find_groups
 from hysac_retrieval.search.traversal import Route, choose, joined, profile_score, routes, without
+from hysac_retrieval.steps import Steps
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import MODALITIES, Modality, PointId
 
@@ -115,7 +116,7 @@ class SearchCore:
         probes = self._probes(ways, asked)
         hidden = [located.hidden[row] for row in owners]
         hidden += [located.hidden[row] for row in owners if ways[row].undecided]
-        answers = yield from find(joined(plan, probes, hidden))
+        answers = yield from find(self.collection.name, joined(plan, probes, hidden))
         found = self.collection.interpret(plan, answers[: len(owners)])
         decided = self._decide(ways, probes, answers[len(owners) :], asked)
         results, first = [], 0
@@ -135,7 +136,7 @@ class SearchCore:
         ((searched, info),) = yield from self.settle(located, asked)
         plan, grouping = self.collection.plan_groups(searched[None, :], by, groups, size, **asked.plan)
         narrowed = replace(plan.query, filter=without(plan.query.filter, located.hidden[0]))
-        answer = yield from find_groups(narrowed, grouping)
+        answer = yield from find_groups(self.collection.name, narrowed, grouping)
         every = self.collection.interpret_groups(plan, answer)
         found = {key: hits for key, some in every.items() if (hits := self.policy.admitted(some, asked.safe))}
         self.audit("search_groups", asked, located, [(info, [hit for hits in found.values() for hit in hits])])
@@ -196,7 +197,7 @@ class SearchCore:
         parts = [[*q.positive, *q.negative] if isinstance(q, Examples) else [q] for q in queries]
         leaves: list[Any] = [leaf for part in parts for leaf in part]
         ids = tuple(dict.fromkeys(leaf.id for leaf in leaves if isinstance(leaf, PointRef)))
-        stored = yield from self._visible((yield from fetch(ids)), asked)
+        stored = yield from self._visible((yield from fetch(self.collection.name, ids)), asked)
         known = dict(zip(ids, zip(*self.collection.found_points(ids, stored), strict=True), strict=True))
         points, kinds = self._encode(leaves, known, asked.query_modality)
         curvature = self.collection.metadata.curvature
@@ -230,7 +231,7 @@ class SearchCore:
         plan = self.collection.plan(
             origin, limit=len(stored), safe=safe, threshold=asked.bound if safe else None, filter=among, rules=rules
         )
-        (hits,) = self.collection.interpret(plan, (yield from find(plan.query)))
+        (hits,) = self.collection.interpret(plan, (yield from find(self.collection.name, plan.query)))
         found = {hit.id for hit in self.policy.admitted(hits, asked.safe)}
         return [point for point in stored if point.id in found]
 
@@ -241,7 +242,7 @@ class SearchCore:
         answers: list[Any] = []
         if probes is not None:
             hidden = [located.hidden[row] for row, way in enumerate(ways) if way.undecided for _ in way.points]
-            answers = yield from find(joined(probes, None, hidden))
+            answers = yield from find(self.collection.name, joined(probes, None, hidden))
         decided = self._decide(ways, probes, answers, asked)
         return [
             (way.points[step], self._info(located, row, way.points[step], asked, path))

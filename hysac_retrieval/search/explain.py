@@ -22,8 +22,9 @@ from hysac_retrieval.results import Hit, QueryInfo
 from hysac_retrieval.safety.filters import checked_count
 from hysac_retrieval.search.engine import SearchCore
 from hysac_retrieval.search.queries import Query
-from hysac_retrieval.search.steps import Steps, find
+from hysac_retrieval.search.steps import find
 from hysac_retrieval.search.traversal import joined, profile_score
+from hysac_retrieval.steps import Steps
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import MODALITIES, Modality
 
@@ -126,7 +127,7 @@ def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -
     others = core.collection.plan(way, **{**asked.plan, "limit": near})
     # Cones are computed from the stored points, so the vectors must come along.
     texts = replace(texts, query=replace(texts.query, with_vectors=True))
-    answers = yield from find(joined(texts, others, list(located.hidden) * 2 * len(way)))
+    answers = yield from find(core.collection.name, joined(texts, others, list(located.hidden) * 2 * len(way)))
     boundary = min(profile.of(name).boundary for name in ([kind] if kind else MODALITIES))
     nearest = core.collection.interpret(others, answers[len(way) :])
     found = []

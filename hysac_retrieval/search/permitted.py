@@ -10,7 +10,7 @@ from qdrant_client import models
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.search.engine import SearchCore
 from hysac_retrieval.search.queries import Query
-from hysac_retrieval.search.steps import Steps
+from hysac_retrieval.steps import Steps
 from hysac_retrieval.types import PointId
 
 BATCH = 500
