@@ -1,14 +1,15 @@
 """Logic that asks something on its way, written once for blocking and asynchronous code.
 
-A computation is a generator: it yields an `Ask`, is sent the answer and returns its result. `run` carries each question
-out on a target that blocks, `arun` on one whose methods are awaited. A search asks a store, a store asks a client of
-Qdrant, and a guarded client asks the client that it guards.
+A computation is a generator: it yields an `Ask`, is sent the answer, or thrown the error that came instead of one, and
+returns its result. `run` carries each question out on a target that blocks, `arun` on one whose methods are awaited. A
+search asks a store, a store asks a client of Qdrant, and a guarded client asks the client that it guards.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -38,7 +39,12 @@ def run(steps: Steps[T], target: Any) -> T:
     try:
         ask = next(steps)
         while True:
-            ask = steps.send(ask.of(target))
+            try:
+                answer = ask.of(target)
+            except Exception as error:
+                ask = steps.throw(error)
+            else:
+                ask = steps.send(answer)
     except StopIteration as end:
         result: T = end.value
         return result
@@ -54,16 +60,19 @@ async def arun(steps: Steps[T], target: Any, *, in_thread: bool = False) -> T:
             up the event loop.
     """
 
-    def advance(answer: Any) -> tuple[Ask | None, Any]:
+    def advance(step: Callable[[], Ask]) -> tuple[Ask | None, Any]:
         # `StopIteration` cannot leave a future or a coroutine; here it becomes a value.
         try:
-            return steps.send(answer), None
+            return step(), None
         except StopIteration as end:
             return None, end.value
 
-    answer: Any = None
+    step = partial(steps.send, None)
     while True:
-        ask, result = await asyncio.to_thread(advance, answer) if in_thread else advance(answer)
+        ask, result = await asyncio.to_thread(advance, step) if in_thread else advance(step)
         if ask is None:
             return result  # type: ignore[no-any-return]  # without a further question, it is the result
-        answer = await ask.of(target)
+        try:
+            step = partial(steps.send, await ask.of(target))
+        except Exception as error:
+            step = partial(steps.throw, error)
