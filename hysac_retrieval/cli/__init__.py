@@ -1,4 +1,4 @@
-"""The command line: the group ``hysac`` and the script ``hysac-index``.
+"""The command line: the group ``hysac``, and the script ``hysac-index``, which is ``hysac index``.
 
 One file per command, loaded when it runs, so that ``hysac --help`` is instant. Exit codes: 0 done, 1 error, 2 usage,
 3 finished with failed items.
@@ -6,39 +6,41 @@ One file per command, loaded when it runs, so that ``hysac --help`` is instant. 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from importlib.util import find_spec
 from keyword import iskeyword
 from typing import Any
 
 import click
 
 from hysac_retrieval import __version__
-from hysac_retrieval.cli.common import keep_lines, reported
+from hysac_retrieval.cli.common import keep_lines
 
 _COMMANDS = {
     "index": "Index images and texts into a collection.",
     "status": "Compare a collection with its sources.",
     "attach": "Add safe search to a collection of an application.",
-    "detach": "Take away again what attach has added.",
+    "detach": "Take away what attach has added.",
     "search": "Search a collection by text, image, stored point or examples.",
-    "explain": "Show the way of a query to the origin, and what entails it there.",
+    "explain": "Show the path of a query to the origin, and what entails it there.",
     "info": "Describe collections and models.",
     "demo": "Index the example gallery and search it safely.",
-    "doctor": "Check the installation and say what mends it.",
+    "doctor": "Check the installation and say how to repair it.",
     "train": "Train a model.",
     "export": "Turn a trained run into a model bundle.",
     "import": "Turn a published checkpoint into a model bundle.",
     "calibrate": "Compute the safety profile of a model.",
     "rescore": "Give a collection the scores of a new calibration.",
     "eval": "Evaluate a model on the test splits.",
-    "serve": "Serve searches over HTTP.",
 }
-"""What each command does, here so that the list of commands loads none of them."""
+"""Purpose of each command; it stands here so that listing the commands loads none of them."""
+
+_PARTS_OF_INDEX = ("attach", "detach", "rescore")
+"""Commands that may also be given as ``hysac index attach`` and so on. A source of that name is ``./attach``."""
 
 
 def _module(command: str) -> str:
-    """Module of a command; a name that Python keeps for itself has an underscore behind it."""
+    """Return the module of a command; a keyword of Python has an underscore behind it."""
     return f"{__name__}.{command}_" if iskeyword(command) else f"{__name__}.{command}"
 
 
@@ -50,21 +52,23 @@ class _LazyGroup(click.Group):
         self.help = keep_lines(self.help)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in _COMMANDS if find_spec(_module(name)) is not None]
+        return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
+        if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(_module(cmd_name)).command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        is_part = args[0] == "index" and args[1:2] and args[1] in _PARTS_OF_INDEX
+        return super().resolve_command(ctx, args[1:] if is_part else args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
-
-    def invoke(self, ctx: click.Context) -> object:
-        with reported():
-            return super().invoke(ctx)
+            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,5 +87,5 @@ def main() -> None:
 
 
 def index_main() -> None:
-    """Entry point of the script ``hysac-index``."""
-    import_module(f"{__name__}.index").command.main(prog_name="hysac-index")
+    """Run the script ``hysac-index``: ``hysac index`` with its arguments."""
+    main(["index", *sys.argv[1:]], prog_name="hysac")

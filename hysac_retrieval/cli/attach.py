@@ -1,23 +1,15 @@
-"""``hysac attach`` and ``hysac-index attach``: safe search for a collection that an application has already."""
+"""``hysac attach``: add safe search to a collection of an application."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import (
-    FAILED_ITEMS,
-    Command,
-    connection,
-    connection_options,
-    json_option,
-    model_option,
-    print_json,
-)
-from hysac_retrieval.cli.index import item_progress, print_faults, stop_on_interrupt
-from hysac_retrieval.cli.sourcing import journal_path
+from hysac_retrieval.cli.common import Command, print_json
+from hysac_retrieval.cli.index import counted, exit_after, item_progress, print_faults, stop_on_interrupt
+from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
 
 if TYPE_CHECKING:
     from hysac_retrieval.ingest import FillReport
@@ -25,12 +17,11 @@ if TYPE_CHECKING:
 
 
 @click.command("attach", cls=Command)
-@click.option("--collection", required=True, help="Name of the application's collection.")
+@place_options()
 @click.option("--text-field", metavar="NAME", help="Payload field with a text, such as title or meta.title.")
 @click.option("--image-field", metavar="NAME", help="Payload field with the path or URL of an image.")
 @click.option("--root", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images.")
 @click.option("--prefix", metavar="TEXT", help="What image values begin with that is no part of the path below --root.")
-@connection_options
 @model_option
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
 @click.option(
@@ -43,21 +34,15 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     /,
-    collection: str,
+    place: Place,
     text_field: str | None,
     image_field: str | None,
     root: Path | None,
     prefix: str | None,
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
     model: str,
-    batch_size: int,
-    workers: int | None,
-    resume: bool,
     journal: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     r"""Add safe search to a collection of an application.
 
@@ -73,43 +58,27 @@ def command(
     hysac-index attach --collection photos --image-field url --root ./photos --prefix https://cdn.example.org/ \
         --url http://localhost:6333
     """
-    place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest import Content, attached_collection_for, fill
 
-    content = Content(text_field, image_field, root, prefix)
+    content, notes = Content(text_field, image_field, root, prefix), place.journal(journal)
     encoder = Encoder.load(model)
-    with attached_collection_for(encoder, collection, content, **place) as index, stop_on_interrupt() as stopped:
-        notes = journal_path(journal, location, collection)
+    opened = attached_collection_for(encoder, place.collection, content, **place.connection())
+    with opened as index, stop_on_interrupt() as stopped:
         with item_progress("Attaching") as show:
-            report = fill(
-                index,
-                encoder,
-                content,
-                batch_size=batch_size,
-                workers=workers,
-                resume=resume,
-                journal=notes,
-                on_progress=show,
-                should_stop=stopped,
-            )
-        if location is not None and not report.interrupted:
+            report = fill(index, encoder, content, journal=notes, on_progress=show, should_stop=stopped, **options)
+        if place.location is not None and not report.interrupted:
             index.optimize()
         info = index.info()
     if as_json:
         print_json({"collection": info.to_dict(), "report": report.to_dict()})
     else:
         _print(report, info, notes)
-    if report.interrupted:
-        click.echo("Interrupted. What was done is stored; the same command goes on from there.", err=True)
-        ctx.exit(1)
-    ctx.exit(FAILED_ITEMS if report.failures else 0)
+    exit_after(ctx, report)
 
 
 def _print(report: FillReport, info: IndexInfo, notes: Path | None) -> None:
-    counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
-    rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
-    click.echo(f"Added vectors and scores to {', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}.")
+    click.echo(f"Added vectors and scores to {counted(report)}.")
     if report.skipped:
         click.echo(f"{report.skipped} points had theirs already.")
     if report.lacking:

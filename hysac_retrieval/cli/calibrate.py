@@ -11,13 +11,11 @@ import click
 from hysac_retrieval.cli.common import (
     FAILED_ITEMS,
     Command,
-    connection,
-    connection_options,
     console,
-    json_option,
     print_json,
     progress_bar,
 )
+from hysac_retrieval.cli.options import Place, json_option, place_options
 from hysac_retrieval.cli.rescore import run_rescore, show_report
 from hysac_retrieval.collection.metadata import same_points
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, Manifest, write_manifest
@@ -27,7 +25,6 @@ from hysac_retrieval.types import MODALITIES
 
 if TYPE_CHECKING:
     from hysac_retrieval.collection.rescore import RescoreReport
-    from hysac_retrieval.stores import Connection
 
 Radii: TypeAlias = Mapping[str, Any]
 """Radii of samples by group, see `hysac_export.evaluation.encoded.GROUPS`."""
@@ -60,7 +57,7 @@ Radii: TypeAlias = Mapping[str, Any]
     metavar="COLLECTION",
     help="Also give the points of this collection their new scores, see `hysac rescore`; implies --update.",
 )
-@connection_options
+@place_options(collection=False, required=False)
 @click.option(
     "--roc",
     metavar="FILE",
@@ -80,11 +77,7 @@ def command(
     safe: tuple[str, ...],
     unsafe: tuple[str, ...],
     update: bool,
-    collection: str | None,
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
+    place: Place,
     roc: Path | None,
     out: Path | None,
     as_json: bool,
@@ -104,8 +97,9 @@ def command(
     hysac calibrate hysac/ --safe safe.jsonl --unsafe unsafe.jsonl --update
     hysac calibrate hysac/ --safe safe/ --unsafe unsafe/ --apply photos --location ./data
     """
-    update = update or collection is not None
-    place = None if collection is None else connection(location, url, api_key, prefer_grpc)
+    update = update or bool(place.collection)
+    if place.collection:
+        place.connection()  # what is wrong with it is better known before the work
     if update and not (Path(model) / MANIFEST_NAME).is_file():
         raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
     _prepare(roc, out)
@@ -122,8 +116,8 @@ def command(
     if out is not None:
         out.write_text(text, encoding="utf-8")
     rescored = None  # last, for the model is another one from here on
-    if collection is not None and place is not None:
-        rescored = _apply(Path(model), profile, collection, place)
+    if place.collection:
+        rescored = _apply(Path(model), profile, place)
     elif update:
         _update(Path(model), profile)
     if as_json and rescored is not None:
@@ -199,12 +193,12 @@ def _update(folder: Path, profile: SafetyProfile) -> None:
     )
 
 
-def _apply(folder: Path, profile: SafetyProfile, collection: str, place: Connection) -> RescoreReport:
+def _apply(folder: Path, profile: SafetyProfile, place: Place) -> RescoreReport:
     """Put the profile into the bundle and give a collection of that model its new scores."""
     from hysac_retrieval.collection.index import Index
 
     manifest = _with_profile(folder, profile)
-    with Index.open(collection, **place) as index:
+    with Index.open(place.collection, **place.connection()) as index:
         # Before the bundle is changed: a collection of another model stays as it is, and so does the bundle.
         if not same_points(index.metadata.fingerprint, manifest.fingerprint):
             index.collection.expect(manifest.fingerprint)

@@ -1,17 +1,16 @@
-"""What the commands share: options, errors, output."""
+"""Share between the commands: how errors are reported, how results are printed, what files are read."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from hysac_retrieval.errors import HysacError, MissingExtraError, SettingsError
 
@@ -20,35 +19,23 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from hysac_retrieval.safety.profile import SafetyProfile
-    from hysac_retrieval.stores import Connection
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 FAILED_ITEMS = 3
 """Exit code of a command that finished although some items failed."""
 
-DEFAULT_MODEL = "hysac-mini"
 _PLAIN_WIDTH = 120
 
 
-@contextmanager
-def reported() -> Iterator[None]:
-    """Turn an error of ours into one message on stderr and an exit code: 2 for wrong options, otherwise 1."""
-    try:
-        yield
-    except SettingsError as error:
-        raise click.UsageError(str(error), click.get_current_context(silent=True)) from error
-    except HysacError as error:
-        raise click.ClickException(str(error)) from error
-
-
 def keep_lines(help: str | None) -> str | None:
-    r"""Help in which ``\b`` before a paragraph, as raw docstrings have it, is the mark with which click keeps lines."""
+    r"""Turn ``\b`` before a paragraph of a raw docstring into the mark with which click keeps lines."""
     return None if help is None else help.replace("\\b\n", "\b\n")
 
 
 class Command(click.Command):
-    """A command that reports errors properly even when it runs on its own, outside of the group."""
+    """A command that ends with a message and an exit code where the package raises: 2 for wrong options, else 1.
+
+    With ``--json`` the error is printed as JSON, on stdout.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -57,71 +44,20 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with reported():
+        try:
             return super().invoke(ctx)
-
-
-def json_option(function: F) -> F:
-    """Add ``--json``, the parameter `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
-
-
-def model_option(function: F) -> F:
-    """Add ``--model``."""
-    return click.option(
-        "--model",
-        default=DEFAULT_MODEL,
-        show_default=True,
-        envvar="HYSAC_MODEL",
-        help="Bundled model, bundle folder, or owner/name on the Hugging Face hub.",
-    )(function)
-
-
-def connection_options(function: F) -> F:
-    """Add ``--location``, ``--url`` and what goes with them; `connection` makes arguments of them."""
-    for option in (
-        click.option("--prefer-grpc", is_flag=True, envvar="HYSAC_PREFER_GRPC", help="Speak gRPC to the server."),
-        click.option("--api-key", envvar="HYSAC_API_KEY", show_envvar=True, help="Key of the server."),
-        click.option(
-            "--url", metavar="URL", envvar="HYSAC_URL", show_envvar=True, help="Qdrant server or cloud cluster."
-        ),
-        click.option(
-            "--location",
-            metavar="DIR",
-            envvar="HYSAC_LOCATION",
-            show_envvar=True,
-            help="Folder of collections on the embedded engine.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def connection(location: str | None, url: str | None, api_key: str | None, prefer_grpc: bool) -> Connection:
-    """Where collections live, from the options of `connection_options`.
-
-    Raises:
-        click.UsageError: Not exactly one of location and url is given.
-    """
-    if location is not None and url is not None:  # what is said on the command line counts before the environment
-        location, url = (value if _was_said(name) else None for name, value in (("location", location), ("url", url)))
-    if (location is None) == (url is None):
-        found = "both" if location is not None else "neither"
-        raise click.UsageError(
-            f"say where the collections live: --location DIR for a folder, or --url URL for a server (found {found})"
-        )
-    if location is not None:
-        return {"location": location}
-    return {"url": url, "api_key": api_key, "prefer_grpc": prefer_grpc}
-
-
-def _was_said(name: str) -> bool:
-    """Whether an option was given on the command line."""
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+        except HysacError as error:
+            wrong_options = isinstance(error, SettingsError)
+            if ctx.params.get("as_json"):
+                named = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+                print_json({"error": named})
+                ctx.exit(2 if wrong_options else 1)
+            text = error.message + (f"\nHint: {error.hint}" if error.hint else "")
+            raise (click.UsageError(text, ctx) if wrong_options else click.ClickException(text)) from error
 
 
 def require_training(purpose: str) -> None:
-    """Check that the train extra is there.
+    """Check that the train extra is installed.
 
     Raises:
         MissingExtraError: It is not.
@@ -137,7 +73,7 @@ def print_json(value: Any) -> None:
 
 
 def read_profile(path: Path) -> SafetyProfile:
-    """A safety profile from a file.
+    """Read a safety profile from a file.
 
     Raises:
         SettingsError: It holds none.
@@ -149,11 +85,13 @@ def read_profile(path: Path) -> SafetyProfile:
     try:
         return SafetyProfile.model_validate(read_json(path))
     except ValidationError as error:
-        raise SettingsError(f"{path} is no safety profile: {error}; `hysac calibrate --out` writes one") from error
+        raise SettingsError(
+            f"{path} is no safety profile: {error}", hint="Write one with `hysac calibrate --out`"
+        ) from error
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
         SettingsError: It cannot be read as JSON.
@@ -165,7 +103,7 @@ def read_json(path: Path) -> Any:
 
 
 def console() -> Console:
-    """Console for results, on stdout; as wide as the terminal, or wide enough where there is none."""
+    """Open a console for results, on stdout; as wide as the terminal, or wide enough without one."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
@@ -173,7 +111,7 @@ def console() -> Console:
 
 @contextmanager
 def progress_bar(*extra: str) -> Iterator[Progress]:
-    """A progress bar on stderr, only where that is a terminal. `extra` names task fields to show after the bar."""
+    """Show a progress bar on stderr if that is a terminal. `extra` names task fields to show after the bar."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -189,7 +127,7 @@ def progress_bar(*extra: str) -> Iterator[Progress]:
 
 
 def shorten(value: Any, length: int = 80) -> str:
-    """Text of a value, cut to a length."""
+    """Put a value on one line, cut to a length."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, json_option, model_option, print_json, progress_bar, shorten
+from hysac_retrieval.cli.common import Command, console, print_json, progress_bar, shorten
+from hysac_retrieval.cli.options import json_option, model_option
 
 if TYPE_CHECKING:
     from hysac_retrieval.demo import DemoSearch

@@ -10,7 +10,8 @@ from typing import Literal
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, json_option, print_json
+from hysac_retrieval.cli.common import Command, console, print_json
+from hysac_retrieval.cli.options import json_option
 from hysac_retrieval.errors import HysacError, MissingExtraError
 
 Status = Literal["ok", "missing", "broken"]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hysac_retrieval.cli.common import Command, json_option, print_json, progress_bar
+from hysac_retrieval.cli.common import Command, print_json, progress_bar
+from hysac_retrieval.cli.options import json_option
 from hysac_retrieval.errors import MissingExtraError
 
 if TYPE_CHECKING:

@@ -7,26 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hysac_retrieval.cli.common import (
-    Command,
-    connection,
-    connection_options,
-    console,
-    json_option,
-    model_option,
-    print_json,
-    shorten,
-)
-from hysac_retrieval.cli.queries import filter_option, query_of, warn_if_cut
+from hysac_retrieval.cli.common import Command, console, print_json, shorten
+from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
+from hysac_retrieval.cli.queries import filter_option, one_query_options, warn_if_cut
 
 if TYPE_CHECKING:
     from hysac_retrieval.search.explain import ExplainedStep, Explanation
+    from hysac_retrieval.search.queries import Single
 
 
 @click.command("explain", cls=Command)
-@click.argument("query", metavar="QUERY|IMAGE")
-@click.option("--collection", required=True, help="Name of the collection.")
-@connection_options
+@one_query_options
+@place_options()
 @click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 64), help="Points of the way.")
 @click.option(
     "--near", default=3, show_default=True, type=click.IntRange(1, 20), help="Texts and points to show at each."
@@ -39,16 +31,12 @@ if TYPE_CHECKING:
 @model_option
 @json_option
 def command(
-    query: str,
-    collection: str,
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
+    query: Single,
+    place: Place,
     steps: int,
     near: int,
     unsafe: bool,
-    condition: dict[str, object] | None,
+    filter: dict[str, object] | None,
     plot: Path | None,
     model: str,
     as_json: bool,
@@ -61,15 +49,14 @@ def command(
     hysac explain "a man with a gun" --collection photos --location ./data
     hysac explain photo.jpg --collection photos --location ./data --plot way.html
     """
-    place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.search.blocking import connect
     from hysac_retrieval.search.plot import save_plot
 
     encoder = Encoder.load(model)
-    with connect(collection, model=encoder, **place) as engine:
-        explanation = engine.explain(query_of(query), steps=steps, near=near, safe=not unsafe, filter=condition)
-    warn_if_cut(encoder, [query])
+    with connect(place.collection, model=encoder, **place.connection()) as engine:
+        explanation = engine.explain(query, steps=steps, near=near, safe=not unsafe, filter=filter)
+    warn_if_cut(encoder, query)
     if plot is not None:
         save_plot(explanation, plot)
     if as_json:

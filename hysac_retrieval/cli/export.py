@@ -12,13 +12,13 @@ import click
 from hysac_retrieval.cli.common import (
     Command,
     console,
-    json_option,
     print_json,
     progress_bar,
     read_json,
     read_profile,
     require_training,
 )
+from hysac_retrieval.cli.options import json_option
 from hysac_retrieval.errors import SettingsError, SourceError, TrainingError
 
 if TYPE_CHECKING:

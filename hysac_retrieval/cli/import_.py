@@ -10,7 +10,8 @@ from typing import Literal
 
 import click
 
-from hysac_retrieval.cli.common import Command, json_option, print_json, require_training
+from hysac_retrieval.cli.common import Command, print_json, require_training
+from hysac_retrieval.cli.options import json_option
 
 
 @click.command("import", cls=Command)

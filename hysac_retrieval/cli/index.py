@@ -1,4 +1,4 @@
-"""``hysac index`` and ``hysac-index``: folders, images, texts, tables, shards and datasets into a collection."""
+"""``hysac index``: index folders, images, texts, tables, shards and datasets into a collection."""
 
 from __future__ import annotations
 
@@ -6,58 +6,27 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import (
-    FAILED_ITEMS,
-    Command,
-    connection,
-    connection_options,
-    json_option,
-    model_option,
-    print_json,
-    progress_bar,
-)
-from hysac_retrieval.cli.sourcing import journal_path, source_options, take_source_options
-from hysac_retrieval.errors import CollectionNotFoundError
+from hysac_retrieval.cli.common import FAILED_ITEMS, Command, print_json, progress_bar
+from hysac_retrieval.cli.options import Place, Sources, json_option, model_option, place_options, source_options
+from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.ingest import FillReport, IndexReport, Progress, SourceOptions
-    from hysac_retrieval.stores import Connection
-    from hysac_retrieval.stores.types import Quantization
+    from hysac_retrieval.ingest import FillReport, IndexReport, Progress
+    from hysac_retrieval.results import IndexInfo
 
 _SHOWN = 20
+_STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor")
 
 
-class _IndexCommand(Command):
-    """``index`` takes sources; ``index attach``, ``index detach`` and ``index rescore`` are commands of their own.
-
-    A source of that name is given as ``./attach``.
-    """
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """See `click.Command.make_context`."""
-        if args and args[0] in ("attach", "detach", "rescore"):
-            command: click.Command = import_module(f"hysac_retrieval.cli.{args[0]}").command
-            return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
-        return super().make_context(info_name, args, parent, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that the context is of."""
-        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
-
-
-@click.command("index", cls=_IndexCommand)
+@click.command("index", cls=Command)
 @source_options
-@click.option("--collection", required=True, help="Name of the collection; made if it does not exist.")
-@connection_options
+@place_options()
 @model_option
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
 @click.option(
@@ -89,33 +58,12 @@ class _IndexCommand(Command):
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--ray", is_flag=True, help="Encode on a Ray cluster; the sources must lie there under the same paths.")
 @click.option(
-    "--ray-address", metavar="ADDRESS", help="Of the cluster  [default: RAY_ADDRESS, else this machine alone]"
+    "--ray-address", metavar="ADDRESS", help="Address of the Ray cluster  [default: RAY_ADDRESS, else this machine]"
 )
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    /,
-    sources: tuple[str, ...],
-    collection: str,
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
-    journal: str | None,
-    model: str,
-    max_pixels: int | None,
-    recreate: bool,
-    quantization: Quantization | None,
-    on_disk: bool | None,
-    shards: int | None,
-    replication_factor: int | None,
-    write_consistency_factor: int | None,
-    dry_run: bool,
-    ray: bool,
-    ray_address: str | None,
-    as_json: bool,
-    **given: Any,
+    ctx: click.Context, /, sources: Sources, place: Place, model: str, dry_run: bool, as_json: bool, **given: Any
 ) -> None:
     r"""Index images and texts into a collection.
 
@@ -135,50 +83,17 @@ def command(
     hysac-index hf:beans --split train --collection beans --url http://localhost:6333 --ray
     hysac-index attach --help     (a collection that an application has already)
     """
-    place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.encoder.encoder import Encoder
 
-    options = take_source_options(given)
-    notes = journal_path(journal, location, collection)
-    encoder = Encoder.load(model)
-    only, resume = given["only"], given["resume"]
-    if recreate and only:
-        raise click.UsageError("--recreate leaves nothing stored among which --only could choose; give one of them")
+    if given["recreate"] and given["only"]:
+        raise SettingsError(
+            "--recreate leaves nothing stored among which --only could choose", hint="Give one of the two"
+        )
+    encoder, notes = Encoder.load(model), place.journal(sources.journal)
     if dry_run:
-        anew = recreate or not resume
-        _dry_run(sources, options, encoder, collection, place, notes, anew, only, given["prune"], as_json)
+        _dry_run(sources, place, encoder, notes, given, as_json)
         return
-    if max_pixels is not None:
-        given["max_pixels"] = max_pixels
-    if ray or ray_address:
-        from hysac_retrieval.ingest.ray import RayOptions
-
-        given["ray"] = RayOptions(address=ray_address, actors=given["workers"] or None)
-    from hysac_retrieval.ingest import collection_for, index_sources, open_sources
-    from hysac_retrieval.stores import StorageOptions
-
-    storage = StorageOptions(
-        on_disk=on_disk,
-        shards=shards,
-        replication_factor=replication_factor,
-        write_consistency_factor=write_consistency_factor,
-    )
-    # A slip is noticed before a collection is made, or removed.
-    open_sources(sources, options=options, only=only, resume=resume, journal=notes)
-    opened = collection_for(encoder, collection, recreate=recreate, quantization=quantization, storage=storage, **place)
-    with opened as index, stop_on_interrupt() as stopped:
-        with item_progress() as show:
-            report = index_sources(
-                sources,
-                index,
-                encoder,
-                options=options,
-                journal=notes,
-                on_progress=show,
-                should_stop=stopped,
-                **given,
-            )
-        info = index.info()
+    report, info = _index(sources, place, encoder, notes, given)
     if as_json:
         print_json({"collection": info.to_dict(), "report": report.to_dict()})
     else:
@@ -186,42 +101,64 @@ def command(
         click.echo(f"Collection {info.name!r}: {info.points} points, {info.safe} safe, {info.unsafe} unsafe.")
         if info.beyond:
             click.echo(f"{info.beyond} points lie beyond the lift of the collection; --recreate fits a new one.")
-    if report.interrupted:
-        click.echo("Interrupted. What was indexed is stored; the same command goes on from there.", err=True)
-        ctx.exit(1)
-    ctx.exit(FAILED_ITEMS if report.failures else 0)
+    exit_after(ctx, report)
+
+
+def _index(
+    sources: Sources, place: Place, encoder: Encoder, notes: Path | None, given: dict[str, Any]
+) -> tuple[IndexReport, IndexInfo]:
+    from hysac_retrieval.ingest import collection_for, index_sources, open_sources
+    from hysac_retrieval.stores import StorageOptions
+
+    made: dict[str, Any] = {name: given.pop(name) for name in ("recreate", "quantization")}
+    made["storage"] = StorageOptions(**{name: given.pop(name) for name in _STORAGE})
+    if given["max_pixels"] is None:
+        del given["max_pixels"]
+    ray, address = given.pop("ray"), given.pop("ray_address")
+    if ray or address:
+        from hysac_retrieval.ingest.ray import RayOptions
+
+        given["ray"] = RayOptions(address=address, actors=given["workers"] or None)
+    # A slip is noticed before a collection is made, or removed.
+    open_sources(sources.paths, options=sources.options, only=given["only"], resume=given["resume"], journal=notes)
+    given |= {"options": sources.options, "journal": notes}
+    opened = collection_for(encoder, place.collection, **made, **place.connection())
+    with opened as index, stop_on_interrupt() as stopped:
+        with item_progress() as show:
+            report = index_sources(sources.paths, index, encoder, on_progress=show, should_stop=stopped, **given)
+        return report, index.info()
 
 
 def _dry_run(
-    sources: tuple[str, ...],
-    options: SourceOptions,
-    encoder: Encoder,
-    collection: str,
-    place: Connection,
-    notes: Path | None,
-    anew: bool,
-    only: tuple[str, ...],
-    prune: bool,
-    as_json: bool,
+    sources: Sources, place: Place, encoder: Encoder, notes: Path | None, given: dict[str, Any], as_json: bool
 ) -> None:
     from hysac_retrieval.cli.status import print_status
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.ingest import status_of
 
+    anew = given["recreate"] or not given["resume"]
     try:
-        with Index.open(collection, expect_fingerprint=encoder.fingerprint, **place) as index:
-            status = status_of(sources, None if anew else index, options=options, journal=notes)
+        with Index.open(place.collection, expect_fingerprint=encoder.fingerprint, **place.connection()) as index:
+            status = status_of(sources.paths, None if anew else index, options=sources.options, journal=notes)
     except CollectionNotFoundError:
-        status = status_of(sources, None, options=options, journal=notes)
+        status = status_of(sources.paths, None, options=sources.options, journal=notes)
     would = {
-        "index": sum(getattr(status, state) for state in only or ("missing", "stale", "failed")),
-        "prune": (status.left or 0) if prune else 0,
+        "index": sum(getattr(status, state) for state in given["only"] or ("missing", "stale", "failed")),
+        "prune": (status.left or 0) if given["prune"] else 0,
     }
     if as_json:
         print_json({"dry_run": True, "would": would, "status": status.to_dict()})
         return
     print_status(status)
     click.echo(f"Would index {would['index']:,} and remove {would['prune']:,}; nothing was done.")
+
+
+def exit_after(ctx: click.Context, report: IndexReport | FillReport) -> None:
+    """End the command with the exit code that a report calls for."""
+    if report.interrupted:
+        click.echo("Interrupted. What was done is stored; the same command goes on from there.", err=True)
+        ctx.exit(1)
+    ctx.exit(FAILED_ITEMS if report.failures else 0)
 
 
 @contextmanager
@@ -243,9 +180,7 @@ def item_progress(what: str = "Indexing") -> Iterator[Callable[[Progress], None]
 
 
 def _print_report(report: IndexReport, notes: Path | None) -> None:
-    counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
-    rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
-    click.echo(f"Indexed {', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}.")
+    click.echo(f"Indexed {counted(report)}.")
     if report.skipped:
         click.echo(f"{report.skipped} were in the collection already.")
     if report.left_out:
@@ -255,6 +190,13 @@ def _print_report(report: IndexReport, notes: Path | None) -> None:
     if report.unpruned:
         click.echo(f"Nothing was removed: {report.unpruned}.", err=True)
     print_faults(report, notes)
+
+
+def counted(report: IndexReport | FillReport) -> str:
+    """Say how many items were done, in what time."""
+    counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
+    rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
+    return f"{', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}"
 
 
 def print_faults(report: IndexReport | FillReport, notes: Path | None) -> None:

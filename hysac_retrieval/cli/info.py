@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, connection, connection_options, console, json_option, print_json
+from hysac_retrieval.cli.common import Command, console, print_json
+from hysac_retrieval.cli.options import Place, json_option, place_options
+from hysac_retrieval.errors import SettingsError
 
 if TYPE_CHECKING:
     from hysac_retrieval.safety.profile import SafetyProfile
@@ -14,16 +16,13 @@ if TYPE_CHECKING:
 
 @click.command("info", cls=Command)
 @click.argument("collections", metavar="[COLLECTION]...", nargs=-1)
-@connection_options
+@place_options(collection=False, required=False)
 @click.option("--model", help="Describe this model: bundled name, folder or hub repository.")
 @click.option("--all", "everything", is_flag=True, help="Metrics, training and verification of a model, too.")
 @json_option
 def command(
     collections: tuple[str, ...],
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
+    place: Place,
     model: str | None,
     everything: bool,
     as_json: bool,
@@ -38,10 +37,11 @@ def command(
     hysac info --url http://localhost:6333 --json
     hysac info --model hysac-mini
     """
-    if model is not None and (collections or location or url):
-        raise click.UsageError("--model describes a model; ask about collections separately")
-    if model is None and (collections or location or url):
-        described = _collections(collections, connection(location, url, api_key, prefer_grpc))
+    of_collections = bool(collections or place.location or place.url)
+    if model is not None and of_collections:
+        raise SettingsError("--model describes a model", hint="Ask about collections separately")
+    if of_collections:
+        described = _collections(collections, place)
     else:
         described = [_model(name) for name in ([model] if model is not None else _bundled())]
     if as_json:
@@ -61,12 +61,12 @@ def _bundled() -> list[str]:
     return list(bundled_models())
 
 
-def _collections(names: tuple[str, ...], place: Any) -> list[dict[str, Any]]:
+def _collections(names: tuple[str, ...], place: Place) -> list[dict[str, Any]]:
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.errors import NotACollectionError, StorageLockedError
     from hysac_retrieval.stores import open_store
 
-    store, owned = open_store(place)
+    store, owned = open_store(place.connection())
     try:
         described = []
         for name in names or store.names():

@@ -1,49 +1,91 @@
-"""What the commands that search share: reading queries and filters."""
+"""Read what to search with, and filters, from the command line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
+from hysac_retrieval.cli.options import Decorator, gathered
+from hysac_retrieval.errors import ImageError, SettingsError
+
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.search.queries import Query, Single
 
-F = TypeVar("F", bound=Callable[..., Any])
+Kind: TypeAlias = Literal["image", "text"] | None
 
-
-def query_of(given: str) -> str | Path:
-    """A query of the command line: a text, or the path of an image."""
-    return Path(given) if is_image(given) else given
-
-
-def is_image(given: str) -> bool:
-    """Whether a query means a file: one with an image's suffix that is missing must not become a text query."""
-    from hysac_retrieval.search.queries import IMAGE_SUFFIXES
-
-    return Path(given).suffix.lower() in IMAGE_SUFFIXES and (Path(given).exists() or " " not in given)
+_KINDS: tuple[Decorator, ...] = (
+    click.option("--image", "kind", flag_value="image", default=None, help="Take queries for files of images."),
+    click.option("--text", "kind", flag_value="text", help="Take queries for texts, even where a file has that name."),
+)
 
 
-def warn_if_cut(encoder: Encoder, given: Iterable[str]) -> None:
-    """Say on stderr that a text is longer than the model reads."""
-    for text in given:
-        if not is_image(text) and encoder.count_tokens(text) > encoder.text_spec.context_length:
-            click.echo("The query is longer than the model reads; only its beginning counts.", err=True)
-            return
+def one_query(given: str, kind: Kind) -> Single:
+    """Read one query: the file of an image if it is named as one, else a text, unless `kind` says which.
+
+    Raises:
+        ImageError: It is named as an image's file is, but there is no such file.
+    """
+    from hysac_retrieval.search.queries import IMAGE_SUFFIXES, Text
+
+    path = Path(given)
+    named_so = path.suffix.lower() in IMAGE_SUFFIXES
+    if kind == "text":
+        if named_so and path.is_file():
+            click.echo(f"Searching for the text {given!r}; --image would search by the picture of that name.", err=True)
+        return Text(given)
+    if kind == "image" or (named_so and path.is_file()):
+        return path
+    if named_so and " " not in given:
+        raise ImageError(f"the image {given} does not exist", hint="Give --text to search for these words")
+    return Text(given)
 
 
-def filter_option(function: F) -> F:
-    """Add ``--filter``, the parameter `condition`."""
-    return click.option(
-        "--filter",
-        "condition",
-        metavar="JSON",
-        callback=_filter,
-        help="Qdrant filter on the payload; it can only narrow.",
-    )(function)
+def _query(
+    query: str | None, similar: str | None, positive: tuple[str, ...], negative: tuple[str, ...], kind: Kind
+) -> Query:
+    if (query is not None) + (similar is not None) + bool(positive) != 1:
+        raise SettingsError(
+            "what to search with is not clear", hint="Give one of a QUERY, --similar ID and --positive examples"
+        )
+    if negative and not positive:
+        raise SettingsError("--negative goes with --positive examples", hint="Give the query as one of them")
+    from hysac_retrieval.search.queries import Examples, PointRef
+
+    if similar is not None:
+        return PointRef(int(similar) if similar.isdecimal() else similar)
+    if query is not None:
+        return one_query(query, kind)
+    return Examples(*(tuple(one_query(example, kind) for example in examples) for examples in (positive, negative)))
+
+
+query_options = gathered(
+    "query",
+    _query,
+    click.argument("query", metavar="[QUERY|IMAGE]", required=False),
+    *_KINDS,
+    click.option("--similar", metavar="ID", help="Search with a stored point instead."),
+    click.option("--positive", metavar="QUERY|IMAGE", multiple=True, help="Example of what is sought; repeatable."),
+    click.option("--negative", metavar="QUERY|IMAGE", multiple=True, help="Example of what is not; repeatable."),
+)
+"""Decorator that adds what to search with, as the argument `query`."""
+
+one_query_options = gathered(
+    "query", lambda query, kind: one_query(query, kind), click.argument("query", metavar="QUERY|IMAGE"), *_KINDS
+)
+"""Decorator that adds one text or image to search with, as the argument `query`."""
+
+
+def warn_if_cut(encoder: Encoder, query: Query) -> None:
+    """Say on stderr if a text is longer than the model reads."""
+    from hysac_retrieval.search.queries import Examples
+
+    texts = (*query.positive, *query.negative) if isinstance(query, Examples) else (query,)
+    if any(isinstance(text, str) and encoder.count_tokens(text) > encoder.text_spec.context_length for text in texts):
+        click.echo("The query is longer than the model reads; only its beginning counts.", err=True)
 
 
 def _filter(context: click.Context, option: click.Parameter, condition: str | None) -> dict[str, Any] | None:
@@ -56,3 +98,8 @@ def _filter(context: click.Context, option: click.Parameter, condition: str | No
     if not isinstance(value, dict):
         raise click.BadParameter(f"expected a JSON object, found {type(value).__name__}")
     return value
+
+
+filter_option = click.option(
+    "--filter", metavar="JSON", callback=_filter, help="Qdrant filter on the payload; it can only narrow the result."
+)

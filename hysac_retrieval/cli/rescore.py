@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hysac_retrieval.cli.common import (
-    FAILED_ITEMS,
-    Command,
-    connection,
-    connection_options,
-    json_option,
-    print_json,
-    progress_bar,
-    read_profile,
-)
+from hysac_retrieval.cli.common import FAILED_ITEMS, Command, print_json, progress_bar, read_profile
+from hysac_retrieval.cli.options import Place, json_option, place_options
 from hysac_retrieval.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -28,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("rescore", cls=Command)
 @click.argument("name", metavar="[COLLECTION]", required=False)
 @click.option("--collection", help="The collection, as `hysac index` names it.")
-@connection_options
+@place_options(collection=False)
 @click.option("--model", help="The model with its new calibration: bundled name, folder or hub repository.")
 @click.option(
     "--profile",
@@ -41,11 +33,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     name: str | None,
-    collection: str | None,
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
+    place: Place,
     model: str | None,
     profile: Path | None,
     as_json: bool,
@@ -60,21 +48,22 @@ def command(
     hysac calibrate my-hysac --safe safe.jsonl --unsafe unsafe.jsonl --max-miss 0.01 --update
     hysac rescore photos --location ./data --model my-hysac
     """
-    if (name is None) == (collection is None):
-        raise click.UsageError("name one collection, as argument or by --collection")
+    if (name is None) == (not place.collection):
+        raise SettingsError("name one collection, as argument or by --collection")
     if (model is None) == (profile is None):
-        raise click.UsageError("say which calibration: --model for that of a bundle, or --profile for a file")
-    place = connection(location, url, api_key, prefer_grpc)
+        raise SettingsError(
+            "which calibration is not clear", hint="Give --model for that of a bundle, or --profile for a file"
+        )
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.encoder.bundle import Bundle
 
     bundle = None if model is None else Bundle.load(model)
     safety = bundle.manifest.safety if bundle else read_profile(profile or Path())
-    with Index.open(str(name or collection), **place) as index:
+    with Index.open(name or place.collection, **place.connection()) as index:
         if bundle is None and not index.metadata.fingerprint.startswith("raw-"):
             raise SettingsError(
-                f"collection {index.name!r} was indexed with a bundle, and would fit none with this profile: put it "
-                "into the bundle by `hysac calibrate --update`, then give that by --model"
+                f"collection {index.name!r} was indexed with a bundle, and would fit none with this profile",
+                hint="Put the profile into the bundle by `hysac calibrate --update`, then give that by --model",
             )
         report = run_rescore(index, safety, bundle.fingerprint if bundle else None)
     show_report(report, as_json)

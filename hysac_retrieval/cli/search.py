@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import (
-    Command,
-    connection,
-    connection_options,
-    console,
-    json_option,
-    model_option,
-    print_json,
-    shorten,
-)
-from hysac_retrieval.cli.queries import filter_option, query_of, warn_if_cut
+from hysac_retrieval.cli.common import Command, console, print_json, shorten
+from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
+from hysac_retrieval.cli.queries import filter_option, query_options, warn_if_cut
+from hysac_retrieval.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,12 +22,8 @@ if TYPE_CHECKING:
 
 
 @click.command("search", cls=Command)
-@click.argument("query", metavar="[QUERY|IMAGE]", required=False)
-@click.option("--collection", required=True, help="Name of the collection.")
-@connection_options
-@click.option("--similar", metavar="ID", help="Search with a stored point instead.")
-@click.option("--positive", metavar="QUERY|IMAGE", multiple=True, help="Example of what is sought; repeatable.")
-@click.option("--negative", metavar="QUERY|IMAGE", multiple=True, help="Example of what is not; repeatable.")
+@query_options
+@place_options()
 @click.option("--unsafe", is_flag=True, help="Answer the query as asked, with unsafe results.")
 @click.option(
     "--limit", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Hits, or groups, at most."
@@ -47,44 +36,29 @@ if TYPE_CHECKING:
 @click.option("--group-size", default=3, show_default=True, type=click.IntRange(1), help="Hits of each group at most.")
 @click.option(
     "--traversal",
-    type=click.Choice(["geodesic", "adaptive", "reference", "none"]),
+    type=click.Choice(["geodesic", "adaptive", "none"]),
     default="geodesic",
     show_default=True,
     help="How an unsafe query is redirected.",
 )
-@click.option(
-    "--rerank",
-    type=click.Choice(["exact", "formula"]),
-    help="Compute distances anew: in float64 from the stored points, or in the engine.",
-)
+@click.option("--rerank", type=click.Choice(["exact"]), help="Compute distances anew, in float64.")
 @click.option(
     "--penalty", default=0.0, type=click.FloatRange(0), help="Distance that an unsafe score of 1 adds in the ranking."
 )
 @model_option
 @json_option
 def command(
-    query: str | None,
-    collection: str,
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
-    similar: str | None,
-    positive: tuple[str, ...],
-    negative: tuple[str, ...],
+    query: Query,
+    place: Place,
     unsafe: bool,
     limit: int,
     offset: int,
-    modality: Literal["image", "text"] | None,
-    threshold: float | None,
-    condition: dict[str, Any] | None,
     group_by: str | None,
     group_size: int,
     traversal: Traversal,
-    rerank: Literal["exact", "formula"] | None,
-    penalty: float,
     model: str,
     as_json: bool,
+    **options: Any,
 ) -> None:
     r"""Search a collection by text or by image, by a stored point (--similar) or by examples (--positive, --negative).
 
@@ -96,49 +70,26 @@ def command(
     hysac search "a fight" --collection photos --url http://localhost:6333 --unsafe --json
     hysac search --positive beach.jpg --positive "a dog" --negative "a cat" --collection photos --location ./data
     """
-    place = connection(location, url, api_key, prefer_grpc)
-    asked = _asked(query, similar, positive, negative)
     if group_by is not None and offset:
-        raise click.UsageError("--offset is for single hits; leave it out with --group-by")
+        raise SettingsError("--offset is for single hits", hint="Leave it out with --group-by")
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.safety.policy import SafetyPolicy
     from hysac_retrieval.search.blocking import connect
 
     encoder = Encoder.load(model)
-    with connect(collection, model=encoder, policy=SafetyPolicy(traversal=traversal), **place) as engine:
-        options: Any = {
-            "safe": not unsafe,
-            "modality": modality,
-            "threshold": threshold,
-            "filter": condition,
-            "rerank": rerank,
-            "penalty": penalty,
-        }
+    policy = SafetyPolicy(traversal=traversal)
+    with connect(place.collection, model=encoder, policy=policy, **place.connection()) as engine:
+        options["safe"] = not unsafe
         result: SearchResult | GroupedResult
         if group_by is None:
-            result = engine.search(asked, limit=limit, offset=offset, **options)
+            result = engine.search(query, limit=limit, offset=offset, **options)
         else:
-            result = engine.search_groups(asked, group_by, groups=limit, size=group_size, **options)
-    warn_if_cut(encoder, [text for text in (query, *positive, *negative) if text is not None])
+            result = engine.search_groups(query, group_by, groups=limit, size=group_size, **options)
+    warn_if_cut(encoder, query)
     if as_json:
         print_json(result.to_dict())
     else:
         print_result(result, encoder.safety.threshold, first=offset + 1)
-
-
-def _asked(query: str | None, similar: str | None, positive: Sequence[str], negative: Sequence[str]) -> Query:
-    """What is searched with: exactly one of a query, a stored point and examples."""
-    if (query is not None) + (similar is not None) + bool(positive) != 1:
-        raise click.UsageError("say what to search with: a QUERY, --similar ID, or --positive examples; one of them")
-    if negative and not positive:
-        raise click.UsageError("--negative goes with --positive examples; give the query as one")
-    from hysac_retrieval.search.queries import Examples, PointRef
-
-    if similar is not None:
-        return PointRef(int(similar) if similar.isdecimal() else similar)
-    if positive:
-        return Examples(tuple(query_of(one) for one in positive), tuple(query_of(one) for one in negative))
-    return query_of(query or "")
 
 
 def describe(query: QueryInfo) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from hysac_retrieval.cli.common import Command, connection, connection_options, console, json_option, print_json
-from hysac_retrieval.cli.sourcing import journal_path, source_options, take_source_options
+from hysac_retrieval.cli.common import Command, console, print_json
+from hysac_retrieval.cli.options import Place, Sources, json_option, place_options, source_options
 
 if TYPE_CHECKING:
     from hysac_retrieval.ingest import Status
@@ -23,20 +23,9 @@ _MEANING = {
 
 @click.command("status", cls=Command)
 @source_options
-@click.option("--collection", required=True, help="Name of the collection.")
-@connection_options
+@place_options()
 @json_option
-def command(
-    sources: tuple[str, ...],
-    collection: str,
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
-    journal: str | None,
-    as_json: bool,
-    **given: Any,
-) -> None:
+def command(sources: Sources, place: Place, as_json: bool) -> None:
     r"""Compare a collection with its sources.
 
     Give the sources and their options as to `hysac index`. Every file is read, nothing is changed.
@@ -45,15 +34,13 @@ def command(
     hysac status photos/ --collection photos --location ./data
     hysac index photos/ --collection photos --location ./data --only stale
     """
-    place = connection(location, url, api_key, prefer_grpc)
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.ingest import status_of
 
-    options = take_source_options(given)
-    with Index.open(collection, **place) as index:
-        status = status_of(sources, index, options=options, journal=journal_path(journal, location, collection))
+    with Index.open(place.collection, **place.connection()) as index:
+        status = status_of(sources.paths, index, options=sources.options, journal=place.journal(sources.journal))
     if as_json:
-        print_json({"collection": collection, **status.to_dict()})
+        print_json({"collection": place.collection, **status.to_dict()})
     else:
         print_status(status)
 

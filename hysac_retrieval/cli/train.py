@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, json_option, print_json, progress_bar, require_training
+from hysac_retrieval.cli.common import Command, console, print_json, progress_bar, require_training
+from hysac_retrieval.cli.options import json_option
 
 if TYPE_CHECKING:
     from hysac_export.data.quadruplet_check import DataReport

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,18 @@ def test_exactly_one_place_must_be_named(run: Run, place: tuple[str, ...]) -> No
     assert "--location DIR" in result.stderr
 
 
+def test_errors_are_json_for_who_asks_for_json(run: Run, tmp_path: Path) -> None:
+    for arguments, code, kind in (
+        (("info", "lost", "--location", tmp_path), 1, "CollectionNotFoundError"),
+        (("status", "photos", "--collection", "lost"), 2, "SettingsError"),
+    ):
+        result = run(*arguments, "--json")
+        error = json.loads(result.stdout)["error"]
+        assert (result.exit_code, error["type"], list(error)) == (code, kind, ["type", "message", "hint"])
+    assert "--location DIR" in error["hint"]
+    assert "--location" not in error["message"]
+
+
 def test_a_location_that_is_an_address_is_a_usage_error(run: Run, toy_bundle: Path) -> None:
     result = run("search", "x", "--collection", "c", "--location", "http://localhost", "--model", toy_bundle)
     assert result.exit_code == 2
@@ -79,7 +92,8 @@ def test_a_missing_extra_is_named(
     monkeypatch.setattr(common, "find_spec", lambda name: None if name == package else found(name))
     result = run(command, "mini", "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {MissingExtraError(package, 'train', _PURPOSE[command])}\n"
+    error = MissingExtraError(package, "train", _PURPOSE[command])
+    assert result.stderr == f"Error: {error.message}\nHint: {error.hint}\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -9,11 +9,10 @@ from click.testing import CliRunner, Result
 from support.applications import NAME, TEXTS, Application, application
 
 from hysac_retrieval.cli import main
-from hysac_retrieval.cli.index import command as index_command
 
 
-def run(*arguments: Any, command: Any = main, typed: str | None = None) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments], input=typed)
+def run(*arguments: Any, typed: str | None = None) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=typed)
 
 
 @pytest.fixture
@@ -46,13 +45,13 @@ def test_attach_search_detach(app: Application, where: tuple[Any, ...], toy_bund
 def test_attach_is_part_of_hysac_index(app: Application, where: tuple[Any, ...], toy_bundle: Path) -> None:
     before = app.look()
     options = (*where, "--text-field", "title", "--model", toy_bundle, "--workers", 0, "--json")
-    alone = run("attach", *options, command=index_command)
+    alone = run("index", "attach", *options)
     assert alone.exit_code == 0, alone.output
     report = json.loads(alone.stdout)["report"]
     assert report["indexed"] == {"image": 0, "text": len(TEXTS)}
-    again = run("index", "attach", *options)
+    again = run("attach", *options)
     assert json.loads(again.stdout)["report"]["skipped"] == len(TEXTS)
-    assert run("detach", *where, "--yes", command=index_command).exit_code == 0
+    assert run("index", "detach", *where, "--yes").exit_code == 0
     assert app.look() == before
     assert "attach" in run("--help").output
 

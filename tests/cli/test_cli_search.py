@@ -54,6 +54,18 @@ def test_an_image_is_searched_with_and_hits_can_be_of_one_kind(run: Run, photos:
     assert {hit["modality"] for hit in texts["hits"]} == {"text"}
 
 
+def test_image_and_text_say_what_a_query_is(run: Run, photos: Photos, tmp_path: Path) -> None:
+    image = photos.pictures / "sea.jpg"
+    (tmp_path / "sea").write_bytes(image.read_bytes())
+    forced = found(run("search", "--image", tmp_path / "sea", *photos.options, "--json"))
+    assert forced == found(run("search", image, *photos.options, "--json"))
+    as_text = run("search", "--text", image, *photos.options, "--json")
+    assert "--image would search by the picture" in as_text.stderr
+    assert found(run("search", "--text", "lost.png", *photos.options, "--json"))["query"]["modality"] == "text"
+    mixed = run("search", "--text", "--positive", image, *photos.options, "--json")
+    assert "--image would search" in mixed.stderr
+
+
 def test_a_query_longer_than_the_model_reads_is_noted(run: Run, photos: Photos) -> None:
     result = run("search", "the dog in the park with a cat in the house", *photos.options, "--json")
     assert "only its beginning counts" in result.stderr
@@ -143,14 +155,15 @@ def test_explain_prints_a_table_and_draws(run: Run, photos: Photos, tmp_path: Pa
     ("arguments", "code", "says"),
     [
         ((), 2, "what to search with"),
-        (("a dog", "--similar", "1"), 2, "one of them"),
+        (("a dog", "--similar", "1"), 2, "Give one of"),
         (("--negative", "a dog"), 2, "what to search with"),
         (("a dog", "--negative", "a cat"), 2, "--positive"),
         (("--similar", "1"), 1, "no point 1"),
         (("--similar", "one"), 1, "UUID"),
         (("a dog", "--group-by", "file", "--offset", "1"), 2, "--offset"),
         (("a dog", "--penalty", "-1"), 2, "--penalty"),
-        (("lost.png",), 1, "does not exist"),
+        (("lost.png",), 1, "Give --text"),
+        (("lost.png", "--image"), 1, "does not exist"),
         (("",), 1, "empty"),
         (("a dog", "--threshold", "0.9"), 2, "threshold"),
         (("a dog", "--limit", "0"), 2, "--limit"),

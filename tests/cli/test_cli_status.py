@@ -12,7 +12,7 @@ import pytest
 from support.cli import Run
 from support.pictures import COLOURS, write_pictures, write_truncated
 
-from hysac_retrieval.cli.sourcing import journal_path
+from hysac_retrieval.cli.options import Place
 
 
 @pytest.fixture
@@ -104,9 +104,10 @@ def test_contradictory_options_are_a_usage_error(run: Run, folder: Path, options
 
 
 def test_the_journal_lies_beside_an_embedded_collection() -> None:
-    assert journal_path(None, None, "c") is None
-    assert journal_path("j.jsonl", "data", "c") == Path("j.jsonl")
-    assert journal_path(None, "data", "c") == Path("data/c/journal.jsonl")
+    embedded = Place("data", None, None, False, "c")
+    assert Place(None, "http://b", None, False, "c").journal() is None
+    assert embedded.journal("j.jsonl") == Path("j.jsonl")
+    assert embedded.journal() == Path("data/c/journal.jsonl")
 
 
 def test_workers_decode_in_processes(run: Run, folder: Path, options: tuple[Any, ...]) -> None:

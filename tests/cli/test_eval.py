@@ -163,8 +163,9 @@ def test_evaluating_a_bundle_needs_no_torch_and_a_run_folder_says_that_it_does(b
     assert list(json.loads(alone.stdout)["models"]) == ["toy"]
     asked = run("--model", bundle, "--baseline", tmp_path)
     assert asked.returncode == 1
-    assert "needs the package 'torch'" in asked.stderr
-    assert "hysac-retrieval[train]" in asked.stderr
+    error = json.loads(asked.stdout)["error"]
+    assert "needs the package 'torch'" in error["message"]
+    assert "hysac-retrieval[train]" in error["hint"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,204 @@
+"""Options that several commands have, gathered into one argument where they say one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, wraps
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+from click.core import ParameterSource
+
+from hysac_retrieval.errors import SettingsError
+
+if TYPE_CHECKING:
+    from hysac_retrieval.ingest import SourceOptions
+    from hysac_retrieval.stores import Connection
+
+Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+DEFAULT_MODEL = "hysac-mini"
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+model_option = click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    envvar="HYSAC_MODEL",
+    help="Bundled model, bundle folder, or owner/name on the Hugging Face hub.",
+)
+collection_option = click.option("--collection", required=True, help="Name of the collection.")
+
+
+def gathered(name: str, make: Callable[..., Any], *options: Decorator) -> Decorator:
+    """Decorate a command so that several options reach it as one argument.
+
+    Args:
+        name: Name of the argument.
+        make: Makes it; has a parameter for each option.
+        options: Decorators of click.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(*arguments: Any, **given: Any) -> Any:
+            taken = {key: given.pop(key) for key in signature(make).parameters if key in given}
+            return function(*arguments, **given, **{name: make(**taken)})
+
+        for option in reversed(options):
+            option(command)
+        return command
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where collections live, as the command line says it.
+
+    Attributes:
+        location: Folder of the embedded engine.
+        url: Address of a server.
+        api_key: Key of the server.
+        prefer_grpc: Whether to speak gRPC to it.
+        collection: Name of the collection, for commands that work on one.
+    """
+
+    location: str | None
+    url: str | None
+    api_key: str | None
+    prefer_grpc: bool
+    collection: str = ""
+
+    def connection(self) -> Connection:
+        """Return the arguments for `Index.open` and its like.
+
+        Raises:
+            SettingsError: Not exactly one of location and url is given.
+        """
+        if (self.location is None) == (self.url is None):
+            found = "neither" if self.url is None else "both"
+            raise SettingsError(
+                f"where the collections live is not clear (found {found})",
+                hint="Give --location DIR for a folder, or --url URL for a server",
+            )
+        if self.location is not None:
+            return {"location": self.location}
+        return {"url": self.url, "api_key": self.api_key, "prefer_grpc": self.prefer_grpc}
+
+    def journal(self, given: str | None = None) -> Path | None:
+        """Return the journal that is given, else the one beside an embedded collection; None for a server."""
+        from hysac_retrieval.ingest.journal import JOURNAL_NAME
+
+        if given is not None:
+            return Path(given).expanduser()
+        return None if self.location is None else Path(self.location).expanduser() / self.collection / JOURNAL_NAME
+
+
+def place_options(*, collection: bool = True, required: bool = True) -> Decorator:
+    """Add ``--location``, ``--url`` and what goes with them, as the argument `place`.
+
+    Args:
+        collection: Whether to add ``--collection``, too.
+        required: Whether a place must be given.
+    """
+    return gathered(
+        "place",
+        partial(_place, required),
+        *([collection_option] if collection else []),
+        click.option(
+            "--location",
+            metavar="DIR",
+            envvar="HYSAC_LOCATION",
+            show_envvar=True,
+            help="Folder of collections on the embedded engine.",
+        ),
+        click.option(
+            "--url", metavar="URL", envvar="HYSAC_URL", show_envvar=True, help="Qdrant server or cloud cluster."
+        ),
+        click.option("--api-key", envvar="HYSAC_API_KEY", show_envvar=True, help="Key of the server."),
+        click.option("--prefer-grpc", is_flag=True, envvar="HYSAC_PREFER_GRPC", help="Speak gRPC to the server."),
+    )
+
+
+def _place(
+    required: bool,
+    location: str | None,
+    url: str | None,
+    api_key: str | None,
+    prefer_grpc: bool,
+    collection: str | None = None,
+) -> Place:
+    if location is not None and url is not None:  # the command line counts before the environment
+        location, url = _if_typed("location", location), _if_typed("url", url)
+    place = Place(location, url, api_key, prefer_grpc, collection or "")
+    if required:
+        place.connection()
+    return place
+
+
+def _if_typed(name: str, value: str) -> str | None:
+    """Return the value of an option if it was given on the command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return value if source is ParameterSource.COMMANDLINE else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Sources to index or to compare with.
+
+    Attributes:
+        paths: Folders, files and datasets.
+        options: How they are read.
+        journal: Journal of failed items, if one is named.
+    """
+
+    paths: tuple[str, ...]
+    options: SourceOptions
+    journal: str | None
+
+
+def _sources(
+    sources: tuple[str, ...],
+    captions: str | None,
+    index_captions: bool,
+    text_field: str | None,
+    image_field: str | None,
+    id_field: str | None,
+    namespace: str | None,
+    split: str | None,
+    subset: str | None,
+    journal: str | None,
+) -> Sources:
+    from hysac_retrieval.ingest import Fields, SourceOptions
+
+    fields = Fields(image_field, text_field, id_field)
+    options = SourceOptions(
+        captions=captions,
+        fields=fields,
+        index_captions=index_captions,
+        namespace=namespace,
+        split=split,
+        subset=subset,
+    )
+    return Sources(sources, options, journal)
+
+
+source_options = gathered(
+    "sources",
+    _sources,
+    click.argument("sources", metavar="SOURCE...", nargs=-1, required=True),
+    click.option("--captions", metavar="FILE", help="Table of file, caption and fields for the payload."),
+    click.option("--index-captions", is_flag=True, help="Index captions as texts, too."),
+    click.option("--text-field", metavar="NAME", help="Field of the text in tables  [default: caption, text]"),
+    click.option("--image-field", metavar="NAME", help="Field of the image in tables  [default: file, image]"),
+    click.option("--id-field", metavar="NAME", help="Field that identifies the rows of a table."),
+    click.option("--namespace", help="Stands for the source's path in ids, so that moving the source keeps them."),
+    click.option("--split", metavar="NAME", help="Split of a Hugging Face dataset  [default: all of them]"),
+    click.option("--subset", metavar="NAME", help="Subset (configuration) of a Hugging Face dataset."),
+    click.option("--journal", metavar="FILE", help="Journal of failed items  [default: beside the collection]"),
+)
+"""Decorator that adds the sources and how they are read, as the argument `sources`."""
