@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all their set-up by themselves: a virtual environment in .venv, pip, the right extras.
+# Every target does its set-up by itself: a virtual environment in .venv, pip, the extras that it needs.
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,15 +20,28 @@ demo: $(VENV)/.runtime ## Index the example gallery, search it safely, write dem
 .PHONY: test
 test: $(VENV)/.plugins ## Run all tests
 	$(BIN)/python -m pytest
-	cd plugins && $(abspath $(BIN))/python -m pytest
+	$(BIN)/python -m pytest plugins
+
+.PHONY: test-fast
+test-fast: $(VENV)/.dev ## Run the tests that take no second, for the inner loop
+	$(BIN)/python -m pytest -m 'not slow'
 
 .PHONY: check
-check: $(VENV)/.plugins ## Lint and type-check
+check: $(VENV)/.plugins ## Lint, check types and the layers of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/mypy -p langchain_hysac -p llama_index.retrievers.hysac -p hysac_mcp \
 		-p haystack_integrations.components.retrievers.hysac
+
+.PHONY: docs
+docs: $(VENV)/.docs ## Build the documentation strictly, into build/site
+	$(BIN)/mkdocs build --strict
+
+.PHONY: hooks
+hooks: $(VENV)/.dev ## Run lint, types and layers before every commit
+	$(BIN)/pre-commit install
 
 .PHONY: eval
 eval: $(VENV)/.dev ## Evaluate the bundled model and its baselines on all test splits
@@ -76,6 +89,10 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(TORCH)
 	$(PIP) --editable '.[cpu,train,art,tables,datasets,dev]'
 	touch $@ $(VENV)/.runtime
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[docs]'
+	touch $@
 
 $(VENV)/.plugins: $(VENV)/.dev $(PLUGINS:%=%/pyproject.toml)
 	$(PIP) $(foreach plugin,$(PLUGINS),--editable './$(plugin)[test]')

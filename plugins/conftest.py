@@ -11,7 +11,7 @@ import pytest
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when haystack is imported
 os.environ["LANGSMITH_TRACING"] = "false"
 
-from collection import fill
+from small_collection import fill
 
 from hysac_retrieval import AsyncSafeSearch, Encoder, SafeSearch, SafetyPolicy, aconnect, connect
 

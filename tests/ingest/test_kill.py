@@ -39,11 +39,11 @@ def failed(journal: Path) -> set[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork server")
 def test_a_collection_indexed_in_spite_of_kills_equals_one_indexed_at_once(tmp_path: Path, toy_bundle: Path) -> None:
-    import kill_target
+    from support import kill_target
 
     # Importing takes most of a run's time: the fork server does it once for all runs.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kill_target"])
+    context.set_forkserver_preload(["support.kill_target"])
     things = sources(tmp_path / "things")
 
     def start(name: str) -> tuple[Any, Connection]:

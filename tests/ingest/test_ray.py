@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.pictures import write_pictures, write_truncated
-from test_shards import shard
+from support.shards import shard
 
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import MissingExtraError

@@ -10,21 +10,12 @@ from pathlib import Path
 import pytest
 from support.listed import listed
 from support.pictures import write_pictures
+from support.shards import shard
 
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest import FailedItem, Fields, Listing, SourceOptions, collection_for, index_sources
 from hysac_retrieval.ingest.sources.open import expand_braces
-
-
-def shard(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix != ".tar" else "w") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
 
 SAMPLES = {
     "a/001.jpg": b"first image",

@@ -9,7 +9,8 @@ from typing import Any
 import onnxruntime  # noqa: F401  loaded here so that a fork of this process starts in no time
 
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.ingest import Progress, collection_for, index_sources, stages
+from hysac_retrieval.ingest import Progress, collection_for, index_sources
+from hysac_retrieval.ingest.pipeline import stages
 
 BATCH = 4
 

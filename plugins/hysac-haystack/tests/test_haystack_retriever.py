@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collection import SAFE_IDS, fill
 from haystack import Pipeline
 from haystack.core.errors import SerializationError
 from haystack.core.serialization_security import allow_deserialization_module
@@ -14,6 +13,7 @@ from haystack.dataclasses import ByteStream
 from haystack.document_stores.types import FilterPolicy
 from haystack.utils import Secret
 from PIL import Image
+from small_collection import SAFE_IDS, fill
 from support.rest_server import rest_server
 
 from haystack_integrations.components.retrievers.hysac import HySACRetriever, UntranslatableFilterError

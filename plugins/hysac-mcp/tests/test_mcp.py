@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collection import SAFE, fill
 from mcp import Client
 from mcp.types import CallToolResult, TextContent
 from mcp.types import Tool as ToolInfo
 from PIL import Image
+from small_collection import SAFE, fill
 
 from hysac_mcp import Settings, main, make_server
 from hysac_mcp.main import engine_of

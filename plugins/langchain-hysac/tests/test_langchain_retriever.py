@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collection import SAFE_IDS
 from langchain_core.runnables import RunnablePassthrough
 from PIL import Image
 from pydantic import ValidationError
 from qdrant_client import models
+from small_collection import SAFE_IDS
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
 from hysac_retrieval.errors import SettingsError

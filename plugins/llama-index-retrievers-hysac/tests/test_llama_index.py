@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from collection import SAFE_IDS
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.indices.query.query_transform.base import IdentityQueryTransform
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -14,6 +13,7 @@ from llama_index.core.retrievers import TransformRetriever
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from PIL import Image
 from qdrant_client import models
+from small_collection import SAFE_IDS
 
 from hysac_retrieval import AsyncSafeSearch, LabelRule, SafeSearch, SafetyPolicy
 from hysac_retrieval.errors import SettingsError
