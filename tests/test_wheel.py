@@ -58,7 +58,7 @@ def test_the_wheel_holds_every_file_of_both_packages(contents: dict[str, int]) -
         "hysac_retrieval/models/hysac-mini/text.onnx",
         "hysac_retrieval/models/hysac-mini/tokenizer.json",
         "hysac_export/configs/mini.yaml",
-        "hysac_export/scenes/sprites/index.json",
+        "hysac_export/data/scenes/sprites/index.json",
     ],
 )
 def test_the_wheel_holds_what_is_needed_to_run_and_to_train(contents: dict[str, int], name: str) -> None:
