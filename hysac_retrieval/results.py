@@ -73,6 +73,13 @@ class QueryInfo:
     threshold: float | None
     path: tuple[PathStep, ...] = ()
 
+    def __str__(self) -> str:
+        """Say in one line what was done to the query."""
+        line = f"{self.modality or 'point'} query: radius {self.radius:.3f}, unsafe {self.unsafe:.3f}"
+        if self.redirected:
+            return f"{line} → redirected to radius {self.radius_searched:.3f}"
+        return f"{line}, searched as asked" + ("" if self.safe else " (unsafe results allowed)")
+
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:

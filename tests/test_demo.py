@@ -91,7 +91,7 @@ def test_the_report_shows_numbers_scores_and_marks(result: DemoResult, tmp_path:
     tags = Tags()
     tags.feed(html)
     assert "a dog <b>& a cat</b>" in tags.text  # escaped: shown as written
-    assert "Radius 2.00, unsafe score 0.99. Redirected to radius 1.10 before the search." in tags.text
+    assert "text query: radius 2.000, unsafe 0.993 → redirected to radius 1.100" in tags.text
     assert "label: unsafe, violence" in tags.text
     # Where the score and the mark differ it says so: the white picture, in all five answers.
     assert html.count('<span class="label differs">label: unsafe, weapons</span>') == 5
@@ -112,7 +112,7 @@ def test_a_report_that_cannot_be_written_is_an_error(result: DemoResult, tmp_pat
 
 def test_a_missing_gallery_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hysac_retrieval.demo.run.resources.files", lambda name: tmp_path)
-    with pytest.raises(SourceError, match="reinstall"):
+    with pytest.raises(SourceError, match="Reinstall"):
         gallery()
 
 

@@ -57,7 +57,7 @@ Radii: TypeAlias = Mapping[str, Any]
     metavar="COLLECTION",
     help="Also give the points of this collection their new scores, see `hysac rescore`; implies --update.",
 )
-@place_options(collection=False, required=False)
+@place_options(collection=False)
 @click.option(
     "--roc",
     metavar="FILE",

@@ -1,4 +1,4 @@
-"""``hysac demo``: the whole path on the example gallery, with a report to look at."""
+"""``hysac demo``: index and search the example gallery, and write a report."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import os
 import shlex
 import sys
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from hysac_retrieval.cli.common import Command, console, print_json, progress_bar, shorten
 from hysac_retrieval.cli.options import json_option, model_option
-
-if TYPE_CHECKING:
-    from hysac_retrieval.demo import DemoSearch
-    from hysac_retrieval.results import SearchResult
 
 
 @click.command("demo", cls=Command)
@@ -33,7 +29,9 @@ def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
     hysac demo
     hysac search "a man with a gun" --collection gallery --location demo/collections
     """
+    from hysac_retrieval.cli.search import print_result
     from hysac_retrieval.demo import run_demo, write_report
+    from hysac_retrieval.demo.report import shown
 
     with progress_bar() as bar:
         task = bar.add_task("Indexing the gallery", total=None)
@@ -50,7 +48,10 @@ def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
         f"{info.safe} safe, {info.unsafe} unsafe."
     )
     for search in result.searches:
-        _print(search, result.safety.threshold)
+        console().print(f"\n{search.query.title}: {shown(search)}", style="bold", markup=False)
+        for answer in filter(None, (search.safe, search.as_asked)):
+            hits = [replace(hit, payload={"caption": shorten(hit.payload["caption"], 64)}) for hit in answer.hits[:3]]
+            print_result(replace(answer, hits=tuple(hits)), result.safety.threshold)
     click.echo(f"\nReport: {path}")
     click.echo(
         f'Try your own: hysac search "…" --collection {info.name} --location {shlex.quote(str(out / "collections"))}'
@@ -59,29 +60,3 @@ def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
     desktop = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if not no_open and desktop and sys.stdout.isatty():
         webbrowser.open(path.resolve().as_uri())
-
-
-def _print(search: DemoSearch, threshold: float) -> None:
-    from hysac_retrieval.demo.report import shown
-
-    out = console()
-    out.print(f"\n{search.query.title}: {shown(search)}", style="bold", markup=False)
-    _print_hits("safe=True ", search.safe, threshold)
-    if search.as_asked is not None:
-        _print_hits("safe=False", search.as_asked, threshold)
-
-
-def _print_hits(label: str, result: SearchResult, threshold: float) -> None:
-    from rich.text import Text
-
-    from hysac_retrieval.cli.search import describe
-    from hysac_retrieval.demo.report import is_safe
-
-    out = console()
-    out.print(f"  {label}  {describe(result.query)}", markup=False)
-    for hit in result.hits[:3]:
-        unsafe = "–" if hit.unsafe is None else f"{hit.unsafe:.3f}"
-        line = Text(f"    {hit.distance:.3f}  unsafe ")
-        line.append(unsafe, style="green" if is_safe(hit, threshold) else "red")
-        line.append(f"  {shorten(hit.payload.get('caption', hit.payload.get('file', '')), 90)}")
-        out.print(line)

@@ -1,34 +1,22 @@
-"""``hysac doctor``: is everything there, does it work, and what mends it if not."""
+"""``hysac doctor``: check the installation and say how to repair it."""
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Literal
 
 import click
 
 from hysac_retrieval.cli.common import Command, console, print_json
 from hysac_retrieval.cli.options import json_option
-from hysac_retrieval.errors import HysacError, MissingExtraError
+from hysac_retrieval.errors import HysacError
 
 Status = Literal["ok", "missing", "broken"]
-
-REQUIRED = (
-    "numpy",
-    "array-api-compat",
-    "pillow",
-    "tokenizers",
-    "qdrant-client",
-    "qdrant-edge-py",
-    "pydantic",
-    "click",
-    "rich",
-    "huggingface-hub",
-)
-TRAINING = ("torch", "torchvision", "open_clip_torch", "onnx", "onnxscript", "pyyaml", "matplotlib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +24,16 @@ class Check:
     """Outcome of one check.
 
     Attributes:
-        name: What was looked at.
-        status: ``ok``; ``missing``, an optional part that is not installed; ``broken``, which needs mending.
-        found: What was found.
-        mend: What to do about it; empty when there is nothing to do.
+        name: The part that was checked.
+        status: ``ok``; ``missing``, an optional part that is not installed; ``broken``, a part to be repaired.
+        message: What was found.
+        hint: What to do about it; empty if nothing is to be done.
     """
 
     name: str
     status: Status
-    found: str
-    mend: str = ""
+    message: str
+    hint: str = ""
 
 
 @click.command("doctor", cls=Command)
@@ -54,7 +42,7 @@ class Check:
 def command(ctx: click.Context, as_json: bool) -> None:
     """Check the installation: packages, extras, bundled models, the embedded engine.
 
-    Exits with 1 if something needs mending.
+    Exits with 1 if something needs repair.
     """
     checks = list(examine())
     if as_json:
@@ -66,17 +54,17 @@ def command(ctx: click.Context, as_json: bool) -> None:
         colours = {"ok": "green", "missing": "yellow", "broken": "red"}
         table = Table(box=None, show_header=False, pad_edge=False)
         for check in checks:
-            found = f"{check.found}\n→ {check.mend}" if check.mend else check.found
-            table.add_row(Text(check.status, style=colours[check.status]), check.name, Text(found))
+            text = f"{check.message}\n→ {check.hint}" if check.hint else check.message
+            table.add_row(Text(check.status, style=colours[check.status]), check.name, Text(text))
         console().print(table)
     ctx.exit(1 if any(check.status == "broken" for check in checks) else 0)
 
 
 def examine() -> Iterator[Check]:
     """Run all checks."""
-    yield _packages("packages", REQUIRED, "broken", "pip install --upgrade hysac-retrieval")
+    yield _packages("packages", "", "broken", "pip install --upgrade hysac-retrieval")
     yield _onnxruntime(_version("onnxruntime"), _version("onnxruntime-gpu"))
-    yield _packages("training", TRAINING, "missing", "pip install 'hysac-retrieval[train]'")
+    yield _packages("training", "train", "missing", "pip install 'hysac-retrieval[train]'")
     yield from _models()
     yield _attempt("embedded engine", _engine)
 
@@ -88,46 +76,45 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _packages(name: str, wanted: tuple[str, ...], lacking: Status, mend: str) -> Check:
-    absent = [package for package in wanted if _version(package) is None]
-    if absent:
-        return Check(name, lacking, f"not installed: {', '.join(absent)}", mend)
+def _packages(name: str, extra: str, lacking: Status, hint: str) -> Check:
+    """Check the packages that this one requires, or those of an extra."""
+    try:
+        requirements = requires("hysac-retrieval") or ()
+    except PackageNotFoundError:
+        return Check(name, "broken", "hysac-retrieval itself is not installed", hint)
+    wanted = []
+    for requirement in requirements:
+        package, _, condition = requirement.partition(";")
+        if (f"extra == '{extra}'" if extra else "") == condition.strip().replace('"', "'"):
+            wanted.append(re.split(r"[^\w.-]", package)[0])
+    if absent := [package for package in wanted if _version(package) is None]:
+        return Check(name, lacking, f"not installed: {', '.join(absent)}", hint)
     return Check(name, "ok", ", ".join(f"{package} {_version(package)}" for package in wanted))
 
 
 def _onnxruntime(cpu: str | None, gpu: str | None) -> Check:
+    name, install = "ONNX Runtime", "pip install 'hysac-retrieval[cpu]' or 'hysac-retrieval[gpu]'"
     if cpu and gpu:
-        return Check(
-            "ONNX Runtime",
-            "broken",
-            f"onnxruntime {cpu} and onnxruntime-gpu {gpu} overwrite each other's files",
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'hysac-retrieval[cpu]' or "
-            "'hysac-retrieval[gpu]'",
-        )
+        found = f"onnxruntime {cpu} and onnxruntime-gpu {gpu} overwrite each other's files"
+        return Check(name, "broken", found, f"pip uninstall -y onnxruntime onnxruntime-gpu, then {install}")
     if not (cpu or gpu):
-        return Check("ONNX Runtime", "broken", "not installed", "pip install 'hysac-retrieval[cpu]' (or [gpu])")
+        return Check(name, "broken", "not installed", install)
     try:
         from onnxruntime import get_available_providers
     except ImportError as error:
-        return Check(
-            "ONNX Runtime",
-            "broken",
-            f"installed, but does not load: {error}",
-            "pip install --force-reinstall " + ("onnxruntime" if cpu else "onnxruntime-gpu"),
-        )
-    return Check("ONNX Runtime", "ok", f"{cpu or gpu}, providers {', '.join(get_available_providers())}")
+        again = "pip install --force-reinstall " + ("onnxruntime" if cpu else "onnxruntime-gpu")
+        return Check(name, "broken", f"installed, but does not load: {error}", again)
+    return Check(name, "ok", f"{cpu or gpu}, providers {', '.join(get_available_providers())}")
 
 
 def _models() -> Iterator[Check]:
     from hysac_retrieval.encoder.bundle import bundled_models
 
-    names = bundled_models()
-    if not names:
-        yield Check(
-            "bundled model", "broken", "none", "pip install --force-reinstall hysac-retrieval, or name one by --model"
-        )
+    if not (names := bundled_models()):
+        hint = "pip install --force-reinstall hysac-retrieval, or name a model by --model"
+        yield Check("bundled model", "broken", "none", hint)
     for name in names:
-        yield _attempt(f"model {name}", lambda name=name: _model(name))  # type: ignore[misc]
+        yield _attempt(f"model {name}", partial(_model, name))
 
 
 def _model(name: str) -> str:
@@ -139,8 +126,6 @@ def _model(name: str) -> str:
 
 
 def _engine() -> str:
-    import numpy as np
-
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 
@@ -151,19 +136,17 @@ def _engine() -> str:
         tempfile.TemporaryDirectory(prefix="hysac-doctor-") as folder,
         Index.create("doctor", dim=2, curvature=1.0, safety=profile, location=folder) as index,
     ):
-        index.upsert([1, 2], np.array([[1.0, 0.0], [0.0, 1.0]]), modality="text")
-        found = index.query(np.array([1.0, 0.1]), limit=1, safe=False)[0].id
+        index.upsert([1, 2], [[1.0, 0.0], [0.0, 1.0]], modality="text")
+        found = index.query([1.0, 0.1], limit=1, safe=False)[0].id
     if found != 1:
-        raise HysacError(f"the nearest point was {found!r}, expected 1; reinstall qdrant-edge-py")
+        raise HysacError(f"the nearest point was {found!r}, expected 1", hint="Reinstall qdrant-edge-py")
     return f"qdrant-edge-py {_version('qdrant-edge-py')} stores and finds points"
 
 
 def _attempt(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, "ok", check())
-    except MissingExtraError as error:
-        mend = f"pip install 'hysac-retrieval[{error.extra}]'"
-        return Check(name, "broken", f"the package {error.package} is not installed", mend)
-    except (HysacError, ImportError, OSError) as error:
-        found, _, mend = str(error).rpartition("; ")
-        return Check(name, "broken", found or str(error), mend if found else "")
+    except HysacError as error:
+        return Check(name, "broken", error.message, error.hint)
+    except (ImportError, OSError) as error:
+        return Check(name, "broken", str(error))

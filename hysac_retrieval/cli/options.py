@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import wraps
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -98,16 +98,11 @@ class Place:
         return None if self.location is None else Path(self.location).expanduser() / self.collection / JOURNAL_NAME
 
 
-def place_options(*, collection: bool = True, required: bool = True) -> Decorator:
-    """Add ``--location``, ``--url`` and what goes with them, as the argument `place`.
-
-    Args:
-        collection: Whether to add ``--collection``, too.
-        required: Whether a place must be given.
-    """
+def place_options(*, collection: bool = True) -> Decorator:
+    """Add ``--location``, ``--url`` and what goes with them, and ``--collection``, as the argument `place`."""
     return gathered(
         "place",
-        partial(_place, required),
+        _place,
         *([collection_option] if collection else []),
         click.option(
             "--location",
@@ -125,7 +120,6 @@ def place_options(*, collection: bool = True, required: bool = True) -> Decorato
 
 
 def _place(
-    required: bool,
     location: str | None,
     url: str | None,
     api_key: str | None,
@@ -134,10 +128,7 @@ def _place(
 ) -> Place:
     if location is not None and url is not None:  # the command line counts before the environment
         location, url = _if_typed("location", location), _if_typed("url", url)
-    place = Place(location, url, api_key, prefer_grpc, collection or "")
-    if required:
-        place.connection()
-    return place
+    return Place(location, url, api_key, prefer_grpc, collection or "")
 
 
 def _if_typed(name: str, value: str) -> str | None:

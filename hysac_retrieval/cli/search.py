@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, SearchResult
+    from hysac_retrieval.results import GroupedResult, Hit, SearchResult
     from hysac_retrieval.safety.profile import Traversal
     from hysac_retrieval.search.queries import Query
 
@@ -92,15 +92,6 @@ def command(
         print_result(result, encoder.safety.threshold, first=offset + 1)
 
 
-def describe(query: QueryInfo) -> str:
-    """What was done to a query, in one line."""
-    kind = query.modality or "point"
-    line = f"{kind} query: radius {query.radius:.3f}, unsafe {query.unsafe:.3f}"
-    if query.redirected:
-        return f"{line} → redirected to radius {query.radius_searched:.3f}"
-    return f"{line}, searched as asked" + ("" if query.safe else " (unsafe results allowed)")
-
-
 def print_result(result: SearchResult | GroupedResult, threshold: float, *, first: int = 1) -> None:
     """Print a result as a table, or one for each group, with what was done to the query above.
 
@@ -113,7 +104,7 @@ def print_result(result: SearchResult | GroupedResult, threshold: float, *, firs
 
     out = console()
     query = result.query
-    out.print(describe(query), style="bold", markup=False)
+    out.print(str(query), style="bold", markup=False)
     if query.path:
         steps = (f"{step.radius:.2f} ({step.safe_share:.0%} safe)" for step in query.path)
         out.print(f"nearest points on the way: {' → '.join(steps)}", style="dim", markup=False)

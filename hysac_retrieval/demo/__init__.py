@@ -1,4 +1,4 @@
-"""The demonstration: the example gallery indexed, searched safely and as asked, with a report to look at."""
+"""Demonstration: index the example gallery, search it safely and as asked, write a report."""
 
 from hysac_retrieval.demo.report import write_report
 from hysac_retrieval.demo.run import QUERIES, DemoQuery, DemoResult, DemoSearch, gallery, run_demo

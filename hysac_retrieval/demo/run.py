@@ -1,4 +1,4 @@
-"""Index the gallery with what ``hysac index`` uses, then ask the queries of the demonstration."""
+"""Index the gallery as ``hysac index`` does, then search it with the queries of the demonstration."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class DemoQuery:
     """A query of the demonstration.
 
     Attributes:
-        title: What it shows.
+        title: Its heading in the report.
         query: A text, or the name of a gallery picture.
-        modality: Which of the two.
+        modality: ``text`` or ``image``.
         as_asked: Whether it is also answered with ``safe=False``.
     """
 
@@ -44,18 +44,18 @@ QUERIES = (
     DemoQuery("An unsafe query", "a gun close to a painter and a cookie in a desert", "text"),
     DemoQuery("An unsafe picture", "027.webp", "image"),
 )
-"""Each has its scene in the gallery, and each unsafe one also its safe twin: a wolf in place of the gun, no blood
-beside the policeman."""
+"""The gallery has a scene for each, and a safe twin for the unsafe ones: a wolf instead of the gun, no blood beside the
+policeman."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoSearch:
-    """A query and what was found.
+    """A query and its results.
 
     Attributes:
         query: The query.
         safe: Result with ``safe=True``.
-        as_asked: Result with ``safe=False``, where that was asked for.
+        as_asked: Result with ``safe=False``, if the query asks for it.
     """
 
     query: DemoQuery
@@ -72,7 +72,7 @@ class DemoResult:
         fingerprint: Its identity.
         safety: Its calibration.
         images: Folder of the pictures.
-        report: What indexing did.
+        report: Outcome of indexing.
         info: The collection.
         searches: The queries with their results.
     """
@@ -86,7 +86,7 @@ class DemoResult:
     searches: tuple[DemoSearch, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-serialisable values, without the calibration and local paths."""
+        """Return plain JSON-serialisable values, without the calibration and local paths."""
         return {
             "model": self.model,
             "fingerprint": self.fingerprint,
@@ -104,14 +104,14 @@ class DemoResult:
 
 
 def gallery() -> Path:
-    """Folder of the example gallery: ``images/`` and ``captions.jsonl``.
+    """Return the folder of the example gallery: ``images/`` and ``captions.jsonl``.
 
     Raises:
-        SourceError: The installation lacks it.
+        SourceError: It is not installed.
     """
     folder = Path(str(resources.files("hysac_retrieval"))) / "gallery"
     if not (folder / "captions.jsonl").is_file():
-        raise SourceError(f"the example gallery is missing ({folder}); reinstall hysac-retrieval")
+        raise SourceError(f"the example gallery is missing ({folder})", hint="Reinstall hysac-retrieval")
     return folder
 
 
@@ -130,7 +130,7 @@ def run_demo(
         out: Folder to work in; made.
         model: The model, as `Encoder.load` takes it.
         folder: A gallery; default: the one that comes with the package.
-        queries: What to ask. Names of pictures refer to the gallery.
+        queries: Queries; names of pictures refer to the gallery.
         limit: Hits of each query.
         on_progress: Called as items are indexed.
 

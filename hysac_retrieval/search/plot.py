@@ -1,11 +1,13 @@
-"""An explanation as a picture: a self-contained HTML page, or a PNG where matplotlib is installed."""
+"""Draw an explanation: as a self-contained HTML page, or as a PNG if matplotlib is installed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from html import escape
+from importlib import resources
 from pathlib import Path
+from string import Template
 
 from hysac_retrieval.errors import MissingExtraError, SettingsError, StoreError
 from hysac_retrieval.results import Hit
@@ -17,37 +19,13 @@ _SAFE, _UNSAFE = (26, 127, 90), (190, 40, 45)
 _ROW, _LINE, _TOP, _X, _WIDTH = 76, 19, 40, 150, 1000
 _CHARACTERS = 88
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width">
-<style>
-:root {{ color-scheme: light dark; --ink: #1b1f24; --soft: #68707a; --rule: #c9ced4; --page: #fff; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e8eaed; --soft: #9aa3ad; --rule: #464d55; --page: #15181c; }} }}
-body {{ background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
-  max-width: 1000px; margin: 2.5rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.4rem; margin: 0; overflow-wrap: anywhere; }}
-p {{ color: var(--soft); margin: .3rem 0; }}
-svg {{ width: 100%; height: auto; font: 14px system-ui, sans-serif; }}
-text {{ fill: var(--ink); }} .soft {{ fill: var(--soft); }} .other {{ fill: var(--soft); font-style: italic; }}
-.way {{ stroke: var(--rule); stroke-width: 2; }} .bound {{ stroke: var(--soft); stroke-dasharray: 5 4; }}
-.searched {{ fill: none; stroke: var(--ink); stroke-width: 2; }}
-</style>
-<h1>{title}</h1>
-{notes}
-<svg viewBox="0 0 {width} {height}" role="img" aria-label="The way of the query to the origin">
-{marks}
-</svg>
-</html>
-"""
-
 
 def save_plot(explanation: Explanation, path: str | os.PathLike[str]) -> Path:
     """Write an explanation as a picture.
 
     Args:
-        explanation: What `SafeSearch.explain` returned.
-        path: File to write, replaced if it exists; its suffix, ``.html`` or ``.png``, says as what.
+        explanation: Result of `SafeSearch.explain`.
+        path: File to write, replaced if it exists; its suffix, ``.html`` or ``.png``, gives the format.
 
     Raises:
         SettingsError: Another suffix.
@@ -57,7 +35,9 @@ def save_plot(explanation: Explanation, path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     kind = file.suffix.lower()
     if kind not in FORMATS:
-        raise SettingsError(f"cannot plot to {file.name!r}; expected a name that ends in {' or '.join(FORMATS)}")
+        raise SettingsError(
+            f"{file.name!r} is no format to plot in", hint=f"Give a name that ends in {' or '.join(FORMATS)}"
+        )
     try:
         if kind == ".html":
             file.write_text(render_html(explanation), encoding="utf-8")
@@ -69,8 +49,9 @@ def save_plot(explanation: Explanation, path: str | os.PathLike[str]) -> Path:
 
 
 def render_html(explanation: Explanation) -> str:
-    """The picture as one HTML page that refers to no other file."""
-    return _PAGE.format(
+    """Return the picture as one HTML page that refers to no other file."""
+    page = Template(resources.files(__package__).joinpath("plot.html").read_text(encoding="utf-8"))
+    return page.substitute(
         title=escape(explanation.asked),
         notes="\n".join(f"<p>{escape(note)}</p>" for note in _legend(explanation)),
         width=_WIDTH,
@@ -80,21 +61,20 @@ def render_html(explanation: Explanation) -> str:
 
 
 def notes(explanation: Explanation) -> Iterator[str]:
-    """What one should know to read an explanation, in sentences."""
+    """Yield the sentences that help to read an explanation."""
     query = explanation.query
-    done = f"redirected to radius {query.radius_searched:.3f}" if query.redirected else "searched as asked"
-    yield f"{query.modality or 'point'} query: radius {query.radius:.3f}, unsafe {query.unsafe:.3f}, {done}."
+    yield f"{query}."
     if query.safe:
         yield f"Only points with an unsafe score of at most {query.threshold:.3g} are shown."
     if not explanation.cones:
         yield (
-            "No stored text entails the query anywhere: the collection has none, or the model has not learned "
-            "entailment. Shown in its place is what is nearest."
+            "No stored text entails the query: the collection has none, or the model has not learned entailment. "
+            "The nearest points are shown instead."
         )
 
 
 def label(hit: Hit) -> str:
-    """A point in words: its caption, else its text, else its file, else its id."""
+    """Name a point by its caption, else its text, else its file, else its id."""
     for name in ("caption", "text", "file"):
         if isinstance(value := hit.payload.get(name), str) and value.strip():
             return " ".join(value.split())
@@ -102,14 +82,17 @@ def label(hit: Hit) -> str:
 
 
 def captions(step: ExplainedStep) -> list[tuple[str, bool]]:
-    """What to show at a step, and whether it entails the query there: the nearest points only where no text does."""
+    """Return labels of the texts that entail the query at a step, or of the nearest points if none does.
+
+    With each comes whether it entails the query.
+    """
     return [(label(hit), bool(step.entailing)) for hit in step.entailing or step.nearest]
 
 
 def _legend(explanation: Explanation) -> Iterator[str]:
     yield from notes(explanation)
     if explanation.cones:
-        yield "Upright: stored texts that entail the query there. Italic, where there is none: what is nearest."
+        yield "Upright: stored texts that entail the query there. Italic: the nearest points, if no text entails it."
 
 
 def _marks(explanation: Explanation) -> Iterator[str]:

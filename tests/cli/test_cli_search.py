@@ -244,4 +244,4 @@ def test_doctor_names_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch)
     checks = {check["name"]: check for check in json.loads(run("doctor", "--json").stdout)}
     assert checks["packages"]["status"] == checks["ONNX Runtime"]["status"] == "broken"
     assert checks["training"]["status"] == "missing"
-    assert "hysac-retrieval[train]" in checks["training"]["mend"]
+    assert "hysac-retrieval[train]" in checks["training"]["hint"]
