@@ -24,6 +24,7 @@ from hysac_retrieval.encoder.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "hysac_retrieval" / "models" / "hysac-mini"
+NOTES = ROOT / "benchmarks" / "results" / "hysac-mini-notes.md"
 
 
 def card(bundle: Bundle, evaluations: Sequence[Evaluation]) -> str:
@@ -83,6 +84,12 @@ def card(bundle: Bundle, evaluations: Sequence[Evaluation]) -> str:
     )
 
 
+def notes_for(bundle: Bundle) -> str:
+    """Return the notes written by hand about this very model, for the end of its card; empty for any other."""
+    first, notes = NOTES.read_text(encoding="utf-8").split("\n", 1)
+    return notes.rstrip() if bundle.fingerprint in first else ""
+
+
 def classification_summary(evaluations: Sequence[Evaluation]) -> Table:
     """Classification by radius over whole splits, without their categories."""
     table = classification_table(evaluations)
@@ -106,7 +113,9 @@ def main(model: Path, ablation: tuple[Path, ...], n: int, out: Path | None) -> N
     subjects = [with_profile(subject, n) for subject in subjects]
     evaluations = evaluate_subjects(subjects, TEST_SPLITS, n)
     target = out or model / "README.md"
-    target.write_text(card(Bundle.load(model), evaluations) + "\n", encoding="utf-8")
+    bundle = Bundle.load(model)
+    text = card(bundle, evaluations) + "\n" + notes_for(bundle)
+    target.write_text(text.rstrip() + "\n", encoding="utf-8")
     click.echo(f"Wrote {target}")
 
 
