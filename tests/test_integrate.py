@@ -35,7 +35,7 @@ def test_from_clip_vectors(person: Reader, capsys: pytest.CaptureFixture[str]) -
     everything = set(range(len(person.captions)))
     names, safe = person.names, set()
     for block in person.follow(PLAIN):
-        if block.startswith("hysac-index attach"):
+        if block.startswith("hysac attach"):
             assert f"scores to {len(everything)} images" in person.said
             safe = person.safe_ids("photos")
             assert set() < safe < everything
