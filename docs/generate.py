@@ -1,6 +1,6 @@
 """Write the pages of the site that are made from code: ``docs/cli.md``, from the commands.
 
-    python docs/generate.py
+python docs/generate.py
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ INTRODUCTION = """# Command line
 
 What `hysac --help` and the `--help` of each command print. `hysac-index` is the same command as `hysac index`.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 finished but some items failed (they are listed; the rest is done). `--json` prints the
-result as JSON. This page is written by `python docs/generate.py`.
+Exit codes: 0 done, 1 error, 2 usage, 3 finished but some items failed (they are listed; the rest is done). `--json`
+prints the result as JSON. This page is written by `python docs/generate.py`.
 """
 
 

@@ -1,4 +1,4 @@
-"""The example of each README, run as it stands over a collection as `hysac-index` makes it."""
+"""The example of each README, run as it stands over a collection as `hysac index` makes it."""
 
 from __future__ import annotations
 
@@ -42,3 +42,16 @@ def test_the_example_runs(plugin: Path, photos: Path, capfd: pytest.CaptureFixtu
     printed = capfd.readouterr().out.splitlines()
     assert printed
     assert any("a dog in the park" in line for line in printed)
+
+
+def test_the_block_on_frameworks_of_the_main_readme_runs(photos: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
+    (block,) = [text for text in blocks if "langchain_hysac" in text]
+    *imports, last = block.strip().splitlines()
+    with connect("photos", location=photos / "data") as engine:
+        names: dict[str, Any] = {"engine": engine}
+        exec("\n".join(imports), names)
+        found = eval(last, names)
+    assert {document.page_content for document in found} <= set(TEXTS)
+    assert found
