@@ -37,7 +37,8 @@ check: $(VENV)/.plugins ## Lint, check types and the layers of imports
 
 .PHONY: docs
 docs: $(VENV)/.docs ## Build the documentation strictly, into build/site
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: hooks
 hooks: $(VENV)/.dev ## Run lint, types and layers before every commit
