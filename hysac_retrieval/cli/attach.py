@@ -12,7 +12,7 @@ from hysac_retrieval.cli.index import counted, exit_after, item_progress, print_
 from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
 
 if TYPE_CHECKING:
-    from hysac_retrieval.ingest import FillReport
+    from hysac_retrieval.ingest import IndexReport
     from hysac_retrieval.results import IndexInfo
 
 
@@ -73,20 +73,20 @@ def command(
     if as_json:
         print_json({"collection": info.to_dict(), "report": report.to_dict()})
     else:
-        _print(report, info, notes)
+        _print(report, info, place.collection, notes)
     exit_after(ctx, report)
 
 
-def _print(report: FillReport, info: IndexInfo, notes: Path | None) -> None:
+def _print(report: IndexReport, info: IndexInfo, name: str, notes: Path | None) -> None:
     click.echo(f"Added vectors and scores to {counted(report)}.")
     if report.skipped:
         click.echo(f"{report.skipped} points had theirs already.")
     if report.lacking:
         click.echo(f"{report.lacking} points have neither field; no safe search returns them.")
     print_faults(report, notes)
-    click.echo(f"Collection {report.collection!r}: {info.points} points, {info.safe} safe, {info.unsafe} not.")
-    if report.vectors != report.collection:
+    click.echo(f"Collection {name!r}: {info.points} points, {info.safe} safe, {info.unsafe} not.")
+    if info.name != name:
         click.echo(
-            f"The vectors are in the collection {report.vectors!r}, because a Qdrant before 1.18 cannot add any to a "
-            f"collection that exists. Search there; the ids are those of {report.collection!r}."
+            f"The vectors are in the collection {info.name!r}, because a Qdrant before 1.18 cannot add any to a "
+            f"collection that exists. Search there; the ids are those of {name!r}."
         )

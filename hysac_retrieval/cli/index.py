@@ -17,7 +17,7 @@ from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.ingest import FillReport, IndexReport, Progress
+    from hysac_retrieval.ingest import IndexReport, Progress
     from hysac_retrieval.results import IndexInfo
 
 _SHOWN = 20
@@ -107,7 +107,7 @@ def command(
 def _index(
     sources: Sources, place: Place, encoder: Encoder, notes: Path | None, given: dict[str, Any]
 ) -> tuple[IndexReport, IndexInfo]:
-    from hysac_retrieval.ingest import collection_for, index_sources, open_sources
+    from hysac_retrieval.ingest import check_sources, collection_for, index_sources
     from hysac_retrieval.stores import StorageOptions
 
     made: dict[str, Any] = {name: given.pop(name) for name in ("recreate", "quantization")}
@@ -120,7 +120,7 @@ def _index(
 
         given["ray"] = RayOptions(address=address, actors=given["workers"] or None)
     # A slip is noticed before a collection is made, or removed.
-    open_sources(sources.paths, options=sources.options, only=given["only"], resume=given["resume"], journal=notes)
+    check_sources(sources.paths, options=sources.options, only=given["only"], resume=given["resume"], journal=notes)
     given |= {"options": sources.options, "journal": notes}
     opened = collection_for(encoder, place.collection, **made, **place.connection())
     with opened as index, stop_on_interrupt() as stopped:
@@ -153,7 +153,7 @@ def _dry_run(
     click.echo(f"Would index {would['index']:,} and remove {would['prune']:,}; nothing was done.")
 
 
-def exit_after(ctx: click.Context, report: IndexReport | FillReport) -> None:
+def exit_after(ctx: click.Context, report: IndexReport) -> None:
     """End the command with the exit code that a report calls for."""
     if report.interrupted:
         click.echo("Interrupted. What was done is stored; the same command goes on from there.", err=True)
@@ -192,14 +192,14 @@ def _print_report(report: IndexReport, notes: Path | None) -> None:
     print_faults(report, notes)
 
 
-def counted(report: IndexReport | FillReport) -> str:
+def counted(report: IndexReport) -> str:
     """Say how many items were done, in what time."""
     counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
     rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
     return f"{', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}"
 
 
-def print_faults(report: IndexReport | FillReport, notes: Path | None) -> None:
+def print_faults(report: IndexReport, notes: Path | None) -> None:
     """Print what of a report needs attention: cut texts and failures."""
     if report.cut:
         some = ", ".join(report.truncated[:3]) + (", …" if report.cut > 3 else "")

@@ -11,8 +11,7 @@ from typing import Any
 from hysac_retrieval.collection.index import IndexInfo
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SourceError
-from hysac_retrieval.ingest import IndexReport, SourceOptions, collection_for, index_sources
-from hysac_retrieval.ingest.pipeline.run import OnProgress
+from hysac_retrieval.ingest import IndexReport, OnProgress, SourceOptions, collection_for, index_sources
 from hysac_retrieval.results import SearchResult
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.search.blocking import SafeSearch

@@ -1,8 +1,14 @@
-"""Indexing of folders, files, tables and datasets: sources become items, items become points in a collection.
+"""Indexing: sources list items, a planner selects what is to be done, an encoding makes points, a sink takes them.
 
-Data flows one way: `sources` lists items, `plan` decides which are to be done, `workers` decode, `pipeline` encodes and
-stores, `journal` keeps what failed. The names below are loaded when they are first used, so that a worker process loads
-next to nothing.
+    indexing, attaching    the two ways in: files into a collection of their own; an application's collection
+    protocols              the parts of a run, which any source, cluster or collection can take the place of
+    sources/               folders, files, tables, shards, datasets, an application's collection
+    pipeline/              plan, decode, encode, sinks, and the one loop that runs them
+    ray                    decoding and encoding on a cluster
+    journal, report        failures across runs; outcome of a run
+    status                 what of the sources is in a collection
+
+The names below are loaded when they are first used, so that a worker process loads next to nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +17,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hysac_retrieval.ingest.attaching import attached_collection_for, fill
+    from hysac_retrieval.ingest.indexing import check_sources, collection_for, index_sources
     from hysac_retrieval.ingest.items import FailedItem, Item
-    from hysac_retrieval.ingest.journal import IndexReport, Journal
-    from hysac_retrieval.ingest.pipeline.filling import FillReport, attached_collection_for, fill
-    from hysac_retrieval.ingest.pipeline.run import Progress, collection_for, index_sources, open_sources
+    from hysac_retrieval.ingest.journal import Journal
+    from hysac_retrieval.ingest.report import IndexReport, OnProgress, Progress
     from hysac_retrieval.ingest.sources.collections import Content
     from hysac_retrieval.ingest.sources.open import Listing
     from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
@@ -24,46 +31,39 @@ __all__ = [
     "Content",
     "FailedItem",
     "Fields",
-    "FillReport",
     "IndexReport",
     "Item",
     "Journal",
     "Listing",
+    "OnProgress",
     "Progress",
     "SourceOptions",
     "Status",
     "attached_collection_for",
+    "check_sources",
     "collection_for",
     "fill",
     "index_sources",
-    "open_sources",
     "status_of",
 ]
 
 _HOMES = {
-    "Content": "sources.collections",
-    "FailedItem": "items",
-    "Fields": "sources.options",
-    "FillReport": "pipeline.filling",
-    "IndexReport": "journal",
-    "Item": "items",
-    "Journal": "journal",
-    "Listing": "sources.open",
-    "Progress": "pipeline.run",
-    "SourceOptions": "sources.options",
-    "Status": "status",
-    "attached_collection_for": "pipeline.filling",
-    "collection_for": "pipeline.run",
-    "fill": "pipeline.filling",
-    "index_sources": "pipeline.run",
-    "open_sources": "pipeline.run",
-    "status_of": "status",
+    "attaching": ("attached_collection_for", "fill"),
+    "indexing": ("check_sources", "collection_for", "index_sources"),
+    "items": ("FailedItem", "Item"),
+    "journal": ("Journal",),
+    "report": ("IndexReport", "OnProgress", "Progress"),
+    "sources.collections": ("Content",),
+    "sources.open": ("Listing",),
+    "sources.options": ("Fields", "SourceOptions"),
+    "status": ("Status", "status_of"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # asked for once, then an ordinary attribute
-    return value
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"{__name__}.{home}"), name)
+            globals()[name] = value  # looked up once, then an ordinary attribute
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What became of the items of indexing runs: a report of each run, and a journal of failures across runs."""
+"""A journal of failures and cut texts, of a run and across runs."""
 
 from __future__ import annotations
 
@@ -15,53 +15,14 @@ from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item
 
 LISTED = 1000
-"""Failures and cut texts that a report lists; it counts all of them, and the journal holds all of them."""
+"""Failures and cut texts that a report lists; all of them are counted, and are in the file."""
 
 JOURNAL_NAME = "journal.jsonl"
 """File beside a collection of the embedded engine."""
 
+_CHOOSE = "Choose another file"
 _START = '{"event"'
 _FAILED, _TRUNCATED, _MENDED = "failed", "truncated", "mended"
-
-
-@dataclass(frozen=True, slots=True)
-class IndexReport:
-    """Outcome of `index_sources`.
-
-    Attributes:
-        indexed: Points written, by modality: ``{"image": …, "text": …}``.
-        skipped: Items that were there already, unchanged.
-        left_out: Items that `only` did not ask for.
-        failures: Number of items that could not be indexed.
-        failed: The first 1,000 of them.
-        cut: Number of texts longer than the model's context, of which only the beginning was encoded.
-        truncated: Where the first 1,000 of them are.
-        pruned: Points removed because they have left their source.
-        unpruned: Why none was looked for although that was asked for; empty otherwise.
-        seconds: Time that it took.
-        interrupted: Whether it was stopped before the end.
-    """
-
-    indexed: dict[str, int]
-    skipped: int = 0
-    left_out: int = 0
-    failures: int = 0
-    failed: tuple[FailedItem, ...] = ()
-    cut: int = 0
-    truncated: tuple[str, ...] = ()
-    pruned: int = 0
-    unpruned: str = ""
-    seconds: float = 0.0
-    interrupted: bool = False
-
-    @property
-    def total(self) -> int:
-        """Points written."""
-        return sum(self.indexed.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-serialisable values."""
-        return asdict(self)
 
 
 @dataclass
@@ -72,12 +33,12 @@ class Journal:
     leaves one line per item. Use it as a context manager; several threads may write.
 
     Args:
-        path: The file; made when something happens. None keeps nothing.
+        path: The file; made with the first entry. None keeps nothing.
 
     Attributes:
         failed: The first failures of this run.
         failures: Number of all of them.
-        truncated: Where the first texts are that were cut in this run.
+        truncated: Origins of the first texts that were cut in this run.
         cut: Number of all of them.
 
     Raises:
@@ -96,7 +57,12 @@ class Journal:
         self._entries = {} if self.path is None else read_journal(self.path)
         self._new: set[str] = set()
         if self.path is not None and not os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
-            raise SourceError(f"the journal {self.path} cannot be written; choose another file")
+            raise SourceError(f"the journal {self.path} cannot be written", hint=_CHOOSE)
+
+    @property
+    def noted(self) -> frozenset[str]:
+        """Ids of the items that have an entry."""
+        return frozenset(self._entries)
 
     @property
     def earlier(self) -> frozenset[str]:
@@ -121,7 +87,7 @@ class Journal:
             self._write({"event": _TRUNCATED, **found})
 
     def indexed(self, ids: Collection[str]) -> None:
-        """Note items that were indexed: nothing noted about them before this run holds any longer."""
+        """Note items that were indexed: their entries of earlier runs no longer hold."""
         self._mend(ids, (_FAILED, _TRUNCATED))
 
     def unchanged(self, ids: Collection[str]) -> None:
@@ -129,7 +95,7 @@ class Journal:
         self._mend(ids, (_FAILED,))
 
     def settle(self, sources: Collection[str], seen: Container[str]) -> None:
-        """After sources were read whole: forget what is no longer in them, or no longer fails."""
+        """Forget, after sources were listed to their end, the earlier entries of items that were not seen in them."""
         with self._lock:
             for key, entry in list(self._entries.items()):
                 if entry.get("source") in sources and key not in seen and key not in self._new:
@@ -151,7 +117,7 @@ class Journal:
             self._stream.write(json.dumps(entry, ensure_ascii=True) + "\n")
             self._stream.flush()  # a run that is killed leaves its journal
         except OSError as error:
-            raise SourceError(f"the journal {self.path} cannot be written: {error}; choose another file") from error
+            raise SourceError(f"the journal {self.path} cannot be written: {error}", hint=_CHOOSE) from error
         if entry["event"] == _MENDED:
             self._entries.pop(entry["id"], None)
         else:
@@ -186,7 +152,7 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"the journal {path} cannot be read: {error}; choose another file") from error
+        raise SourceError(f"the journal {path} cannot be read: {error}", hint=_CHOOSE) from error
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
@@ -194,7 +160,7 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines) and _START.startswith(line[: len(_START)]):
                 break  # a run that was killed may have written half of its last line
-            raise SourceError(f"{path} is no journal of hysac-index (line {number}); choose another file") from error
+            raise SourceError(f"{path} is no journal of hysac index (line {number})", hint=_CHOOSE) from error
         entries.pop(key, None)
         if event != _MENDED:
             entries[key] = entry
@@ -202,5 +168,5 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def failed_ids(entries: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
-    """Ids of the items that failed when they were last tried, of what `read_journal` found."""
+    """Return the ids of the items that failed when they were last tried, from what `read_journal` returned."""
     return frozenset(key for key, entry in entries.items() if entry["event"] == _FAILED)

@@ -1,10 +1,11 @@
-"""How a collection compares with its sources; nothing is changed."""
+"""Comparison of a collection with its sources; nothing is changed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import LISTED, failed_ids, read_journal
-from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
-from hysac_retrieval.ingest.pipeline.plan import Planner, State, Task, grouped, left_points
+from hysac_retrieval.ingest.pipeline.decode import Decoding
+from hysac_retrieval.ingest.pipeline.encode import job_of
+from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, State, item_groups, left_points
+from hysac_retrieval.ingest.protocols import Task
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
 
@@ -22,14 +25,14 @@ _THREADS = 8  # reading files; hashing lets other threads run
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How many items of the sources are in which state.
+    """Numbers of items in each state.
 
     Attributes:
         present: Stored as they are.
         missing: Not stored.
         stale: Stored from other content, or by another model.
         failed: Failed when last tried, by the journal, or cannot be read now.
-        left: Points of the sources whose items are no longer there; None where a source cannot be read whole.
+        left: Points of the sources whose items are no longer there; None if a source cannot be read whole.
         unreadable: The first 1,000 that cannot be read now.
     """
 
@@ -41,7 +44,7 @@ class Status:
     unreadable: tuple[FailedItem, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-serialisable values."""
+        """Return JSON-serialisable values."""
         return asdict(self)
 
 
@@ -65,8 +68,6 @@ def status_of(
         MissingExtraError: A source needs a package that is not installed.
         StoreError: The store fails.
     """
-    listing = Listing(sources, options)
-    planner = Planner.of(index, failed_ids({} if journal is None else read_journal(Path(journal))))
     unreadable: list[FailedItem] = []
     counts: dict[State, int] = {"present": 0, "missing": 0, "stale": 0, "failed": 0}
 
@@ -75,22 +76,23 @@ def status_of(
         if len(unreadable) < LISTED:
             unreadable.append(failure)
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="hysac-hash") as pool:
-        for items in grouped(listing, fail):
+    with (
+        Listing(sources, options) as listing,
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="hysac-hash") as pool,
+        closing(item_groups(listing, fail)) as groups,
+    ):
+        planner = CollectionPlanner(index, failed_ids({} if journal is None else read_journal(Path(journal))))
+        for items in groups:
             for state in pool.map(_state, planner.tasks(items)):
                 counts[state] += 1
-    left = 0 if listing.complete else None
-    if listing.complete and index is not None:
-        left = sum(len(page) for page in left_points(index, listing.whole, listing.seen))
+        left = 0 if listing.complete else None
+        if listing.complete and index is not None:
+            left = sum(len(page) for page in left_points(index, listing.whole, listing.seen))
     return Status(**counts, left=left, unreadable=tuple(unreadable))
 
 
 def _state(task: Task) -> State:
     if task.state != "stale" or task.known is None:
         return task.state
-    item = task.item
-    if isinstance(item.content, str):
-        found = item.text_hash()
-    else:
-        found = Decoding(spec=None, max_pixels=1)([Job(item.content, item.salt())])[0].hash
-    return "present" if found == task.known else "stale"
+    (found,) = Decoding(spec=None, max_pixels=1)([job_of(task)])
+    return "present" if found.hash == task.known else "stale"

@@ -23,7 +23,7 @@ from hysac_retrieval.errors import (
     SettingsError,
 )
 from hysac_retrieval.guard import Guard
-from hysac_retrieval.ingest import Content, FillReport, attached_collection_for, fill
+from hysac_retrieval.ingest import Content, IndexReport, attached_collection_for, fill
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.search.blocking import connect
 from hysac_retrieval.stores import open_store
@@ -40,7 +40,7 @@ def encoder(toy_bundle: Path) -> Encoder:
     return Encoder.load(toy_bundle, threads=1)
 
 
-def attach(app: Application, encoder: Encoder, content: Content = TITLES, **options: Any) -> FillReport:
+def attach(app: Application, encoder: Encoder, content: Content = TITLES, **options: Any) -> IndexReport:
     with attached_collection_for(encoder, NAME, content, **app.place) as index:
         return fill(index, encoder, content, **options)
 
@@ -66,7 +66,6 @@ def test_attach_leaves_what_is_the_applications_and_detach_leaves_nothing_else(
         before = app.look()
         report = attach(app, encoder)
         assert (report.indexed, report.failures, report.skipped) == ({"image": 0, "text": len(TEXTS)}, 0, 0)
-        assert (report.collection, report.vectors) == (NAME, NAME)
         assert app.own() == before
         ours = {key: payload["hysac"] for key, (payload, _) in app.look().items()}
         assert {key for key, record in ours.items() if record["unsafe"] <= 0.5} == {app.ids[row] for row in SAFE}
@@ -264,7 +263,7 @@ def test_an_engine_that_cannot_add_a_vector_gets_a_companion(
             report = attach(app, encoder)
         assert "'app-hysac'" in caplog.text
         assert ("1.17.2" if app.server else "local mode") in caplog.text
-        assert (report.collection, report.vectors, report.total) == (NAME, "app-hysac", len(TEXTS))
+        assert report.total == len(TEXTS)
         assert app.own() == before
         assert all(set(vectors) == {""} for _, vectors in app.look().values())
         assert attach(app, encoder).skipped == len(TEXTS)

@@ -26,8 +26,8 @@ from hysac_retrieval.ingest import (
     SourceOptions,
     collection_for,
     index_sources,
-    stages,
 )
+from hysac_retrieval.ingest.pipeline import run as pipeline_run
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,8 @@ def test_points_say_where_they_come_from_and_what_they_were_made_of(
 
 def test_points_of_an_application_or_another_model_are_stale(tmp_path: Path, encoder: Encoder, index: Index) -> None:
     texts = texts_file(tmp_path / "texts.txt", 2)
-    ids = [item.id for item in Listing([texts]) if isinstance(item, Item)]
+    with Listing([texts]) as listing:
+        ids = [item.id for item in listing if isinstance(item, Item)]
     index.upsert(ids[:1], encoder.encode_text(["something"]), modality="text")
     assert index_sources([texts], index, encoder, only=["stale"]).total == 1
     assert index_sources([texts], index, encoder).total == 1
@@ -257,7 +258,7 @@ def test_a_source_is_not_read_far_ahead_of_the_encoder(
     count = 20_000
     listed = [0]
     most = [0]
-    encode, every = encoder.encode_text, stages.grouped
+    encode, every = encoder.encode_text, pipeline_run.item_groups
 
     def counted(*arguments: Any) -> Any:
         for items in every(*arguments):
@@ -269,7 +270,7 @@ def test_a_source_is_not_read_far_ahead_of_the_encoder(
         most[0] = max(most[0], listed[0] - index.count())
         return encode(texts, **options)
 
-    monkeypatch.setattr(stages, "grouped", counted)
+    monkeypatch.setattr(pipeline_run, "item_groups", counted)
     monkeypatch.setattr(encoder, "encode_text", slow)
     calls: list[Progress] = []
     report = index_sources(

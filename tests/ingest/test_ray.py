@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import subprocess
 import sys
-import types
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from support.pictures import write_pictures, write_truncated
+from support.listed import listed
+from support.pictures import COLOURS, write_pictures, write_truncated
 from support.shards import shard
 
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.errors import MissingExtraError
-from hysac_retrieval.ingest import SourceOptions, collection_for, index_sources
+from hysac_retrieval.errors import MissingExtraError, SettingsError
+from hysac_retrieval.ingest import collection_for, index_sources
 from hysac_retrieval.ingest.pipeline.decode import Decoding
+from hysac_retrieval.ingest.protocols import Outcome, Task
 from hysac_retrieval.ingest.ray import RayOptions
 
 SCRIPT = """
@@ -103,35 +104,35 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, toy_bundle: Path, monkey
         assert index.count() == 0
 
 
-def test_what_a_machine_does_needs_no_cluster(
-    tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_machine_does_needs_no_cluster(tmp_path: Path, toy_bundle: Path) -> None:
     """The tasks one after the other, without Ray between them."""
-    pa = pytest.importorskip("pyarrow", reason="needs the extra tables")
-    from hysac_retrieval.ingest.ray_tasks import Encode, Encoded, End, Met, decode, list_parts, rows_of
+    pytest.importorskip("pyarrow", reason="needs the extra tables")
+    from hysac_retrieval.ingest.ray import Encode, decode, take, unpacked
 
-    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(ObjectRef=type(None)))  # type: ignore[arg-type]
     folder = write_pictures(tmp_path / "p")
     write_truncated(folder / "half.png")
+    (tmp_path / "texts.txt").write_text("a dog\n", encoding="utf-8")
     encoder = Encoder.load(toy_bundle, threads=1)
-    part = pa.table({"part": pa.array([pickle.dumps([str(folder)])])})
+    encode = Encode(str(toy_bundle), encoder.fingerprint, 1, 8)
+    decoding = Decoding(encoder.image_spec, 10**6)
+    items, _ = listed([folder, tmp_path / "texts.txt"])
 
-    def run(known: dict[str, Any]) -> list[Any]:
-        encode = Encode(str(toy_bundle), encoder.fingerprint, 1, 8)
-        tables = list_parts(part, SourceOptions(), failed=(), only=(), known=known)
-        decoding = Decoding(encoder.image_spec, 10**6)
-        return [row for table in tables for row in rows_of(encode(decode(table, decoding)))]
+    def run(known: dict[str, str]) -> list[Outcome]:
+        queue: SimpleQueue[Any] = SimpleQueue()
+        for some in (items[:2], [], items[2:]):
+            queue.put([Task(item, "stale", known.get(item.id)) for item in some])
+        queue.put(None)
+        return [row for table in take(None, queue) for row in unpacked(encode(decode(table, decoding)))]
 
     rows = run({})
-    points = [row for row in rows if isinstance(row, Encoded)]
-    assert sorted(row.item.payload["file"] for row in points) == [
-        "deep/blood.png",
-        "deep/snow.webp",
-        "grass.png",
-        "sea.jpg",
-    ]
-    assert all(row.item.content == b"" for row in points)
-    assert [row for row in rows if isinstance(row, End)] == [End(complete=True, broken=frozenset())]
-    again = run({row.item.id: {"hash": row.hash} for row in points})
-    assert {row.id for row in again if isinstance(row, Met) and row.unchanged} == {row.item.id for row in points}
-    assert not [row for row in again if isinstance(row, Encoded)]
+    points = [row for row in rows if row.point is not None]
+    assert sorted(row.item.payload.get("file", "text") for row in points) == sorted([*COLOURS, "text"])
+    assert {row.item.content for row in points} == {b"", "a dog"}
+    assert [row.tokens > 0 for row in points] == [row.item.modality == "text" for row in points]
+    (failed,) = [row for row in rows if row.error is not None]
+    assert failed.item.payload == {"file": "half.png"}
+    again = run({row.item.id: row.hash for row in points})
+    assert {row.item.id for row in again if row.error is None} == {row.item.id for row in points}
+    assert not [row for row in again if row.point is not None]
+    with pytest.raises(SettingsError, match="another model"):
+        Encode(str(toy_bundle), "another", 1, 8)

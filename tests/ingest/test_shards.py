@@ -46,8 +46,9 @@ def test_files_of_one_name_are_one_sample(tmp_path: Path, name: str) -> None:
 
 
 def test_samples_are_counted_without_being_read(tmp_path: Path) -> None:
-    assert Listing([shard(tmp_path / "x.tar", SAMPLES)]).count() == 5
-    assert Listing([shard(tmp_path / "x.tgz", SAMPLES)]).count() is None
+    for name, count in (("x.tar", 5), ("x.tgz", None)):
+        with Listing([shard(tmp_path / name, SAMPLES)]) as listing:
+            assert listing.count() == count
 
 
 def test_a_field_of_the_json_can_identify_samples_and_name_the_text(tmp_path: Path) -> None:
@@ -69,8 +70,8 @@ def test_a_shard_that_was_cut_is_reported_and_what_is_whole_is_read(tmp_path: Pa
     """Also where it was cut between two members, which `tarfile` does not notice."""
     path = shard(tmp_path / "x.tar", {f"{n}.txt": b"x" * 700 for n in range(3)})
     path.write_bytes(path.read_bytes()[:cut])
-    listing = Listing([path])
-    found = list(listing)
+    with Listing([path]) as listing:
+        found = list(listing)
     assert [one.item for one in found if isinstance(one, FailedItem)] == [str(path)]
     assert len(found) == read + 1
     assert not listing.complete
@@ -108,7 +109,7 @@ def test_braces_stand_for_a_range(name: str, names: list[str]) -> None:
 
 
 def test_a_range_that_counts_backwards_is_refused() -> None:
-    with pytest.raises(SourceError, match=r"write \{0\.\.3\}"):
+    with pytest.raises(SourceError, match=r"Write \{0\.\.3\}"):
         expand_braces("{3..0}.tar")
 
 

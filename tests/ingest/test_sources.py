@@ -219,8 +219,8 @@ def test_a_source_that_breaks_in_the_middle_is_reported_and_the_next_one_follows
     broken, whole = tmp_path / "broken.txt", tmp_path / "whole.txt"
     broken.write_bytes(b"a dog\n" * 20_000 + b"\xff\n")
     whole.write_text("a cat", encoding="utf-8")
-    listing = Listing([broken, whole])
-    found = list(listing)
+    with Listing([broken, whole]) as listing:
+        found = list(listing)
     assert {item.content for item in found if isinstance(item, Item)} == {"a dog", "a cat"}
     assert not listing.complete
     assert listing.broken == {broken.resolve().as_posix()}
@@ -228,13 +228,14 @@ def test_a_source_that_breaks_in_the_middle_is_reported_and_the_next_one_follows
 
 def test_unreadable_rows_make_a_listing_incomplete_and_empty_texts_do_not(tmp_path: Path) -> None:
     for rows, complete in (((), True), (("{\n",), False), (({"text": " "},), True)):
-        listing = Listing([jsonl(tmp_path / "rows.jsonl", {"text": "a dog"}, *rows)])
-        list(listing)
-        assert listing.complete is complete
+        with Listing([jsonl(tmp_path / "rows.jsonl", {"text": "a dog"}, *rows)]) as listing:
+            list(listing)
+            assert listing.complete is complete
 
 
 def test_counts_are_known_before_anything_is_listed(tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("a dog\na cat\n", encoding="utf-8")
     rows = jsonl(tmp_path / "rows.jsonl", {"text": "a dog"})
-    assert Listing([write_pictures(tmp_path / "p"), tmp_path / "p" / "sea.jpg", texts, rows]).count() == 4 + 1 + 2 + 1
+    with Listing([write_pictures(tmp_path / "p"), tmp_path / "p" / "sea.jpg", texts, rows]) as listing:
+        assert listing.count() == 4 + 1 + 2 + 1

@@ -48,7 +48,8 @@ def test_a_parquet_table_gives_texts_and_image_files(tmp_path: Path) -> None:
         ("image", tmp_path / "sub" / "hill.png", {"file": "sub/hill.png", "day": day, "height": 2.5}),
     ]
     assert [item.origin for item in items] == [f"{path}:{number}" for number in (1, 2, 3)]
-    assert Listing([path]).count() == 3
+    with Listing([path]) as listing:
+        assert listing.count() == 3
 
 
 def test_images_inside_a_table_are_identified_by_their_row(tmp_path: Path) -> None:
@@ -73,10 +74,11 @@ def test_a_table_is_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
     path = parquet(tmp_path / "rows.parquet", columns, row_group_size=50_000, compression="none", use_dictionary=False)
     before = pa.total_allocated_bytes()
     most = 0
-    for number, _ in enumerate(Listing([path])):
-        most = max(most, pa.total_allocated_bytes() - before)
-        if number == 500:
-            break
+    with Listing([path]) as listing:
+        for number, _ in enumerate(listing):
+            most = max(most, pa.total_allocated_bytes() - before)
+            if number == 500:
+                break
     assert most < path.stat().st_size / 4
 
 
@@ -98,8 +100,8 @@ def test_a_damaged_table_is_refused_or_reported(tmp_path: Path) -> None:
         Listing([path])
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes(500) + whole[middle + 500 :])
-    listing = Listing([path])
-    found = list(listing)
+    with Listing([path]) as listing:
+        found = list(listing)
     assert [one.item for one in found if not isinstance(one, Item)] == [str(path)]
     assert len(found) > 1000
     assert not listing.complete
@@ -133,9 +135,9 @@ def test_a_saved_dataset_gives_its_splits(tmp_path: Path, datasets: Any) -> None
     }
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
     for name in (str(tmp_path / "saved"), f"hf:{tmp_path / 'saved'}"):
-        listing = Listing([name])
-        assert listing.count() == 3
-        items = [one for one in listing if isinstance(one, Item)]
+        with Listing([name]) as listing:
+            assert listing.count() == 3
+            items = [one for one in listing if isinstance(one, Item)]
         assert [item.content for item in items] == [png("red"), png("blue"), png("green")]
         assert [dict(item.payload) for item in items] == [{"caption": c} for c in ("red", "blue", "green")]
         assert [item.key.rpartition("/")[2] for item in items] == ["train#0", "train#1", "test#0"]
@@ -148,10 +150,10 @@ def test_a_saved_dataset_gives_its_splits(tmp_path: Path, datasets: Any) -> None
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_folder_of_local_files_is_a_dataset_when_asked_for(tmp_path: Path, datasets: Any) -> None:
     parquet(tmp_path / "train.parquet", {"text": ["a dog", "a cat"], "n": [1, 2]})
-    listing = Listing([f"hf:{tmp_path}"])
-    items = [one for one in listing if isinstance(one, Item)]
+    with Listing([f"hf:{tmp_path}"]) as listing:
+        assert listing.count() is None
+        items = [one for one in listing if isinstance(one, Item)]
     assert [dict(item.payload) for item in items] == [{"text": "a dog", "n": 1}, {"text": "a cat", "n": 2}]
-    assert listing.count() is None
     assert listing.complete
 
 

@@ -12,5 +12,6 @@ def listed(
     sources: Sequence[str | os.PathLike[str]], options: SourceOptions | None = None
 ) -> tuple[list[Item], list[FailedItem]]:
     """Items of the sources, and what is none."""
-    found = list(Listing(sources, options))
+    with Listing(sources, options) as listing:
+        found = list(listing)
     return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, FailedItem)]

@@ -177,11 +177,12 @@ def described(radii: Mapping[Group, Floats], modality: Modality) -> str:
 
 def _items(sources: Sequence[str | Path]) -> Iterator[Item]:
     failed: list[FailedItem] = []
-    for found in Listing([str(source) for source in sources], SourceOptions(index_captions=True)):
-        if isinstance(found, Item):
-            yield found
-        else:
-            failed.append(found)
+    with Listing([str(source) for source in sources], SourceOptions(index_captions=True)) as listing:
+        for found in listing:
+            if isinstance(found, Item):
+                yield found
+            else:
+                failed.append(found)
     if failed:
         first = failed[0]
         raise SettingsError(f"{len(failed)} samples cannot be read. The first is {first.item}: {first.error}")

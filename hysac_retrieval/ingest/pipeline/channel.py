@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class ChannelClosedError(Exception):
-    """Nobody takes any more; raised by `Channel.put` and caught where the producer runs."""
+    """The consumer takes no more; raised by `Channel.put` and caught where the producer runs."""
 
 
 class Channel(Generic[T]):
@@ -54,7 +55,7 @@ class Channel(Generic[T]):
             yield from values
 
     def together(self) -> Iterator[list[T]]:
-        """All values that wait, as often as some do: a consumer that falls behind takes more at a time."""
+        """Take all waiting values at a time, so that a consumer that falls behind can catch up."""
         return self._taken(self._size)
 
     def _taken(self, most: int) -> Iterator[list[T]]:
@@ -68,3 +69,35 @@ class Channel(Generic[T]):
                 values = [self._values.popleft() for _ in range(min(most, len(self._values)))]
                 self._changed.notify_all()
             yield values
+
+
+@contextmanager
+def in_thread(channel: Channel[Any], work: Callable[[], None]) -> Iterator[None]:
+    """Work on the other side of a channel, in a thread that has ended when the context is left.
+
+    An error of the work closes the channel, and so reaches this side. Leaving the context closes the channel, too.
+
+    Raises:
+        BaseException: The error of the work, if it was not met before.
+    """
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+            channel.close()
+        except ChannelClosedError:
+            pass
+        except BaseException as error:
+            errors.append(error)
+            channel.close(error)
+
+    thread = threading.Thread(target=run, name=f"hysac{work.__name__}")
+    thread.start()
+    try:
+        yield
+    finally:
+        channel.close()
+        thread.join()
+        if errors:
+            raise errors[0]

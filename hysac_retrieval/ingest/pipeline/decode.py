@@ -1,4 +1,4 @@
-"""Images to hashes and pixels. This module is all that a worker process imports, so it stays light.
+"""Contents to hashes and pixels. Worker processes import this module and nothing else, so it stays light.
 
 An image is read once: its bytes are hashed and, unless that is the hash of the point that is stored already, decoded.
 """
@@ -22,26 +22,26 @@ _HASH_BYTES = 16  # BLAKE2b; equal ones by accident are out of the question
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An image to decode.
+    """A content to hash and, if it is an image, to decode.
 
     Attributes:
-        content: Its path or its bytes.
-        salt: What its hash covers besides its bytes.
+        content: Path or bytes of an image, or a text.
+        salt: What its hash covers besides the content.
         known: Hash of the point that is stored; an image with this hash is not decoded.
     """
 
-    content: Path | bytes
+    content: Path | bytes | str
     salt: bytes
     known: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
-        hash: Content hash, hexadecimal; empty where the image cannot be read.
-        pixels: Shape (size, size, 3), uint8; None where the hash was known, or with an error.
+        hash: Content hash, hexadecimal; empty for an image that cannot be read.
+        pixels: Shape (size, size, 3), uint8; None for a text, for a known hash, or with an error.
         error: Why it cannot be decoded.
     """
 
@@ -52,7 +52,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """What to do with images.
+    """Hashes and decodes.
 
     Attributes:
         spec: Size and interpolation of the pixels; None only hashes.
@@ -63,19 +63,21 @@ class Decoding:
     max_pixels: int
 
     def __call__(self, jobs: Sequence[Job]) -> list[Decoded]:
-        """Hash and decode images; one that cannot be decoded has an error in its place."""
+        """Return a result for each job; an image that cannot be decoded has an error in its place."""
         return [self._decode(job) for job in jobs]
 
     def _decode(self, job: Job) -> Decoded:
         found = _hash_of(job)
-        if self.spec is None or (found and found == job.known):
+        if isinstance(job.content, str) or self.spec is None or (found and found == job.known):
             return Decoded(found)
         try:
             return Decoded(found, preprocess(load_image(job.content, max_pixels=self.max_pixels), self.spec))
         except ImageError as error:
-            return Decoded(found, error=ImageError(str(error)))  # without its cause, which need not survive a pipe
+            # Without its cause, which need not survive a pipe.
+            return Decoded(found, error=ImageError(error.message, hint=error.hint))
         except MemoryError:
-            return Decoded(found, error=ImageError("there is not enough memory to decode the image; scale it down"))
+            wrong = ImageError("there is not enough memory to decode the image", hint="Scale it down")
+            return Decoded(found, error=wrong)
 
 
 def content_hash(salt: bytes, data: bytes) -> str:
@@ -85,6 +87,8 @@ def content_hash(salt: bytes, data: bytes) -> str:
 
 def _hash_of(job: Job) -> str:
     try:
+        if isinstance(job.content, str):
+            return content_hash(job.salt, job.content.encode("utf-8", "surrogatepass"))
         if isinstance(job.content, bytes):
             return content_hash(job.salt, job.content)
         if not job.content.is_file():  # a pipe would block; `load_image` says what is wrong

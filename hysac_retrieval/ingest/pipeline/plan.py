@@ -1,60 +1,27 @@
-"""Which items are to be done: what is stored, beside what the sources hold."""
+"""Which items are to be done: what is stored, compared with what the sources hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from collections.abc import Callable, Collection, Container, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Literal, get_args
 
 from qdrant_client import models
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.ingest.items import FailedItem, Item
-from hysac_retrieval.ingest.scratch import Seen
-from hysac_retrieval.payload import PAYLOAD_KEY
+from hysac_retrieval.ingest.items import HASH, FailedItem, Item
+from hysac_retrieval.ingest.protocols import Source, Task, Unfinished
 from hysac_retrieval.payload import SOURCE as SOURCE_KEY
-from hysac_retrieval.stores.types import StoredPoint
+from hysac_retrieval.payload import own_payload
 from hysac_retrieval.types import PointId
 
 State = Literal["present", "missing", "stale", "failed"]
-"""Of an item: stored as it is; not stored; stored from other content or by another model; failed when last tried."""
-
-Unfinished = Literal["missing", "stale", "failed"]
-
-SOURCE, HASH = "source", "hash"
-"""What `hysac-index` stores with a point under our payload key."""
+"""State of an item: stored as it is; or see `Unfinished`."""
 
 _PAGE = 1000  # points
 _LOOKED_UP = 128  # items at once
 _BYTES = 4_000_000  # of images, in the tables and shards that hold them, listed at once
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """An item to do.
-
-    Attributes:
-        item: The item.
-        state: ``missing`` or ``failed``; ``stale`` for one that is stored, which is so only if its hash has changed.
-        known: Content hash of the point that is stored; None where there is none or it counts for nothing.
-    """
-
-    item: Item
-    state: Unfinished
-    known: str | None = None
-
-
-def chosen(only: Collection[str]) -> frozenset[str]:
-    """The states asked for; all of them where none is.
-
-    Raises:
-        SettingsError: One is unknown.
-    """
-    unknown = set(only) - set(get_args(Unfinished))
-    if unknown:
-        raise SettingsError(f"unknown state {sorted(unknown)[0]!r}; expected {', '.join(get_args(Unfinished))}")
-    return frozenset(only or get_args(Unfinished))
 
 
 def expect_choice(only: Collection[str], resume: bool) -> None:
@@ -63,73 +30,59 @@ def expect_choice(only: Collection[str], resume: bool) -> None:
     Raises:
         SettingsError: One is unknown, or some are chosen although everything is to be done.
     """
-    if chosen(only) and only and not resume:
+    unknown = set(only) - set(get_args(Unfinished))
+    if unknown:
+        raise SettingsError(f"unknown state {sorted(unknown)[0]!r}; expected {', '.join(get_args(Unfinished))}")
+    if only and not resume:
         raise SettingsError("only chooses among unfinished items, but without resume everything is done again")
 
 
-def grouped(listing: Iterable[Item | FailedItem], fail: Callable[[FailedItem], None]) -> Iterator[list[Item]]:
-    """Items to look up together, of which the last group may be empty; what is no item goes to `fail`."""
+def item_groups(source: Source, fail: Callable[[FailedItem], None]) -> Generator[list[Item], None, None]:
+    """Gather items to look up together, of which the last group may be empty; failures go to `fail`."""
     items: list[Item] = []
     size = 0
-    for found in listing:
-        if isinstance(found, FailedItem):
-            fail(found)
-            continue
-        items.append(found)
-        size += len(found.content) if isinstance(found.content, bytes) else 0
-        if len(items) >= _LOOKED_UP or size >= _BYTES:
-            yield items
-            items, size = [], 0
+    with closing(iter(source)) as found:
+        for item in found:
+            if isinstance(item, FailedItem):
+                fail(item)
+                continue
+            items.append(item)
+            size += len(item.content) if isinstance(item.content, bytes) else 0
+            if len(items) >= _LOOKED_UP or size >= _BYTES:
+                yield items
+                items, size = [], 0
     yield items
 
 
-Lookup = Callable[[Sequence[str]], Mapping[str, Mapping[str, Any]]]
-"""What is stored about points by id, for those that are there; see `marks`."""
-
-
-class Planner:
-    """Decides about items by what is stored.
+class CollectionPlanner:
+    """Decides by what a collection holds.
 
     Args:
-        lookup: Says what is stored; None for nothing.
+        index: The collection; None for one that does not exist yet.
         failed: Ids of the items that failed when last tried.
-        only: States to do; see `chosen`.
+        only: States to do; empty for all of them.
+        resume: Whether to compare with what is stored; otherwise everything is to be done again.
+
+    Raises:
+        SettingsError: See `expect_choice`.
     """
 
-    def __init__(self, lookup: Lookup | None, failed: Collection[str] = (), only: Collection[str] = ()) -> None:
-        self._lookup = lookup
-        self._failed = failed
-        self._only = chosen(only)
-
-    @classmethod
-    def of(
-        cls, index: Index | None, failed: Collection[str], only: Collection[str] = (), *, resume: bool = True
-    ) -> Self:
-        """A planner for a collection, or for one that does not exist yet.
-
-        Args:
-            index: The collection.
-            failed: Ids of the items that failed when last tried.
-            only: States to do.
-            resume: Whether what is stored counts; otherwise everything is to be done again.
-
-        Raises:
-            SettingsError: A state is unknown, or some are chosen although everything is to be done.
-        """
+    def __init__(
+        self, index: Index | None, failed: Collection[str] = (), only: Collection[str] = (), *, resume: bool = True
+    ) -> None:
         expect_choice(only, resume)
         # Nothing can be found in an empty collection, and nobody else fills it meanwhile.
-        if index is None or not resume or not index.count():
-            return cls(None, failed, only)
-        return cls(lambda ids: marks(index, ids), failed, only)
+        self._index = index if index is not None and resume and index.count() else None
+        self._failed = failed
+        self._only = frozenset(only or get_args(Unfinished))
 
     def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
-        """Those of the items that are to be done, or looked at."""
-        stored = {} if self._lookup is None else self._lookup([item.id for item in items])
+        """See `Planner.tasks`."""
+        stored = {} if self._index is None else marks(self._index, [item.id for item in items])
         for item in items:
-            known = stored.get(item.id)
-            task = Task(item, self._state(item.id, known is not None), (known or {}).get(HASH))
-            if task.state in self._only:
-                yield task
+            mark, state = stored.get(item.id), self._state(item.id, item.id in stored)
+            if state in self._only:
+                yield Task(item, state, mark.get(HASH) if mark else None)
 
     def _state(self, identity: str, is_stored: bool) -> Unfinished:
         if identity in self._failed:
@@ -137,29 +90,34 @@ class Planner:
         return "stale" if is_stored else "missing"
 
 
+class AttachedPlanner:
+    """Decides about points by what they carry.
+
+    Args:
+        resume: Whether that counts; otherwise everything is done again.
+    """
+
+    def __init__(self, resume: bool) -> None:
+        self._resume = resume
+
+    def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
+        """See `Planner.tasks`."""
+        for item in items:
+            known = item.known if self._resume else None
+            yield Task(item, "missing" if known is None else "stale", known)
+
+
 def marks(index: Index, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """What is stored about points: those that are there, with an empty mapping where our model did not make it."""
-    page, _ = index.store.scroll(
-        index.name, filter=models.Filter(must=[models.HasIdCondition(has_id=list(ids))]), limit=max(len(ids), 1)
-    )
-    return {str(point.id): _marks(point, index.metadata.fingerprint) for point in page}
+    """Look up, by id, the entries of stored points under the key ``hysac``; empty for another model's points."""
+    condition = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
+    page, _ = index.store.scroll(index.name, filter=condition, limit=max(len(ids), 1))
+    found = {str(point.id): own_payload(point.payload) for point in page}
+    model = index.metadata.fingerprint
+    return {key: entries if entries.get("model") == model else {} for key, entries in found.items()}
 
 
-def all_marks(index: Index) -> dict[str, Mapping[str, Any]]:
-    """As `marks`, for all points that were indexed from a source: only their source and hash."""
-    found: dict[str, Mapping[str, Any]] = {}
-    after: PointId | None = None
-    while True:
-        page, after = index.store.scroll(index.name, limit=_PAGE, after=after)
-        for point in page:
-            ours = _marks(point, index.metadata.fingerprint)
-            found[str(point.id)] = {HASH: ours[HASH]} if HASH in ours else {}
-        if after is None:
-            return found
-
-
-def left_points(index: Index, sources: Sequence[str], seen: Seen) -> Iterator[list[PointId]]:
-    """Ids, a page at a time, of the points of sources whose items were not seen: they have left their source.
+def left_points(index: Index, sources: Sequence[str], seen: Container[Any]) -> Iterator[list[PointId]]:
+    """Return the ids, a page at a time, of points that have left their source: those whose items were not seen.
 
     Points that carry another source, or none, are not looked at.
     """
@@ -174,10 +132,3 @@ def left_points(index: Index, sources: Sequence[str], seen: Seen) -> Iterator[li
                 yield left
             if after is None:
                 break
-
-
-def _marks(point: StoredPoint, fingerprint: str) -> Mapping[str, Any]:
-    ours = point.payload.get(PAYLOAD_KEY)
-    if not isinstance(ours, Mapping) or ours.get("model") != fingerprint:
-        return {}
-    return ours

@@ -1,189 +1,155 @@
-"""Indexing: from sources to points in a collection, and what is told about it."""
+"""One run: from a source, by way of a planner and an encoding, into a sink.
+
+What is decoded and encoded, and where, is the encoding's business. Points are written in a thread beside it, so that
+the encoder never waits; the batches that wait for a slow store are few, and are then written together.
+"""
 
 from __future__ import annotations
 
-import os
+import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 
-from hysac_retrieval.collection.index import Index
-from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
-from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.ingest.journal import IndexReport, Journal
-from hysac_retrieval.ingest.pipeline.decode import Decoding
-from hysac_retrieval.ingest.pipeline.plan import Planner, all_marks, expect_choice, left_points
-from hysac_retrieval.ingest.pipeline.stages import OnProgress, Progress, Stages
-from hysac_retrieval.ingest.pipeline.workers import Decoder
-from hysac_retrieval.ingest.pipeline.write import Writer
-from hysac_retrieval.ingest.sources.open import Listing
-from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.stores import Connection, StorageOptions
-from hysac_retrieval.stores.types import Quantization
+import numpy as np
 
-if TYPE_CHECKING:
-    from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.ingest.ray import RayOptions, RayStages
+from hysac_retrieval.errors import HysacError, InputError
+from hysac_retrieval.ingest.items import FailedItem
+from hysac_retrieval.ingest.journal import Journal
+from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
+from hysac_retrieval.ingest.pipeline.plan import item_groups
+from hysac_retrieval.ingest.protocols import Encoding, Groups, Outcome, Planner, Sink, Source
+from hysac_retrieval.ingest.report import IndexReport, OnProgress, Progress
+from hysac_retrieval.types import MODALITIES, Modality
 
-__all__ = ["OnProgress", "Progress", "collection_for", "index_sources", "open_sources"]
-
-UNREADABLE = "some of the sources could not be read, so what has left them is not known"
-"""Why nothing is pruned."""
+_UPLOADS = 4  # batches that wait for the store
 
 
-def index_sources(
-    sources: Sequence[str | os.PathLike[str]],
-    index: Index,
-    encoder: Encoder,
-    *,
-    options: SourceOptions | None = None,
-    batch_size: int = 64,
-    workers: int | None = 0,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    resume: bool = True,
-    only: Collection[str] = (),
-    prune: bool = False,
-    journal: str | os.PathLike[str] | None = None,
-    ray: RayOptions | None = None,
-    on_progress: OnProgress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> IndexReport:
-    """Index folders, files, tables, shards and datasets; `hysac_retrieval.ingest.sources.open` says what they may be.
-
-    What is stored already, with the same content and from the same model, is skipped. An item that cannot be indexed is
-    noted in the report and the rest goes on. Each batch is durable when it is written, so a run that is stopped or
-    killed is continued by the same call.
+@dataclass
+class Run:
+    """A run; see `Run.__call__`.
 
     Args:
-        sources: Paths of folders and files, names of datasets.
-        index: The collection, indexed with the encoder's model.
-        encoder: Encodes the items.
-        options: How the sources are read.
-        batch_size: Items encoded and written at once, at least 1.
-        workers: Processes that decode images; 0 decodes in a thread; None takes as many as there are cores, up to 8. A
-            script that uses processes needs ``if __name__ == "__main__":``.
-        max_pixels: Largest width × height of an image.
-        resume: Whether to skip what is stored already; False does everything again.
-        only: States to do: ``missing`` (not stored), ``stale`` (stored from other content), ``failed`` (failed when
-            last tried, by the journal). None of them means all.
-        prune: Remove the points of the sources whose items are no longer there. Nothing is removed unless every source
-            could be read whole, and never a point of another source, or one that was not indexed from a source.
-        journal: File of failed items and cut texts; see `Journal`.
-        ray: Encode on a Ray cluster, which must reach the sources by the same paths; `workers` then counts for nothing.
-        on_progress: See `OnProgress`.
-        should_stop: Asked now and then; True ends the run in good order.
-
-    Returns:
-        What was indexed and what was not.
-
-    Raises:
-        SourceError: A source is missing or cannot be read from its beginning; nothing has been indexed.
-        MissingExtraError: A source, or `ray`, needs a package that is not installed.
-        ModelMismatchError: The collection was indexed with another model.
-        SettingsError: An option is out of range, or worker processes cannot be started.
-        StoreError: The store fails; what was written before stays.
+        source: Lists the items.
+        planner: Selects what is to be done.
+        encoding: Encodes it.
+        sink: Takes the points.
+        journal: Keeps failures and cut texts.
+        context_length: Tokens of a text that the model reads.
     """
-    least = (("batch_size", batch_size, 1), ("workers", workers, 0), ("max_pixels", max_pixels, 1))
-    for name, value, smallest in least:
-        if value is not None and value < smallest:
-            raise SettingsError(f"{name} is {value}; expected at least {smallest}")
-    began = time.perf_counter()
-    index.collection.expect(encoder.fingerprint)
-    listing = open_sources(sources, options=options, only=only, resume=resume, journal=journal)
-    with Journal(None if journal is None else Path(journal)) as notes:
-        planner = Planner.of(index, notes.earlier, only, resume=resume)
-        writer = Writer(index, notes)
-        decoding = Decoding(encoder.image_spec, max_pixels)
-        stages: Stages | RayStages
-        if ray is not None:
-            from hysac_retrieval.ingest.ray import RayStages
 
-            known = all_marks(index) if resume else {}
-            how = options or SourceOptions()
-            stages = RayStages(sources, encoder, writer, notes, known, only, decoding, batch_size, how, ray)
-            interrupted = stages.run(listing, on_progress, should_stop)
-        else:
-            with Decoder(workers, decoding) as decoder:
-                stages = Stages(encoder, writer, notes, planner, decoder, batch_size)
-                interrupted = stages.run(listing, on_progress, should_stop)
-        writer.finish()
-        pruned, unpruned = 0, ""
-        if not interrupted:
-            notes.settle(set(listing.described) - listing.broken, listing.seen)
-            if prune and listing.complete:
-                for left in left_points(index, listing.whole, listing.seen):
-                    index.delete(left)
-                    pruned += len(left)
-            elif prune:
-                unpruned = UNREADABLE
-            index.optimize()
+    source: Source
+    planner: Planner
+    encoding: Encoding
+    sink: Sink
+    journal: Journal
+    context_length: int
+    _indexed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0), init=False)
+    _skipped: int = field(default=0, init=False)
+    _left_out: int = field(default=0, init=False)
+    _total: int | None = field(default=None, init=False)
+
+    def __call__(
+        self, on_progress: OnProgress | None = None, should_stop: Callable[[], bool] | None = None
+    ) -> IndexReport:
+        """Do everything that is listed.
+
+        Args:
+            on_progress: Called as items are finished.
+            should_stop: Asked now and then; True ends the run: what is encoded by then is written.
+        """
+        began = time.perf_counter()
+        counting = threading.Thread(target=self._count, name="hysac-count", daemon=True)
+        if on_progress:
+            counting.start()
+        uploads: Channel[list[Outcome]] = Channel(_UPLOADS)
+        stopped = False
+
+        def _upload() -> None:
+            for batches in uploads.together():
+                self._write([outcome for batch in batches for outcome in batch])
+
+        with in_thread(uploads, _upload), closing(self.encoding(self._tasks())) as encoded:
+            for outcomes in encoded:
+                if points := self._sort(outcomes):
+                    uploads.put(points)
+                if on_progress:
+                    on_progress(self._progress())
+                stopped = should_stop is not None and should_stop()
+                if stopped:
+                    break
+        self.sink.finish()
+        if not stopped:
+            self.journal.settle(self.source.finished, self.source.seen)
+            if on_progress:
+                counting.join()
+                self._total = 0  # what was estimated is known now
+                on_progress(self._progress())
         return IndexReport(
-            indexed=dict(writer.indexed),
-            skipped=stages.skipped,
-            left_out=stages.left_out,
-            failures=notes.failures,
-            failed=tuple(notes.failed),
-            cut=notes.cut,
-            truncated=tuple(notes.truncated),
-            pruned=pruned,
-            unpruned=unpruned,
+            indexed=dict(self._indexed),
+            skipped=self._skipped,
+            left_out=self._left_out,
+            failures=self.journal.failures,
+            failed=tuple(self.journal.failed),
+            cut=self.journal.cut,
+            truncated=tuple(self.journal.truncated),
             seconds=time.perf_counter() - began,
-            interrupted=interrupted,
+            interrupted=stopped,
         )
 
+    def _tasks(self) -> Groups:
+        with closing(item_groups(self.source, self._fail)) as groups:
+            for items in groups:
+                tasks = list(self.planner.tasks(items))
+                self._left_out += len(items) - len(tasks)
+                yield tasks
 
-def open_sources(
-    sources: Sequence[str | os.PathLike[str]],
-    *,
-    options: SourceOptions | None = None,
-    only: Collection[str] = (),
-    resume: bool = True,
-    journal: str | os.PathLike[str] | None = None,
-) -> Listing:
-    """Everything that `index_sources` can refuse before it looks at the collection; call it before making one.
+    def _fail(self, failure: FailedItem, found: str = "") -> None:
+        self.journal.fail(failure)
+        self.sink.reject(failure, found)
 
-    The arguments are those of `index_sources`, as are the errors.
-    """
-    if "failed" in only and journal is None:
-        raise SettingsError("only='failed' does what the journal lists; name the journal of the earlier run")
-    expect_choice(only, resume)
-    return Listing(sources, options)
+    def _sort(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Note failures, cut texts and items that are unchanged; return the points."""
+        points, unchanged = [], []
+        for outcome in outcomes:
+            if outcome.error is not None:
+                self._fail(FailedItem.of_item(outcome.item, outcome.error), outcome.hash)
+            elif outcome.point is None:
+                unchanged.append(outcome.item.id)
+            else:
+                points.append(outcome)
+                if outcome.tokens > self.context_length:
+                    self.journal.truncate(outcome.item, outcome.tokens, self.context_length)
+        self._skipped += len(unchanged)
+        self.journal.unchanged(unchanged)
+        return points
 
+    def _write(self, outcomes: Sequence[Outcome]) -> None:
+        for modality in MODALITIES:
+            some = [outcome for outcome in outcomes if outcome.item.modality == modality]
+            try:
+                self._write_batch(modality, some)
+            except InputError:
+                # Nothing of the batch was written; find the items that are to blame.
+                for outcome in some:
+                    try:
+                        self._write_batch(modality, [outcome])
+                    except InputError as error:
+                        self._fail(FailedItem.of_item(outcome.item, error), outcome.hash)
 
-def collection_for(
-    encoder: Encoder,
-    name: str,
-    *,
-    recreate: bool = False,
-    quantization: Quantization | None = None,
-    storage: StorageOptions | None = None,
-    **connection: Unpack[Connection],
-) -> Index:
-    """Open a collection for an encoder's points; make it if there is none.
+    def _write_batch(self, modality: Modality, batch: Sequence[Outcome]) -> None:
+        if batch:
+            items = [outcome.item for outcome in batch]
+            points = np.stack([outcome.point for outcome in batch if outcome.point is not None])
+            self._indexed[modality] += self.sink.write(modality, items, [outcome.hash for outcome in batch], points)
+            self.journal.indexed([item.id for item in items])
 
-    Args:
-        encoder: Its space, calibration and lift become the collection's.
-        name: Name of the collection.
-        recreate: Remove a collection that exists, with all its points.
-        quantization: See `Index.create`; for a collection that is made.
-        storage: See there, too.
-        **connection: Where it lives; see `Connection`.
+    def _count(self) -> None:
+        with suppress(HysacError):  # of a store that was closed meanwhile; it is an estimate only
+            self._total = self.source.count()
 
-    Raises:
-        ModelMismatchError: It was indexed with another model.
-        StorageLockedError: Another process has the folder.
-    """
-    return Index.create(
-        name,
-        dim=encoder.dim,
-        curvature=encoder.curvature,
-        safety=encoder.safety,
-        fingerprint=encoder.fingerprint,
-        lift=encoder.lift,
-        quantization=quantization,
-        storage=storage,
-        exist_ok=not recreate,
-        recreate=recreate,
-        **connection,
-    )
+    def _progress(self) -> Progress:
+        failed = self.journal.failures
+        done = sum(self._indexed.values()) + self._skipped + self._left_out + failed
+        return Progress(done, None if self._total is None else max(self._total, done), failed)

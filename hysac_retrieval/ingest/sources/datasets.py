@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hysac_retrieval.errors import MissingExtraError, SourceError
-from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
-from hysac_retrieval.ingest.sources.rows import Check, Row, plain_record, require_column, row_of
-from hysac_retrieval.ingest.sources.tables import Table
+from hysac_retrieval.ingest.sources.rows import Check, Records, plain_record, require_column, row_of
+from hysac_retrieval.ingest.sources.tables import Rows, TableSource
 
 PREFIX = "hf:"
 _ROWS_AT_ONCE = 64
-_SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -25,8 +24,8 @@ def is_saved_dataset(folder: Path) -> bool:
     )
 
 
-def dataset_tables(name: str, options: SourceOptions) -> list[Table]:
-    """The splits of a dataset as sources, read as a stream.
+def dataset_tables(name: str, options: SourceOptions) -> list[TableSource]:
+    """Return the splits of a dataset as sources, read as a stream.
 
     Args:
         name: Name on the hub, or a folder.
@@ -44,12 +43,12 @@ def dataset_tables(name: str, options: SourceOptions) -> list[Table]:
     for split, data in _splits(name, folder, options).items():
         title = f"{PREFIX}{name}/{split}"
         read = partial(_read, title, data, options.fields)
-        tables.append(Table(title, folder, f"{base}/{split}", read, partial(_count, data), options))
+        tables.append(TableSource(title, folder, f"{base}/{split}", read, partial(_count, data), options))
     return tables
 
 
-def dataset_records(name: str, options: SourceOptions, check: Check | None = None) -> Iterator[tuple[str, Any]]:
-    """The records of a dataset, each with where it is; images are not decoded. See `dataset_tables`.
+def dataset_records(name: str, options: SourceOptions, check: Check | None = None) -> Records:
+    """Read the records of a dataset, each with its origin; images are not decoded. See `dataset_tables`.
 
     Raises:
         MissingExtraError: `datasets` is not installed.
@@ -71,8 +70,9 @@ def _splits(name: str, folder: Path, options: SourceOptions) -> dict[str, Any]:
             loaded = load_dataset(str(folder) if folder.exists() else name, options.subset, streaming=True)
     except Exception as error:  # whatever its loaders, the hub's client and the file system come up with
         raise SourceError(
-            f"the dataset {name!r} cannot be loaded: {error}. Give the name of one on the Hugging Face hub, a folder "
-            "of its files, or a folder written by save_to_disk; --subset chooses one of several configurations"
+            f"the dataset {name!r} cannot be loaded: {error}",
+            hint="Give the name of one on the Hugging Face hub, a folder of its files, or a folder written by "
+            "save_to_disk; --subset chooses one of several configurations",
         ) from error
     splits = dict(loaded) if isinstance(loaded, Mapping) else {str(loaded.split or "data"): loaded}
     if options.split is None:
@@ -82,23 +82,25 @@ def _splits(name: str, folder: Path, options: SourceOptions) -> dict[str, Any]:
     return {options.split: splits[options.split]}
 
 
-def _read(title: str, data: Any, fields: Fields) -> Iterator[Row | FailedItem]:
-    for origin, record in _records(title, data, lambda columns: require_column(title, columns, fields)):
-        yield row_of(origin, record, fields)
+def _read(title: str, data: Any, fields: Fields) -> Rows:
+    with closing(_records(title, data, lambda columns: require_column(title, columns, fields))) as records:
+        for origin, record in records:
+            yield row_of(origin, record, fields)
 
 
-def _records(title: str, data: Any, check: Check | None) -> Iterator[tuple[str, Any]]:
+def _records(title: str, data: Any, check: Check | None) -> Records:
     for column, feature in (data.features or {}).items():
-        if hasattr(feature, "decode"):  # images, audio, video: we want the file, not what is in it
+        if hasattr(feature, "decode"):  # images, audio, video: the file is wanted, not its content decoded
             data = data.cast_column(column, type(feature)(decode=False))
     number = 0
     try:
-        for batch in data.iter(batch_size=_ROWS_AT_ONCE):
-            if check and number == 0:
-                check(batch)
-            for values in zip(*batch.values(), strict=True):
-                number += 1
-                yield f"{title}:{number}", plain_record(dict(zip(batch, values, strict=True)))
+        with closing(data.iter(batch_size=_ROWS_AT_ONCE)) as batches:
+            for batch in batches:
+                if check and number == 0:
+                    check(batch)
+                for values in zip(*batch.values(), strict=True):
+                    number += 1
+                    yield f"{title}:{number}", plain_record(dict(zip(batch, values, strict=True)))
     except SourceError:
         raise
     except Exception as error:  # as above, and what the hub's connection may do in the middle

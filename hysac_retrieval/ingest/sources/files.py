@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hysac_retrieval.errors import SourceError
-from hysac_retrieval.ingest.items import FailedItem, Item
-from hysac_retrieval.ingest.scratch import Captions
+from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import Row, count_lines
+from hysac_retrieval.ingest.sources.scratch import Captions
 from hysac_retrieval.ingest.sources.tables import image_item, text_item
 from hysac_retrieval.payload import is_utf8
 from hysac_retrieval.search.queries import IMAGE_SUFFIXES
@@ -35,8 +35,7 @@ class ImageFiles:
         self._options = options
         self._captions = captions
 
-    def items(self) -> Iterator[Item | FailedItem]:
-        """See `Source.items`."""
+    def __iter__(self) -> Items:
         if not self.whole:
             yield self._item(self.path) if is_utf8(str(self.path)) else _misnamed(self.path, self.source)
             return
@@ -50,10 +49,12 @@ class ImageFiles:
             yield FailedItem.of(str(error.filename), wrong, source=self.source)
         if empty and not unreadable:
             known = " ".join(sorted(IMAGE_SUFFIXES))
-            raise SourceError(f"{self.root} holds no images; looked for {known}. For texts give a text file or a table")
+            raise SourceError(
+                f"{self.root} holds no images; looked for {known}", hint="For texts give a text file or a table"
+            )
 
     def count(self) -> int:
-        """See `Source.count`."""
+        """See `NamedSource.count`."""
         return sum(1 for _ in _images(self.root, [])) if self.whole else 1
 
     def _item(self, path: Path) -> Item:
@@ -79,8 +80,7 @@ class TextFile:
         self.name = str(path)
         self.source = options.namespace or path.resolve().as_posix()
 
-    def items(self) -> Iterator[Item | FailedItem]:
-        """See `Source.items`."""
+    def __iter__(self) -> Items:
         empty = True
         try:
             with self.path.open(encoding="utf-8-sig") as stream:
@@ -90,14 +90,15 @@ class TextFile:
                         yield text_item(Row(f"{self.path}:{number}", None, text), self.source)
         except (OSError, UnicodeDecodeError) as error:
             raise SourceError(
-                f"{self.path} cannot be read as UTF-8 text: {error}. Convert it to UTF-8, or give it the suffix of "
-                f"what it is: an image ({' '.join(sorted(IMAGE_SUFFIXES))}) or a table (.jsonl .csv .parquet .tar)"
+                f"{self.path} cannot be read as UTF-8 text: {error}",
+                hint="Convert it to UTF-8, or give it the suffix of what it is: an image "
+                f"({' '.join(sorted(IMAGE_SUFFIXES))}) or a table (.jsonl .csv .parquet .tar)",
             ) from error
         if empty:
-            raise SourceError(f"{self.path} holds no text; give a file with one text per line")
+            raise SourceError(f"{self.path} holds no text", hint="Give a file with one text per line")
 
     def count(self) -> int:
-        """See `Source.count`."""
+        """See `NamedSource.count`."""
         return count_lines(self.path)
 
 
@@ -112,4 +113,4 @@ def _images(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
 def _misnamed(path: Path, source: str) -> FailedItem:
     """An image that no payload can name."""
     shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return FailedItem.of(shown, SourceError("the name of the file is not UTF-8; rename it"), source=source)
+    return FailedItem.of(shown, SourceError("the name of the file is not UTF-8", hint="Rename it"), source=source)

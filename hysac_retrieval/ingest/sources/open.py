@@ -1,4 +1,4 @@
-"""What there is to index: sources of every kind, listed as a stream of items before anything is decoded.
+"""Sources of every kind, opened by name and listed as a stream of items before anything is decoded.
 
     folder of images            every file with the suffix of an image, recursively
     image file                  itself
@@ -18,43 +18,43 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from hysac_retrieval.errors import SettingsError, SourceError
-from hysac_retrieval.ingest.items import FailedItem, Item
-from hysac_retrieval.ingest.scratch import Captions, Seen
+from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_tables, is_saved_dataset
 from hysac_retrieval.ingest.sources.files import ImageFiles, TextFile
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import ROW_SUFFIXES
+from hysac_retrieval.ingest.sources.scratch import Captions, Seen
 from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, Shard
 from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, normal, read_table, table
 from hysac_retrieval.payload import is_utf8
 from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
-__all__ = ["Item", "Listing", "Source", "SourceOptions", "expand_braces"]
-
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-class Source(Protocol):
-    """Something that holds items; it can be listed any number of times."""
+class NamedSource(Protocol):
+    """A file, folder or dataset; it can be listed any number of times."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name for people."""
 
     @property
     def source(self) -> str:
-        """What its points carry as their source."""
+        """Name that its points carry; see `Item.source`."""
 
     @property
     def whole(self) -> bool:
         """Whether it is all of that source, so that points with items no longer in it have left it."""
 
-    def items(self) -> Iterator[Item | FailedItem]:
+    def __iter__(self) -> Items:
         """List it.
 
         Raises:
@@ -66,9 +66,9 @@ class Source(Protocol):
 
 
 class Listing:
-    """All items of the sources, each key once; to be listed once.
+    """All items of named sources, each key once; see `protocols.Source`.
 
-    A source that breaks in the middle becomes a failed item, and the next one follows.
+    A source that breaks in the middle becomes a failed item, and the next one follows. Use it as a context manager.
 
     Args:
         sources: Paths of folders and files, and names of datasets.
@@ -76,7 +76,7 @@ class Listing:
 
     Attributes:
         seen: Ids of everything listed so far.
-        complete: Whether everything could be read that was listed so far: what was not seen is not there.
+        complete: Whether everything listed so far could be read: what was not seen is not there.
         broken: Sources that could not be read to their end.
 
     Raises:
@@ -88,37 +88,46 @@ class Listing:
     def __init__(self, sources: Sequence[str | os.PathLike[str]], options: SourceOptions | None = None) -> None:
         self._options = options or SourceOptions()
         if self._options.namespace == "":
-            raise SettingsError("the namespace is empty; give it a name, or leave it out")
+            raise SettingsError("the namespace is empty", hint="Give it a name, or leave it out")
         self._captions_path = None if self._options.captions is None else Path(self._options.captions).expanduser()
         self._bad_captions: list[FailedItem] = []
-        self._captions = self._read_captions()
-        self._sources: dict[str, Source] = {}
-        for name in sources:
-            for path in expand_braces(os.fspath(name)):
-                for source in self._open(path):
-                    self._sources.setdefault(os.path.abspath(source.name), source)
-        if self._captions is not None and not any(isinstance(source, ImageFiles) for source in self._sources.values()):
-            raise SettingsError("--captions describes the images of a folder, but no source is a folder or an image")
-        self.seen = Seen()
+        self._captions: Captions | None = None
+        self._sources: dict[str, NamedSource] = {}
         self.complete = True
         self.broken: set[str] = set()
-        for source in self._sources.values():
-            if not is_utf8(source.source):
-                raise SourceError(f"the name of {source.source!r} is not UTF-8, which points are stored in; rename it")
-            next(source.items(), None)  # what cannot be read at all is an error before anything is indexed
+        with ExitStack() as opened:
+            self.seen = opened.enter_context(closing(Seen()))
+            if self._captions_path is not None:
+                self._captions = opened.enter_context(closing(Captions()))
+                self._read_captions(self._captions_path, self._captions)
+            self._open_all(sources)
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget what was seen."""
+        self._opened.close()
 
     @property
     def whole(self) -> list[str]:
-        """Sources that are listed whole; see `Source.whole`."""
+        """Sources that are listed whole; see `NamedSource.whole`."""
         return list(dict.fromkeys(source.source for source in self._sources.values() if source.whole))
 
     @property
-    def described(self) -> list[str]:
-        """As `whole`, and the table of captions: whatever failed in them earlier fails again or is mended."""
-        return self.whole if self._captions_path is None else [*self.whole, str(self._captions_path)]
+    def finished(self) -> set[str]:
+        """Whole sources that were listed to their end, and the table of captions, whose rows are all checked again."""
+        tables = [] if self._captions_path is None else [str(self._captions_path)]
+        return {*self.whole, *tables} - self.broken
 
     def count(self) -> int | None:
-        """About how many items there are; None if that takes too long to find out."""
+        """See `Source.count`."""
         total = 0
         for source in self._sources.values():
             try:
@@ -130,37 +139,36 @@ class Listing:
             total += found
         return total
 
-    def __iter__(self) -> Iterator[Item | FailedItem]:
-        for found in self._all():
-            if isinstance(found, FailedItem):
-                yield found
-                continue
-            accepted = self._once(found)
-            if accepted is not None:
-                yield accepted
-            if isinstance(accepted, Item) and self._options.index_captions:
-                yield from filter(None, (self._once(text) for text in _caption_items(accepted)))
+    def __iter__(self) -> Items:
+        with closing(self._all()) as all_items:
+            for found in all_items:
+                accepted = found if isinstance(found, FailedItem) else self._once(found)
+                if accepted is not None:
+                    yield accepted
+                if isinstance(accepted, Item) and self._options.index_captions:
+                    yield from filter(None, (self._once(text) for text in _caption_items(accepted)))
 
-    def _all(self) -> Iterator[Item | FailedItem]:
+    def _all(self) -> Items:
         yield from self._bad_captions
         self.complete = self.complete and not self._bad_captions
         for source in self._sources.values():
             try:
-                for found in source.items():
-                    # A text that is empty is no text; a row that cannot be read may be one that has a point.
-                    if isinstance(found, FailedItem) and found.kind == SourceError.__name__:
-                        self.complete = False
-                    yield found
+                with closing(iter(source)) as items:
+                    for found in items:
+                        # A text that is empty is no text; a row that cannot be read may be one that has a point.
+                        if isinstance(found, FailedItem) and found.kind == SourceError.__name__:
+                            self.complete = False
+                        yield found
             except SourceError as error:
                 self.complete = False
                 self.broken.add(source.source)
                 yield FailedItem.of(source.name, error, source=source.source)
         for origin, file in self._captions.unmatched() if self._captions else ():
-            wrong = SourceError(f"no source holds the image {file!r}; correct the name or remove the row")
+            wrong = SourceError(f"no source holds the image {file!r}", hint="Correct the name or remove the row")
             yield FailedItem.of(origin, wrong, source=str(self._captions_path))
 
     def _once(self, item: Item) -> Item | FailedItem | None:
-        """The item, or None if it has been listed already, or a failure if something else has its key."""
+        """Return the item; None if it was listed before, and a failure if something else has its key."""
         before, same = self.seen.add(item.id, item.place)
         if not before:
             return item
@@ -168,8 +176,9 @@ class Listing:
             return None
         if item.modality == "image":
             wrong = SourceError(
-                f"another item has the same key ({item.key}); put rows of one image next to each other, and index "
-                "sources that share file names in separate namespaces"
+                f"another item has the same key ({item.key})",
+                hint="Put rows of one image next to each other, and index sources that share file names in separate "
+                "namespaces",
             )
             return FailedItem.of(item.origin, wrong, source=item.source)
         if item.payload.keys() <= {"text"}:
@@ -180,19 +189,35 @@ class Listing:
         )
         return None if self.seen.add(again.id, again.place)[0] else again
 
-    def _open(self, name: str) -> list[Source]:
+    def _open_all(self, sources: Sequence[str | os.PathLike[str]]) -> None:
+        for name in sources:
+            for path in expand_braces(os.fspath(name)):
+                for source in self._open(path):
+                    self._sources.setdefault(os.path.abspath(source.name), source)
+        if self._captions is not None and not any(isinstance(source, ImageFiles) for source in self._sources.values()):
+            raise SettingsError("--captions describes the images of a folder, but no source is a folder or an image")
+        for source in self._sources.values():
+            if not is_utf8(source.source):
+                raise SourceError(
+                    f"the name of {source.source!r} is not UTF-8, which points are stored in", hint="Rename it"
+                )
+            with closing(iter(source)) as items:
+                next(items, None)  # what cannot be read at all is an error before anything is indexed
+
+    def _open(self, name: str) -> Sequence[NamedSource]:
         if name.startswith(PREFIX):
-            return list(dataset_tables(name.removeprefix(PREFIX), self._options))
+            return dataset_tables(name.removeprefix(PREFIX), self._options)
         path = Path(name).expanduser()
         lower = path.name.lower()
         if path.is_dir():
             if is_saved_dataset(path):
-                return list(dataset_tables(str(path), self._options))
+                return dataset_tables(str(path), self._options)
             return [ImageFiles(path, self._options, self._captions)]
         if not path.exists():
             raise SourceError(
-                f"{path} does not exist; give a folder of images, an image, a text file, a table, a shard, or "
-                f"{PREFIX}NAME for a Hugging Face dataset"
+                f"{path} does not exist",
+                hint="Give a folder of images, an image, a text file, a table, a shard, or "
+                f"{PREFIX}NAME for a Hugging Face dataset",
             )
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return [ImageFiles(path.parent, self._options, self._captions, only=path)]
@@ -200,35 +225,31 @@ class Listing:
             return [table(path, self._options)]
         return [Shard(path, self._options) if lower.endswith(SHARD_SUFFIXES) else TextFile(path, self._options)]
 
-    def _read_captions(self) -> Captions | None:
-        if self._captions_path is None:
-            return None
-        captions = Captions()
-        for row in read_table(self._captions_path, self._options.fields):
+    def _read_captions(self, path: Path, captions: Captions) -> None:
+        for row in read_table(path, self._options.fields):
             if isinstance(row, FailedItem):
-                self._bad_captions.append(replace(row, source=str(self._captions_path)))
+                self._bad_captions.append(replace(row, source=str(path)))
             elif row.file is None:
                 wrong = SourceError(f"the row names no image; it has {', '.join(row.extra) or 'no fields'}")
-                self._bad_captions.append(FailedItem.of(row.origin, wrong, source=str(self._captions_path)))
+                self._bad_captions.append(FailedItem.of(row.origin, wrong, source=str(path)))
             else:
                 captions.add(normal(row.file), row)
-        return captions
 
 
 def expand_braces(name: str) -> list[str]:
-    """The names that ``{000..010}`` stands for, with leading zeros as written; the name itself without braces."""
+    """Return the names that ``{000..010}`` stands for, with leading zeros as written; else the name itself."""
     found = _RANGE.search(name)
     if found is None or Path(name).exists():
         return [name]
     first, last = found.groups()
     if int(last) < int(first):
-        raise SourceError(f"{name} counts backwards; write {{{last}..{first}}}")
+        raise SourceError(f"{name} counts backwards", hint=f"Write {{{last}..{first}}}")
     numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
     return [rest for number in numbers for rest in expand_braces(name[: found.start()] + number + name[found.end() :])]
 
 
 def _caption_items(image: Item) -> Iterator[Item]:
-    """The captions of an image as texts of their own."""
+    """Return the captions of an image as items."""
     payload = {name: value for name, value in image.payload.items() if name != "caption"}
     for text in image.captions:
         fields = payload | {"text": text}

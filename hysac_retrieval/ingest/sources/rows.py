@@ -1,11 +1,11 @@
-"""Rows of tables: JSON Lines and CSV are read here, and records of any table are understood here."""
+"""Rows of tables: how JSON Lines and CSV are read, and how a record of any table becomes a row."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from hysac_retrieval.ingest.sources.options import Fields
 ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv"})
 
 Check = Callable[[Iterable[str]], None]
-"""Called with the columns of a table that names them; raises `SourceError` where they will not do."""
+"""Called with the columns of a table that names them; raises `SourceError` if none of them can be used."""
+
+Records = Generator[tuple[str, Any], None, None]
+"""Records as they are read, each with its origin; close it if it may not be read to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,12 @@ class Row:
     """A row of a table.
 
     Attributes:
-        origin: Where it is: ``file:line``.
+        origin: ``file:line``.
         file: Name of an image file as written; with `data`, only a name.
         text: Text or caption.
         extra: All other fields.
         data: An encoded image that the row itself holds.
-        id: Its identity within the table, where a field gives one.
+        id: Its identity within the table, if a field gives one.
     """
 
     origin: str
@@ -41,27 +44,18 @@ class Row:
     id: str | None = None
 
 
-def read_rows(path: Path, fields: Fields) -> Iterator[Row | FailedItem]:
-    """Read a JSON Lines or CSV file row by row; a row that is damaged or has neither field becomes a `FailedItem`.
+def read_records(path: Path, check: Check | None = None) -> Records:
+    """Read a JSON Lines or CSV file record by record, each with its origin: ``file:line``.
 
-    Raises:
-        SourceError: The file is missing, of another kind, not UTF-8, or a CSV without either column.
-    """
-    for origin, record in read_records(path, lambda columns: require_column(str(path), columns, fields)):
-        yield row_of(origin, record, fields)
-
-
-def read_records(path: Path, check: Check | None = None) -> Iterator[tuple[str, Any]]:
-    """Read a JSON Lines or CSV file record by record, each with where it is: ``file:line``.
-
-    A record is what the line holds, a mapping of fields where all is well; one that is damaged is a `SourceError`.
+    A record is the content of a line, usually a mapping of fields; one that is damaged is a `SourceError`.
 
     Raises:
         SourceError: The file is missing, of another kind, or not UTF-8; or what `check` raises.
     """
     suffix = path.suffix.lower()
     if suffix not in ROW_SUFFIXES:
-        raise SourceError(f"{path} is no table; give a file with one of the suffixes {' '.join(sorted(ROW_SUFFIXES))}")
+        known = " ".join(sorted(ROW_SUFFIXES))
+        raise SourceError(f"{path} is no table", hint=f"Give a file with one of the suffixes {known}")
     empty = True
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -70,13 +64,13 @@ def read_records(path: Path, check: Check | None = None) -> Iterator[tuple[str, 
                 empty = False
                 yield f"{path}:{number}", record
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} cannot be read: {error}; give a UTF-8 file of JSON Lines or CSV") from error
+        raise SourceError(f"{path} cannot be read: {error}", hint="Give a UTF-8 file of JSON Lines or CSV") from error
     if empty:
         raise SourceError(f"{path} holds no rows")
 
 
 def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
-    """Understand a record: a mapping of fields, or the error that kept it from being read.
+    """Turn a record into a row: a mapping of fields, or the error that kept it from being read.
 
     Binary fields other than the image are left out: no payload can hold them.
     """
@@ -106,7 +100,7 @@ def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
 
 
 def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of a columnar table without its nulls and NaN: they are missing values, as empty cells are in CSV."""
+    """Return a record of a columnar table without nulls and NaN: missing values, as empty cells are in CSV."""
     return {name: value for name, value in record.items() if not _missing(value)}
 
 
@@ -120,13 +114,13 @@ def require_column(what: str, columns: Iterable[str], fields: Fields) -> None:
     found = list(columns)
     if not set(known) & set(found):
         raise SourceError(
-            f"{what} has the columns {', '.join(found)}, none of which is {' or '.join(known)}; "
-            "name them with --image-field and --text-field"
+            f"{what} has the columns {', '.join(found)}, none of which is {' or '.join(known)}",
+            hint="Name them with --image-field and --text-field",
         )
 
 
 def count_lines(path: Path) -> int:
-    """Number of lines of a file, blank ones included."""
+    """Return the number of lines of a file, blank ones included."""
     with path.open("rb") as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
@@ -147,7 +141,10 @@ def _csv(stream: Any, path: Path, check: Check | None) -> Iterator[tuple[int, An
         check(reader.fieldnames)
     for record in reader:
         if None in record:
-            yield reader.line_num, SourceError("the row has more cells than the header; quote cells that hold commas")
+            yield (
+                reader.line_num,
+                SourceError("the row has more cells than the header", hint="Quote cells that hold commas"),
+            )
         else:
             # An empty cell is a missing value, also in the payload.
             yield reader.line_num, {name: cell for name, cell in record.items() if cell not in ("", None)}
@@ -160,7 +157,7 @@ def _take(record: dict[str, Any], names: Sequence[str]) -> tuple[str | None, Any
 
 
 def _image_of(value: Any) -> tuple[str | None, bytes | None]:
-    """File name and bytes of an image field; Hugging Face keeps images as ``{"bytes": …, "path": …}``."""
+    """Return file name and bytes of an image field; Hugging Face keeps images as ``{"bytes": …, "path": …}``."""
     if isinstance(value, Mapping):
         file, data = value.get("path"), value.get("bytes")
         return (file if isinstance(file, str) else None), (data if isinstance(data, bytes) else None)

@@ -11,14 +11,15 @@ import gzip
 import json
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 from hysac_retrieval.errors import SourceError
-from hysac_retrieval.ingest.items import FailedItem, Item
+from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import row_of
 from hysac_retrieval.ingest.sources.tables import embedded_item, text_item
@@ -47,17 +48,17 @@ class Shard:
         self._base = base if options.namespace is None else f"{options.namespace}/{path.name}"
         self._options = options
 
-    def items(self) -> Iterator[Item | FailedItem]:
-        """See `Source.items`."""
+    def __iter__(self) -> Items:
         name = ""
         files: list[tuple[str, bytes]] = []
         try:
-            for member, data in read_members(self.path, lambda name: _suffix(name) in _READ):
-                if files and sample_of(member.name) != name:
-                    yield self._item(name, files)
-                    files = []
-                name = sample_of(member.name)
-                files.append((member.name, data))
+            with closing(read_members(self.path, lambda name: _suffix(name) in _READ)) as members:
+                for member, data in members:
+                    if files and sample_of(member.name) != name:
+                        yield self._item(name, files)
+                        files = []
+                    name = sample_of(member.name)
+                    files.append((member.name, data))
         except SourceError:
             if files:
                 yield self._item(name, files)
@@ -67,7 +68,7 @@ class Shard:
         yield self._item(name, files)
 
     def count(self) -> int | None:
-        """See `Source.count`. Compressed archives would have to be read whole."""
+        """See `NamedSource.count`. Compressed archives would have to be read whole."""
         if self.path.suffix != ".tar":
             return None
         names = (sample_of(member.name) for member, _ in read_members(self.path, lambda _: False))
@@ -80,7 +81,7 @@ class Shard:
             record = next((_object(data) for member, data in files if _suffix(member) == ".json"), {})
             text = next((data.decode("utf-8-sig").strip() for member, data in files if _suffix(member) in _TEXTS), None)
         except ValueError as error:
-            wrong = SourceError(f"the text or the JSON of the sample cannot be read: {error}; give UTF-8")
+            wrong = SourceError(f"the text or the JSON of the sample cannot be read: {error}", hint="Give UTF-8")
             return FailedItem.of(origin, wrong, source=self.source)
         if image is None and not text and not record:
             found = ", ".join(member for member, _ in files)
@@ -104,8 +105,12 @@ class Shard:
         return text_item(row, self.source, key=key)
 
 
-def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """The files of an archive, as they come, with the contents of those whose names are wanted.
+Members = Generator[tuple[tarfile.TarInfo, bytes], None, None]
+"""Files of an archive as they are read; close it if it may not be read to its end."""
+
+
+def read_members(path: Path, wanted: Callable[[str], bool]) -> Members:
+    """Read the files of an archive in their order, with the contents of those whose names are wanted.
 
     Raises:
         SourceError: The archive cannot be opened, or ends before its end.
@@ -120,14 +125,21 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[ta
                     archive.members.clear()  # else it remembers every one
                     if member.isfile() and not Path(member.name).name.startswith("."):
                         number += 1
-                        file = archive.extractfile(member) if wanted(member.name) else None
-                        yield member, file.read() if file else b""
+                        yield member, _contents(archive, member) if wanted(member.name) else b""
             if watched.last != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end of archive")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise SourceError(
-            f"{path} is damaged after {number} files: {error}; copy or download the archive again"
+            f"{path} is damaged after {number} files: {error}", hint="Copy or download the archive again"
         ) from error
+
+
+def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    if file is None:
+        return b""
+    with file:
+        return file.read()
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -153,7 +165,7 @@ class _Watched:
 
 
 def sample_of(member: str) -> str:
-    """Name of the sample of a file: up to the first dot of its last part."""
+    """Return the name of a file's sample: up to the first dot of its last part."""
     folder, slash, name = member.rpartition("/")
     return folder + slash + name.partition(".")[0]
 

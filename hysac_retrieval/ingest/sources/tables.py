@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from hysac_retrieval.errors import MissingExtraError, SourceError, TextError
-from hysac_retrieval.ingest.items import FailedItem, Item
+from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
 from hysac_retrieval.ingest.sources.rows import (
     Check,
+    Records,
     Row,
     count_lines,
     plain_record,
@@ -25,20 +27,21 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _ROWS_AT_ONCE = 64  # of a Parquet table, whose rows may hold images
 _BUFFER = 1 << 20
 
-Rows = Callable[[], Iterator[Row | FailedItem]]
+Rows = Generator[Row | FailedItem, None, None]
+"""Rows as they are read; close it if it may not be read to its end."""
 
 
-class Table:
-    """Rows that name or hold an image, a text, or both (the text is then its caption).
+class TableSource:
+    """A table whose rows name or hold an image, a text, or both (the text is then its caption).
 
     Rows of one image stand together; they become one item with several captions.
 
     Args:
-        name: What people call it.
-        folder: Where file names begin.
-        base: What ids of rows begin with; the namespace takes its place.
+        name: Name for people.
+        folder: Folder that file names are relative to.
+        base: Beginning of the rows' ids; the namespace takes its place.
         read: Reads the rows.
-        count: Counts them; None where that is not known beforehand.
+        count: Counts them; returns None if that is not known beforehand.
         options: How sources are read.
     """
 
@@ -49,7 +52,7 @@ class Table:
         name: str,
         folder: Path,
         base: str,
-        read: Rows,
+        read: Callable[[], Rows],
         count: Callable[[], int | None],
         options: SourceOptions,
     ) -> None:
@@ -61,18 +64,15 @@ class Table:
         self._read = read
         self._options = options
 
-    def items(self) -> Iterator[Item | FailedItem]:
-        """See `Source.items`."""
-        for (_, file), rows in groupby(self._numbered(), key=_group):
-            if file is None:
-                for number, row in rows:
-                    yield self._item(number, row)
-            else:
-                together = [row for _, row in rows if isinstance(row, Row)]
-                yield image_item(self._folder, file, together, self._options, self.source)
-
-    def _numbered(self) -> Iterator[tuple[int, Row | FailedItem]]:
-        return enumerate(self._read())
+    def __iter__(self) -> Items:
+        with closing(self._read()) as all_rows:
+            for (_, file), rows in groupby(enumerate(all_rows), key=_group):
+                if file is None:
+                    for number, row in rows:
+                        yield self._item(number, row)
+                else:
+                    together = [row for _, row in rows if isinstance(row, Row)]
+                    yield image_item(self._folder, file, together, self._options, self.source)
 
     def _item(self, number: int, row: Row | FailedItem) -> Item | FailedItem:
         if isinstance(row, FailedItem):
@@ -85,30 +85,34 @@ class Table:
         return text_item(row, self.source, key=None if row.id is None else identity)
 
 
-def table(path: Path, options: SourceOptions) -> Table:
-    """A file of JSON Lines, CSV or Parquet as a source."""
+def table(path: Path, options: SourceOptions) -> TableSource:
+    """Return a file of JSON Lines, CSV or Parquet as a source."""
 
-    def read() -> Iterator[Row | FailedItem]:
+    def read() -> Rows:
         return read_table(path, options.fields)
 
-    def count() -> int | None:
-        return _parquet(path).metadata.num_rows if path.suffix.lower() in PARQUET_SUFFIXES else count_lines(path)
+    def count() -> int:
+        if path.suffix.lower() not in PARQUET_SUFFIXES:
+            return count_lines(path)
+        with _parquet(path) as file:
+            return int(file.metadata.num_rows)
 
-    return Table(str(path), path.parent, path.resolve().as_posix(), read, count, options)
+    return TableSource(str(path), path.parent, path.resolve().as_posix(), read, count, options)
 
 
-def read_table(path: Path, fields: Fields) -> Iterator[Row | FailedItem]:
+def read_table(path: Path, fields: Fields) -> Rows:
     """Read the rows of any table, a few at a time.
 
     Raises:
         SourceError: The table cannot be read, or has no column to index.
         MissingExtraError: It is a Parquet table and pyarrow is not installed.
     """
-    for origin, record in table_records(path, lambda columns: require_column(str(path), columns, fields)):
-        yield row_of(origin, record, fields)
+    with closing(table_records(path, lambda columns: require_column(str(path), columns, fields))) as records:
+        for origin, record in records:
+            yield row_of(origin, record, fields)
 
 
-def table_records(path: Path, check: Check | None = None) -> Iterator[tuple[str, Any]]:
+def table_records(path: Path, check: Check | None = None) -> Records:
     """Read the records of any table, a few at a time; see `rows.read_records`.
 
     Raises:
@@ -118,27 +122,29 @@ def table_records(path: Path, check: Check | None = None) -> Iterator[tuple[str,
     if path.suffix.lower() not in PARQUET_SUFFIXES:
         yield from read_records(path, check)
         return
-    file = _parquet(path)
-    from pyarrow import ArrowException
-
-    if check:
-        check(file.schema_arrow.names)
-    if file.metadata.num_rows == 0:
-        raise SourceError(f"{path} holds no rows")
     number = 0
-    try:
-        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-            for record in batch.to_pylist():
-                number += 1
-                yield f"{path}:{number}", plain_record(record)
-    except (OSError, ArrowException) as error:
-        raise SourceError(f"{path} is damaged after row {number}: {error}; copy or download it again") from error
+    with _parquet(path) as file:
+        from pyarrow import ArrowException
+
+        if check:
+            check(file.schema_arrow.names)
+        if file.metadata.num_rows == 0:
+            raise SourceError(f"{path} holds no rows")
+        try:
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", plain_record(record)
+        except (OSError, ArrowException) as error:
+            raise SourceError(
+                f"{path} is damaged after row {number}: {error}", hint="Copy or download it again"
+            ) from error
 
 
 def text_item(row: Row, source: str, *, key: str | None = None) -> Item | FailedItem:
-    """A row of text. Without a key it is identified by its source and the text itself."""
+    """Return a row of text as an item. Without a key it is identified by its source and the text itself."""
     if row.text is None or not row.text.strip():
-        error = TextError("the text is empty; fill it in, or leave the row out")
+        error = TextError("the text is empty", hint="Fill it in, or leave the row out")
         return FailedItem.of(row.origin, error, source=source)
     payload = row.extra | {"text": row.text}
     return Item(row.origin, key or f"{source}#{row.text}", source, "text", row.text, payload, place=row.origin)
@@ -155,7 +161,7 @@ def image_item(
     origin: str | None = None,
     place: str | None = None,
 ) -> Item:
-    """An image file with the rows that describe it. Without a key it is identified by its path."""
+    """Return an image file, with the rows that describe it, as an item. Without a key its path identifies it."""
     path = root / file  # an absolute file stays what it is
     origin = origin or rows[0].origin
     key = key or (path.resolve().as_posix() if options.namespace is None else f"{options.namespace}/{file}")
@@ -164,18 +170,18 @@ def image_item(
 
 
 def embedded_item(row: Row, key: str, source: str) -> Item:
-    """An image that its row holds."""
+    """Return an image that its row holds as an item."""
     payload, captions = _described([row], row.file)
     return Item(row.origin, key, source, "image", row.data or b"", payload, row.origin, captions)
 
 
 def normal(file: str) -> str:
-    """A file name as in payloads: with forward slashes and without ``./``."""
+    """Return a file name as payloads have it: with forward slashes and without ``./``."""
     return Path(file.replace("\\", "/")).as_posix()
 
 
 def _described(rows: Sequence[Row], file: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Payload and captions of an image."""
+    """Return payload and captions of an image."""
     payload = {name: value for row in rows for name, value in row.extra.items()}
     if file:
         payload["file"] = file
@@ -187,7 +193,7 @@ def _described(rows: Sequence[Row], file: str | None) -> tuple[dict[str, Any], t
 
 
 def _group(numbered: tuple[int, Row | FailedItem]) -> tuple[int, str | None]:
-    """Rows of one image file share a group; every other row has one of its own."""
+    """Return a group that rows of one image file share, and that every other row has alone."""
     number, row = numbered
     if isinstance(row, Row) and row.file is not None and row.data is None and row.id is None:
         return -1, normal(row.file)
@@ -204,4 +210,4 @@ def _parquet(path: Path) -> Any:
         # By default whole row groups are read, which may be the whole table; so it is a piece of a column at a time.
         return ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER)
     except (OSError, ArrowException) as error:
-        raise SourceError(f"{path} is no Parquet table: {error}; copy or download it again") from error
+        raise SourceError(f"{path} is no Parquet table: {error}", hint="Copy or download it again") from error

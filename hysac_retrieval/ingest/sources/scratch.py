@@ -1,4 +1,4 @@
-"""What a run must remember of millions of items, in a temporary database that spills to disk.
+"""Memory for millions of items: temporary databases that spill to disk.
 
 SQLite keeps a database without a name in memory up to its cache and in a deleted file beyond; nothing is left behind.
 """
@@ -17,19 +17,25 @@ from hysac_retrieval.ingest.sources.rows import Row
 _CACHE = -64_000  # KiB
 
 
-def _scratch(*tables: str) -> sqlite3.Connection:
-    # Used by one thread at a time, but not always the same one.
-    database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-    for statement in (f"PRAGMA cache_size={_CACHE}", "PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF", *tables):
-        database.execute(statement)
-    return database
+class _Scratch:
+    """A temporary database; it must be closed (`contextlib.closing`)."""
+
+    def __init__(self, *tables: str) -> None:
+        # Used by one thread at a time, but not always the same one.
+        self._db = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        for statement in (f"PRAGMA cache_size={_CACHE}", "PRAGMA journal_mode=OFF", "PRAGMA synchronous=OFF", *tables):
+            self._db.execute(statement)
+
+    def close(self) -> None:
+        """Remove the database. Closing twice is no error."""
+        self._db.close()
 
 
-class Seen:
+class Seen(_Scratch):
     """Ids that a run has met."""
 
     def __init__(self) -> None:
-        self._db = _scratch("CREATE TABLE seen (id BLOB PRIMARY KEY, place BLOB, times INT) WITHOUT ROWID")
+        super().__init__("CREATE TABLE seen (id BLOB PRIMARY KEY, place BLOB, times INT) WITHOUT ROWID")
 
     def add(self, identity: str, place: str) -> tuple[int, bool]:
         """Note an id.
@@ -59,11 +65,11 @@ class Seen:
         return self._db.execute("SELECT 1 FROM seen WHERE id = ?", (key,)).fetchone() is not None
 
 
-class Captions:
+class Captions(_Scratch):
     """Rows of captions by the name of their image's file."""
 
     def __init__(self) -> None:
-        self._db = _scratch(
+        super().__init__(
             "CREATE TABLE captions (file TEXT, origin TEXT, text TEXT, extra TEXT)",
             "CREATE INDEX by_file ON captions (file)",
             "CREATE TABLE matched (file TEXT PRIMARY KEY) WITHOUT ROWID",
@@ -75,7 +81,7 @@ class Captions:
         self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", (file, row.origin, row.text, extra))
 
     def of(self, *files: str) -> list[Row]:
-        """Rows of the first of the names that has any."""
+        """Return the rows of the first of the names that has any."""
         for file in files:
             query = "SELECT origin, text, extra FROM captions WHERE file = ? ORDER BY rowid"
             found = self._db.execute(query, (file,)).fetchall()
@@ -85,6 +91,6 @@ class Captions:
         return []
 
     def unmatched(self) -> Iterator[tuple[str, str]]:
-        """Origin and file of the rows whose image nobody asked for."""
+        """Yield origin and file of the rows whose image was in no source."""
         query = "SELECT origin, file FROM captions WHERE file NOT IN (SELECT file FROM matched) ORDER BY rowid"
         yield from self._db.execute(query)

@@ -1,0 +1,197 @@
+"""Indexing of folders, files, tables, shards and datasets into a collection of their own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.ingest.journal import Journal
+from hysac_retrieval.ingest.pipeline.decode import Decoding
+from hysac_retrieval.ingest.pipeline.local import LocalEncoding
+from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, expect_choice, left_points
+from hysac_retrieval.ingest.pipeline.run import Run
+from hysac_retrieval.ingest.pipeline.sinks import CollectionSink
+from hysac_retrieval.ingest.protocols import Encoding
+from hysac_retrieval.ingest.report import IndexReport, OnProgress
+from hysac_retrieval.ingest.sources.open import Listing
+from hysac_retrieval.ingest.sources.options import SourceOptions
+from hysac_retrieval.stores import Connection, StorageOptions
+from hysac_retrieval.stores.types import Quantization
+
+if TYPE_CHECKING:
+    from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.ingest.ray import RayOptions
+
+UNREADABLE = "some of the sources could not be read, so what has left them is not known"
+"""Why no point is pruned."""
+
+
+def index_sources(
+    sources: Sequence[str | os.PathLike[str]],
+    index: Index,
+    encoder: Encoder,
+    *,
+    options: SourceOptions | None = None,
+    batch_size: int = 64,
+    workers: int | None = 0,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    resume: bool = True,
+    only: Collection[str] = (),
+    prune: bool = False,
+    journal: str | os.PathLike[str] | None = None,
+    ray: RayOptions | None = None,
+    on_progress: OnProgress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> IndexReport:
+    """Index folders, files, tables, shards and datasets; `hysac_retrieval.ingest.sources.open` lists the kinds.
+
+    Items that are stored already, with the same content and from the same model, are skipped. An item that cannot be
+    indexed is noted in the report and the rest goes on. Each batch is durable when it is written, so a run that is
+    stopped or killed is continued by the same call.
+
+    Args:
+        sources: Paths of folders and files, names of datasets.
+        index: The collection, indexed with the encoder's model.
+        encoder: Encodes the items.
+        options: How the sources are read.
+        batch_size: Items encoded and written at once, at least 1.
+        workers: Processes that decode images; 0 decodes in a thread; None takes as many as there are cores, up to 8. A
+            script that uses processes needs ``if __name__ == "__main__":``.
+        max_pixels: Largest width × height of an image.
+        resume: Whether to skip what is stored already; False does everything again.
+        only: States to do: ``missing`` (not stored), ``stale`` (stored from other content), ``failed`` (failed when
+            last tried, by the journal); empty for all of them.
+        prune: Remove the points of the sources whose items are no longer there. Nothing is removed unless every source
+            could be read whole, and never a point of another source, or one that was not indexed from a source.
+        journal: File of failed items and cut texts; see `Journal`.
+        ray: Decode and encode on a Ray cluster, which must reach image files by the same paths; `workers` is ignored.
+        on_progress: See `OnProgress`.
+        should_stop: Asked now and then; True ends the run in good order.
+
+    Raises:
+        SourceError: A source is missing or cannot be read from its beginning; nothing has been indexed.
+        MissingExtraError: A source, or `ray`, needs a package that is not installed.
+        ModelMismatchError: The collection was indexed with another model.
+        SettingsError: An option is out of range, or worker processes cannot be started.
+        StoreError: The store fails; what was written before stays.
+    """
+    began = time.perf_counter()
+    encoding = encoding_for(encoder, batch_size, workers, max_pixels, ray)
+    index.collection.expect(encoder.fingerprint)
+    with (
+        _open(sources, options, only, resume, journal) as listing,
+        Journal(None if journal is None else Path(journal)) as notes,
+    ):
+        planner = CollectionPlanner(index, notes.earlier, only, resume=resume)
+        run = Run(listing, planner, encoding, CollectionSink(index), notes, encoder.text_spec.context_length)
+        report = run(on_progress, should_stop)
+        if not report.interrupted:
+            if prune and listing.complete:
+                report = replace(report, pruned=_prune(index, listing))
+            elif prune:
+                report = replace(report, unpruned=UNREADABLE)
+            index.optimize()
+    return replace(report, seconds=time.perf_counter() - began)
+
+
+def check_sources(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    options: SourceOptions | None = None,
+    only: Collection[str] = (),
+    resume: bool = True,
+    journal: str | os.PathLike[str] | None = None,
+) -> None:
+    """Raise what `index_sources` would before it looks at the collection; call it before making one.
+
+    The arguments are those of `index_sources`, as are the errors.
+    """
+    _open(sources, options, only, resume, journal).close()
+
+
+def collection_for(
+    encoder: Encoder,
+    name: str,
+    *,
+    recreate: bool = False,
+    quantization: Quantization | None = None,
+    storage: StorageOptions | None = None,
+    **connection: Unpack[Connection],
+) -> Index:
+    """Open a collection for an encoder's points; make it if there is none.
+
+    Args:
+        encoder: Its space, calibration and lift become the collection's.
+        name: Name of the collection.
+        recreate: Remove a collection that exists, with all its points.
+        quantization: See `Index.create`; for a collection that is made.
+        storage: See there, too.
+        **connection: Where it lives; see `Connection`.
+
+    Raises:
+        ModelMismatchError: It was indexed with another model.
+        StorageLockedError: Another process has the folder.
+    """
+    return Index.create(
+        name,
+        dim=encoder.dim,
+        curvature=encoder.curvature,
+        safety=encoder.safety,
+        fingerprint=encoder.fingerprint,
+        lift=encoder.lift,
+        quantization=quantization,
+        storage=storage,
+        exist_ok=not recreate,
+        recreate=recreate,
+        **connection,
+    )
+
+
+def encoding_for(
+    encoder: Encoder, batch_size: int, workers: int | None, max_pixels: int, ray: RayOptions | None = None
+) -> Encoding:
+    """Return what decodes and encodes; the arguments are those of `index_sources`.
+
+    Raises:
+        SettingsError: One is out of range.
+    """
+    least = (("batch_size", batch_size, 1), ("workers", workers, 0), ("max_pixels", max_pixels, 1))
+    for name, value, smallest in least:
+        if value is not None and value < smallest:
+            raise SettingsError(f"{name} is {value}; expected at least {smallest}")
+    decoding = Decoding(encoder.image_spec, max_pixels)
+    if ray is None:
+        return LocalEncoding(encoder, batch_size, workers, decoding)
+    from hysac_retrieval.ingest.ray import RayEncoding
+
+    return RayEncoding(encoder, batch_size, decoding, ray)
+
+
+def _open(
+    sources: Sequence[str | os.PathLike[str]],
+    options: SourceOptions | None,
+    only: Collection[str],
+    resume: bool,
+    journal: str | os.PathLike[str] | None,
+) -> Listing:
+    if "failed" in only and journal is None:
+        raise SettingsError(
+            "only='failed' does what the journal lists, and no journal is given", hint="Name that of the earlier run"
+        )
+    expect_choice(only, resume)
+    return Listing(sources, options)
+
+
+def _prune(index: Index, listing: Listing) -> int:
+    pruned = 0
+    for left in left_points(index, listing.whole, listing.seen):
+        index.delete(left)
+        pruned += len(left)
+    return pruned

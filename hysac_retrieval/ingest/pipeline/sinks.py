@@ -1,0 +1,117 @@
+"""Points into a collection: one that hysac-index made, or one of an application."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_retrieval.collection.attach import Attachment
+from hysac_retrieval.collection.index import Index
+from hysac_retrieval.ingest.items import HASH, SOURCE, FailedItem, Item
+from hysac_retrieval.ingest.pipeline.plan import marks
+from hysac_retrieval.payload import finite_number
+from hysac_retrieval.stores.amend import Amendment
+from hysac_retrieval.types import Modality, PointId
+
+_REJECTED = 128  # items whose points are looked up at once
+_ERASED = 500  # points that lose their scores at once
+_WITHDRAWN = {"unsafe": None, "radius": None, HASH: None}
+"""Without a radius, no new calibration gives the point a score either."""
+
+
+class CollectionSink:
+    """Writes whole points to a collection that hysac-index made.
+
+    Args:
+        index: The collection.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._lock = threading.Lock()
+        self._rejected: dict[str, str] = {}
+
+    def write(
+        self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]
+    ) -> int:
+        """See `Sink.write`."""
+        entries = [{SOURCE: item.source, HASH: found} for item, found in zip(items, hashes, strict=True)]
+        payloads = [item.payload for item in items]
+        return self._index.upsert(
+            [item.id for item in items], points, modality=modality, payloads=payloads, marks=entries
+        )
+
+    def reject(self, failure: FailedItem, found: str) -> None:
+        """See `Sink.reject`. What is stored stays as it is if the content could not be read."""
+        if not found:
+            return
+        with self._lock:
+            self._rejected[failure.id] = found
+            full = len(self._rejected) >= _REJECTED
+        if full:
+            self.finish()
+
+    def finish(self) -> None:
+        """Withdraw the scores of rejected items that were given for other content.
+
+        The points stay, for those who may see everything, and until the item is mended.
+        """
+        with self._lock:
+            rejected, self._rejected = self._rejected, {}
+        stored = marks(self._index, list(rejected)) if rejected else {}
+        amendments = [
+            Amendment(key, _WITHDRAWN, entries["model"], finite_number(entries.get("radius")))
+            for key, entries in stored.items()
+            if entries.get(HASH, rejected[key]) != rejected[key]
+        ]
+        if amendments:
+            self._index.store.amend(self._index.name, amendments)
+
+
+class AttachedSink:
+    """Writes vectors and scores to the points of an application, which are otherwise left alone.
+
+    Args:
+        index: A collection that is attached to the application's.
+
+    Raises:
+        SettingsError: It is attached to none.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._attachment = Attachment.of(index.store, index.collection)
+        self._lock = threading.Lock()
+        self._withdrawn: list[PointId] = []
+
+    def write(
+        self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]
+    ) -> int:
+        """See `Sink.write`. Points that the application has removed meanwhile are left out."""
+        entries = [{HASH: found} for found in hashes]
+        return self._index.annotate([item.point for item in items], points, modality=modality, marks=entries)
+
+    def reject(self, failure: FailedItem, found: str) -> None:
+        """See `Sink.reject`. The score goes in any case: it says nothing of what the point holds now."""
+        self.withdraw(int(failure.id) if failure.id.isdecimal() else failure.id)
+
+    def withdraw(self, point: PointId) -> None:
+        """Take vector and score from a point, now or soon."""
+        with self._lock:
+            self._withdrawn.append(point)
+            full = len(self._withdrawn) >= _ERASED
+        if full:
+            self._erase()
+
+    def finish(self) -> None:
+        """Take the vectors and scores that are still to be taken, and those of points that are gone."""
+        self._erase()
+        self._attachment.sweep()
+
+    def _erase(self) -> None:
+        with self._lock:
+            points, self._withdrawn = self._withdrawn, []
+        self._attachment.erase(points)

@@ -1,0 +1,127 @@
+"""The parts of a run: `pipeline.run.run` takes one of each.
+
+    Source ──items──▶ Planner ──tasks──▶ Encoding ──outcomes──▶ Sink
+
+Files, tables, shards, datasets and an application's collection are sources. A collection is a sink, whether it was made
+by hysac-index or belongs to an application. This machine or a Ray cluster encodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_retrieval.errors import InputError
+from hysac_retrieval.ingest.items import FailedItem, Item, Items
+from hysac_retrieval.types import Modality
+
+Unfinished = Literal["missing", "stale", "failed"]
+"""State of an item that may need work: not stored; stored from other content or by another model; failed last time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An item to do.
+
+    Attributes:
+        item: The item.
+        state: ``stale`` also stands for one that is stored and whose hash has not been compared yet.
+        known: Content hash of the stored point; None if there is none, or if it is to be replaced in any case.
+    """
+
+    item: Item
+    state: Unfinished
+    known: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result of a task: a point, an error, or neither for an item that is stored already, unchanged.
+
+    Attributes:
+        item: The item.
+        hash: Content hash; empty for content that cannot be read.
+        point: Shape (d,), float32.
+        error: Why the item cannot be encoded.
+        tokens: Length of a text in tokens; 0 for an image.
+    """
+
+    item: Item
+    hash: str
+    point: NDArray[np.float32] | None = None
+    error: InputError | None = None
+    tokens: int = 0
+
+
+class Source(Protocol):
+    """Items to index, listed once."""
+
+    @property
+    def seen(self) -> Container[str]:
+        """Ids of what was listed so far; an id that an earlier run noted and that is not here has left the source."""
+
+    @property
+    def finished(self) -> Collection[str]:
+        """Names, as in `Item.source`, of all that was listed to its end."""
+
+    def __iter__(self) -> Items:
+        """List the items, and what could not become one."""
+
+    def count(self) -> int | None:
+        """About how many items there are; None if that takes too long to find out."""
+
+
+class Planner(Protocol):
+    """Selects what is to be done."""
+
+    def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
+        """Return those of the items that are to be done, or compared by their hash."""
+
+
+Groups = Generator[list[Task], None, None]
+"""Tasks that were planned together."""
+
+
+class Encoding(Protocol):
+    """Decodes and encodes."""
+
+    def __call__(self, groups: Groups) -> Generator[list[Outcome], None, None]:
+        """Encode tasks.
+
+        Args:
+            groups: The tasks; taken in another thread, a bounded number of them ahead, and closed there.
+
+        Yields:
+            What is finished, in any order; now and then nothing, so that the run can be stopped.
+        """
+
+
+class Sink(Protocol):
+    """Takes points. Several threads may call it."""
+
+    def write(
+        self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]
+    ) -> int:
+        """Write the points (n, d) of n items with their content hashes. Durable when it returns.
+
+        Returns:
+            The number of points written.
+
+        Raises:
+            InputError: One cannot be stored; none was written.
+        """
+
+    def reject(self, failure: FailedItem, found: str) -> None:
+        """Withdraw, now or soon, the score that the point of a failed item has for other content.
+
+        Args:
+            failure: The item.
+            found: Its content hash; empty if the content could not be read.
+        """
+
+    def finish(self) -> None:
+        """Do what is left to be done."""
