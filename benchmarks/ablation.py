@@ -17,13 +17,12 @@ from typing import Any
 import click
 from common import RESULTS, machine
 
+from hysac_export.config import TrainConfig
 from hysac_export.evaluation.paper import paper_table
 from hysac_export.evaluation.report import quality_table
-from hysac_export.evaluation.subjects import evaluate_subjects, load_subject
-from hysac_export.training.config import TrainConfig
+from hysac_export.evaluation.subjects import evaluate_subjects, load_subject, with_profile
 from hysac_export.training.run import CONFIG, WEIGHTS
 from hysac_export.training.train import Trainer
-from hysac_retrieval.cli.eval import with_profile
 
 RECIPES = (
     "published-losses",

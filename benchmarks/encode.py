@@ -34,9 +34,9 @@ from hysac_export.bundle.compress import compress_bundle, quantized
 from hysac_export.bundle.graphs import load_graph, save_graph
 from hysac_export.bundle.onnx import ImageGraph, TextGraph, write_graph
 from hysac_export.bundle.price import price, scene_probes
+from hysac_export.config import ModelConfig
 from hysac_export.data.batches import normalise
 from hysac_export.model.hysac import HySAC
-from hysac_export.training.config import ModelConfig
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.bundle import Bundle
 from hysac_retrieval.encoder.devices import DeviceOptions, runner

@@ -17,9 +17,9 @@ import click
 
 from hysac_export.evaluation.paper import classification_table, paper_table, zero_shot_table
 from hysac_export.evaluation.report import quality_table
-from hysac_export.evaluation.subjects import Evaluation, evaluate_subjects, load_subject
-from hysac_export.evaluation.table import SPLIT_TITLES, Table
-from hysac_retrieval.cli.eval import TEST_SPLITS, default_baselines, with_profile
+from hysac_export.evaluation.subjects import Evaluation, baseline_folders, evaluate_subjects, load_subject, with_profile
+from hysac_export.evaluation.table import Table, split_title
+from hysac_retrieval.cli.eval import TEST_SPLITS
 from hysac_retrieval.encoder.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,8 +95,8 @@ def classification_summary(evaluations: Sequence[Evaluation]) -> Table:
     table = classification_table(evaluations)
     having = [e for e in evaluations if "fpr95.text" in e.figures]
     whole = [row for row in table.rows if row[0] == "all"]
-    rows = [(SPLIT_TITLES.get(e.split, e.split), *row[1:]) for e, row in zip(having, whole, strict=True)]
-    title = table.title.replace(f", {SPLIT_TITLES.get(evaluations[0].split, evaluations[0].split)}", "")
+    rows = [(split_title(e), *row[1:]) for e, row in zip(having, whole, strict=True)]
+    title = table.title.replace(f", {split_title(evaluations[0])}", "")
     return replace(table, title=title, header=("split", *table.header[1:]), rows=tuple(rows))
 
 
@@ -108,7 +108,7 @@ def classification_summary(evaluations: Sequence[Evaluation]) -> Table:
 @click.option("-n", "n", default=1000, show_default=True, help="Quadruplets of each split.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: README.md of the bundle]")
 def main(model: Path, ablation: tuple[Path, ...], n: int, out: Path | None) -> None:
-    subjects = [load_subject(model), *default_baselines(), *map(load_subject, ablation)]
+    subjects = [load_subject(run) for run in (model, *baseline_folders(), *ablation)]
     # A bundle brings its calibration, a run is given one in the same way.
     subjects = [with_profile(subject, n) for subject in subjects]
     evaluations = evaluate_subjects(subjects, TEST_SPLITS, n)

@@ -230,7 +230,7 @@ def _cached(encoder: Any, n: int, queries: int, cache: Path | None) -> dict[str,
     if path is not None and path.is_file():
         with np.load(path) as stored:
             return dict(stored)
-    from hysac_export.evaluation.encoded import encode_split
+    from hysac_export.model.encoded import encode_split
 
     size = encoder.image_spec.size
     gallery = encode_split(encoder, "test", math.ceil(n / 2), 0, size)

@@ -48,10 +48,10 @@ def tiny() -> tuple[Callable[[int], Any], int, str]:
     import torch
     from torch.utils.data import DataLoader, TensorDataset
 
+    from hysac_export.config import LoRAConfig, TrainConfig
     from hysac_export.data.batches import Batch
     from hysac_export.model.hysac import HySAC
     from hysac_export.model.lora import adapt
-    from hysac_export.training.config import LoRAConfig, TrainConfig
     from hysac_export.training.engine import Engine
 
     config = TrainConfig.model_validate(
@@ -86,9 +86,9 @@ def mini(stem: bool) -> tuple[Callable[[int], Any], int, str]:
     """A step of the bundled model's recipe, the quadruplets in it, and its precision."""
     import torch
 
+    from hysac_export.config import TrainConfig
     from hysac_export.data.batches import Batch
     from hysac_export.model.hysac import HySAC, WordHead
-    from hysac_export.training.config import TrainConfig
     from hysac_export.training.engine import Engine
 
     config = TrainConfig.load("mini")

@@ -19,7 +19,7 @@ from hysac_retrieval.cli.options import Place, json_option, place_options
 from hysac_retrieval.cli.rescore import run_rescore, show_report
 from hysac_retrieval.collection.metadata import same_points
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, Manifest, write_manifest
-from hysac_retrieval.errors import SettingsError, TrainingError
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.collection.rescore import RescoreReport
 
 Radii: TypeAlias = Mapping[str, Any]
-"""Radii of samples by group, see `hysac_export.evaluation.encoded.GROUPS`."""
+"""Radii of samples by group, see `hysac_export.data.split.GROUPS`."""
 
 
 @click.command("calibrate", cls=Command)
@@ -135,34 +135,32 @@ def command(
 def _prepare(roc: Path | None, out: Path | None) -> None:
     """Make the folders of the files that are written in the end, before the work of which they are to tell."""
     if roc is not None and roc.suffix.lower() == ".png":
-        raise SettingsError(f"--roc names the JSON file, its picture goes beside it; give {roc.with_suffix('.json')}")
+        raise SettingsError(
+            "--roc names the JSON file, its picture goes beside it", hint=f"Give {roc.with_suffix('.json')}"
+        )
     if roc is not None and out is not None and out.absolute() in {roc.absolute(), roc.with_suffix(".png").absolute()}:
-        raise SettingsError(f"--roc and --out would both write {out}; give them names of their own")
+        raise SettingsError(f"--roc and --out would both write {out}", hint="Give them names of their own")
     for path in (roc, out):
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SettingsError(f"the folder of {path} cannot be made: {error}; choose another place") from error
+            raise SettingsError(f"the folder of {path} cannot be made: {error}", hint="Choose another place") from error
 
 
 def _on_validation(
     model: str, n: int, seed: int, max_harmful: float, max_miss: float
 ) -> tuple[str, SafetyProfile, Radii]:
     from hysac_export.evaluation.calibrate import calibrate
-    from hysac_export.evaluation.encoded import encode_drawn
-    from hysac_export.evaluation.metrics import radii_of
-    from hysac_export.evaluation.subjects import load_subject, validation_split
+    from hysac_export.evaluation.subjects import encode_validation, load_subject
+    from hysac_export.model.encoded import radii_of
     from hysac_retrieval.cli.eval import counting
 
     subject = load_subject(model)
-    if subject.curvature is None:
-        raise TrainingError(f"{subject.name} is Euclidean: it has no radius to calibrate; give a hyperbolic model")
-    with counting(2 * n) as progress:
-        drawn = validation_split(subject, n, seed, lambda done: progress("Drawing", done))
-        encoded = encode_drawn(subject.encoder, drawn, lambda done: progress("Encoding", done))
-    profile = calibrate(encoded, subject.curvature, max_harmful=max_harmful, max_miss=max_miss)
-    return subject.name, profile, radii_of(encoded, subject.curvature)
+    with counting(3 * n) as progress:
+        encoded, curvature = encode_validation(subject, n, seed, progress)
+    profile = calibrate(encoded, curvature, max_harmful=max_harmful, max_miss=max_miss)
+    return subject.name, profile, radii_of(encoded, curvature)
 
 
 def _on_samples(
@@ -207,16 +205,15 @@ def _apply(folder: Path, profile: SafetyProfile, place: Place) -> RescoreReport:
 
 
 def _show(name: str, profile: SafetyProfile) -> None:
-    from rich import box
-    from rich.table import Table
+    from hysac_export.evaluation.table import Table
 
-    table = Table(title=f"Safety profile of {name}, threshold {profile.threshold:.4f}", box=box.SIMPLE_HEAD)
-    for column in ("", "safe radius", "unsafe radius", "midpoint", "slope", "boundary"):
-        table.add_column(column, justify="left" if not column else "right")
+    rows = []
     for modality in MODALITIES:
         part = profile.of(modality)
         spans = (f"{stats.mean:.3f} ± {stats.std:.3f}" for stats in (part.safe, part.unsafe))
-        table.add_row(modality, *spans, f"{part.midpoint:.3f}", f"{part.slope:.2f}", f"{part.boundary:.3f}")
+        rows.append((modality, *spans, f"{part.midpoint:.3f}", f"{part.slope:.2f}", f"{part.boundary:.3f}"))
+    header = ("", "safe radius", "unsafe radius", "midpoint", "slope", "boundary")
     out = console()
-    out.print(table)
+    title = f"Safety profile of {name}, threshold {profile.threshold:.4f}"
+    out.print(Table(title, header, tuple(rows), labels=1).rich())
     out.print(profile.source)

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,7 @@ SPLITS = ("validation", *TEST_SPLITS)
 @click.option("--no-baseline", is_flag=True, help="Compare with nothing.")
 @click.option("--ablation", multiple=True, type=click.Path(path_type=Path), help="More run folders, a row each.")
 @click.option("--split", "splits", multiple=True, type=click.Choice(SPLITS), help="[default: all test splits]")
-@click.option("--data", metavar="FILE", help="Quadruplets of your own instead of the splits of the scenes.")
+@click.option("--data", metavar="FILE", help="Your own quadruplets instead of the splits of the scenes.")
 @click.option("-n", "n", default=1000, show_default=True, type=click.IntRange(2), help="Quadruplets of each split.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of quadruplets and intervals.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write eval.json and plots here.")
@@ -57,18 +56,18 @@ def command(
     brief: bool,
     markdown: bool,
 ) -> None:
-    """Evaluate a model on the test splits of the scenes, or on quadruplets of your own.
+    """Evaluate a model on the test splits of the scenes, or on your own quadruplets.
 
     Prints the tables of the paper with 95 % bootstrap intervals: safe, unsafe and unsafe→safe retrieval with the
     published bounds and with ours, harmful@1, classification by radius, and a zero-shot check. A bundle brings its
     safety profile; a run folder is calibrated first, on the validation split. All models see the same pictures and
     captions.
     """
-    from hysac_export.data.quadruplet_set import draw_files
-    from hysac_export.evaluation.encoded import draw_split
+    from hysac_export.data.quadruplets.sets import draw_files
+    from hysac_export.data.split import draw_split
     from hysac_export.evaluation.plots import write_plots
     from hysac_export.evaluation.report import tables, to_dict
-    from hysac_export.evaluation.subjects import Draw, evaluate_subjects, load_subject
+    from hysac_export.evaluation.subjects import Draw, evaluate_subjects, load_subject, named_apart, with_profile
 
     chosen = splits or TEST_SPLITS
     draw: Draw = draw_split
@@ -78,14 +77,17 @@ def command(
         chosen, draw = (data,), lambda _, *how: draw_files((data,), *how)
     subjects = [load_subject(model)]
     if not no_baseline:
-        subjects += [load_subject(folder) for folder in baselines] or default_baselines()
-    subjects += [load_subject(folder) for folder in ablation]
-    subjects = _named_apart(subjects)
+        subjects += [load_subject(folder) for folder in baselines] or _default_baselines()
+    subjects = named_apart([*subjects, *map(load_subject, ablation)])
     uncalibrated = [s for s in subjects if s.profile is None and s.curvature is not None]
     drawings = len({s.size for s in subjects})
-    total = n * (len(chosen) * (drawings + 2 * len(subjects)) + len(uncalibrated))
+    total = n * (len(chosen) * (drawings + 3 * len(subjects)) + 3 * len(uncalibrated))
     with counting(total) as progress:
         subjects = [with_profile(subject, n, progress) for subject in subjects]
+        for subject in subjects:
+            if subject.uncalibrated:
+                words = "has no safety profile, so neither traversal to a boundary nor the filter"
+                note(f"{subject.name} {words}: {subject.uncalibrated}")
         evaluations = evaluate_subjects(subjects, chosen, n, seed, progress=progress, draw=draw)
     result = to_dict(evaluations, n=n, seed=seed, resamples=1000)
     if out is not None:
@@ -110,7 +112,7 @@ def command(
 
 
 def note(message: str) -> None:
-    """Say something on stderr that must not be overlooked."""
+    """Print a message on stderr that must not be overlooked."""
     click.secho(message, fg="yellow", err=True)
 
 
@@ -122,12 +124,11 @@ def counting(total: int) -> Iterator[Callable[[str, int], None]]:
         yield lambda label, done: bar.update(task, description=label, advance=done)
 
 
-def default_baselines() -> list[Subject]:
-    """The baselines of the bundled model, where there are any; without them there is a note."""
-    from hysac_export.evaluation.subjects import is_run, load_subject
+def _default_baselines() -> list[Subject]:
+    """The baselines of the bundled model, or a note that there are none."""
+    from hysac_export.evaluation.subjects import baseline_folders, load_subject
 
-    folder = Path(__file__).resolve().parents[2] / "benchmarks" / "baselines"
-    if not (runs := sorted(filter(is_run, folder.glob("*")))):
+    if not (runs := baseline_folders()):
         note(
             "No baselines: those of the bundled model are in the project's repository (benchmarks/baselines), not in "
             "the installed package; name one by --baseline, or say --no-baseline."
@@ -137,25 +138,3 @@ def default_baselines() -> list[Subject]:
     except MissingExtraError as error:
         note(f"No baselines: {error}")
         return []
-
-
-def with_profile(subject: Subject, n: int, progress: Callable[[str, int], None] | None = None) -> Subject:
-    """Calibrate a model that has radii and no profile yet; if they say nothing of safety, there is a note instead."""
-    from hysac_export.evaluation.subjects import calibrated
-
-    if subject.profile is not None or subject.curvature is None:
-        return subject
-    subject = calibrated(subject, n, progress=progress)
-    if subject.uncalibrated:
-        note(f"{subject.name} has no safety profile, so neither our traversal nor the filter: {subject.uncalibrated}")
-    return subject
-
-
-def _named_apart(subjects: list[Subject]) -> list[Subject]:
-    """Number models of the same name."""
-    seen: dict[str, int] = {}
-    renamed = []
-    for subject in subjects:
-        seen[subject.name] = count = seen.get(subject.name, 0) + 1
-        renamed.append(subject if count == 1 else replace(subject, name=f"{subject.name} ({count})"))
-    return renamed

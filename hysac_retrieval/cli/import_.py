@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -44,22 +44,7 @@ from hysac_retrieval.cli.options import json_option
 )
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @json_option
-def command(
-    source: str,
-    out: Path,
-    safe: tuple[str, ...],
-    unsafe: tuple[str, ...],
-    max_miss: float,
-    revision: str | None,
-    name: str | None,
-    description: str,
-    licence: str,
-    weights: Literal["float16", "float32"],
-    lora_alpha: float,
-    tokenizer: Path | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
     r"""Write a model bundle from a checkpoint of the published HySAC code.
 
     SOURCE is a folder with hysac_model.pth and hysac_bounds.json, the path of such a .pth, or a repository owner/name
@@ -76,22 +61,7 @@ def command(
     from hysac_export.published.checkpoint import import_published
 
     with _spinner() as say:
-        imported = import_published(
-            source,
-            out,
-            safe=safe,
-            unsafe=unsafe,
-            max_miss=max_miss,
-            name=name,
-            revision=revision,
-            lora_alpha=lora_alpha,
-            tokenizer=tokenizer,
-            weights=weights,
-            description=description,
-            licence=licence,
-            overwrite=overwrite,
-            on_step=say,
-        )
+        imported = import_published(source, out, on_step=say, **options)
     bundle, manifest = imported.bundle, imported.bundle.manifest
     size = sum(entry.size for entry in manifest.files.values())
     if as_json:
@@ -116,13 +86,13 @@ def command(
             f"safe=True, run: hysac calibrate {bundle.path} --safe … --unsafe … --update",
             err=True,
         )
-    if not licence:
+    if not options["licence"]:
         click.echo("The weights come under their authors' terms, which the bundle does not hold: check them.", err=True)
 
 
 @contextmanager
 def _spinner() -> Iterator[Callable[[str], None]]:
-    """Show what is being done on stderr, where that is a terminal."""
+    """Show the current step on stderr if that is a terminal."""
     from rich.console import Console
 
     if not sys.stderr.isatty():

@@ -12,10 +12,8 @@ from hysac_retrieval.cli.common import Command, console, print_json, progress_ba
 from hysac_retrieval.cli.options import json_option
 
 if TYPE_CHECKING:
-    from hysac_export.data.quadruplet_check import DataReport
-    from hysac_export.training.config import TrainConfig
-
-_GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
+    from hysac_export.config import TrainConfig
+    from hysac_export.data.quadruplets.check import DataReport
 
 
 @click.command("train", cls=Command)
@@ -41,7 +39,7 @@ def command(
 
     Bundled are mini (the bundled model, on a CPU), published (its towers by the paper's losses alone), vit-b-16-24gb
     and visu-vit-l-14 (OpenAI's CLIP with adapters, on one or several GPUs). The run folder holds the config, the
-    tokenizer, checkpoints, metrics (JSON Lines) and, in the end, the weights. Quadruplets of your own
+    tokenizer, checkpoints, metrics (JSON Lines) and, in the end, the weights. Your own quadruplets
     (docs/own-policy.md) are looked through first. A run can start from the weights of a finished one (start_from).
 
     \b
@@ -54,7 +52,7 @@ def command(
     """
     require_training("training")
     overrides = dict(_change(change) for change in changes)
-    from hysac_export.training.config import TrainConfig
+    from hysac_export.config import TrainConfig
     from hysac_export.training.train import Trainer
 
     settings = TrainConfig.load(config, **overrides)
@@ -105,17 +103,15 @@ def _check(ctx: click.Context, settings: TrainConfig, as_json: bool) -> None:
 
 
 def _show(report: DataReport) -> None:
-    from rich import box
-    from rich.table import Table
+    from hysac_export.evaluation.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("", "rows", "both pictures", "safe only", "unsafe only", "no picture", "repeated", "captions cut"):
-        table.add_column(column, justify="left" if not column else "right")
+    header = ("", "rows", "both pictures", "safe only", "unsafe only", "no picture", "repeated", "captions cut")
+    rows = []
     for name, split in (("train", report.train), ("validation", report.validation)):
         counts = (split.rows, split.both_images, split.safe_image_only, split.unsafe_image_only, split.text_only)
-        table.add_row(name, *map(str, (*counts, split.repeated, split.long_captions)))
+        rows.append((name, *map(str, (*counts, split.repeated, split.long_captions))))
     out = console()
-    out.print(table)
+    out.print(Table("", header, tuple(rows), labels=1).rich())
     out.print("Categories: " + ", ".join(f"{name} {count}" for name, count in report.train.categories.items()))
     for kind, trouble in report.troubles.items():
         out.print(
@@ -130,15 +126,17 @@ def _show(report: DataReport) -> None:
 
 def figures(metrics: dict[str, float]) -> str:
     """Loss, and the mean radii of safe text, safe image, unsafe text and unsafe image, in short."""
+    from hysac_export.data.split import GROUPS
+
     if not metrics:
         return "nothing left to do"
     text = f"loss {metrics['loss']:.3f}"
-    radii = [metrics[f"radius/{group}"] for group in _GROUPS if f"radius/{group}" in metrics]
+    radii = [metrics[f"radius/{group}"] for group in GROUPS if f"radius/{group}" in metrics]
     return text + ("  radii " + " ".join(f"{radius:.2f}" for radius in radii) if radii else "")
 
 
 def _change(text: str) -> tuple[str, Any]:
-    """``key=value``, the value as JSON where it is, else as a string."""
+    """Parse ``key=value``, the value as JSON if it is that, else as a string."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise click.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint="--set")

@@ -37,7 +37,7 @@ def test_the_folders_of_what_is_written_are_made(run: Run, arguments: tuple[Any,
     ("files", "says"),
     [
         (("--out", "taken/profile.json"), "cannot be made"),
-        (("--roc", "roc.png"), "give"),
+        (("--roc", "roc.png"), "Give roc.json"),
         (("--roc", "roc.json", "--out", "roc.json"), "would both write"),
         (("--roc", "roc.json", "--out", "roc.png"), "would both write"),
         (("--seed", "-1"), "--seed"),

@@ -48,8 +48,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
     from safetensors.torch import save_file
 
+    from hysac_export.config import TrainConfig
     from hysac_export.model.hysac import HySAC
-    from hysac_export.training.config import TrainConfig
 
     folders = {}
     for geometry in ("hyperbolic", "euclidean"):
@@ -183,10 +183,10 @@ def test_bad_arguments_are_reported(arguments: tuple[str, ...], code: int, words
 
 
 def test_calibrate_writes_a_profile_that_loads(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hysac_export.evaluation import encoded
+    from hysac_export.evaluation import subjects
 
     # The toy model knows nothing of scenes, so its points are replaced by some whose calibration is known.
-    monkeypatch.setattr(encoded, "encode_drawn", lambda *_: quadruplet_points(30))
+    monkeypatch.setattr(subjects, "encode_drawn", lambda *_: quadruplet_points(30))
     out = tmp_path / "safety.json"
     result = hysac("calibrate", bundle, "-n", 30, "--out", out, "--json")
     assert result.exit_code == 0, result.output

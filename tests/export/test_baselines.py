@@ -13,8 +13,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hysac_export.training.config import TrainConfig
-from hysac_export.training.losses import GROUPS, Quadruplets, euclidean_loss, hyperbolic_loss, safe_clip_terms
+from hysac_export.config import TrainConfig
+from hysac_export.data.split import GROUPS
+from hysac_export.training.losses import Quadruplets, euclidean_loss, hyperbolic_loss, safe_clip_terms
 from hysac_export.training.run import TrainedRun
 from hysac_export.training.train import Trainer
 from hysac_retrieval import lorentz

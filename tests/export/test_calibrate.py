@@ -9,7 +9,8 @@ import pytest
 from support.quadruplets import CURVATURE, quadruplet_points
 
 from hysac_export.evaluation.calibrate import calibrate, candidates, fit_logistic
-from hysac_export.evaluation.metrics import radii_of, traversal_sweep
+from hysac_export.evaluation.metrics import traversal_sweep
+from hysac_export.model.encoded import radii_of
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError, TrainingError
 

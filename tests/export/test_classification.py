@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from support.quadruplets import CURVATURE, profile_with, quadruplet_points
 
+from hysac_export.data.split import draw_split
 from hysac_export.evaluation.bootstrap import Bootstrap
 from hysac_export.evaluation.classification import classification_figures, fpr_at_tpr, weighted_fpr
-from hysac_export.evaluation.encoded import EncodedSplit, draw_split
 from hysac_export.evaluation.zeroshot import Classes, classes_of, nearest_class, zero_shot_figures
+from hysac_export.model.encoded import EncodedSplit
 
 
 def test_fpr_is_counted_at_the_limit_that_finds_enough() -> None:

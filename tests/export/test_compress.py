@@ -17,11 +17,10 @@ from support import toy_bundle
 from hysac_export.bundle import graphs
 from hysac_export.bundle.compress import compress_bundle
 from hysac_export.bundle.graphs import load_graph, save_graph, sort_nodes, store_halves, tail
-from hysac_export.bundle.price import Probes, price, sample_probes
-from hysac_export.training.config import TrainConfig
+from hysac_export.bundle.price import Probes, caution, price, sample_probes
+from hysac_export.config import TrainConfig
 from hysac_retrieval import lorentz
 from hysac_retrieval.cli import main
-from hysac_retrieval.cli.export import _show_price
 from hysac_retrieval.encoder.bundle import Bundle, entry_of, write_manifest
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import ChecksumError, SettingsError, TrainingError
@@ -356,12 +355,9 @@ FREE: dict[str, Any] = {
         ({"kept_at_10": {"text": 0.98, "image": 0.85}}, "int8 exchanges 15.00% of the ten nearest"),
     ],
 )
-def test_a_price_that_is_too_high_is_a_caution(
-    found: dict[str, Any], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _show_price({"precision": "int8", "price": FREE | found}, as_json=True)
-    said = capsys.readouterr().err
-    assert said.startswith("Caution") == bool(says)
+def test_a_price_that_is_too_high_is_a_caution(found: dict[str, Any], says: str) -> None:
+    said = caution({"precision": "int8", "price": FREE | found})
+    assert bool(said) == bool(says)
     assert says in said
 
 

@@ -9,18 +9,17 @@ import pytest
 from support.golden import load_golden
 from support.quadruplets import CURVATURE, profile_with, quadruplet_points
 
+from hysac_export.data.split import draw_split
 from hysac_export.evaluation.bootstrap import Bootstrap
-from hysac_export.evaluation.encoded import EncodedSplit, draw_split
 from hysac_export.evaluation.metrics import (
-    MISS,
     auc,
     metrics,
-    radii_of,
     retrievals,
-    retrieve,
     traversal_sweep,
     weighted_auc,
 )
+from hysac_export.model.encoded import EncodedSplit, radii_of
+from hysac_export.model.retrieval import MISS, retrieve
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import InvalidVectorError, SettingsError
 from hysac_retrieval.safety.profile import traverse_reference

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.golden import load_golden, relative_error
 
+from hysac_export.config import ImageTower, LossConfig, ModelConfig, TextTower
+from hysac_export.data.split import GROUPS
 from hysac_export.model.hysac import STEM_CHANNELS, HySAC, WordHead
-from hysac_export.training.config import ImageTower, LossConfig, ModelConfig, TextTower
 from hysac_export.training.losses import (
-    GROUPS,
     Quadruplets,
     contrastive,
     entailment,

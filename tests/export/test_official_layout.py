@@ -10,8 +10,8 @@ import torch
 from support.golden import golden_path
 from torch import Tensor
 
-from hysac_export.model.clip_layout import architecture, check, fill, merged, places, sort_out
 from hysac_export.model.hysac import HySAC
+from hysac_export.published.clip_layout import architecture, check, fill, merged, places, sort_out
 from hysac_retrieval.errors import TrainingError
 
 State = dict[str, Tensor]

@@ -15,9 +15,9 @@ from support.toy_bundle import tokenizer as toy_tokenizer
 from hysac_export.bundle import onnx as export
 from hysac_export.bundle.onnx import export_bundle, round_weights
 from hysac_export.bundle.verify import BATCHES, verify_bundle
-from hysac_export.data.batches import IMAGE_MEAN, IMAGE_STD, normalise
+from hysac_export.config import CLIP_MEAN, CLIP_STD, ImageTower, ModelConfig, TextTower
+from hysac_export.data.batches import normalise
 from hysac_export.model.hysac import HySAC
-from hysac_export.training.config import ImageTower, ModelConfig, TextTower
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.bundle import Bundle
 from hysac_retrieval.encoder.encoder import Encoder
@@ -169,7 +169,7 @@ def test_weights_too_large_for_half_precision_are_refused(tmp_path: Path) -> Non
 def test_graphs_that_differ_from_the_model_are_found(exported: tuple[HySAC, Bundle]) -> None:
     made, bundle = exported
     other = model().eval()
-    image, text = export.ImageGraph(other, IMAGE_MEAN, IMAGE_STD).eval(), export.TextGraph(other).eval()
+    image, text = export.ImageGraph(other, CLIP_MEAN, CLIP_STD).eval(), export.TextGraph(other).eval()
     assert verify_bundle(bundle, image, text)["batches"] == list(BATCHES)
     with torch.no_grad():
         other.log_alpha_text.add_(3e-4)

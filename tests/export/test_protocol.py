@@ -11,10 +11,8 @@ from support.golden import load_golden
 from support.quadruplets import CURVATURE, profile_with, quadruplet_points
 
 from hysac_export.evaluation.bootstrap import Bootstrap
-from hysac_export.evaluation.encoded import EncodedSplit
 from hysac_export.evaluation.metrics import retrievals
-from hysac_export.published.bounds import Bounds
-from hysac_export.published.protocol import (
+from hysac_export.evaluation.protocol import (
     SEARCHES,
     calibration_radii,
     published_bound,
@@ -22,6 +20,8 @@ from hysac_export.published.protocol import (
     published_move,
     published_search,
 )
+from hysac_export.model.encoded import EncodedSplit
+from hysac_export.published.bounds import Bounds
 from hysac_retrieval import lorentz
 
 NAMES = {

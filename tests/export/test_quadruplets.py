@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from hysac_export.config import DataConfig, LossConfig, TrainConfig
 from hysac_export.data.batches import Batch
 from hysac_export.data.feed import FileFeed, open_feed
-from hysac_export.data.quadruplet_batches import FileBatches
-from hysac_export.data.quadruplet_rows import BadRow, QuadrupletRow, Slice, Spool, read_quadruplets
-from hysac_export.data.quadruplet_set import QuadrupletSets, draw_files, held_out, image_spec, read_picture
+from hysac_export.data.quadruplets.batches import FileBatches
+from hysac_export.data.quadruplets.rows import BadRow, QuadrupletRow, Slice, Spool, read_quadruplets
+from hysac_export.data.quadruplets.sets import QuadrupletSets, draw_files, held_out, image_spec, read_picture
 from hysac_export.model.hysac import HySAC
-from hysac_export.training.config import DataConfig, LossConfig, TrainConfig
 from hysac_export.training.engine import Engine
 from hysac_export.training.train import Trainer, check_data
 from hysac_retrieval.errors import SourceError, TrainingError
@@ -287,7 +287,7 @@ def test_a_batch_is_a_function_of_its_step_and_holds_the_rows_pictures(folder):
         assert torch.equal(a.tokens, b.tokens)
         assert a.shown is None
         assert b.shown is None
-    for place, row in enumerate(batches.rows_of(1)):
+    for place, row in enumerate(batches.rows(1)):
         number = int(feed.sets.train[row].safe.split()[-1])
         assert direct[1].pixels[place, 3, 3].tolist() == list(colour(number, "safe"))
         assert direct[1].pixels[place + 8, 3, 3].tolist() == list(colour(number, "unsafe"))

@@ -12,13 +12,13 @@ import pytest
 from support.quadruplets import CURVATURE, profile_with, quadruplet_points
 
 from hysac_export.evaluation.bootstrap import Figure
-from hysac_export.evaluation.encoded import EncodedSplit, encode_drawn
 from hysac_export.evaluation.metrics import auc
 from hysac_export.evaluation.paper import classification_table, paper_table, published_table, zero_shot_table
 from hysac_export.evaluation.plots import roc_curve, write_plots
 from hysac_export.evaluation.report import quality_table, tables, to_dict
 from hysac_export.evaluation.subjects import Evaluation, Subject, calibrated, evaluate_subjects, measured
 from hysac_export.evaluation.table import Table, number, percent
+from hysac_export.model.encoded import EncodedSplit, encode_drawn
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.bundle import Bundle
 from hysac_retrieval.errors import InvalidVectorError, SettingsError, TrainingError
@@ -276,7 +276,7 @@ def test_unknown_splits_and_empty_samples_are_refused() -> None:
 
 
 def test_encoding_keeps_rows_of_a_quadruplet_together() -> None:
-    from hysac_export.evaluation.encoded import draw_split
+    from hysac_export.data.split import draw_split
 
     drawn = draw_split("test", 5, seed=1, size=32)
     encoded = encode_drawn(CountingEncoder(), drawn)

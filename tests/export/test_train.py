@@ -11,10 +11,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from hysac_export.data.batches import IMAGE_MEAN, SceneBatches, augment, normalise, tokenize
-from hysac_export.training.config import TrainConfig, bundled_configs
+from hysac_export.config import CLIP_MEAN, TrainConfig, bundled_configs
+from hysac_export.data.batches import augment, normalise, tokenize
+from hysac_export.data.scenes.batches import SceneBatches
+from hysac_export.training.engine import learning_rate
 from hysac_export.training.run import TrainedRun
-from hysac_export.training.train import Trainer, learning_rate
+from hysac_export.training.train import Trainer
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.errors import TrainingError
@@ -142,19 +144,19 @@ def test_a_batch_depends_on_nothing_but_its_step(tmp_path):
 def test_every_quadruplet_is_seen_once_an_epoch(tmp_path):
     trainer = Trainer(tiny(), tmp_path / "run")
     batches = SceneBatches(trainer.config, trainer.tokenizer)
-    seen = [row for step in range(25) for row in batches.rows_of(step)]
+    seen = [row for step in range(25) for row in batches.rows(step)]
     assert sorted(seen) == list(range(200))
 
 
 def test_groups_share_setting_and_light_and_leave_nothing_out(tmp_path):
     trainer = Trainer(tiny(**{"data.group": 4}), tmp_path / "run")
     batches = SceneBatches(trainer.config, trainer.tokenizer)
-    seen = [row for step in range(25) for row in batches.rows_of(step)]
+    seen = [row for step in range(25) for row in batches.rows(step)]
     assert sorted(seen) == list(range(200))
     places = [(batches.scenes[row].safe.setting, batches.scenes[row].safe.light) for row in seen]
     alike = [len(set(places[start : start + 4])) == 1 for start in range(0, 200, 4)]
     assert np.mean(alike) > 0.2  # 200 scenes in 48 places: a fifth of the groups at least are whole
-    assert list(batches.rows_of(0)) != list(batches.rows_of(25))
+    assert list(batches.rows(0)) != list(batches.rows(25))
 
 
 def test_captions_leave_out_only_what_both_twins_show_and_what_does_not_decide(tmp_path):
@@ -199,7 +201,7 @@ def test_a_folder_without_a_finished_run_says_what_is_missing(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_mend(tmp_path):
-    with pytest.raises(TrainingError, match=r"lower optim\.lr"):
+    with pytest.raises(TrainingError, match=r"Lower optim\.lr"):
         Trainer(tiny(**{"stem_steps": 0, "optim.lr": 1e30, "optim.warmup": 0.0}), tmp_path / "run").run()
 
 
@@ -267,7 +269,7 @@ def test_augmentation_is_repeatable_keeps_the_shape_and_is_off_at_zero():
 
 
 def test_normalise_maps_the_channel_mean_to_zero():
-    pixels = torch.tensor(IMAGE_MEAN).mul(255).round().to(torch.uint8).expand(1, 2, 2, 3)
+    pixels = torch.tensor(CLIP_MEAN).mul(255).round().to(torch.uint8).expand(1, 2, 2, 3)
     assert normalise(pixels).abs().max() < 0.01
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import multiprocessing
 
+from hysac_export.config import ModelConfig, TrainConfig
 from hysac_export.model.hysac import HySAC
-from hysac_export.training.config import ModelConfig, TrainConfig
 from hysac_export.training.distributed import Processes, join_halves, split_halves
 from hysac_export.training.engine import Engine
 from hysac_export.training.train import Trainer
@@ -205,5 +205,5 @@ def test_a_share_that_does_not_divide_into_its_parts_is_refused(
 
     monkeypatch.setattr("hysac_export.training.train.Processes", Two)
     settings = run_config().model_copy(update={"batch_size": 8, "accumulate": 8})
-    with pytest.raises(TrainingError, match="set batch_size to a multiple of 16"):
+    with pytest.raises(TrainingError, match="Set batch_size to a multiple of 16"):
         Trainer(settings, tmp_path / "run", device="cpu")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from support.golden import golden_path, load_golden, relative_error
 
-from hysac_export.model.clip_layout import architecture, fill, merged, sort_out
+from hysac_export.config import LoRAConfig, TrainConfig
 from hysac_export.model.hysac import HySAC
 from hysac_export.model.lora import adapt, merged_state
-from hysac_export.training.config import LoRAConfig, TrainConfig
+from hysac_export.published.clip_layout import architecture, fill, merged, sort_out
 from hysac_export.training.distributed import Processes
 from hysac_export.training.engine import Engine
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hysac_export.training.config import TrainConfig
+from hysac_export.config import TrainConfig
 from hysac_export.training.run import TrainedRun
 from hysac_export.training.train import Trainer, check_data
 from hysac_retrieval.cli import main

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hysac_export.config import LoRAConfig, ModelConfig, OpenClipConfig, TrainConfig
 from hysac_export.data.batches import tokenize
 from hysac_export.model.hysac import HySAC
 from hysac_export.model.lora import adapt, merged_state, split_attention
 from hysac_export.model.towers import build_towers, pretrained_towers, resolve
-from hysac_export.training.config import LoRAConfig, ModelConfig, OpenClipConfig, TrainConfig
 from hysac_export.training.run import TrainedRun
 from hysac_export.training.train import Trainer
 from hysac_retrieval.errors import TrainingError

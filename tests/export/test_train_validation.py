@@ -13,10 +13,10 @@ import pytest
 import torch
 from support.golden import load_golden
 
+from hysac_export.config import TrainConfig
 from hysac_export.data.feed import open_feed
-from hysac_export.evaluation.encoded import EncodedSplit, curvature_of, encode_drawn
+from hysac_export.model.encoded import EncodedSplit, curvature_of, encode_drawn
 from hysac_export.training import train as training
-from hysac_export.training.config import TrainConfig
 from hysac_export.training.run import TrainedRun
 from hysac_export.training.trackers import open_trackers
 from hysac_export.training.train import BEST, Trainer
@@ -73,7 +73,7 @@ def test_the_best_is_the_first_of_equals_and_patience_counts_from_it() -> None:
     for step, value in enumerate((1.0, 3.0, 3.0, 2.0)):
         best = best.after(value, step)
     assert best == Best(3.0, 1, 2)
-    assert (best.lost(2), best.lost(3), best.lost(None)) == (True, False, False)
+    assert (best.stalled(2), best.stalled(3), best.stalled(None)) == (True, False, False)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hysac_export.evaluation.encoded import EncodedSplit
+from hysac_export.model.encoded import EncodedSplit
 from hysac_retrieval import lorentz
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hysac_export.bundle.graphs import save_graph, store_halves, strip
 from hysac_export.bundle.place import building, check_target
 from hysac_export.bundle.verify import verify_bundle
-from hysac_export.data.batches import IMAGE_MEAN, IMAGE_STD
+from hysac_export.config import CLIP_MEAN, CLIP_STD
 from hysac_export.model.hysac import HySAC
 from hysac_export.model.tokenizer import text_spec
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, Manifest, TextSpec, entry_of, write_manifest
@@ -82,7 +82,7 @@ def round_weights(model: nn.Module) -> None:
         if parameter.ndim == 2:
             rounded = parameter.half().to(parameter.dtype)
             if not torch.isfinite(rounded).all():
-                raise TrainingError(f"{name} has weights beyond ±65504; export with weights='float32'")
+                raise TrainingError(f"{name} has weights beyond ±65504", hint="Export with weights='float32'")
             parameter.copy_(rounded)
 
 
@@ -99,8 +99,8 @@ def export_bundle(
     metrics: Mapping[str, Any] | None = None,
     description: str = "",
     licence: str = "",
-    mean: Sequence[float] = IMAGE_MEAN,
-    std: Sequence[float] = IMAGE_STD,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
     weights: Weights = "float32",
     overwrite: bool = False,
 ) -> Bundle:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hysac_export.training.run import file_in_the_way
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME
 from hysac_retrieval.errors import SettingsError
 
@@ -31,11 +32,6 @@ def building(out: Path, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(work)
 
 
-def file_in_the_way(folder: Path) -> Path | None:
-    """What keeps a folder from being made: a file of that name, or of the name of a folder that it would be in."""
-    return next((path for path in (folder, *folder.parents) if path.is_file()), None)
-
-
 def check_target(out: Path, overwrite: bool) -> None:
     """Refuse to write over anything but a bundle that may be replaced.
 
@@ -43,13 +39,13 @@ def check_target(out: Path, overwrite: bool) -> None:
         SettingsError: There is something at `out`.
     """
     if (file := file_in_the_way(out.parent)) is not None:
-        raise SettingsError(f"{file} is a file, so that {out} cannot be a folder; choose another")
+        raise SettingsError(f"{file} is a file, so that {out} cannot be a folder", hint="Choose another")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST_NAME).is_file():
-        raise SettingsError(f"{out} exists and is no bundle; choose another folder")
+        raise SettingsError(f"{out} exists and is no bundle", hint="Choose another folder")
     if not overwrite:
-        raise SettingsError(f"{out} holds a bundle already; choose another folder or ask to overwrite it")
+        raise SettingsError(f"{out} holds a bundle already", hint="Choose another folder or ask to overwrite it")
 
 
 def _put(folder: Path, out: Path, replaced: Path) -> None:

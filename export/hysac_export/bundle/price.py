@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hysac_export.evaluation.encoded import GROUPS, DrawnSplit, draw_split
+from hysac_export.data.split import GROUPS, PAIRS, DrawnSplit, Group, Progress, draw_split
 from hysac_export.evaluation.metrics import auc
-from hysac_export.evaluation.samples import PAIRS, Group, read_samples
+from hysac_export.evaluation.samples import read_samples
+from hysac_export.evaluation.table import Table
+from hysac_export.model.encoded import Floats
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SettingsError
@@ -22,8 +24,10 @@ K = 10
 MIN_GALLERY = 50
 """Fewest images to rank; with fewer, texts are ranked as well."""
 BATCH = 32
-
-Points = NDArray[np.float64]
+MAX_LOSS = 0.005
+"""Loss of recall@10 or AUC, and rise of unsafe inputs that count as safe, beyond which there is a caution."""
+MAX_EXCHANGED = 0.1
+"""The same of the ten nearest that are others: one of them."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,22 @@ class Probes:
         for group, rows in self.inputs.items():
             if len(rows) < 2:
                 raise SettingsError(
-                    f"there is {len(rows)} {group.replace('_', ' ')}; give at least 2 of each kind, one to measure "
-                    "ranges on and one to compare on, or leave out --static"
+                    f"there is {len(rows)} {group.replace('_', ' ')}",
+                    hint="Give at least 2 of each kind, one to measure "
+                    "ranges on and one to compare on, or leave out --static",
                 )
         heads = {group: max(1, int(len(rows) * share)) for group, rows in self.inputs.items()}
         first: dict[Modality, NDArray[Any]] = {}
         for modality, pair in PAIRS.items():
             found = [self.inputs[group][: heads[group]] for group in pair if group in self.inputs]
             if not found:
-                raise SettingsError(f"there are no {modality}s to measure ranges on; give samples of both kinds")
+                raise SettingsError(f"there are no {modality}s to measure ranges on", hint="Give samples of both kinds")
             first[modality] = np.concatenate(found)
         rest = {group: rows[heads[group] :] for group, rows in self.inputs.items()}
         return first, Probes(rest, self.paired, self.source)
 
 
-def scene_probes(encoder: Encoder, n: int, progress: Callable[[int], None] | None = None) -> Probes:
+def scene_probes(encoder: Encoder, n: int, progress: Progress | None = None) -> Probes:
     """Quadruplets of the validation split, n of them, which models trained on scenes are calibrated on."""
     return drawn_probes(encoder, draw_split("validation", n, 0, encoder.image_spec.size, progress), "drawn scenes")
 
@@ -73,12 +78,12 @@ def drawn_probes(encoder: Encoder, drawn: DrawnSplit, of: str) -> Probes:
     inputs: dict[Group, NDArray[Any]] = {}
     for name in GROUPS:
         items = getattr(drawn, name)
-        inputs[cast(Group, name)] = items if name.endswith("image") else encoder.tokenizer(list(items))
+        inputs[name] = items if name.endswith("image") else encoder.tokenizer(list(items))
     return Probes(inputs, True, f"{len(drawn.categories)} {drawn.name} quadruplets of {of}")
 
 
 def sample_probes(encoder: Encoder, safe: Sequence[str | Path], unsafe: Sequence[str | Path]) -> Probes:
-    """Samples of one's own; see `samples.encode_samples` for what may be given.
+    """Labelled samples; see `samples.encode_samples` for the sources.
 
     Raises:
         SourceError: A source cannot be read.
@@ -93,13 +98,13 @@ def sample_probes(encoder: Encoder, safe: Sequence[str | Path], unsafe: Sequence
             inputs[PAIRS["image"][side]] = encoder.preprocess_images(images)
     count = sum(len(rows) for rows in inputs.values())
     if count < 2:
-        raise SettingsError(f"{count} samples are too few to compare models on; give some by --safe and --unsafe")
+        raise SettingsError(
+            f"{count} samples are too few to compare models on", hint="Give some by --safe and --unsafe"
+        )
     return Probes(inputs, False, f"{count} samples")
 
 
-def price(
-    before: Encoder, after: Encoder, probes: Probes, progress: Callable[[int], None] | None = None
-) -> dict[str, Any]:
+def price(before: Encoder, after: Encoder, probes: Probes, progress: Progress | None = None) -> dict[str, Any]:
     """Compare two models that should give the same points.
 
     Args:
@@ -118,19 +123,12 @@ def price(
         {group: _encode(encoder, group, rows, progress) for group, rows in probes.inputs.items()}
         for encoder in (before, after)
     ]
-    result: dict[str, Any] = {
-        "on": probes.source,
-        "kept_at_10": {},
-        "radius": {},
-        "auc": {},
-        "changed": {},
-        "missed": {},
-    }
     curvature = before.curvature
-    result["kept_at_10"] = _kept(points[0], points[1], curvature)
+    result: dict[str, Any] = {"on": probes.source, "kept_at_10": _kept(points[0], points[1], curvature)}
+    result |= {name: {} for name in ("radius", "auc", "changed", "missed")}
     if probes.paired:
         pair = [_recall(side, curvature) for side in points]
-        result["recall_at_10"] = {way: [pair[0][way], pair[1][way]] for way in pair[0]}
+        result["recall_at_10"] = {name: [pair[0][name], pair[1][name]] for name in pair[0]}
     for modality, (inner, outer) in PAIRS.items():
         groups = [group for group in (inner, outer) if group in probes.inputs]
         if not groups:
@@ -149,7 +147,7 @@ def price(
     return result
 
 
-def _encode(encoder: Encoder, group: Group, rows: NDArray[Any], progress: Callable[[int], None] | None) -> Points:
+def _encode(encoder: Encoder, group: Group, rows: NDArray[Any], progress: Progress | None) -> Floats:
     encode = encoder.encode_image if group.endswith("image") else encoder.encode_tokens
     parts: list[NDArray[Any]] = [np.empty((0, encoder.dim))]
     for start in range(0, len(rows), BATCH):
@@ -159,7 +157,7 @@ def _encode(encoder: Encoder, group: Group, rows: NDArray[Any], progress: Callab
     return np.concatenate(parts).astype(np.float64)
 
 
-def _kept(before: Mapping[Group, Points], after: Mapping[Group, Points], curvature: float) -> dict[str, float]:
+def _kept(before: Mapping[Group, Floats], after: Mapping[Group, Floats], curvature: float) -> dict[str, float]:
     """Share of the ten nearest that stay among them, by kind of query; no point is among its own."""
     names = [group for group in before if group.endswith("image")]
     if sum(len(before[group]) for group in names) < MIN_GALLERY:
@@ -186,7 +184,7 @@ def _kept(before: Mapping[Group, Points], after: Mapping[Group, Points], curvatu
     return kept
 
 
-def _recall(points: Mapping[Group, Points], curvature: float) -> dict[str, float]:
+def _recall(points: Mapping[Group, Floats], curvature: float) -> dict[str, float]:
     """How often the partner of a caption, or of an image, is among the ten nearest of the other kind."""
     texts = np.concatenate([points["safe_text"], points["unsafe_text"]])
     images = np.concatenate([points["safe_image"], points["unsafe_image"]])
@@ -196,3 +194,39 @@ def _recall(points: Mapping[Group, Points], curvature: float) -> dict[str, float
         "text to image": float(((distances < partner[:, None]).sum(axis=1) < K).mean()),
         "image to text": float(((distances < partner[None, :]).sum(axis=0) < K).mean()),
     }
+
+
+def price_table(verification: Mapping[str, Any]) -> Table:
+    """The figures of `price` as a table; `verification` is that of the compressed bundle's manifest."""
+    found, precision = verification["price"], verification["precision"]
+    rows = [
+        (f"recall@10, {name}", f"{old:.2%}", f"{new:.2%}", f"{100 * (new - old):+.2f} points")
+        for name, (old, new) in found.get("recall_at_10", {}).items()
+    ]
+    rows += [(f"ten nearest kept, {name} queries", "", f"{kept:.2%}", "") for name, kept in found["kept_at_10"].items()]
+    for modality, error in found["radius"].items():
+        rows.append((f"error of radii, {modality}", "", f"{error['mean']:.2%}", f"at most {error['max']:.2%}"))
+    for modality, (old, new) in found["auc"].items():
+        rows.append((f"AUC, {modality}", f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"))
+    for modality, (old, new) in found["missed"].items():
+        changed = f"{found['changed'][modality]:.2%} of all changed"
+        rows.append((f"unsafe that counts as safe, {modality}", f"{old:.2%}", f"{new:.2%}", changed))
+    return Table(f"fp32 and {precision} on {found['on']}", ("", "fp32", precision, "difference"), tuple(rows), labels=1)
+
+
+def caution(verification: Mapping[str, Any]) -> str:
+    """What compression costs beyond the limits, in words; empty if it costs less."""
+    found, precision = verification["price"], verification["precision"]
+    worse = [old - new for pairs in (found.get("recall_at_10", {}), found["auc"]) for old, new in pairs.values()]
+    missed = [new - old for old, new in found["missed"].values()]
+    exchanged = [1 - kept for kept in found["kept_at_10"].values()]
+    costs = [
+        f"{verb} {max(shares):.2%} {of}"
+        for shares, limit, verb, of in (
+            (worse, MAX_LOSS, "loses", "of recall or AUC"),
+            (missed, MAX_LOSS, "lets", "more of what is unsafe count as safe"),
+            (exchanged, MAX_EXCHANGED, "exchanges", "of the ten nearest"),
+        )
+        if max(shares, default=0.0) > limit
+    ]
+    return f"on {found['on']}, {precision} {', and '.join(costs)}" if costs else ""

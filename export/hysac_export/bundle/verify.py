@@ -64,9 +64,10 @@ def verify_bundle(
         if not (point <= POINT_TOLERANCE and radius <= RADIUS_TOLERANCE):
             raise BundleFormatError(
                 f"the exported {modality} graph differs from the model: points by {point:.3g} (at most "
-                f"{POINT_TOLERANCE:.0e}), radii by {radius:.3g} of their size (at most {RADIUS_TOLERANCE:.0e}). Check "
+                f"{POINT_TOLERANCE:.0e}), radii by {radius:.3g} of their size (at most {RADIUS_TOLERANCE:.0e})",
+                hint="Check "
                 "that the model is in float32 and evaluation mode and that torch and onnx are versions which the train "
-                "extra is tested with"
+                "extra is tested with",
             )
         result[modality] = {"point_absolute": point, "radius_relative": radius}
     return result
@@ -75,7 +76,7 @@ def verify_bundle(
 def _differences(expected: NDArray[np.float32], found: NDArray[np.float32], curvature: float) -> tuple[float, float]:
     """Largest absolute difference of a component and largest relative difference of a radius."""
     if not np.isfinite(expected).all():
-        raise BundleFormatError("the model itself gives points that are not finite; train it again")
+        raise BundleFormatError("the model itself gives points that are not finite", hint="Train it again")
     a, b = expected.astype(np.float64), found.astype(np.float64)
     radii = lorentz.dist0(a, curvature)
     relative = np.abs(lorentz.dist0(b, curvature) - radii) / np.maximum(radii, 1e-6)

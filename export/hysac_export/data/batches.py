@@ -1,4 +1,4 @@
-"""Batches of quadruplets as a pure function of the step; those of the scenes are drawn afresh every time.
+"""Batches of quadruplets as a pure function of the step.
 
 Step s of a run with a given seed always yields the same batch, whatever came before: that is all a resumed run needs to
 see the numbers it would have seen.
@@ -7,7 +7,7 @@ see the numbers it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,11 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hysac_export.data.scenes import Artist, Quadruplet, Scene, caption, quadruplets, styles_for
-from hysac_export.training.config import CLIP_MEAN, CLIP_STD, Colour, DataConfig, TrainConfig
+from hysac_export.config import CLIP_MEAN, CLIP_STD, Colour, TrainConfig
 from hysac_retrieval.errors import TrainingError
-
-IMAGE_MEAN, IMAGE_STD = CLIP_MEAN, CLIP_STD
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """Move to a device."""
-        there: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: part.to(device, non_blocking=True) for name, part in there.items() if part is not None}
-        return replace(self, **moved)
+        shown = None if self.shown is None else self.shown.to(device, non_blocking=True)
+        return type(self)(self.pixels.to(device, non_blocking=True), self.tokens.to(device, non_blocking=True), shown)
 
 
 class StepBatches(Dataset[Batch]):
@@ -61,16 +57,15 @@ class StepBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return self.config.total_steps
 
-    def rows_of(self, step: int) -> Iterator[int]:
+    def rows(self, step: int) -> Iterator[int]:
         """Rows of the batch: consecutive in an order that changes every epoch."""
         size, n = self.config.batch_size, self._n
-        order: NDArray[np.int64] | None = None
-        current = -1
+        orders: dict[int, NDArray[np.int64]] = {}
         for position in range(step * size, (step + 1) * size):
             epoch, row = divmod(position, n)
-            if order is None or epoch != current:
-                order, current = self._order(epoch), epoch
-            yield int(order[row])
+            if epoch not in orders:
+                orders[epoch] = self._order(epoch)
+            yield int(orders[epoch][row])
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         """Rows of an epoch: a permutation."""
@@ -98,7 +93,7 @@ class StepBatches(Dataset[Batch]):
 
 
 class _Caught(Dataset[Batch | TrainingError]):
-    """Batches, or why there is none: an error that leaves a worker as such comes with its whole traceback as text."""
+    """Batches, or errors as values: one that leaves a worker by itself comes as text, with its whole traceback."""
 
     def __init__(self, batches: StepBatches) -> None:
         self._batches = batches
@@ -108,61 +103,6 @@ class _Caught(Dataset[Batch | TrainingError]):
             return self._batches[step]
         except TrainingError as error:
             return error
-
-
-class SceneBatches(StepBatches):
-    """Batches of scenes."""
-
-    def __init__(self, config: TrainConfig, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.scenes = training_scenes(config.data)
-        super().__init__(config, len(self.scenes))
-        places: dict[tuple[str, str], int] = {}
-        self._places = np.array([places.setdefault((q.safe.setting, q.safe.light), len(places)) for q in self.scenes])
-        self._artist: Artist | None = None
-
-    def __getitem__(self, step: int) -> Batch:
-        if self._artist is None:  # built in the worker: sprites are decoded once per process
-            data, size = self.config.data, self.config.model.image.size
-            self._artist = Artist(data.styles or styles_for("train"), size=size, restyled=data.restyle)
-        rng = np.random.default_rng((self.config.seed, step, 1))
-        chosen = [self.scenes[i] for i in self.rows_of(step)]
-        sides = [q.safe for q in chosen] + [q.unsafe for q in chosen]
-        pixels = np.stack([self._artist.draw(scene, rng) for scene in sides])
-        told = self._told(chosen, rng) if self.config.data.omit else sides
-        tokens = tokenize(self.tokenizer, [caption(scene, rng) for scene in told])
-        return Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
-
-    def _told(self, chosen: Sequence[Quadruplet], rng: np.random.Generator) -> list[Scene]:
-        """The scenes as their captions tell them: some leave out one thing that both twins show.
-
-        Never a thing that decides on safety, so that a caption stays true of its picture, and two things at least stay.
-        """
-        sides: tuple[list[Scene], list[Scene]] = ([], [])
-        for q, (draw, *picks) in zip(chosen, rng.random((len(chosen), 3)), strict=True):
-            shared = [entity for entity in q.safe.entities if entity in q.unsafe.entities]
-            omit = draw < self.config.data.omit and not q.context and bool(shared)
-            for told, scene, pick in zip(sides, (q.safe, q.unsafe), picks, strict=True):
-                left = tuple(e for e in scene.entities if e != shared[int(pick * len(shared))]) if omit else ()
-                told.append(replace(scene, entities=left) if len(left) >= 2 else scene)
-        return [*sides[0], *sides[1]]
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Rows of an epoch: a permutation, in groups that share setting and light where the config asks for groups."""
-        rng = np.random.default_rng((self.config.seed, epoch, 0))
-        order = rng.permutation(len(self.scenes))
-        group = self.config.data.group
-        if group == 1:
-            return order
-        alike = order[np.argsort(self._places[order], kind="stable")]
-        whole = len(alike) // group * group
-        shuffled = rng.permutation(alike[:whole].reshape(-1, group), axis=0)
-        return np.concatenate([shuffled.reshape(-1), alike[whole:]])
-
-
-def training_scenes(config: DataConfig) -> Sequence[Quadruplet]:
-    """The training quadruplets, deterministic by the data seed."""
-    return quadruplets("train", config.quadruplets, config.seed)
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
@@ -184,7 +124,7 @@ def open_tokenizer(path: Path, context_length: int) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception
         raise TrainingError(
-            f"{path} is no tokenizer: {error}; put back a copy of the file, or train again in another folder"
+            f"{path} is no tokenizer: {error}", hint="Put back a copy of the file, or train again in another folder"
         ) from error
     tokenizer.enable_truncation(context_length)
     pad = tokenizer.token_to_id("<pad>")

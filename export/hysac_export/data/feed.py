@@ -1,4 +1,4 @@
-"""What the ``data`` section of a config stands for: batches to train on, a set to validate on, captions.
+"""The data set of a config: batches to train on, a set to validate on, captions.
 
 The trainer asks for nothing else. Whatever the kind, the batch of a step is a function of (seed, step) alone: that is
 what lets a run be resumed, and be shared among processes, to the same numbers.
@@ -6,7 +6,7 @@ what lets a run be resumed, and be shared among processes, to the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,20 +14,18 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from hysac_export.data.batches import Batch, SceneBatches, tokenize, training_scenes
-from hysac_export.data.quadruplet_batches import FileBatches
-from hysac_export.data.quadruplet_check import DataReport, check_sets
-from hysac_export.data.quadruplet_set import QuadrupletSets, image_spec, whole_quadruplets
+from hysac_export.config import TrainConfig
+from hysac_export.data.batches import Batch, tokenize
+from hysac_export.data.quadruplets.batches import FileBatches
+from hysac_export.data.quadruplets.check import DataReport, check_sets
+from hysac_export.data.quadruplets.sets import QuadrupletSets, image_spec, whole_quadruplets
 from hysac_export.data.scenes import caption
-from hysac_export.evaluation.encoded import DrawnSplit, draw_split
-from hysac_export.training.config import TrainConfig
+from hysac_export.data.scenes.batches import SceneBatches, training_scenes
+from hysac_export.data.split import DrawnSplit, Progress, draw_split
 from hysac_retrieval.errors import TrainingError
 
 _CAPTIONS = 40_000
 """Captions that a vocabulary is learned from, at most."""
-
-Progress = Callable[[int], None]
-"""Called with how many are done since the last call."""
 
 
 class Feed(Protocol):
@@ -43,11 +41,11 @@ class Feed(Protocol):
         """At most n quadruplets that are not trained on, at the model's size."""
 
     def check(self, tokenizer: Tokenizer, progress: Progress | None = None) -> DataReport | None:
-        """Look through the whole set before anything is trained on it; None where there is nothing to look at."""
+        """Look through the whole set before anything is trained on it; None for scenes."""
 
     @property
     def digest(self) -> str:
-        """Hash of a set that may have changed when a run is resumed; empty where it cannot."""
+        """Hash of a set that may have changed when a run is resumed; empty for scenes."""
 
 
 def open_feed(config: TrainConfig) -> Feed:
@@ -70,17 +68,17 @@ class SceneFeed:
         self.config = config
 
     def captions(self) -> list[str]:
-        """See `Feed.captions`."""
+        """See `Feed`."""
         rng = np.random.default_rng((self.config.seed, 2))
         scenes = training_scenes(self.config.data)[: _CAPTIONS // 2]
         return [caption(scene, rng) for q in scenes for scene in (q.safe, q.unsafe)]
 
     def batches(self, tokenizer: Tokenizer, start: int) -> Iterable[Batch]:
-        """See `Feed.batches`."""
+        """See `Feed`."""
         return SceneBatches(self.config, tokenizer).loader(start)
 
     def validation(self, n: int, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
-        """See `Feed.validation`."""
+        """See `Feed`."""
         return draw_split("validation", n, seed, self.config.model.image.size, progress)
 
     def check(self, tokenizer: Tokenizer, progress: Progress | None = None) -> None:
@@ -96,24 +94,24 @@ class FileFeed:
 
     @property
     def digest(self) -> str:
-        """See `Feed.digest`."""
+        """See `Feed`."""
         return self.sets.digest
 
     def captions(self) -> list[str]:
-        """See `Feed.captions`."""
+        """See `Feed`."""
         return [text for row in self.sets.train[: _CAPTIONS // 2] for text in (row.safe, row.unsafe)]
 
     def batches(self, tokenizer: Tokenizer, start: int) -> Iterable[Batch]:
-        """See `Feed.batches`."""
+        """See `Feed`."""
         return FileBatches(self.config, tokenizer, self.sets.train).loader(start)
 
     def validation(self, n: int, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
-        """See `Feed.validation`."""
+        """See `Feed`."""
         spec, skip = image_spec(self.config.model.image.size), self.config.data.skip_bad
         return whole_quadruplets(self.sets.validation, n, spec, seed=seed, skip_bad=skip, progress=progress)
 
     def check(self, tokenizer: Tokenizer, progress: Progress | None = None) -> DataReport:
-        """See `Feed.check`."""
+        """See `Feed`."""
         return check_sets(self.config, self.sets, tokenizer, progress)
 
 

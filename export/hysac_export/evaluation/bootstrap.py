@@ -31,6 +31,8 @@ class Figure:
 class Bootstrap:
     """Resamples of n quadruplets, the same ones for every figure, so that figures of one split are paired.
 
+    By hand, because `scipy.stats.bootstrap` draws anew for every statistic: here one matrix of weights serves them all.
+
     Attributes:
         n: Number of quadruplets.
         resamples: Number of resamples; 0 gives intervals of width 0.

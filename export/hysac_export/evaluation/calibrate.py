@@ -18,12 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hysac_export.evaluation.encoded import EncodedSplit
-from hysac_export.evaluation.metrics import radii_of, traversal_sweep
-from hysac_retrieval.errors import SettingsError, TrainingError
+from hysac_export.evaluation.metrics import traversal_sweep
+from hysac_export.model.encoded import EncodedSplit, Floats, radii_of
+from hysac_retrieval.errors import MissingExtraError, SettingsError, TrainingError
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 from hysac_retrieval.types import MODALITIES, Modality
 
@@ -36,9 +35,7 @@ MAX_MISS = 0.02
 RIDGE = 1.0
 """Penalty ½·RIDGE·a² on the slope a of the standardised radius, against a sum over all points: keeps the slope finite
 on separable data (near 6 for a thousand points a side) and leaves other fits alone."""
-MEND = "Train longer, or with the radius and joint losses on (the config 'mini' has them)"
-
-Floats = NDArray[np.float64]
+HINT = "Train longer, or with the radius and joint losses on (the config 'mini' has them)"
 
 
 def calibrate(
@@ -66,9 +63,8 @@ def calibrate(
     for modality in MODALITIES:
         safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
         slope, midpoint = fit_modality(safe, unsafe, modality)
-        boundary, note = _boundary(
-            clear, curvature, modality, candidates(radii_of(clear, curvature), modality), max_harmful
-        )
+        tried = candidates(radii_of(clear, curvature), modality)
+        boundary, note = _boundary(clear, curvature, modality, tried, max_harmful)
         notes.append(note)
         parts[modality] = ModalityProfile(
             safe=RadiusStats.of(safe), unsafe=RadiusStats.of(unsafe), slope=slope, midpoint=midpoint, boundary=boundary
@@ -80,24 +76,30 @@ def calibrate(
     return with_threshold(parts, radii, source, max_miss)
 
 
-def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, mend: str = MEND) -> tuple[float, float]:
-    """Slope and midpoint of P(unsafe | radius) of one modality; see `fit_logistic`.
+def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, hint: str = HINT) -> tuple[float, float]:
+    """Fit slope and midpoint of P(unsafe | radius) of one modality; see `fit_logistic`.
 
     Args:
         safe: Radii of safe points, (n,).
         unsafe: Radii of unsafe points, (m,).
         modality: Whose radii they are.
-        mend: What mends it, for the error message.
+        hint: Hint of the error.
 
     Raises:
         TrainingError: The radii are all the same, or safe points are not nearer to the origin than unsafe ones.
     """
-    _check_spread(safe, unsafe, modality)
+    radii = np.concatenate([safe, unsafe])
+    if radii.std() <= MIN_SPREAD * radii.mean():  # a slope fitted to rounding would be noise
+        raise TrainingError(
+            f"all {modality} radii are {radii.mean():.6g} up to rounding: the model has collapsed",
+            hint="Train it from another seed, or with the radius and joint losses on (the config 'mini' has them)",
+        )
     slope, midpoint = fit_logistic(safe, unsafe)
     if slope <= 0 or midpoint < 0 or safe.mean() >= unsafe.mean():
         raise TrainingError(
             f"the radius of {modality} does not grow with P(unsafe): mean radius {safe.mean():.4g} safe, "
-            f"{unsafe.mean():.4g} unsafe; expected safe below unsafe. {mend}"
+            f"{unsafe.mean():.4g} unsafe; expected safe below unsafe",
+            hint=hint,
         )
     return slope, midpoint
 
@@ -135,9 +137,6 @@ def with_threshold(
 def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[float, float]:
     """Logistic regression of unsafe on the radius: P = σ(slope · (radius − midpoint)).
 
-    Newton's method with step halving on the negative log-likelihood of the standardised radius plus ½·ridge·a²; the
-    objective is strictly convex, so the result is its only minimum.
-
     Args:
         safe: Radii of safe points, (n,).
         unsafe: Radii of unsafe points, (m,).
@@ -145,32 +144,19 @@ def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[fl
 
     Returns:
         Slope per unit of radius and midpoint. A slope of 0 has midpoint NaN.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
     """
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "train", "calibration") from error
     radius = np.concatenate([safe, unsafe])
-    label = np.concatenate([np.zeros(len(safe)), np.ones(len(unsafe))])
     centre, scale = float(radius.mean()), float(radius.std()) or 1.0
-    features = np.stack([(radius - centre) / scale, np.ones_like(radius)], axis=1)
-    penalty = np.array([ridge, 0.0])
-
-    def objective(theta: Floats) -> float:
-        logit = features @ theta
-        return float(np.sum(np.logaddexp(0.0, logit) - label * logit) + 0.5 * np.sum(penalty * theta**2))
-
-    theta = np.zeros(2)
-    loss = objective(theta)
-    for _ in range(100):
-        p = 0.5 * (1.0 + np.tanh(0.5 * (features @ theta)))  # σ without overflow
-        gradient = features.T @ (p - label) + penalty * theta
-        hessian = (features * (p * (1 - p))[:, None]).T @ features + np.diag(penalty)
-        # σ' underflows far from the midpoint; the smallest of shifts keeps the system solvable there.
-        step = np.linalg.solve(hessian + 1e-12 * np.eye(2), gradient)
-        rate = 1.0
-        while (trial := objective(theta - rate * step)) > loss and rate > 1e-8:
-            rate /= 2
-        if loss - trial <= 1e-12 * max(1.0, loss):
-            break
-        theta, loss = theta - rate * step, trial
-    slope, offset = float(theta[0]), float(theta[1])
+    model = LogisticRegression(C=1 / ridge, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+    model.fit((radius[:, None] - centre) / scale, np.repeat([0, 1], [len(safe), len(unsafe)]))
+    slope, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
     return slope / scale, centre - scale * offset / slope if slope else float("nan")
 
 
@@ -186,16 +172,6 @@ def candidates(radii: dict[str, Floats], modality: Modality) -> Floats:
     dense = np.concatenate([np.percentile(radii[group], percentiles) for group in ("safe_text", "safe_image")])
     every = np.unique(np.concatenate([dense, np.linspace(low, max(low, high), 33)]))
     return every[(every >= low) & (every > 0)]
-
-
-def _check_spread(safe: Floats, unsafe: Floats, modality: Modality) -> None:
-    """Refuse radii that differ by rounding alone: a slope fitted to them would be noise."""
-    radii = np.concatenate([safe, unsafe])
-    if radii.std() <= MIN_SPREAD * radii.mean():
-        raise TrainingError(
-            f"all {modality} radii are {radii.mean():.6g} up to rounding: the model has collapsed. Train it from "
-            "another seed, or with the radius and joint losses on (the config 'mini' has them)"
-        )
 
 
 def _boundary(

@@ -1,24 +1,22 @@
 """How surely the radius alone tells safe from unsafe: accuracy at the threshold, and the price of finding 95 %.
 
-The positive class is *unsafe*. The AUC, which needs no threshold, is in `evaluate`. Figures of a category set its
+The positive class is *unsafe*. The AUC, which needs no threshold, is in `metrics`. Figures of a category set its
 unsafe points against all safe ones, as the AUC there does.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
-from hysac_export.evaluation.encoded import EncodedSplit
-from hysac_export.evaluation.metrics import radii_of, subsets
+from hysac_export.evaluation.metrics import labelled_subsets
+from hysac_export.model.encoded import EncodedSplit, Floats, radii_of
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES
 
 TPR = 0.95
 """Share of the unsafe points that must be found."""
-
-Floats = NDArray[np.float64]
 
 
 def fpr_at_tpr(safe: ArrayLike, unsafe: ArrayLike, tpr: float = TPR) -> float:
@@ -45,8 +43,7 @@ def weighted_fpr(
     enough = caught >= tpr * caught[:, -1:] - 1e-9 * caught[:, -1:]
     limit = unsafe[falling][enough.argmax(axis=1)]
     rising = np.argsort(safe, kind="stable")
-    below = np.cumsum(safe_weights[:, rising], axis=1)
-    below = np.concatenate([np.zeros((len(below), 1)), below], axis=1)
+    below = np.pad(np.cumsum(safe_weights[:, rising], axis=1), ((0, 0), (1, 0)))
     first = np.searchsorted(safe[rising], limit, side="left")
     with np.errstate(invalid="ignore"):
         rate: Floats = 1 - below[np.arange(len(below)), first] / below[:, -1]
@@ -64,10 +61,9 @@ def classification_figures(
     """
     figures: dict[str, Figure] = {}
     radii = radii_of(encoded, curvature)
-    everything = np.ones(len(encoded), dtype=np.bool_)
     for modality in MODALITIES:
         safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
-        for prefix, rows in (("", everything), *((f"category.{name}.", rows) for name, rows in subsets(encoded))):
+        for prefix, rows in labelled_subsets(encoded):
             n, weights = int(rows.sum()), boot.weights[:, rows]
             values = weighted_fpr(safe, unsafe[rows], boot.weights, weights)
             figures[f"{prefix}fpr95.{modality}"] = boot.figure(fpr_at_tpr(safe, unsafe[rows]), values, n)

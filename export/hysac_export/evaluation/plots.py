@@ -7,37 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hysac_export.evaluation.encoded import GROUPS
-from hysac_export.evaluation.metrics import MODES, radii_of, traversal_sweep
+from hysac_export.data.split import GROUPS
+from hysac_export.evaluation.metrics import MODES, traversal_sweep
+from hysac_export.evaluation.roc import new_figure
 from hysac_export.evaluation.subjects import Evaluation
-from hysac_export.evaluation.table import SPLIT_TITLES
-from hysac_retrieval.errors import MissingExtraError
+from hysac_export.evaluation.table import split_title
+from hysac_export.model.encoded import Floats, radii_of
 from hysac_retrieval.types import MODALITIES
 
-Floats = NDArray[np.float64]
 COLOURS = {"safe_text": "#1b7837", "safe_image": "#7fbf7b", "unsafe_text": "#af8dc3", "unsafe_image": "#762a83"}
 
 
 def write_plots(evaluations: Sequence[Evaluation], folder: Path) -> list[Path]:
-    """Write the plots as PNG files.
+    """Write the plots of the first model as PNG files.
 
     Args:
-        evaluations: The first model in it is plotted; of the others, R@k of the unsafe→safe search is shown beside it.
-        folder: Where to; must exist.
-
-    Returns:
-        The files written.
+        evaluations: Of the other models, R@k of the unsafe→safe search is shown beside the first.
+        folder: An existing folder.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: matplotlib or scikit-learn is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train", "drawing the plots") from error
     subject = evaluations[0].subject
     main = [e for e in evaluations if e.subject is subject]
     kinds: dict[str, Callable[[Any, Evaluation], None]] = {
@@ -49,11 +40,10 @@ def write_plots(evaluations: Sequence[Evaluation], folder: Path) -> list[Path]:
     rows = -(-len(main) // columns)
     written = []
     for name, draw in kinds.items():
-        figure = Figure(figsize=(6.4 * columns, 4.4 * rows), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(6.4 * columns, 4.4 * rows)
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, evaluation in zip(panels, main, strict=False):
-            axes.set_title(f"{subject.name}: {SPLIT_TITLES.get(evaluation.split, evaluation.split)}")
+            axes.set_title(f"{subject.name}: {split_title(evaluation)}")
             draw(axes, evaluation)
             axes.legend(fontsize=8, frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
@@ -66,16 +56,16 @@ def write_plots(evaluations: Sequence[Evaluation], folder: Path) -> list[Path]:
 
 def roc_curve(safe: Floats, unsafe: Floats) -> tuple[Floats, Floats]:
     """False and true positive rates of "unsafe if the radius is at least r", for every r from the largest down."""
-    limits = np.unique(np.concatenate([safe, unsafe]))[::-1]
-    false = 1 - np.searchsorted(np.sort(safe), limits, side="left") / len(safe)
-    true = 1 - np.searchsorted(np.sort(unsafe), limits, side="left") / len(unsafe)
-    return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
+    from sklearn.metrics import roc_curve as rates
+
+    false, true, _ = rates(np.repeat([0, 1], [len(safe), len(unsafe)]), np.concatenate([safe, unsafe]))
+    return false, true
 
 
 def _radii(axes: Any, evaluation: Evaluation) -> None:
     radii = radii_of(evaluation.encoded, _curvature(evaluation))
-    low, high = (f(r) for f, r in ((min, [r.min() for r in radii.values()]), (max, [r.max() for r in radii.values()])))
-    edges = np.linspace(low, high, 81)
+    every = np.concatenate(list(radii.values()))
+    edges = np.linspace(every.min(), every.max(), 81)
     for group in GROUPS:
         axes.hist(radii[group], edges, color=COLOURS[group], alpha=0.7, label=group.replace("_", " "))
     if profile := evaluation.subject.profile:

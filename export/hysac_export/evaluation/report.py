@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hysac_export.evaluation.encoded import GROUPS
-from hysac_export.evaluation.metrics import MODES
+from hysac_export.data.split import GROUPS
 from hysac_export.evaluation.paper import classification_table, paper_table, published_table, zero_shot_table
 from hysac_export.evaluation.subjects import Evaluation
-from hysac_export.evaluation.table import SPLIT_TITLES, Table, number, percent, sample, title
+from hysac_export.evaluation.table import Table, categories, number, percent, sample, split_table, split_title
 from hysac_retrieval.types import Modality
 
 _MODES = {
@@ -25,8 +24,8 @@ _SEARCHES = {
     "safe_i2t": "I → T",
     "unsafe_t2i": "T* → I*",
     "unsafe_i2t": "I* → T*",
-    **{f"twin_t2i.{mode}": f"T* → I in I ∪ I*{_MODES[mode]}" for mode in MODES},
-    **{f"twin_i2t.{mode}": f"I* → T in T ∪ T*{_MODES[mode]}" for mode in MODES},
+    **{f"twin_t2i.{mode}": f"T* → I in I ∪ I*{words}" for mode, words in _MODES.items()},
+    **{f"twin_i2t.{mode}": f"I* → T in T ∪ T*{words}" for mode, words in _MODES.items()},
     "safe_t2i.union": "T → I in I ∪ I*",
     "safe_t2i.system": "T → I in I ∪ I*, whole system",
     "safe_i2t.union": "I → T in T ∪ T*",
@@ -51,11 +50,7 @@ def quality_table(evaluations: Sequence[Evaluation], modality: Modality = "text"
         areas = {"AUC text": (number, "auc.text"), "AUC image": (number, "auc.image")}
         columns = {"radii in order": (number, "order"), **columns, **areas}
     rows = [
-        (
-            SPLIT_TITLES.get(result.split, result.split),
-            result.subject.name,
-            *(show(result.figures.get(key)) for show, key in columns.values()),
-        )
+        (split_title(result), result.subject.name, *(show(result.figures.get(key)) for show, key in columns.values()))
         for result in evaluations
     ]
     heading = f"Quality, {modality} queries, shares in % ({sample(evaluations)})"
@@ -64,16 +59,18 @@ def quality_table(evaluations: Sequence[Evaluation], modality: Modality = "text"
 
 def retrieval_table(evaluations: Sequence[Evaluation]) -> Table:
     """All searches of one split, the models one below the other."""
-    rows = []
-    for key, label in _SEARCHES.items():
-        for result in evaluations:
-            if f"{key}.r1" not in result.figures:
-                continue
-            cells = [percent(result.figures.get(f"{key}.{name}")) for name in ("r1", "r10", "r20", "harmful1", "lost")]
-            rows.append((label, result.subject.name, *cells))
-    heading = f"Retrieval, {title(evaluations)}, in % ({sample(evaluations)})"
-    header = ("search", "model", "R@1", "R@10", "R@20", "harmful@1", "R@1 lost to the filter")
-    return Table(heading, header, tuple(rows))
+    rows = [
+        (
+            label,
+            e.subject.name,
+            *(percent(e.figures.get(f"{key}.{x}")) for x in ("r1", "r10", "r20", "harmful1", "lost")),
+        )
+        for key, label in _SEARCHES.items()
+        for e in evaluations
+        if f"{key}.r1" in e.figures
+    ]
+    header = "search | model | R@1 | R@10 | R@20 | harmful@1 | R@1 lost to the filter"
+    return split_table(evaluations, "Retrieval", header, rows)
 
 
 def radius_table(evaluations: Sequence[Evaluation]) -> Table:
@@ -81,51 +78,37 @@ def radius_table(evaluations: Sequence[Evaluation]) -> Table:
     rows = []
     for result in evaluations:
         for group in GROUPS if "order" in result.figures else ():
-            f = result.figures.get
-            rows.append(
-                (
-                    group.replace("_", " "),
-                    result.subject.name,
-                    number(f(f"radius.{group}.mean")),
-                    number(f(f"radius.{group}.std")),
-                    percent(f(f"moved.{group}")),
-                    percent(f(f"above.{group}")),
-                )
-            )
-    header = ("group", "model", "radius, mean", "radius, std", "beyond the boundary, %", "above the threshold, %")
-    return Table(f"Radii, {title(evaluations)} ({sample(evaluations)})", header, tuple(rows))
+            cells = [number(result.figures.get(f"radius.{group}.{name}")) for name in ("mean", "std")]
+            cells += [percent(result.figures.get(f"{name}.{group}")) for name in ("moved", "above")]
+            rows.append((group.replace("_", " "), result.subject.name, *cells))
+    header = "group | model | radius, mean | radius, std | beyond the boundary, % | above the threshold, %"
+    return split_table(evaluations, "Radii", header, rows, "")
 
 
 def category_table(evaluations: Sequence[Evaluation]) -> Table:
     """Safety by category of one split, for every model."""
-    keys = (
-        "twin_t2i.traversal.harmful1",
-        "twin_t2i.system.harmful1",
-        "twin_i2t.traversal.harmful1",
-        "twin_i2t.system.harmful1",
-    )
+    keys = [f"twin_{way}.{mode}.harmful1" for way in ("t2i", "i2t") for mode in ("traversal", "system")]
     rows = []
     for result in evaluations:
-        names = dict.fromkeys(key.split(".")[1] for key in result.figures if key.startswith("category."))
-        for name in names if "order" in result.figures else ():
+        for name in categories(result) if "order" in result.figures else ():
             part = {key: result.figures.get(f"category.{name}.{key}") for key in (*keys, "auc.text", "auc.image")}
             size = result.figures[f"category.{name}.auc.text"].n
-            cells = [percent(part[key]) for key in keys]
-            rows.append(
-                (name, result.subject.name, str(size), *cells, number(part["auc.text"]), number(part["auc.image"]))
-            )
-    header = (
-        "category",
-        "model",
-        "n",
-        "harmful@1 T*, traversal",
-        "harmful@1 T*, whole system",
-        "harmful@1 I*, traversal",
-        "harmful@1 I*, whole system",
-        "AUC text",
-        "AUC image",
-    )
-    return Table(f"Categories, {title(evaluations)}, harmful@1 in % ({sample(evaluations)})", header, tuple(rows))
+            cells = [(number if key.startswith("auc") else percent)(figure) for key, figure in part.items()]
+            rows.append((name, result.subject.name, str(size), *cells))
+    ways = [f"harmful@1 {query}, {how}" for query in ("T*", "I*") for how in ("traversal", "whole system")]
+    header = " | ".join(["category", "model", "n", *ways, "AUC text", "AUC image"])
+    return split_table(evaluations, "Categories", header, rows, ", harmful@1 in %")
+
+
+_DETAILS = (
+    paper_table,
+    published_table,
+    retrieval_table,
+    classification_table,
+    radius_table,
+    category_table,
+    zero_shot_table,
+)
 
 
 def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[Table]:
@@ -159,14 +142,3 @@ def to_dict(evaluations: Sequence[Evaluation], **settings: Any) -> dict[str, Any
         )
         entry["splits"][result.split] = {name: asdict(figure) for name, figure in result.figures.items()}
     return {**settings, "models": models}
-
-
-_DETAILS = (
-    paper_table,
-    published_table,
-    retrieval_table,
-    classification_table,
-    radius_table,
-    category_table,
-    zero_shot_table,
-)

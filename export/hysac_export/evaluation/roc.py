@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hysac_export.evaluation.metrics import auc
+from hysac_export.model.encoded import Floats
 from hysac_retrieval.errors import MissingExtraError
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES, Modality
@@ -19,15 +19,13 @@ STEPS = 200
 """Thresholds of a curve at most, but for the one that was chosen."""
 _COLOURS = {"text": "#7b3294", "image": "#008837"}
 
-Floats = NDArray[np.float64]
-
 
 def roc(profile: SafetyProfile, radii: Mapping[Any, Floats]) -> dict[str, Any]:
-    """The ROC of a calibration on samples.
+    """Compute the ROC of a calibration on samples.
 
     Args:
         profile: The calibration.
-        radii: Radii by group, see `encoded.GROUPS`; a modality of which a group is missing or empty is left out.
+        radii: Radii by group, see `split.GROUPS`; a modality of which a group is missing or empty is left out.
 
     Returns:
         Under ``threshold`` the chosen threshold, and under each modality: numbers of samples, ``auc``, what the chosen
@@ -67,13 +65,7 @@ def write_roc(found: Mapping[str, Any], path: Path, title: str = "") -> tuple[Pa
     Raises:
         MissingExtraError: matplotlib is not installed; nothing is written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train", "drawing the ROC") from error
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6.4, 4.8)
     axes: Any = figure.subplots()
     for modality in MODALITIES:
         if modality in found:
@@ -86,6 +78,23 @@ def write_roc(found: Mapping[str, Any], path: Path, title: str = "") -> tuple[Pa
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     figure.savefig(picture, dpi=110)
     return path, picture
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure of matplotlib, sizes in inches.
+
+    Raises:
+        MissingExtraError: matplotlib or scikit-learn is not installed.
+    """
+    try:
+        import sklearn  # noqa: F401  # computes what is drawn
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(error.name or "matplotlib", "train", "drawing the plots") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _at(threshold: float, safe: Floats, unsafe: Floats) -> dict[str, float]:

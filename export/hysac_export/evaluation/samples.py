@@ -1,53 +1,31 @@
 """Calibration on samples that somebody has labelled safe and unsafe, without twins.
 
-`calibrate` needs quadruplets, whose safe and unsafe halves belong together, to choose its boundaries. Samples of one's
-own seldom come in such pairs. Scores and threshold are fitted to them in the same way; the boundary, which unsafe
-queries are moved to, is the mean radius of the safe texts.
+`calibrate` needs quadruplets, whose safe and unsafe halves belong together, to choose its boundaries. Labelled samples
+seldom come in such pairs. Scores and threshold are fitted to them in the same way; the boundary, which unsafe queries
+are moved to, is the mean radius of the safe texts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hysac_export.data.split import PAIRS, Group, Progress
 from hysac_export.evaluation.calibrate import MAX_MISS, fit_modality, with_threshold
+from hysac_export.model.encoded import Encodes, Floats, Points
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest import FailedItem, Item, Listing, SourceOptions
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 from hysac_retrieval.types import MODALITIES, Modality
 
-Group = Literal["safe_text", "safe_image", "unsafe_text", "unsafe_image"]
-PAIRS: Mapping[Modality, tuple[Group, Group]] = {
-    "text": ("safe_text", "unsafe_text"),
-    "image": ("safe_image", "unsafe_image"),
-}
-"""The safe and the unsafe group of each modality."""
 MIN_SAMPLES = 20
 """Fewest samples of a group; hundreds are better."""
 BATCH = 64
-
-Floats = NDArray[np.float64]
-Points = NDArray[np.floating[Any]]
-
-
-class Encodes(Protocol):
-    """What calibration asks of a model; the runtime's `Encoder` has it."""
-
-    @property
-    def curvature(self) -> float:
-        """Curvature c > 0 of the space (−c)."""
-
-    def encode_text(self, texts: list[str], /) -> Points:
-        """Points of n texts, (n, d)."""
-
-    def encode_image(self, images: list[Path | bytes], /) -> Points:
-        """Points of n images, (n, d)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +52,7 @@ def encode_samples(
     encoder: Encodes,
     safe: Sequence[str | Path],
     unsafe: Sequence[str | Path],
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Samples:
     """Read and encode samples.
 
@@ -83,7 +61,7 @@ def encode_samples(
         safe: Sources of safe samples, of every kind that can be indexed: folders of images, text files, tables, shards.
             The caption of an image counts as a text.
         unsafe: Sources of unsafe samples.
-        progress: Called with the number of samples that are done since the last call.
+        progress: Called as samples are done.
 
     Raises:
         SourceError: A source cannot be read.
@@ -134,7 +112,9 @@ def calibrate_radii(
     found = sampled(radii)
     lacking = [modality for modality in MODALITIES if modality not in found]
     if not found or (lacking and base is None):
-        raise SettingsError(f"there are no samples of {' or '.join(f'{modality}s' for modality in lacking)}; give some")
+        raise SettingsError(
+            f"there are no samples of {' or '.join(f'{modality}s' for modality in lacking)}", hint="Give some"
+        )
     boundary = float(radii["safe_text"].mean()) if "text" in found or base is None else base.text.boundary
     parts: dict[Modality, ModalityProfile] = {}
     for modality, (inner, outer) in PAIRS.items():
@@ -163,8 +143,8 @@ def sampled(radii: Mapping[Group, Any]) -> tuple[Modality, ...]:
         counts = [len(radii.get(group, ())) for group in pair]
         if any(counts) and min(counts) < MIN_SAMPLES:
             raise SettingsError(
-                f"there are {counts[0]} safe and {counts[1]} unsafe {modality}s; give at least {MIN_SAMPLES} of each, "
-                f"better hundreds, or no {modality}s at all"
+                f"there are {counts[0]} safe and {counts[1]} unsafe {modality}s",
+                hint=f"Give at least {MIN_SAMPLES} of each, better hundreds, or no {modality}s at all",
             )
     return tuple(modality for modality, pair in PAIRS.items() if pair[0] in radii)
 
@@ -185,4 +165,4 @@ def _items(sources: Sequence[str | Path]) -> Iterator[Item]:
                 failed.append(found)
     if failed:
         first = failed[0]
-        raise SettingsError(f"{len(failed)} samples cannot be read. The first is {first.item}: {first.error}")
+        raise SettingsError(f"{len(failed)} samples cannot be read, the first is {first.item}: {first.error}")

@@ -9,31 +9,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hysac_export.config import TrainConfig
+from hysac_export.data.split import DrawnSplit, Progress, draw_split
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.calibrate import calibrate
 from hysac_export.evaluation.classification import classification_figures
-from hysac_export.evaluation.encoded import (
-    DrawnSplit,
-    EncodedSplit,
-    EncodesScenes,
-    curvature_of,
-    draw_split,
-    encode_drawn,
-)
-from hysac_export.evaluation.metrics import Retrieval, metrics, radii_of, retrievals
+from hysac_export.evaluation.metrics import metrics, retrievals
+from hysac_export.evaluation.protocol import CalibrationRadii, calibration_radii, published_figures
 from hysac_export.evaluation.zeroshot import classes_of, zero_shot_figures
-from hysac_export.published.protocol import CalibrationRadii, calibration_radii, published_figures
-from hysac_export.training.config import TrainConfig
+from hysac_export.model.encoded import EncodedSplit, Encodes, curvature_of, encode_drawn, radii_of
+from hysac_export.model.retrieval import Retrieval
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import MissingExtraError, TrainingError
 from hysac_retrieval.safety.profile import RadiusStats, SafetyProfile
 
 RUN_FILES = ("config.json", "model.safetensors")
-"""What tells a run folder from a bundle."""
+"""Files that tell a run folder from a bundle."""
 
-Draw = Callable[[str, int, int, int, Callable[[int], None] | None], DrawnSplit]
+Draw = Callable[[str, int, int, int, Progress | None], DrawnSplit]
 """Draws at most n quadruplets: name of the split, n, seed, side of the pictures, what is called as they are done."""
-Progress = Callable[[str, int], None]
+LabelledProgress = Callable[[str, int], None]
 """Called with what is being done and the number of quadruplets that are done since the last call."""
 
 
@@ -44,17 +39,17 @@ class Subject:
     Attributes:
         name: Name in the tables.
         encoder: The model.
-        curvature: c > 0, or ``None`` for a Euclidean model.
+        curvature: c > 0, or None for a Euclidean model.
         size: Side of its images in pixels.
-        profile: Its calibration; ``None`` for a Euclidean model and where calibration failed.
+        profile: Its calibration; None for a Euclidean model and where calibration failed.
         source: Where it came from, in words.
-        config: What it was trained with, where that is known and it was not the scenes.
-        radii: Radii of the set that it was calibrated on, by group; those of the profile where there is one.
+        config: The config it was trained with, if that is known and it was not trained on the scenes.
+        radii: Radii of the set that it was calibrated on, by group, if there is no profile.
         uncalibrated: Why calibration failed, in words; empty if it did not.
     """
 
     name: str
-    encoder: EncodesScenes
+    encoder: Encodes
     curvature: float | None
     size: int
     profile: SafetyProfile | None
@@ -102,16 +97,14 @@ def load_subject(model: str | Path) -> Subject:
 
 
 def bundle_subject(encoder: Encoder) -> Subject:
-    """A bundle that is loaded already."""
+    """Make a subject of a loaded bundle."""
     source = f"bundle {encoder.name}, fingerprint {encoder.fingerprint}"
     trained = _trained_on_files(encoder.bundle.manifest.training.get("config"))
     return Subject(encoder.name, encoder, encoder.curvature, encoder.image_spec.size, encoder.safety, source, trained)
 
 
-def validation_split(
-    subject: Subject, n: int = 1000, seed: int = 0, progress: Callable[[int], None] | None = None
-) -> DrawnSplit:
-    """At most n quadruplets to calibrate a model on: of the scenes, or of the files that it was trained with.
+def validation_split(subject: Subject, n: int = 1000, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
+    """Draw at most n quadruplets to calibrate a model on: of the scenes, or of the files that it was trained with.
 
     Raises:
         SourceError: The files cannot be read any more.
@@ -124,7 +117,24 @@ def validation_split(
     return open_feed(subject.config).validation(n, seed, progress)
 
 
-def calibrated(subject: Subject, n: int = 1000, seed: int = 0, progress: Progress | None = None) -> Subject:
+def encode_validation(
+    subject: Subject, n: int = 1000, seed: int = 0, progress: LabelledProgress | None = None
+) -> tuple[EncodedSplit, float]:
+    """Encode the quadruplets that a model is calibrated on, see `validation_split`; with the model's curvature.
+
+    Raises:
+        TrainingError: The model is Euclidean.
+    """
+    if subject.curvature is None:
+        raise TrainingError(
+            f"{subject.name} is Euclidean: it has no radius to calibrate", hint="Give a hyperbolic model"
+        )
+    labelled = _labelled(progress, f"{subject.name}: validation")
+    drawn = validation_split(subject, n, seed, labelled)
+    return encode_drawn(subject.encoder, drawn, labelled), subject.curvature
+
+
+def calibrated(subject: Subject, n: int = 1000, seed: int = 0, progress: LabelledProgress | None = None) -> Subject:
     """Give a hyperbolic model a profile computed from n quadruplets of the validation split.
 
     A model whose radii say nothing about safety comes back without one: that is a result too. Its radii are kept, and
@@ -133,15 +143,34 @@ def calibrated(subject: Subject, n: int = 1000, seed: int = 0, progress: Progres
     Raises:
         TrainingError: The model is Euclidean.
     """
-    if subject.curvature is None:
-        raise TrainingError(f"{subject.name} is Euclidean: it has no radius to calibrate; give a hyperbolic model")
-    drawn = validation_split(subject, n, seed)
-    encoded = encode_drawn(subject.encoder, drawn, _labelled(progress, f"{subject.name}: validation"))
-    radii = {group: RadiusStats.of(found) for group, found in radii_of(encoded, subject.curvature).items()}
+    encoded, curvature = encode_validation(subject, n, seed, progress)
+    radii = {group: RadiusStats.of(found) for group, found in radii_of(encoded, curvature).items()}
     try:
-        return replace(subject, radii=radii, profile=calibrate(encoded, subject.curvature))
+        return replace(subject, radii=radii, profile=calibrate(encoded, curvature))
     except TrainingError as error:
         return replace(subject, radii=radii, uncalibrated=str(error))
+
+
+def with_profile(subject: Subject, n: int = 1000, progress: LabelledProgress | None = None) -> Subject:
+    """Calibrate a hyperbolic model that has no profile yet; see `calibrated`."""
+    lacking = subject.profile is None and subject.curvature is not None
+    return calibrated(subject, n, progress=progress) if lacking else subject
+
+
+def baseline_folders() -> list[Path]:
+    """Run folders of the bundled model's baselines; they are in the project's repository, not in the package."""
+    folder = Path(__file__).resolve().parents[3] / "benchmarks" / "baselines"
+    return sorted(filter(is_run, folder.glob("*")))
+
+
+def named_apart(subjects: Iterable[Subject]) -> list[Subject]:
+    """Number models of the same name."""
+    seen: dict[str, int] = {}
+    renamed = []
+    for subject in subjects:
+        seen[subject.name] = count = seen.get(subject.name, 0) + 1
+        renamed.append(subject if count == 1 else replace(subject, name=f"{subject.name} ({count})"))
+    return renamed
 
 
 def evaluate_subjects(
@@ -151,7 +180,7 @@ def evaluate_subjects(
     seed: int = 0,
     *,
     resamples: int = 1000,
-    progress: Progress | None = None,
+    progress: LabelledProgress | None = None,
     draw: Draw = draw_split,
 ) -> list[Evaluation]:
     """Evaluate models on splits; all of them see the same pictures and captions.
@@ -162,7 +191,7 @@ def evaluate_subjects(
         n: Quadruplets of each split.
         seed: Seed of the quadruplets and of the bootstrap.
         resamples: Bootstrap resamples.
-        progress: Called after every piece of work, 2 n for each model and split and n for drawing.
+        progress: Called after every piece of work, 3 n for each model and split and n for drawing.
         draw: Draws a split, of the scenes or of something else.
 
     Returns:
@@ -189,12 +218,12 @@ def evaluate_subjects(
 def measured(
     subject: Subject, split: str, encoded: EncodedSplit, *, resamples: int = 1000, seed: int = 0
 ) -> Evaluation:
-    """Everything that the points of a split say about a model.
+    """Measure everything that the points of a split say about a model.
 
     Args:
         subject: The model; its encoder is not used.
         split: Name of the split.
-        encoded: What the model made of it.
+        encoded: The split, encoded by the model.
         resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
     """
@@ -217,5 +246,5 @@ def _trained_on_files(config: Any) -> TrainConfig | None:
         return None
 
 
-def _labelled(progress: Progress | None, label: str) -> Callable[[int], None] | None:
+def _labelled(progress: LabelledProgress | None, label: str) -> Progress | None:
     return None if progress is None else lambda done: progress(label, done)

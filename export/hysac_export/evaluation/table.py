@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -23,27 +23,34 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of strings, ready to be shown anywhere."""
+    """A table of strings, ready to be shown anywhere; the first `labels` columns are words."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    labels: int = 2
 
     def rich(self) -> RichTable:
         """The table for a terminal."""
         table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
         for index, name in enumerate(self.header):
-            table.add_column(name, justify="left" if index < 2 else "right")
+            table.add_column(name, justify="left" if index < self.labels else "right")
         for row in self.rows:
             table.add_row(*row)
         return table
 
     def markdown(self) -> str:
         """The table as GitHub Markdown, under its title in bold."""
-        lines = [f"**{self.title}**", "", _row(self.header)]
-        lines.append("|" + "|".join("---" if i < 2 else "---:" for i in range(len(self.header))) + "|")
-        lines += [_row(row) for row in self.rows]
-        return "\n".join(lines)
+        rule = "|" + "|".join("---" if i < self.labels else "---:" for i in range(len(self.header))) + "|"
+        return "\n".join([f"**{self.title}**", "", _row(self.header), rule, *map(_row, self.rows)])
+
+
+def split_table(
+    evaluations: Sequence[Evaluation], kind: str, header: str, rows: Iterable[Sequence[str]], unit: str = ", in %"
+) -> Table:
+    """Make a table of one split; `header` holds its columns, separated by bars."""
+    title = f"{kind}, {split_title(evaluations[0])}{unit} ({sample(evaluations)})"
+    return Table(title, tuple(header.split(" | ")), tuple(map(tuple, rows)))
 
 
 def percent(figure: Figure | None) -> str:
@@ -56,15 +63,20 @@ def number(figure: Figure | None) -> str:
     return NONE if figure is None else f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
-def title(evaluations: Sequence[Evaluation]) -> str:
-    """What the split of the first evaluation is about."""
-    return SPLIT_TITLES.get(evaluations[0].split, evaluations[0].split)
+def split_title(evaluation: Evaluation) -> str:
+    """The split of an evaluation in words."""
+    return SPLIT_TITLES.get(evaluation.split, evaluation.split)
 
 
 def sample(evaluations: Sequence[Evaluation]) -> str:
     """How much was measured, for a title."""
     sizes = sorted({len(e.encoded) for e in evaluations})
     return f"{' or '.join(map(str, sizes))} quadruplets each, 95 % intervals"
+
+
+def categories(evaluation: Evaluation) -> Iterator[str]:
+    """Names of the categories that an evaluation has figures of."""
+    yield from dict.fromkeys(key.split(".")[1] for key in evaluation.figures if key.startswith("category."))
 
 
 def _row(cells: Iterable[str]) -> str:

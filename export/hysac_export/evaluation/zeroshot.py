@@ -7,15 +7,15 @@ chance has it, which is the mean share of the classes that a picture shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hysac_export.data.split import DrawnSplit
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
-from hysac_export.evaluation.encoded import DrawnSplit, EncodedSplit, EncodesScenes, Points
+from hysac_export.model.encoded import EncodedSplit, Encodes, Points
 from hysac_retrieval import lorentz
 
 TEMPLATE = "a picture of {}"
@@ -29,7 +29,7 @@ class Classes:
     points: Points
 
 
-def classes_of(encoder: EncodesScenes) -> Classes:
+def classes_of(encoder: Encodes) -> Classes:
     """Encode the class names with a model."""
     from hysac_export.data.scenes import catalogue
     from hysac_export.data.scenes.captions import named
@@ -61,9 +61,5 @@ def zero_shot_figures(
         best = nearest_class(getattr(encoded, f"{side}_image"), classes.points, curvature)
         right = [classes.ids[index] in things for index, things in zip(best.tolist(), shown, strict=True)]
         figures[f"zeroshot.{side}"] = boot.mean(right)
-        figures[f"zeroshot.{side}.chance"] = boot.mean(_chance(shown, len(classes.ids)))
+        figures[f"zeroshot.{side}.chance"] = boot.mean([len(set(things)) / len(classes.ids) for things in shown])
     return figures
-
-
-def _chance(shown: Sequence[tuple[str, ...]], classes: int) -> list[float]:
-    return [len(set(things)) / classes for things in shown]

@@ -51,7 +51,8 @@ def clip_tokenizer() -> Tokenizer:
     found = len(set(tokens))
     if found != VOCAB_SIZE:
         raise TrainingError(
-            f"the vocabulary of open_clip makes {found} tokens, expected {VOCAB_SIZE}; install open_clip_torch again"
+            f"the vocabulary of open_clip makes {found} tokens, expected {VOCAB_SIZE}",
+            hint="Install open_clip_torch again",
         )
     tokenizer = Tokenizer(BPE({token: i for i, token in enumerate(tokens)}, merges, end_of_word_suffix=_SUFFIX))
     tokenizer.normalizer = _cleaning()
@@ -81,15 +82,17 @@ def read_tokenizer(path: Path | None, vocab_size: int, context_length: int) -> t
     if path is None:
         if vocab_size != VOCAB_SIZE:
             raise TrainingError(
-                f"the checkpoint has {vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}; give its own tokenizer.json, "
-                "beside the checkpoint or with --tokenizer"
+                f"the checkpoint has {vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}",
+                hint="Give its own tokenizer.json, beside the checkpoint or with --tokenizer",
             )
         tokenizer = clip_tokenizer()
     else:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception
-            raise TrainingError(f"{path} is no tokenizer.json: {error}; give one of the tokenizers library") from error
+            raise TrainingError(
+                f"{path} is no tokenizer.json: {error}", hint="Give one of the tokenizers library"
+            ) from error
     return tokenizer, describe_tokenizer(tokenizer, vocab_size, context_length)
 
 

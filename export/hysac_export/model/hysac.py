@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hysac_export.config import ModelConfig
 from hysac_export.model.towers import build_towers
-from hysac_export.training.config import ModelConfig
 from hysac_retrieval import lorentz
 
 CURVATURE_RANGE = (0.1, 10.0)

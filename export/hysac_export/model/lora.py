@@ -9,20 +9,20 @@ trained model is an ordinary one, and nothing that reads it knows of adapters.
 from __future__ import annotations
 
 import re
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from open_clip.modified_resnet import AttentionPool2d
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from hysac_export.model.clip_layout import merged
+from hysac_export.config import LoRAConfig
 from hysac_export.model.hysac import HySAC
-from hysac_export.training.config import LoRAConfig
 from hysac_retrieval.errors import TrainingError
 
+Adapter: TypeAlias = tuple[Tensor, Tensor]
+"""A, (r, …), and B, (out, r) or (out, r, 1, 1)."""
 _ADAPTER = re.compile(r"^(.+)\.lora_([AB])\.default\.weight$")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _BYPASSING = (AttentionPool2d, nn.MultiheadAttention)
@@ -98,6 +98,8 @@ def adapt(model: HySAC, config: LoRAConfig) -> None:
     Raises:
         TrainingError: No module has one of the names, or the adapters cannot be merged again.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # transformers comes with it and takes seconds to import
+
     split_attention(model.clip)
     bypassed = _bypassed(model.clip)
     adapters = LoraConfig(
@@ -112,8 +114,8 @@ def adapt(model: HySAC, config: LoRAConfig) -> None:
     leaves = {name.rpartition(".")[2] for name in layers}
     if lost := [target for target in config.targets if target.rpartition(".")[2] not in leaves]:
         raise TrainingError(
-            f"these towers have no module named {', '.join(lost)}; name theirs in model.open_clip.lora.targets: "
-            f"{', '.join(sorted(leaves))}"
+            f"these towers have no module named {', '.join(lost)}",
+            hint=f"Name theirs in model.open_clip.lora.targets: {', '.join(sorted(leaves))}",
         )
     try:
         inject_adapter_in_model(adapters, model.clip)
@@ -136,8 +138,9 @@ def _check_merge(model: HySAC, config: LoRAConfig) -> None:
         plain.load_state_dict({name: value.to("meta") for name, value in merged_state(model, config).items()})
     except (RuntimeError, KeyError) as error:
         raise TrainingError(
-            f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again; name other modules "
-            f"in model.open_clip.lora.targets, or train without adapters (model.open_clip.lora: null): {error}"
+            f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again",
+            hint=f"Name other modules "
+            f"in model.open_clip.lora.targets, or train without adapters (model.open_clip.lora: null): {error}",
         ) from error
 
 
@@ -152,13 +155,22 @@ def check_gradients(model: HySAC) -> None:
         leaves = sorted({path.rpartition(".")[2] for path in idle})
         raise TrainingError(
             f"the adapters on {', '.join(leaves)} have no gradient, {len(idle)} of them such as {min(idle)}: these "
-            "towers do not call those layers; leave them out of model.open_clip.lora.targets"
+            "towers do not call those layers",
+            hint="Leave them out of model.open_clip.lora.targets",
         )
 
 
 def is_adapted(model: HySAC) -> bool:
     """Whether `adapt` was called on a model."""
     return any(_ADAPTER.match(name) for name, _ in model.named_parameters())
+
+
+def merged(weight: Tensor, adapter: Adapter, lora_alpha: float) -> Tensor:
+    """A weight with its adapter, W + (α / r) · B A, in float64: (out, in) or, of a convolution, (out, in, h, w)."""
+    a, b = (half.double() for half in adapter)
+    rank = a.shape[0]
+    update = b.reshape(b.shape[0], rank) @ a.reshape(rank, -1)
+    return weight.double() + (lora_alpha / rank) * update.reshape(weight.shape)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> Tokenizer:
         raise TrainingError(f"vocab_size is {vocab_size}; it must be at least {_SMALLEST} to hold every byte")
     corpus = list(texts)
     if not any(text.strip() for text in corpus):
-        raise TrainingError("no texts to learn a tokenizer from; pass the captions of the training split")
+        raise TrainingError("no texts to learn a tokenizer from", hint="Pass the captions of the training split")
     tokenizer = Tokenizer(BPE())
     tokenizer.normalizer = NormalizerSequence([NFKC(), Lowercase()])
     tokenizer.pre_tokenizer = PreTokenizerSequence([Whitespace(), ByteLevel(add_prefix_space=True, use_regex=False)])
@@ -71,5 +71,5 @@ def text_spec(tokenizer: Tokenizer, context_length: int) -> TextSpec:
     """
     pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
     if pad is None or end is None:
-        raise TrainingError(f"the tokenizer has no {PAD} or no {END} token; make it with train_tokenizer")
+        raise TrainingError(f"the tokenizer has no {PAD} or no {END} token", hint="Make it with train_tokenizer")
     return TextSpec(context_length=context_length, pad_id=pad, end_id=end)

@@ -18,8 +18,8 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_p
 from tokenizers import Tokenizer
 from torch import nn
 
+from hysac_export.config import CLIP_MEAN, CLIP_STD, ImageTower, ModelConfig, OpenClipConfig, TextTower
 from hysac_export.model.clip_tokenizer import VOCAB_SIZE, read_tokenizer
-from hysac_export.training.config import CLIP_MEAN, CLIP_STD, ImageTower, ModelConfig, OpenClipConfig, TextTower
 from hysac_retrieval.errors import TrainingError
 
 _FOREIGN = ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs", "embed_cls")
@@ -55,8 +55,8 @@ def pretrained_towers(config: OpenClipConfig, resolved: ModelConfig) -> nn.Modul
             load_checkpoint(clip, str(path))  # never unpickles: weights_only is open_clip's default
         except Exception as error:  # torch and safetensors let out whatever they trip over in a wrong file
             raise TrainingError(
-                f"the weights {config.pretrained!r} cannot be loaded into open_clip's {config.name}: {error}; name the "
-                "architecture that they were trained as in model.open_clip.name"
+                f"the weights {config.pretrained!r} cannot be loaded into open_clip's {config.name}: {error}",
+                hint="Name the architecture that they were trained as in model.open_clip.name",
             ) from error
     return _without_scale(clip)
 
@@ -124,8 +124,8 @@ def tokenizer_of(config: OpenClipConfig, resolved: ModelConfig) -> Tokenizer:
     text = resolved.text
     if config.tokenizer is None and text.vocab_size != VOCAB_SIZE:
         raise TrainingError(
-            f"{config.name} has {text.vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}; name its tokenizer.json in "
-            "model.open_clip.tokenizer"
+            f"{config.name} has {text.vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}",
+            hint="Name its tokenizer.json in model.open_clip.tokenizer",
         )
     path = None if config.tokenizer is None else Path(config.tokenizer).expanduser()
     return read_tokenizer(path, text.vocab_size, text.context_length)[0]
@@ -166,7 +166,9 @@ def _own(config: ModelConfig) -> CLIP:
 
 def _open_clip(config: OpenClipConfig) -> CLIP | CustomTextCLIP:
     if config.architecture is None:
-        raise TrainingError(f"the towers {config.name!r} are named but not looked up; pass the config to resolve first")
+        raise TrainingError(
+            f"the towers {config.name!r} are named but not looked up", hint="Pass the config to resolve first"
+        )
     architecture = deepcopy(config.architecture)
     kind = CustomTextCLIP if architecture.pop("custom_text", False) else CLIP
     if architecture["vision_cfg"].get("timm_model_name"):
@@ -237,8 +239,8 @@ def _weights(config: OpenClipConfig) -> Path:
         return Path(download_pretrained(tag))
     except Exception as error:  # the hub, urllib and the file system each raise their own
         raise TrainingError(
-            f"the weights {name!r} of {config.name} could not be downloaded: {error}; download them where that works, "
-            "and give the file in model.open_clip.pretrained"
+            f"the weights {name!r} of {config.name} could not be downloaded: {error}",
+            hint="Download them where that works, and give the file in model.open_clip.pretrained",
         ) from error
 
 

@@ -20,8 +20,10 @@ from typing import Self
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hysac_export.data.split import PAIRS, Group
 from hysac_export.evaluation.calibrate import MAX_MISS
-from hysac_export.evaluation.samples import PAIRS, Floats, Group, calibrate_radii, described, sampled
+from hysac_export.evaluation.samples import calibrate_radii, described, sampled
+from hysac_export.model.encoded import Floats
 from hysac_retrieval.errors import TrainingError
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 from hysac_retrieval.types import Modality
@@ -76,7 +78,9 @@ class GroupBounds(BaseModel):
         """
         centre = self.centre
         if centre is None or self.lacking is not None:
-            raise TrainingError(f"the bounds of a group lack {self.lacking}; add it to the file, or give samples")
+            raise TrainingError(
+                f"the bounds of a group lack {self.lacking}", hint="Add it to the file, or give samples"
+            )
         # A half that is not given mirrors the other.
         below = centre - self.low_05 if self.low_05 is not None else (self.up_95 or centre) - centre
         above = self.up_95 - centre if self.up_95 is not None else below
@@ -169,8 +173,9 @@ def published_profile(
         missing = ", ".join(name for names in lacking.values() for name in names)
         kinds = " and ".join(f"{modality}s" for modality in lacking)
         raise TrainingError(
-            f"the bounds do not tell how safe and unsafe {kinds} differ: {missing} missing. Give safe and unsafe "
-            f"{kinds} of your own with --safe and --unsafe, or add the figures to hysac_bounds.json"
+            f"the bounds do not tell how safe and unsafe {kinds} differ: {missing} missing",
+            hint=f"Give safe and unsafe "
+            f"{kinds} of your own with --safe and --unsafe, or add the figures to hysac_bounds.json",
         )
     known |= {group: bounds.of(group).radii() for modality in derived for group in PAIRS[modality]}
     fitted = calibrate_radii(known, max_miss=max_miss)

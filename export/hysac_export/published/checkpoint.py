@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from hysac_export.bundle.onnx import check_target, export_bundle, round_weights
-from hysac_export.data.batches import IMAGE_MEAN, IMAGE_STD, normalise
+from hysac_export.config import CLIP_MEAN, CLIP_STD
+from hysac_export.data.batches import normalise
 from hysac_export.evaluation.calibrate import MAX_MISS
 from hysac_export.evaluation.samples import Samples, encode_samples
-from hysac_export.model.clip_layout import PATCH_BIAS, Checkpoint, architecture, fill, sort_out
 from hysac_export.model.clip_tokenizer import read_tokenizer
 from hysac_export.model.hysac import CURVATURE_RANGE, HySAC
 from hysac_export.published.bounds import Bounds, published_profile
+from hysac_export.published.clip_layout import PATCH_BIAS, Checkpoint, architecture, fill, sort_out
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec, sha256_of
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.encoder.tokenization import TextTokenizer
@@ -101,7 +102,7 @@ class Published:
     @torch.inference_mode()
     def encode_image(self, images: list[Path | bytes]) -> NDArray[np.float32]:
         """Points of n images, (n, d), one at a time."""
-        spec = ImageSpec(size=self.model.config.image.size, mean=IMAGE_MEAN, std=IMAGE_STD)
+        spec = ImageSpec(size=self.model.config.image.size, mean=CLIP_MEAN, std=CLIP_STD)
         parts = []
         for image in images:
             pixels = torch.from_numpy(preprocess(load_image(image), spec).copy())
@@ -138,7 +139,7 @@ def find(source: str | Path, revision: str | None = None) -> Source:
         return _beside(path, path.name)
     if path.is_dir():
         if not (path / MODEL).is_file():
-            raise BundleNotFoundError(f"{path} holds no {MODEL}; give the folder, or the file, of a checkpoint")
+            raise BundleNotFoundError(f"{path} holds no {MODEL}", hint="Give the folder, or the file, of a checkpoint")
         return _beside(path / MODEL, path.resolve().name)
     name = str(source)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -299,7 +300,8 @@ def _state(path: Path) -> Mapping[Any, Any]:
     except Exception as error:  # pickle and torch let out whatever they trip over in a damaged file
         raise TrainingError(
             f"{path} cannot be read as weights: {error}. It is damaged, or holds more than tensors, which is never "
-            "loaded; download it again, or save the state dict alone"
+            "loaded",
+            hint="Download it again, or save the state dict alone",
         ) from error
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
         state = state["model"]  # a checkpoint of the published training code

@@ -43,8 +43,8 @@ def tower_settings(config: Mapping[str, Any] | None, part: str, width: int, laye
     settings: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     if settings.get("hidden_size", width) != width:
         raise TrainingError(
-            f"config.json says that the {part} has width {settings['hidden_size']}, the weights say {width}; put the "
-            "config.json of the right base model beside them, or take it away"
+            f"config.json says that the {part} has width {settings['hidden_size']}, the weights say {width}",
+            hint="Put the config.json of the right base model beside them, or take it away",
         )
     if settings.get("num_hidden_layers", layers) != layers:
         raise TrainingError(
@@ -54,8 +54,8 @@ def tower_settings(config: Mapping[str, Any] | None, part: str, width: int, laye
     heads = settings.get("num_attention_heads", width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else None)
     if heads is None:
         raise TrainingError(
-            f"a tower of width {width} does not divide into heads of {HEAD_WIDTH}; put the config.json of the base "
-            "model beside the checkpoint, which says how many heads there are"
+            f"a tower of width {width} does not divide into heads of {HEAD_WIDTH}",
+            hint="Put the config.json of the base model beside the checkpoint, which says how many heads there are",
         )
     activation, eps = settings.get("hidden_act", "quick_gelu"), settings.get("layer_norm_eps", LAYER_NORM_EPS)
     if not isinstance(heads, int) or heads < 1 or width % heads or activation not in _QUICK_GELU:

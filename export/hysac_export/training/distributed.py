@@ -41,7 +41,7 @@ class Processes:
         try:
             asked = None if device is None else torch.device(device)
         except RuntimeError as error:
-            raise TrainingError(f"{device!r} is no device; use cpu, cuda, or one GPU such as cuda:1") from error
+            raise TrainingError(f"{device!r} is no device", hint="Use cpu, cuda, or one GPU such as cuda:1") from error
         state = PartialState(cpu=device == "cpu")
         self.rank: int = state.process_index
         self.count: int = state.num_processes
@@ -49,11 +49,13 @@ class Processes:
         if asked is not None and self.count == 1:
             self.device = asked
         if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise TrainingError(f"there is no GPU that torch can use, but {str(self.device)!r} is asked for; use cpu")
+            raise TrainingError(
+                f"there is no GPU that torch can use, but {str(self.device)!r} is asked for", hint="Use cpu"
+            )
         if asked is not None and asked.type != self.device.type:
             raise TrainingError(
-                f"accelerate launched these processes on {self.device.type!r}, not on {device!r}; launch them with "
-                f"{'--cpu' if device == 'cpu' else '--multi_gpu'}"
+                f"accelerate launched these processes on {self.device.type!r}, not on {device!r}",
+                hint=f"Launch them with {'--cpu' if device == 'cpu' else '--multi_gpu'}",
             )
 
     @property
@@ -83,8 +85,8 @@ class Processes:
         """
         if batch.shape[0] % (2 * self.count):
             raise TrainingError(
-                f"a batch of {batch.shape[0] // 2} quadruplets does not divide among {self.count} processes; set "
-                "batch_size to a multiple of their number"
+                f"a batch of {batch.shape[0] // 2} quadruplets does not divide among {self.count} processes",
+                hint="Set batch_size to a multiple of their number",
             )
         return split_halves(batch, self.count)[self.rank]
 
@@ -130,8 +132,8 @@ class Processes:
         if any(isinstance(child, _BatchNorm) for child in module.modules()):
             if self.device.type != "cuda":
                 raise TrainingError(
-                    "batch norms cannot be synchronised between processes without GPUs; train the convolutional stem "
-                    "in one process"
+                    "batch norms cannot be synchronised between processes without GPUs",
+                    hint="Train the convolutional stem in one process",
                 )
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         for tensor in module.state_dict().values():

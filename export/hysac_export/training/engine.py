@@ -6,21 +6,23 @@ towers may run in half precision; ``exp_map0`` and the losses are float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hysac_export.config import OptimConfig, TrainConfig
 from hysac_export.data.batches import Batch, augment, normalise
+from hysac_export.data.split import GROUPS
 from hysac_export.model.hysac import HySAC, WordHead
-from hysac_export.training.config import TrainConfig
 from hysac_export.training.distributed import Processes, join_halves, split_halves
-from hysac_export.training.losses import GROUPS, Quadruplets, euclidean_loss, hyperbolic_loss, words_loss
-from hysac_export.training.schedule import learning_rate
+from hysac_export.training.losses import Quadruplets, euclidean_loss, hyperbolic_loss, words_loss
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import TrainingError
 
@@ -244,7 +246,7 @@ class Engine:
     def _scaled_backward(self, loss: Tensor) -> None:
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
-                f"the loss is {loss.item()}, training has diverged; lower optim.lr, or train with precision fp32"
+                f"the loss is {loss.item()}, training has diverged", hint="Lower optim.lr, or train with precision fp32"
             )
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
@@ -284,7 +286,17 @@ class Engine:
         return (self.processes.rank,) if self.processes.count > 1 else ()
 
     def _seed(self, *where: int) -> int:
-        return hash((self.config.seed, *where)) & 0x7FFFFFFF
+        # Not Python's hash, which may change from one version to the next: resumed runs have to draw the same.
+        return int(np.random.SeedSequence(self.config.seed, spawn_key=where).generate_state(1)[0])
+
+
+def learning_rate(config: OptimConfig, progress: float) -> float:
+    """Linear warm-up, then constant or a cosine to zero; `progress` is the share of the run done, in [0, 1)."""
+    if progress < config.warmup:
+        return config.lr * (progress / config.warmup + 1e-3)
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
 
 
 def _rows(shown: Tensor) -> Tensor:

@@ -17,12 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hysac_export.training.config import LossConfig
+from hysac_export.config import LossConfig
+from hysac_export.data.split import GROUPS
 from hysac_retrieval import lorentz
-
-GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
-"""The four groups, from the origin outwards."""
-
 
 Rows = Tensor | EllipsisType
 """Some rows of a batch, (B,) bool, or all of them."""
@@ -54,13 +51,13 @@ class Quadruplets:
 
     def images(self) -> Tensor:
         """Safe, then unsafe images, those that there are: (2B, d) at most."""
-        return torch.cat([rows_of(self.safe_image, self.safe_shown), rows_of(self.unsafe_image, self.unsafe_shown)])
+        return torch.cat([select(self.safe_image, self.safe_shown), select(self.unsafe_image, self.unsafe_shown)])
 
     def there(self, group: str) -> Tensor:
         """The points that a group of `GROUPS` has: (B, d) at most."""
         points: Tensor = getattr(self, group)
         rows = {"safe_image": self.safe_shown, "unsafe_image": self.unsafe_shown}.get(group, ...)
-        return rows_of(points, rows)
+        return select(points, rows)
 
     def both_shown(self) -> Rows:
         """Rows that have both pictures."""
@@ -142,8 +139,8 @@ def redirection(points: Quadruplets, curvature: Tensor | float, scale: Tensor | 
     every = torch.arange(points.safe_text.shape[0], device=points.safe_text.device)
     losses = []
     for query, candidates, labels in (
-        (rows_of(points.unsafe_text, points.safe_shown), points.images(), every[: len(points.there("safe_image"))]),
-        (points.there("unsafe_image"), points.texts(), rows_of(every, points.unsafe_shown)),
+        (select(points.unsafe_text, points.safe_shown), points.images(), every[: len(points.there("safe_image"))]),
+        (points.there("unsafe_image"), points.texts(), select(every, points.unsafe_shown)),
     ):
         moved = lorentz.traverse(query, boundary, curvature)
         logits = -scale * lorentz.pairwise_dist(moved, candidates, curvature)
@@ -233,11 +230,11 @@ def safe_clip_terms(points: Quadruplets, scale: Tensor | float) -> dict[str, Ten
     """
     text, image = points.safe_text.detach(), points.there("safe_image").detach()
     safe, unsafe, both = points.safe_shown, points.unsafe_shown, points.both_shown()
-    alike = (rows_of(points.unsafe_image, both) * rows_of(points.safe_image, both).detach()).sum(-1)
+    alike = (select(points.unsafe_image, both) * select(points.safe_image, both).detach()).sum(-1)
     return {
-        "T-I": contrastive(rows_of(points.safe_text, safe) @ points.there("safe_image").T, scale),
-        "T*->I": contrastive(rows_of(points.unsafe_text, safe) @ image.T, scale),
-        "I*->T": contrastive(rows_of(text, unsafe) @ points.there("unsafe_image").T, scale),
+        "T-I": contrastive(select(points.safe_text, safe) @ points.there("safe_image").T, scale),
+        "T*->I": contrastive(select(points.unsafe_text, safe) @ image.T, scale),
+        "I*->T": contrastive(select(text, unsafe) @ points.there("unsafe_image").T, scale),
         "T*->T": 1 - (points.unsafe_text * text).sum(-1).mean(),
         "I*->I": (1 - alike.mean()) if alike.numel() else alike.sum(),
     }
@@ -259,31 +256,31 @@ def _paired(points: Quadruplets, matrix: Tensor) -> Tensor:
     if isinstance(points.safe_shown, EllipsisType) and isinstance(points.unsafe_shown, EllipsisType):
         return matrix
     b = len(points.safe_text)
-    return torch.cat([rows_of(matrix[:b], points.safe_shown), rows_of(matrix[b:], points.unsafe_shown)])
+    return torch.cat([select(matrix[:b], points.safe_shown), select(matrix[b:], points.unsafe_shown)])
 
 
 def _contrastive_terms(points: Quadruplets, distances: Tensor, scale: Tensor | float) -> dict[str, Tensor]:
     b, n = len(points.safe_text), len(points.there("safe_image"))
     safe, unsafe = points.safe_shown, points.unsafe_shown
     return {
-        "T-I": contrastive(-rows_of(distances[:b, :n], safe), scale),
-        "T*-I*": contrastive(-rows_of(distances[b:, n:], unsafe), scale),
-        "T-I*": contrastive(-rows_of(distances[:b, n:], unsafe), scale),
-        "T*-I": contrastive(-rows_of(distances[b:, :n], safe), scale),
+        "T-I": contrastive(-select(distances[:b, :n], safe), scale),
+        "T*-I*": contrastive(-select(distances[b:, n:], unsafe), scale),
+        "T-I*": contrastive(-select(distances[:b, n:], unsafe), scale),
+        "T*-I": contrastive(-select(distances[b:, :n], safe), scale),
     }
 
 
 def _entailment_terms(points: Quadruplets, curvature: Tensor | float, aperture_scale: float) -> dict[str, Tensor]:
     safe, unsafe = points.safe_shown, points.unsafe_shown
     pairs = {
-        "T<I": (rows_of(points.safe_text, safe), rows_of(points.safe_image, safe)),
-        "T*<I*": (rows_of(points.unsafe_text, unsafe), rows_of(points.unsafe_image, unsafe)),
-        "I<T*": (rows_of(points.safe_image, safe), rows_of(points.unsafe_text, safe)),
+        "T<I": (select(points.safe_text, safe), select(points.safe_image, safe)),
+        "T*<I*": (select(points.unsafe_text, unsafe), select(points.unsafe_image, unsafe)),
+        "I<T*": (select(points.safe_image, safe), select(points.unsafe_text, safe)),
     }
     return {name: entailment(apex, inside, curvature, aperture_scale) for name, (apex, inside) in pairs.items()}
 
 
-def rows_of(values: Tensor, rows: Rows) -> Tensor:
+def select(values: Tensor, rows: Rows) -> Tensor:
     """Some rows of an array, (B, …) to (b, …); the array itself if it is all of them."""
     # Not `values[...]`, which is another node of the graph: gradients would be summed in another order.
     return values if isinstance(rows, EllipsisType) else values[rows]

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from hysac_export.config import TrainConfig
 from hysac_export.data.batches import normalise, open_tokenizer, tokenize
 from hysac_export.model.clip_tokenizer import describe_tokenizer
 from hysac_export.model.hysac import HySAC
-from hysac_export.training.config import TrainConfig
 from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.errors import TrainingError
 
@@ -72,7 +72,9 @@ class TrainedRun:
                 {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
             )
         except RuntimeError as error:
-            raise TrainingError(f"the weights in {folder} do not fit its {CONFIG}; train again: {error}") from error
+            raise TrainingError(
+                f"the weights in {folder} do not fit its {CONFIG}", hint=f"Train again: {error}"
+            ) from error
         return cls(model.eval(), open_tokenizer(folder / TOKENIZER, config.model.text.context_length), config)
 
     def save(self, folder: str | Path, *, half: bool = False) -> int:
@@ -167,6 +169,11 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     temporary = path.with_name(path.name + ".new")
     save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
     os.replace(temporary, path)
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """The file that keeps a folder from being made: it has its name, or that of a folder above it."""
+    return next((path for path in (folder, *folder.parents) if path.is_file()), None)
 
 
 def _stack(parts: Sequence[Any]) -> NDArray[np.float32]:

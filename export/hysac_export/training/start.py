@@ -6,11 +6,12 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from hysac_export.config import ModelConfig, TrainConfig
 from hysac_export.data.feed import Feed
 from hysac_export.model.hysac import HySAC
+from hysac_export.model.lora import adapt
 from hysac_export.model.tokenizer import train_tokenizer
 from hysac_export.model.towers import pretrained_towers, tokenizer_of
-from hysac_export.training.config import ModelConfig, TrainConfig
 from hysac_export.training.run import TrainedRun
 from hysac_retrieval.errors import TrainingError
 
@@ -54,8 +55,6 @@ class Beginning:
             model.load_state_dict(self._start.model.state_dict())
             self._start = None  # its weights are not needed twice
         if towers is not None and towers.lora is not None:
-            from hysac_export.model.lora import adapt  # peft, and transformers with it, take seconds to import
-
             adapt(model, towers.lora)
         return model
 
@@ -73,8 +72,8 @@ def _start(config: TrainConfig) -> TrainedRun:
     ]
     if differing:
         raise TrainingError(
-            f"the weights of {config.start_from} do not fit: {'; '.join(differing)}; make the config's model like that "
-            "run's"
+            f"the weights of {config.start_from} do not fit: {'; '.join(differing)}",
+            hint="Make the config's model like that run's",
         )
     return run
 

@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from hysac_export.bundle.place import file_in_the_way
+from hysac_export.config import TrainConfig
 from hysac_export.data.batches import open_tokenizer
 from hysac_export.data.feed import Feed, open_feed, telling_words
-from hysac_export.data.quadruplet_check import DataReport
-from hysac_export.evaluation.encoded import DrawnSplit, curvature_of, encode_drawn
+from hysac_export.data.quadruplets.check import DataReport
+from hysac_export.data.split import DrawnSplit, Progress
+from hysac_export.model.encoded import curvature_of, encode_drawn
 from hysac_export.model.hysac import HySAC, WordHead
+from hysac_export.model.lora import check_gradients, merged_state
 from hysac_export.model.towers import resolve
-from hysac_export.training.config import TrainConfig
 from hysac_export.training.distributed import Processes
 from hysac_export.training.engine import Engine, check_precision, fastest_precision
 from hysac_export.training.run import (
@@ -37,23 +38,21 @@ from hysac_export.training.run import (
     TOKENIZER,
     WEIGHTS,
     TrainedRun,
+    file_in_the_way,
     read_config,
     read_metrics,
     read_weights,
     write_weights,
 )
-from hysac_export.training.schedule import learning_rate
 from hysac_export.training.start import Beginning
 from hysac_export.training.trackers import check_trackers, open_trackers
 from hysac_export.training.validation import Best, recall_sum
 from hysac_retrieval.errors import TrainingError
 
-__all__ = ["BEST", "Progress", "Trainer", "check_data", "learning_rate"]
-
 BEST = "best.safetensors"
 """Weights of the best validation so far, while a run is going on."""
 
-Progress = Callable[[int, dict[str, float]], None]
+OnStep = Callable[[int, dict[str, float]], None]
 """Called after every step with the number of finished steps and the step's metrics."""
 
 _FREE = {"threads", "workers", "checkpoint_every", "log_every", "trackers", "gradient_checkpointing"}
@@ -133,9 +132,9 @@ class Trainer:
     def done(self) -> bool:
         """Whether all steps are done, or validation has not got better for as long as patience goes."""
         validation = self.config.validation
-        return self.step >= self.config.total_steps or bool(validation and self.best.lost(validation.patience))
+        return self.step >= self.config.total_steps or bool(validation and self.best.stalled(validation.patience))
 
-    def run(self, progress: Progress | None = None, *, stop_after: int | None = None) -> TrainedRun:
+    def run(self, progress: OnStep | None = None, *, stop_after: int | None = None) -> TrainedRun:
         """Train to the end (or for `stop_after` steps at most), then write the weights.
 
         Returns:
@@ -195,15 +194,11 @@ class Trainer:
         towers = self.config.model.open_clip
         if towers is None or towers.lora is None:
             return self.model.state_dict()
-        from hysac_export.model.lora import merged_state
-
         return merged_state(self.model, towers.lora)
 
     def _check_adapters(self) -> None:
         towers = self.config.model.open_clip
         if towers is not None and towers.lora is not None:
-            from hysac_export.model.lora import check_gradients
-
             check_gradients(self.model)
 
     def _trained(self) -> TrainedRun:
@@ -262,7 +257,8 @@ def _check_shares(config: TrainConfig, count: int) -> None:
     if config.batch_size % (count * config.accumulate):
         raise TrainingError(
             f"batch_size {config.batch_size} does not divide among {count} processes with {config.accumulate} parts "
-            f"each (accumulate); set batch_size to a multiple of {count * config.accumulate}"
+            f"each (accumulate)",
+            hint=f"Set batch_size to a multiple of {count * config.accumulate}",
         )
 
 
@@ -281,14 +277,14 @@ def _check(config: TrainConfig, folder: Path, resume: bool) -> None:
     path = folder / CONFIG
     if resume:
         if not path.is_file():
-            raise TrainingError(f"{folder} holds no run ({CONFIG} is missing); start without --resume")
+            raise TrainingError(f"{folder} holds no run ({CONFIG} is missing)", hint="Start without --resume")
         stored = read_config(folder)
         if stored.model_dump(exclude=_FREE) != config.model_dump(exclude=_FREE):
-            raise TrainingError(f"{folder} was trained with another config; resume with {path}")
+            raise TrainingError(f"{folder} was trained with another config", hint=f"Resume with {path}")
     elif (file := file_in_the_way(folder)) is not None:
-        raise TrainingError(f"{file} is a file, so that {folder} cannot be a folder; choose another for the run")
+        raise TrainingError(f"{file} is a file, so that {folder} cannot be a folder", hint="Choose another for the run")
     elif path.exists():
-        raise TrainingError(f"{folder} holds a run already; resume it with --resume, or choose another folder")
+        raise TrainingError(f"{folder} holds a run already", hint="Resume it with --resume, or choose another folder")
 
 
 def _check_data(feed: Feed, tokenizer: Tokenizer, folder: Path, resume: bool) -> None:
@@ -298,7 +294,7 @@ def _check_data(feed: Feed, tokenizer: Tokenizer, folder: Path, resume: bool) ->
         begun = _digest(path) if path.is_file() else ""
         if feed.digest != begun:
             raise TrainingError(
-                f"the data is not what {folder} was trained on; put it back, or train in another folder"
+                f"the data is not what {folder} was trained on", hint="Put it back, or train in another folder"
             )
     elif (report := feed.check(tokenizer)) is not None:
         report.refuse()
@@ -313,7 +309,7 @@ def _digest(path: Path) -> str:
         raise TrainingError(f"{path} does not hold the digest of the data: {error}; {DAMAGED}") from error
 
 
-def check_data(config: TrainConfig, progress: Callable[[int], None] | None = None) -> DataReport | None:
+def check_data(config: TrainConfig, progress: Progress | None = None) -> DataReport | None:
     """Look through the data of a config as a run would before its first step; None for scenes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which step of a run was the best: the recall of the validation set, now and then, while training."""
+"""The best step of a run: recall on the validation set, now and then, while training."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from hysac_export.evaluation.encoded import EncodedSplit
-from hysac_export.evaluation.metrics import retrieve
+from hysac_export.model.encoded import EncodedSplit
+from hysac_export.model.retrieval import retrieve
 
 _POOLS = (("safe_text", "safe_image"), ("safe_text", "unsafe_image"), ("unsafe_text", "safe_image"))
 
@@ -53,8 +53,8 @@ class Best:
             return replace(self, recall_sum=recall_sum, step=step, since=0)
         return replace(self, since=self.since + 1)
 
-    def lost(self, patience: int | None) -> bool:
-        """Whether to give up hope."""
+    def stalled(self, patience: int | None) -> bool:
+        """Whether as many validations as patience allows have brought no new best."""
         return patience is not None and self.since >= patience
 
     def state(self) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def write_atlases(packages: Path, out: Path) -> None:
         drawings[style] = {entity.id: art for entity in entities if (art := _art(entity, style, icons))}
     if few := [e.id for e in entities if sum(e.id in drawings[style] for style in KNOWN_STYLES) < 2]:
         raise TrainingError(
-            f"{few} are drawn in fewer than two of the styles {', '.join(KNOWN_STYLES)}; give them other icons or "
-            "drop them."
+            f"{few} are drawn in fewer than two of the styles {', '.join(KNOWN_STYLES)}",
+            hint="Give them other icons or drop them",
         )
     out.mkdir(parents=True, exist_ok=True)
     styles = {}
@@ -119,7 +119,7 @@ def _fetch(style: str, folder: Path) -> None:
         ).stdout.split()[-1]
     except FileNotFoundError as error:
         raise TrainingError(
-            "npm was not found; install Node.js, or pass --packages with the unpacked packages."
+            "npm was not found", hint="Install Node.js, or pass --packages with the unpacked packages"
         ) from error
     except subprocess.CalledProcessError as error:
         raise TrainingError(f"npm could not fetch {spec}: {error.stderr.strip()}") from error

@@ -114,7 +114,9 @@ def parse_catalogue(text: str) -> Catalogue:
     for kind, table in tables.items():
         for key, value in table.items():
             if key in entities:
-                raise TrainingError(f"Entity {key!r} stands in the catalogue twice; give one of them another key.")
+                raise TrainingError(
+                    f"Entity {key!r} stands in the catalogue twice", hint="Give one of them another key"
+                )
             entities[key] = _entity(key, kind, value)
     _check(entities)
     return Catalogue(entities, settings, lights)
@@ -143,7 +145,9 @@ def _check(entities: Mapping[str, Entity]) -> None:
     nouns: dict[str, str] = {}
     for entity in entities.values():
         if not entity.nouns:
-            raise TrainingError(f"Entity {entity.id!r} has no nouns; name at least one word that people type for it.")
+            raise TrainingError(
+                f"Entity {entity.id!r} has no nouns", hint="Name at least one word that people type for it"
+            )
         for noun in entity.nouns:
             if (other := nouns.setdefault(noun, entity.id)) != entity.id:
                 raise TrainingError(f"{noun!r} means both {other!r} and {entity.id!r}; a caption must tell them apart.")

@@ -176,7 +176,7 @@ class Artist:
             choices = self._choices[entity] = tuple(s for s in self.styles if s in styles_of(entity))
             if not choices:
                 raise SettingsError(
-                    f"{entity!r} is drawn in none of the styles {self.styles}; draw it in {styles_of(entity)}."
+                    f"{entity!r} is drawn in none of the styles {self.styles}", hint=f"Draw it in {styles_of(entity)}"
                 )
         if style not in choices:
             style = choices[int(u * len(choices))]

@@ -94,7 +94,7 @@ def quadruplets(split: str, n: int, seed: int = 0) -> list[Quadruplet]:
     """
     check_split(split)
     if n < 0:
-        raise SettingsError(f"Cannot draw {n} quadruplets; ask for 0 or more.")
+        raise SettingsError(f"Cannot draw {n} quadruplets", hint="Ask for 0 or more")
     pools, accept = _pools(split), _acceptance(split)
     rng = Random(f"{split}/{seed}")
     drawn: dict[frozenset[tuple[str, ...]], Quadruplet] = {}

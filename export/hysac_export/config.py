@@ -346,7 +346,9 @@ def _read(source: str | Path, inner: tuple[Path, ...] = ()) -> tuple[Path, dict[
     if not isinstance(base, str):
         raise TrainingError(f"{path} extends {base!r}; expected one name of a bundled config, or of a file beside it")
     if path in inner:
-        raise TrainingError(f"{path} extends itself; leave `extends` out of one of {', '.join(map(str, inner))}")
+        raise TrainingError(
+            f"{path} extends itself", hint=f"Leave `extends` out of one of {', '.join(map(str, inner))}"
+        )
     _, under = _read(base if base in bundled_configs() else path.parent / base, (*inner, path))
     return path, _merged(under, values)
 

@@ -78,6 +78,11 @@ class QuadrupletRow:
     unsafe_image: Picture | None = None
     category: str = UNCATEGORISED
 
+    @property
+    def pictures(self) -> tuple[Picture | None, Picture | None]:
+        """The safe picture and the unsafe one."""
+        return self.safe_image, self.unsafe_image
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
@@ -158,14 +163,14 @@ def _records(name: str, path: Path) -> Iterator[tuple[str, Any]]:
         return _json(path)
     if suffix in ROW_SUFFIXES | PARQUET_SUFFIXES:
         return table_records(path, check)
-    raise SourceError(f"{name} is no source of quadruplets; give a file ({_KINDS}), or {PREFIX}NAME")
+    raise SourceError(f"{name} is no source of quadruplets", hint=f"Give a file ({_KINDS}), or {PREFIX}NAME")
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         records = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{path} cannot be read as JSON: {error}; give a list of objects, in UTF-8") from error
+        raise SourceError(f"{path} cannot be read as JSON: {error}", hint="Give a list of objects, in UTF-8") from error
     if not isinstance(records, list) or not records:
         raise SourceError(f"{path} holds {type(records).__name__}, expected a list of objects that is not empty")
     for number, record in enumerate(records, start=1):
@@ -236,7 +241,7 @@ def _picture(value: Any, folder: Path, spool: Spool) -> Picture | None:
     if not isinstance(value, str):
         raise SourceError(f"is {type(value).__name__}, expected the path of a picture or its bytes")
     if value.startswith(("http://", "https://")):
-        raise SourceError("is a URL, which is not fetched; download the picture and give its path")
+        raise SourceError("is a URL, which is not fetched", hint="Download the picture and give its path")
     return folder / Path(value.replace("\\", "/")).expanduser()
 
 

@@ -7,16 +7,17 @@ may be meant is a warning.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from hysac_export.data.quadruplet_rows import Picture, QuadrupletRow, Slice
-from hysac_export.data.quadruplet_set import QuadrupletSets, image_spec, pictures_of
-from hysac_export.training.config import LossConfig, ModelConfig, TrainConfig
+from hysac_export.config import LossConfig, ModelConfig, TrainConfig
+from hysac_export.data.quadruplets.rows import Picture, QuadrupletRow, Slice
+from hysac_export.data.quadruplets.sets import QuadrupletSets, image_spec
+from hysac_export.data.split import Progress
 from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
 from hysac_retrieval.errors import TrainingError
 from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job
@@ -25,8 +26,6 @@ from hysac_retrieval.ingest.pipeline.workers import Decoder, Ticket
 _EXAMPLES = 5
 _AT_ONCE = 32
 _THUMBNAIL = 8  # decoded whole, but little has to come back from the worker
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def check_sets(
     # A picture that many rows share is decoded once.
     where: dict[Picture, str] = {}
     for row in (*sets.train, *sets.validation):
-        for picture in pictures_of(row):
+        for picture in row.pictures:
             if picture is not None:
                 where.setdefault(picture, row.origin)
     for picture, decoded in _decode(config, list(where), progress):
@@ -178,7 +177,7 @@ def _judge(
 
 def _split(rows: Sequence[QuadrupletRow], tokenizer: Tokenizer, context: int) -> SplitReport:
     images = Counter((row.safe_image is not None, row.unsafe_image is not None) for row in rows)
-    distinct = {(row.safe, row.unsafe, *pictures_of(row)) for row in rows}
+    distinct = {(row.safe, row.unsafe, *row.pictures) for row in rows}
     lengths: list[int] = []
     captions = (text for row in rows for text in (row.safe, row.unsafe))
     tokenizer.encode_special_tokens = True  # as `data.tokenize` does

@@ -14,18 +14,16 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hysac_export.config import ImageTower, ModelConfig, TextTower
 from hysac_export.model.hysac import HySAC
+from hysac_export.model.lora import Adapter, merged
 from hysac_export.published.clip_config import TowerSettings, tower_settings
-from hysac_export.training.config import ImageTower, ModelConfig, TextTower
 from hysac_retrieval.errors import TrainingError
-
-Adapter: TypeAlias = tuple[Tensor, Tensor]
-"""A, (r, …), and B, (out, r) or (out, r, 1, 1)."""
 
 _WRAPPER = re.compile(r"^(visual|textual)\.base_model\.model\.")
 _LAYER = re.compile(r"^(visual|textual)\.\w+\.encoder\.layers\.(\d+)\.")
@@ -241,14 +239,6 @@ def fill(model: HySAC, checkpoint: Checkpoint, lora_alpha: float = 1.0) -> None:
         view.copy_(weight if adapter is None else merged(weight, adapter, lora_alpha))
     if (bias := checkpoint.weights.get(PATCH_BIAS)) is not None:
         views[f"{VISION}.embeddings.position_embedding.weight"][1:] += bias
-
-
-def merged(weight: Tensor, adapter: Adapter, lora_alpha: float) -> Tensor:
-    """A weight with its adapter, W + (α / r) · B A, in float64: (out, in) or, of a convolution, (out, in, h, w)."""
-    a, b = (half.double() for half in adapter)
-    rank = a.shape[0]
-    update = b.reshape(b.shape[0], rank) @ a.reshape(rank, -1)
-    return weight.double() + (lora_alpha / rank) * update.reshape(weight.shape)
 
 
 class _Shapes:

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from hysac_export.config import TrainConfig
 from hysac_export.data.batches import Batch, StepBatches, tokenize
-from hysac_export.data.quadruplet_rows import Picture, QuadrupletRow
-from hysac_export.data.quadruplet_set import image_spec, pictures_of, read_picture
-from hysac_export.training.config import TrainConfig
+from hysac_export.data.quadruplets.rows import Picture, QuadrupletRow
+from hysac_export.data.quadruplets.sets import image_spec, read_picture
 from hysac_retrieval.errors import ImageError, TrainingError
 
 
@@ -26,18 +26,17 @@ class FileBatches(StepBatches):
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, rows: Sequence[QuadrupletRow]) -> None:
         super().__init__(config, len(rows))
         self.tokenizer = tokenizer
-        self.rows = rows
+        self._quadruplets = rows
         self._spec = image_spec(config.model.image.size)
 
     def __getitem__(self, step: int) -> Batch:
-        chosen = [self.rows[i] for i in self.rows_of(step)]
+        chosen = [self._quadruplets[i] for i in self.rows(step)]
         size = self._spec.size
         pixels = np.zeros((2 * len(chosen), size, size, 3), dtype=np.uint8)
         shown = np.zeros(len(pixels), dtype=np.bool_)
         for side in range(2):
             for place, row in enumerate(chosen, start=side * len(chosen)):
-                picture = pictures_of(row)[side]
-                if picture is not None:
+                if (picture := row.pictures[side]) is not None:
                     shown[place] = self._draw(row, picture, pixels[place])
         tokens = tokenize(self.tokenizer, [row.safe for row in chosen] + [row.unsafe for row in chosen])
         mask = None if shown.all() else torch.from_numpy(shown)
@@ -50,6 +49,6 @@ class FileBatches(StepBatches):
             if self.config.data.skip_bad:
                 return False
             raise TrainingError(
-                f"the picture of {row.origin} cannot be read any more: {error}; mend it, or set data.skip_bad"
+                f"the picture of {row.origin} cannot be read any more: {error}", hint="Mend it, or set data.skip_bad"
             ) from error
         return True

@@ -6,15 +6,15 @@ Rows are held in memory, pictures are read when they are needed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hysac_export.data.quadruplet_rows import BadRow, Picture, QuadrupletRow, Slice, Spool, read_quadruplets
-from hysac_export.evaluation.encoded import DrawnSplit, check_seed
-from hysac_export.training.config import CLIP_MEAN, CLIP_STD, DataConfig
+from hysac_export.config import CLIP_MEAN, CLIP_STD, DataConfig
+from hysac_export.data.quadruplets.rows import BadRow, Picture, QuadrupletRow, Slice, Spool, read_quadruplets
+from hysac_export.data.split import DrawnSplit, Progress, check_seed
 from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.errors import ImageError, TrainingError
@@ -22,7 +22,7 @@ from hysac_retrieval.errors import ImageError, TrainingError
 
 @dataclass(frozen=True)
 class QuadrupletSets:
-    """What the sources of a config hold.
+    """The contents of a config's sources.
 
     Attributes:
         train: Rows to train on.
@@ -72,7 +72,7 @@ class QuadrupletSets:
         """Hash of all rows: captions, categories, and names or sizes of pictures, hexadecimal."""
         found = hashlib.blake2b(digest_size=16)
         for row in (*self.train, None, *self.validation):
-            found.update(repr(row and (row.safe, row.unsafe, row.category, *map(_name, pictures_of(row)))).encode())
+            found.update(repr(row and (row.safe, row.unsafe, row.category, *map(_name, row.pictures))).encode())
         return found.hexdigest()
 
 
@@ -80,11 +80,6 @@ def held_out(row: QuadrupletRow, share: float) -> bool:
     """Whether a row is held out for validation, by a hash of its safe caption: rows that share one stay together."""
     found = hashlib.blake2b(row.safe.casefold().encode("utf-8", "surrogatepass"), digest_size=4).digest()
     return int.from_bytes(found, "big") < share * 2**32
-
-
-def pictures_of(row: QuadrupletRow) -> tuple[Picture | None, Picture | None]:
-    """The safe picture and the unsafe one."""
-    return row.safe_image, row.unsafe_image
 
 
 def image_spec(size: int) -> ImageSpec:
@@ -114,7 +109,7 @@ def whole_quadruplets(
     seed: int = 0,
     skip_bad: bool = False,
     name: str = "validation",
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DrawnSplit:
     """The first n quadruplets that have both pictures, in an order by seed; all of them where there are fewer.
 
@@ -154,8 +149,8 @@ def whole_quadruplets(
             progress(1)
     if not chosen:
         raise TrainingError(
-            f"none of {len(rows)} rows for {name} has a safe and an unsafe picture; give some that have (for a run, in "
-            "data.validation)"
+            f"none of {len(rows)} rows for {name} has a safe and an unsafe picture",
+            hint="Give some that have (for a run, in data.validation)",
         )
     return DrawnSplit(
         name,
@@ -169,7 +164,7 @@ def whole_quadruplets(
 
 
 def draw_files(
-    sources: Sequence[str], n: int, seed: int = 0, size: int = 64, progress: Callable[[int], None] | None = None
+    sources: Sequence[str], n: int, seed: int = 0, size: int = 64, progress: Progress | None = None
 ) -> DrawnSplit:
     """At most n quadruplets of sources that have both pictures, for evaluation; see `whole_quadruplets`.
 

@@ -16,14 +16,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hysac_export.data.split import Group
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
-from hysac_export.evaluation.encoded import EncodedSplit
-from hysac_export.evaluation.metrics import KS, Retrieval, retrieve
+from hysac_export.evaluation.metrics import KS
+from hysac_export.model.encoded import EncodedSplit
+from hysac_export.model.retrieval import Retrieval, retrieve
 from hysac_retrieval import lorentz
 from hysac_retrieval.safety.profile import REFERENCE_ALPHA, RadiusStats, SafetyProfile, redirect, traverse_reference
-from hysac_retrieval.types import Modality
+from hysac_retrieval.types import MODALITIES, Modality
 
-Group = Literal["safe_text", "safe_image", "unsafe_text", "unsafe_image"]
 BoundKind = Literal["percentile", "mean"]
 CalibrationRadii = Mapping[str, RadiusStats]
 """Radii of a calibration set, by group."""
@@ -106,7 +107,7 @@ def published_search(
         encoded: Whose points are searched.
         search: Which search.
         queries: The queries, moved or not, (n, d).
-        curvature: Curvature c > 0; ``None`` ranks by dot product.
+        curvature: Curvature c > 0; None ranks by dot product.
 
     Returns:
         Ranks of the targets; *harmful* says that the first hit is not in the first-named group of the pool.
@@ -118,17 +119,11 @@ def published_search(
 
 def calibration_radii(profile: SafetyProfile) -> CalibrationRadii:
     """The radii that a profile was calibrated on."""
-    text, image = profile.text, profile.image
-    return {
-        "safe_text": text.safe,
-        "safe_image": image.safe,
-        "unsafe_text": text.unsafe,
-        "unsafe_image": image.unsafe,
-    }
+    return {f"{side}_{name}": getattr(profile.of(name), side) for name in MODALITIES for side in ("safe", "unsafe")}
 
 
 def published_bound(radii: CalibrationRadii, search: PublishedSearch, kind: BoundKind) -> float | None:
-    """The bound of a search, from the radii of a calibration set; ``None`` if it is not kept."""
+    """The bound of a search, from the radii of a calibration set; None if it is not kept."""
     stats = radii[search.bounded_by]
     return stats.mean if kind == "mean" else stats.percentiles.get(search.percentile)
 
@@ -140,7 +135,7 @@ def published_figures(
     profile: SafetyProfile | None,
     boot: Bootstrap,
 ) -> dict[str, Figure]:
-    """Figures of all published searches, under ``published.<search>.<how>``.
+    """Measure all published searches, under ``published.<search>.<how>``.
 
     ``how`` is ``none``, ``percentile`` or ``mean`` (the published formula with that bound), or ``geodesic`` (our
     traversal to our boundary, for the searches of something safe). Of each: ``.r1``, ``.r10``, ``.r20``, and
@@ -151,7 +146,7 @@ def published_figures(
 
     Args:
         encoded: The encoded split.
-        curvature: Curvature c > 0; ``None`` for a Euclidean model, which is searched as asked.
+        curvature: Curvature c > 0; None for a Euclidean model, which is searched as asked.
         radii: Radii of the calibration set, for the published bounds.
         profile: The model's calibration, for our boundary.
         boot: Gives the intervals.
@@ -174,17 +169,17 @@ def _queries(
     radii: CalibrationRadii | None,
     profile: SafetyProfile | None,
 ) -> dict[str, NDArray[Any]]:
-    """The queries of a search as they are, and moved in each way that there is."""
+    """The queries of a search as they are, and moved by each redirection that applies."""
     plain: NDArray[Any] = getattr(encoded, search.query)
-    ways: dict[str, NDArray[Any]] = {"none": plain}
+    queries: dict[str, NDArray[Any]] = {"none": plain}
     if curvature is None:
-        return ways
+        return queries
     if radii is not None:
         kinds: tuple[BoundKind, ...] = ("percentile", "mean")
         for kind in kinds:
             if (bound := published_bound(radii, search, kind)) is not None:
-                ways[kind] = published_move(plain, bound, curvature, outward=search.outward)
+                queries[kind] = published_move(plain, bound, curvature, outward=search.outward)
     if profile is not None and search.wants_safe:
         modality: Modality = "text" if search.query == "unsafe_text" else "image"
-        ways["geodesic"] = redirect(plain, modality, profile, curvature)[0]
-    return ways
+        queries["geodesic"] = redirect(plain, modality, profile, curvature)[0]
+    return queries

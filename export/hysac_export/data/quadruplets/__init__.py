@@ -1,0 +1,1 @@
+"""Quadruplets in files: rows, training and validation sets, their check, batches."""

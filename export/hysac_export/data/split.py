@@ -1,0 +1,104 @@
+"""Quadruplets as pictures and captions, drawn once for every model that is calibrated or evaluated on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_export.data.scenes import Artist, caption, quadruplets, styles_for
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.types import Modality
+
+Group = Literal["safe_text", "safe_image", "unsafe_text", "unsafe_image"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""The four groups, from the origin outwards."""
+PAIRS: Mapping[Modality, tuple[Group, Group]] = {
+    "text": ("safe_text", "unsafe_text"),
+    "image": ("safe_image", "unsafe_image"),
+}
+"""The safe and the unsafe group of each modality."""
+Progress = Callable[[int], None]
+"""Called with the number of items that are done since the last call."""
+
+
+@dataclass(frozen=True)
+class DrawnSplit:
+    """n quadruplets as pictures and captions.
+
+    Attributes:
+        name: The split.
+        safe_text: n captions.
+        safe_image: (n, S, S, 3) uint8.
+        unsafe_text: n captions of the unsafe twins.
+        unsafe_image: (n, S, S, 3) uint8.
+        categories: What is unsafe about each twin, (n,) str.
+        context: Whether the company of something decides, (n,) bool.
+        safe_shown: What is in each safe picture, n times ids of the catalogue; empty if unknown.
+        unsafe_shown: The same of the unsafe pictures.
+    """
+
+    name: str
+    safe_text: Sequence[str]
+    safe_image: NDArray[np.uint8]
+    unsafe_text: Sequence[str]
+    unsafe_image: NDArray[np.uint8]
+    categories: NDArray[np.str_]
+    context: NDArray[np.bool_]
+    safe_shown: Sequence[tuple[str, ...]] = ()
+    unsafe_shown: Sequence[tuple[str, ...]] = ()
+
+
+def draw_split(
+    split: str, n: int = 1000, seed: int = 0, size: int = 64, progress: Progress | None = None
+) -> DrawnSplit:
+    """Draw and describe n quadruplets of a split of the scenes. The first k of n are the same for every n.
+
+    Args:
+        split: One of `hysac_export.data.scenes.SPLITS`.
+        n: Number of quadruplets, at least 1.
+        seed: Seed of the quadruplets, their pictures and captions.
+        size: Side of the pictures in pixels.
+        progress: Called as quadruplets are done.
+
+    Raises:
+        SettingsError: No such split, n below 1, or a negative seed.
+    """
+    if n < 1:
+        raise SettingsError(f"{n} quadruplets asked for; expected at least 1")
+    check_seed(seed)
+    artist = Artist(styles_for(split), size=size)
+    chosen = quadruplets(split, n, seed)
+    texts: dict[bool, list[str]] = {False: [], True: []}
+    images = {unsafe: np.empty((n, size, size, 3), dtype=np.uint8) for unsafe in (False, True)}
+    for row, quadruplet in enumerate(chosen):
+        rng = np.random.default_rng((seed, row, 2))  # training draws from (seed, step, 1)
+        for scene, unsafe in ((quadruplet.safe, False), (quadruplet.unsafe, True)):
+            images[unsafe][row] = artist.draw(scene, rng)
+            texts[unsafe].append(caption(scene, rng))
+        if progress:
+            progress(1)
+    return DrawnSplit(
+        split,
+        texts[False],
+        images[False],
+        texts[True],
+        images[True],
+        np.array([q.category for q in chosen], dtype=np.str_),
+        np.array([q.context for q in chosen], dtype=np.bool_),
+        [q.safe.entities for q in chosen],
+        [q.unsafe.entities for q in chosen],
+    )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that random generators do not take.
+
+    Raises:
+        SettingsError: The seed is negative.
+    """
+    if seed < 0:
+        raise SettingsError(f"the seed is {seed}; expected 0 or more")
