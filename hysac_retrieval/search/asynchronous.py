@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from qdrant_client import AsyncQdrantClient
 
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.plans import AskOptions, SearchOptions
-from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import GroupedResult, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import connect, load_encoder
@@ -27,18 +27,8 @@ from hysac_retrieval.search.explain import ExplainOptions, Explanation, explain
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.steps import Steps, arun
-from hysac_retrieval.stores import Connection, HnswOptions, Retry, Store, retry_of
-from hysac_retrieval.stores.qdrant.store import client_options, is_local, translated
-from hysac_retrieval.stores.requests import (
-    group_request,
-    knows_formulas,
-    query_requests,
-    read_collection,
-    read_groups,
-    read_responses,
-    stored,
-)
-from hysac_retrieval.stores.types import VECTOR_NAME, Group, GroupQuery, Opened, StoredPoint, VectorQuery
+from hysac_retrieval.stores import Connection, HnswOptions, Store, retry_of
+from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
 from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
@@ -149,17 +139,9 @@ def aconnect(
 
     async def through_client(client: AsyncQdrantClient) -> _Session:
         encoder = await asyncio.to_thread(load_encoder, model)
-        retry = Retry()
-
-        async def opened() -> Opened:
-            with translated(name):
-                if not await client.collection_exists(name):
-                    raise CollectionNotFoundError(f"no collection {name!r}; index something first, or create it")
-                formula = is_local(client) or knows_formulas((await client.info()).version)
-                return read_collection(await client.get_collection(name), formula=formula)
-
-        core = SearchCore.make(Collection.read(name, await retry.acall(opened)), encoder, policy)
-        return _Session(core, _Remote(client, retry), _nothing)
+        store = AsyncQdrantStore(client)
+        core = SearchCore.make(Collection.read(name, await store.open(name)), encoder, policy)
+        return _Session(core, store, store.close)
 
     async def through_connection() -> _Session:
         engine = await asyncio.to_thread(
@@ -176,43 +158,20 @@ def aconnect(
         if url is None:
             return _Session(engine.core, _InThread(engine.index.store), lambda: asyncio.to_thread(engine.close))
         engine.close()  # it has done its part: opening, or making, the collection
-        api_key, prefer_grpc = connection.get("api_key"), bool(connection.get("prefer_grpc"))
-        client = AsyncQdrantClient(**client_options(url, api_key, prefer_grpc, connection.get("timeout")))
-        return _Session(engine.core, _Remote(client, retry_of(connection)), client.close)
+        store = AsyncQdrantStore.connect(
+            url=url,
+            api_key=connection.get("api_key"),
+            prefer_grpc=bool(connection.get("prefer_grpc")),
+            timeout=connection.get("timeout"),
+            retry=retry_of(connection),
+        )
+        return _Session(engine.core, store, store.close)
 
     if async_client is None:
         return AsyncSafeSearch(through_connection)
     if connection or create:
         raise SettingsError("async_client is a connection to a collection that exists; give no other, and no create")
     return AsyncSafeSearch(lambda: through_client(async_client))
-
-
-class _Remote:
-    """The methods of a store that a search asks, on an asynchronous client."""
-
-    def __init__(self, client: AsyncQdrantClient, retry: Retry) -> None:
-        self._client, self._retry, self._local = client, retry, is_local(client)
-
-    async def _call(self, name: str, act: Callable[[], Awaitable[T]]) -> T:
-        async def once() -> T:
-            with translated(name):
-                return await act()
-
-        return await self._retry.acall(once)
-
-    async def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
-        requests = query_requests(query, local=self._local)
-        return read_responses(await self._call(name, lambda: self._client.query_batch_points(name, requests)))
-
-    async def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
-        request = group_request(query, groups, local=self._local)
-        return read_groups(await self._call(name, lambda: self._client.query_points_groups(name, **request)))
-
-    async def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
-        records = await self._call(
-            name, lambda: self._client.retrieve(name, list(ids), with_payload=True, with_vectors=[VECTOR_NAME])
-        )
-        return [stored(record) for record in records]
 
 
 class _InThread:
@@ -223,7 +182,3 @@ class _InThread:
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         return functools.partial(asyncio.to_thread, getattr(self._store, name))
-
-
-async def _nothing() -> None:
-    """Closing a client is up to the application whose client it is."""

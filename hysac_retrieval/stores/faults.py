@@ -1,4 +1,4 @@
-"""What goes wrong between a client and Qdrant, as errors of ours; and which of it may pass by itself."""
+"""Errors of a client of Qdrant as errors of this package, and which of them may pass by themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
 
 import grpc  # type: ignore[import-untyped]
 import httpx
@@ -26,7 +25,6 @@ _CERTIFICATE = (
 )
 _LATER = "It may pass: retries= sets how often it is tried again"
 _TROUBLE = f"Its log says why. {_LATER}"
-_NO_TLS = "What answers there does not speak TLS; use http:// in url="
 _PASSING_STATUS = {408, 425, 429}
 _PASSING_CODES = {
     grpc.StatusCode.UNAVAILABLE,
@@ -35,6 +33,8 @@ _PASSING_CODES = {
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.INTERNAL,
 }
+# ValueError, RuntimeError and KeyError are what the client's local mode raises.
+_RAISED = (ApiException, QdrantException, grpc.RpcError, ValueError, RuntimeError, KeyError)
 
 
 @contextmanager
@@ -43,90 +43,97 @@ def translated(name: str | None = None) -> Iterator[None]:
 
     What may pass by itself (a server that is away, slow, overloaded or in trouble) becomes `StoreUnavailableError`.
     """
-    where = f"collection {name!r}: " if name else ""
     try:
         yield
-    except UnexpectedResponse as error:
-        _answered(where, error)
-    except ResponseHandlingException as error:
-        _unanswered(where, error)
-    except ResourceExhaustedResponse as error:
-        raise StoreUnavailableError(
-            f"{where}Qdrant is overloaded and asks to wait {error.retry_after_s} seconds: {error}. {_LATER}",
-            retry_after=float(error.retry_after_s),
-        ) from error
-    except QdrantException as error:  # told to wait, in a form that the client cannot read
-        raise StoreUnavailableError(f"{where}Qdrant is overloaded: {error}. {_LATER}") from error
-    except grpc.RpcError as error:
-        _called(where, error)
-    except ApiException as error:
-        raise StoreError(f"{where}Qdrant cannot be reached: {error}. {_AWAY}") from error
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{where}what answered is not a Qdrant server: {error}. Check the url you gave") from error
-    except (ValueError, RuntimeError, KeyError) as error:  # what the client's local mode raises
-        raise StoreError(f"{where}{error}") from error
+    except _RAISED as error:
+        fault = _fault(error)
+        if name:
+            fault.message = f"collection {name!r}: {fault.message}"
+        raise fault from error
 
 
-def _answered(where: str, error: UnexpectedResponse) -> NoReturn:
+def _fault(error: Exception) -> StoreError:
+    match error:
+        case UnexpectedResponse():
+            return _answered(error)
+        case ResponseHandlingException():
+            return _unanswered(error.source)
+        case ResourceExhaustedResponse():
+            seconds = error.retry_after_s
+            message = f"Qdrant is overloaded and asks to wait {seconds} seconds: {error}"
+            return StoreUnavailableError(message, hint=_LATER, retry_after=float(seconds))
+        case QdrantException():  # told to wait, in a form that the client cannot read
+            return StoreUnavailableError(f"Qdrant is overloaded: {error}", hint=_LATER)
+        case grpc.RpcError():
+            return _called(error)
+        case ApiException():
+            return StoreError(f"Qdrant cannot be reached: {error}", hint=_AWAY)
+        case json.JSONDecodeError():
+            return StoreError(f"what answered is not a Qdrant server: {error}", hint="Check the url you gave")
+    return StoreError(str(error))
+
+
+def _answered(error: UnexpectedResponse) -> StoreError:
+    """A refusal over REST."""
     status = error.status_code or 0
     detail = error.content.decode(errors="replace") if error.content else error.reason_phrase
-    message = f"{where}Qdrant answered {status}: {detail}"
+    message = f"Qdrant answered {status}: {detail}"
     if status in (401, 403):
-        raise StoreError(f"{message}. {_ACCESS}") from error
+        return StoreError(message, hint=_ACCESS)
     if status == 404:
-        raise CollectionNotFoundError(message) from error
+        return CollectionNotFoundError(message)
     if status in _PASSING_STATUS or status >= 500:
-        mend = _TROUBLE if status >= 500 else _LATER
-        raise StoreUnavailableError(f"{message}. {mend}", retry_after=_retry_after(error.headers)) from error
-    raise StoreError(message) from error
+        hint = _TROUBLE if status >= 500 else _LATER
+        return StoreUnavailableError(message, hint=hint, retry_after=_retry_after(error.headers))
+    return StoreError(message)
 
 
-def _unanswered(where: str, error: ResponseHandlingException) -> NoReturn:
-    source = error.source
+def _unanswered(source: Exception) -> StoreError:
+    """No answer over REST, or none that can be read."""
     if isinstance(source, httpx.TimeoutException):
-        raise StoreUnavailableError(f"{where}Qdrant did not answer in time. {_SLOW}") from error
+        return StoreUnavailableError("Qdrant did not answer in time", hint=_SLOW)
     if isinstance(source, httpx.ConnectError):
-        if (refused := _tls(where, _handshake(source), "SSL_CERT_FILE")) is not None:
-            raise refused from error
-        raise StoreUnavailableError(f"{where}Qdrant cannot be reached: {source}. {_AWAY}") from error
+        away = StoreUnavailableError(f"Qdrant cannot be reached: {source}", hint=_AWAY)
+        return _tls(_handshake(source), "SSL_CERT_FILE") or away
     if isinstance(source, httpx.TransportError):
-        raise StoreUnavailableError(f"{where}the connection to Qdrant broke: {source}. {_LATER}") from error
-    raise StoreError(f"{where}what answered is not a Qdrant server of a version known here: {source}") from error
+        return StoreUnavailableError(f"the connection to Qdrant broke: {source}", hint=_LATER)
+    return StoreError(f"what answered is not a Qdrant server of a version known here: {source}")
 
 
-def _called(where: str, error: grpc.RpcError) -> NoReturn:
+def _called(error: grpc.RpcError) -> StoreError:
+    """A failure over gRPC."""
     code = error.code() if callable(getattr(error, "code", None)) else None
     detail = error.details() if callable(getattr(error, "details", None)) else str(error)
-    message = f"{where}Qdrant answered over gRPC: {code.name if code else 'error'}: {detail}"
+    message = f"Qdrant answered over gRPC: {code.name if code else 'error'}: {detail}"
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        raise StoreError(f"{message}. {_ACCESS}") from error
+        return StoreError(message, hint=_ACCESS)
     if code is grpc.StatusCode.NOT_FOUND:
-        raise CollectionNotFoundError(message) from error
+        return CollectionNotFoundError(message)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        raise StoreUnavailableError(f"{where}Qdrant did not answer over gRPC in time. {_SLOW}") from error
+        return StoreUnavailableError("Qdrant did not answer over gRPC in time", hint=_SLOW)
     if code is grpc.StatusCode.UNAVAILABLE:
-        if (refused := _tls(where, detail or "", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")) is not None:
-            raise refused from error
-        raise StoreUnavailableError(f"{where}Qdrant cannot be reached over gRPC: {detail}. {_AWAY}") from error
+        away = StoreUnavailableError(f"Qdrant cannot be reached over gRPC: {detail}", hint=_AWAY)
+        return _tls(detail or "", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or away
     if code in _PASSING_CODES:
-        raise StoreUnavailableError(f"{message}. {_TROUBLE}") from error
-    raise StoreError(message) from error
+        return StoreUnavailableError(message, hint=_TROUBLE)
+    return StoreError(message)
 
 
 def _handshake(error: BaseException | None) -> str:
-    """What a TLS handshake failed with, if that is what an error comes from; else nothing."""
+    """Text of the failed TLS handshake that an error comes from; empty if it comes from something else."""
     while error is not None and not isinstance(error, ssl.SSLError):
         error = error.__cause__ or error.__context__
     return str(error) if error is not None else ""
 
 
-def _tls(where: str, detail: str, variable: str) -> StoreError | None:
+def _tls(detail: str, variable: str) -> StoreError | None:
     """The error for a TLS handshake that fails in the same way however often it is tried; None for anything else."""
     if "CERTIFICATE_VERIFY_FAILED" in detail or "Hostname Verification" in detail:
-        mend = _CERTIFICATE.format(variable=variable)
-        return StoreError(f"{where}the certificate of the Qdrant server is not accepted: {detail}. {mend}")
+        message = f"the certificate of the Qdrant server is not accepted: {detail}"
+        return StoreError(message, hint=_CERTIFICATE.format(variable=variable))
     if "WRONG_VERSION_NUMBER" in detail:
-        return StoreError(f"{where}no TLS connection to Qdrant: {detail}. {_NO_TLS}")
+        hint = "What answers there does not speak TLS; use http:// in url="
+        return StoreError(f"no TLS connection to Qdrant: {detail}", hint=hint)
     return None
 
 

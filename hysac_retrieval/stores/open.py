@@ -6,17 +6,22 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError, with_config
 from qdrant_client import QdrantClient
+from typing_extensions import TypedDict
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.stores.base import Store
-from hysac_retrieval.stores.retry import Retry, checked_timeout
+from hysac_retrieval.stores.retry import Retry
 
 MEMORY = ":memory:"
+_PLACES = ("location", "url", "path", "client", "store")
+_GO_WITH = {"api_key": ["url"], "prefer_grpc": ["url"], "timeout": ["url"], "retries": ["url", "client"]}
 
 
+@with_config(ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
 class Connection(TypedDict, total=False):
     """Where a collection lives; give exactly one of `location`, `url`, `path`, `client` and `store`.
 
@@ -36,11 +41,14 @@ class Connection(TypedDict, total=False):
     url: str | None
     path: str | os.PathLike[str] | None
     client: QdrantClient | None
-    store: Store | None
+    store: SkipValidation[Store | None]
     api_key: str | None
-    prefer_grpc: bool
-    timeout: float | None
-    retries: int | None
+    prefer_grpc: bool | None
+    timeout: Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
+    retries: Annotated[int | None, Field(ge=0)]
+
+
+_CONNECTION: TypeAdapter[Any] = TypeAdapter(Connection)
 
 
 def open_store(connection: Connection) -> tuple[Store, bool]:
@@ -53,50 +61,26 @@ def open_store(connection: Connection) -> tuple[Store, bool]:
         SettingsError: Not exactly one place is named, or options do not fit it.
         StorageLockedError: Another process has the folder.
     """
-    unknown = set(connection) - Connection.__annotations__.keys()
-    if unknown:
-        raise SettingsError(
-            f"unknown option {', '.join(sorted(unknown))}; a connection takes {', '.join(Connection.__annotations__)}"
-        )
-    places = ("location", "url", "path", "client", "store")
-    given = [place for place in places if connection.get(place) is not None]
-    if len(given) != 1:
-        raise SettingsError(
-            f"give exactly one of {', '.join(places)} to say where the collection lives; "
-            f"found {' and '.join(given) or 'none'}"
-        )
-    url, api_key = connection.get("url"), connection.get("api_key")
-    if url is None and (api_key is not None or connection.get("prefer_grpc")):
-        raise SettingsError(f"api_key and prefer_grpc go with url, not with {given[0]}")
-    timeout, retries = connection.get("timeout"), connection.get("retries")
-    if timeout is not None and url is None:
-        raise SettingsError(f"timeout goes with url, not with {given[0]}")
-    if retries is not None and given[0] not in ("url", "client"):
-        raise SettingsError(f"retries goes with url or client, not with {given[0]}")
-    retry = retry_of(connection)
+    _check(connection)
     if (store := connection.get("store")) is not None:
         return store, False
     location = connection.get("location")
     if location is not None and location != MEMORY:
         from hysac_retrieval.stores.edge.store import EdgeStore
 
-        if isinstance(location, str) and "://" in location:
-            raise SettingsError(f"location {location!r} looks like an address; use url={location!r}")
         return EdgeStore(Path(location)), True
     from hysac_retrieval.stores.qdrant.store import QdrantStore
 
+    retry = retry_of(connection)
     if (client := connection.get("client")) is not None:
-        if not isinstance(client, QdrantClient):
-            raise SettingsError(f"client must be a qdrant_client.QdrantClient, not {type(client).__name__}")
         return QdrantStore(client, retry=retry), False
     path = connection.get("path")
-    folder = None if path is None else os.fspath(path)
     return QdrantStore.connect(
-        url=url,
-        path=folder,
-        api_key=api_key,
+        url=connection.get("url"),
+        path=None if path is None else os.fspath(path),
+        api_key=connection.get("api_key"),
         prefer_grpc=bool(connection.get("prefer_grpc")),
-        timeout=None if timeout is None else checked_timeout(timeout),
+        timeout=connection.get("timeout"),
         retry=retry,
     ), True
 
@@ -114,10 +98,28 @@ def opening(connection: Connection) -> Iterator[tuple[Store, bool]]:
 
 
 def retry_of(connection: Connection) -> Retry:
-    """What a connection says about trying again.
-
-    Raises:
-        SettingsError: It is no whole number of 0 or more.
-    """
+    """How calls of a connection are made again."""
     retries = connection.get("retries")
     return Retry() if retries is None else Retry(retries)
+
+
+def _check(connection: Connection) -> None:
+    try:
+        _CONNECTION.validate_python(connection)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        option = str(first["loc"][0])
+        value = connection[option]  # type: ignore[literal-required]  # whatever was given
+        found = value if isinstance(value, int | float) else type(value).__name__  # a string may be a key
+        hint = f"A connection takes {', '.join(Connection.__annotations__)}"
+        raise SettingsError(f"connection option {option} is {found}: {first['msg']}", hint=hint) from None
+    given = [place for place in _PLACES if connection.get(place) is not None]
+    if len(given) != 1:
+        hint = f"Give exactly one of {', '.join(_PLACES)}"
+        raise SettingsError(f"{' and '.join(given) or 'nothing'} says where the collection lives", hint=hint)
+    for option, places in _GO_WITH.items():
+        if connection.get(option) not in (None, False) and given[0] not in places:
+            raise SettingsError(f"{option} goes with {' or '.join(places)}, not with {given[0]}", hint="Leave it out")
+    location = connection.get("location")
+    if isinstance(location, str) and "://" in location:
+        raise SettingsError(f"location {location!r} looks like an address", hint=f"Use url={location!r}")

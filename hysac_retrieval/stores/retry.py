@@ -1,4 +1,4 @@
-"""Trying again what a store could not do just now.
+"""Calls to a store that are made again when it could not serve them just now.
 
 Everything sent to a store is idempotent (points are written under ids of their own), so a call that failed on the way
 can simply be made again: a bounded number of times, after growing pauses with a random part, so that many clients do
@@ -7,16 +7,21 @@ not come back all at once.
 
 from __future__ import annotations
 
-import asyncio
-import math
 import random
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from hysac_retrieval.errors import SettingsError, StoreError, StoreUnavailableError
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    wait_exponential,
+)
+
+from hysac_retrieval.errors import StoreError, StoreUnavailableError
 
 T = TypeVar("T")
 
@@ -35,56 +40,47 @@ class Retry:
     first: float = 0.25
     longest: float = 30.0
 
-    def __post_init__(self) -> None:
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int) or self.retries < 0:
-            raise SettingsError(f"retries is {self.retries!r}; it must be an integer of 0 or more")
-
     def call(self, act: Callable[[], T]) -> T:
-        """Do it, again if need be.
+        """Make a call, again if need be.
 
         Raises:
             StoreUnavailableError: The last attempt failed like those before.
         """
-        attempt = 0
-        while True:
-            try:
-                return act()
-            except StoreUnavailableError as error:
-                time.sleep(self._pause(attempt, error))
-            attempt += 1
+        return Retrying(**self._rules())(act)
 
     async def acall(self, act: Callable[[], Awaitable[T]]) -> T:
-        """As `call`, without blocking."""
-        attempt = 0
-        while True:
-            try:
-                return await act()
-            except StoreUnavailableError as error:
-                pause = self._pause(attempt, error)
-            await asyncio.sleep(pause)
-            attempt += 1
+        """As `call`, for a coroutine function."""
+        return await AsyncRetrying(**self._rules())(act)
 
-    def _pause(self, attempt: int, error: StoreUnavailableError) -> float:
-        """Seconds until the next attempt; the error itself, if there is to be none."""
-        asked = error.retry_after or 0.0
-        if attempt >= self.retries or asked > self.longest:
-            if attempt:
-                error.message += f" (after {attempt + 1} attempts)"
-            raise error
+    def _rules(self) -> dict[str, Any]:
+        return {
+            "retry": retry_if_exception_type(StoreUnavailableError),
+            "wait": self._pause,
+            "stop": self._enough,
+            "retry_error_callback": _give_up,
+        }
+
+    def _enough(self, state: RetryCallState) -> bool:
+        return state.attempt_number > self.retries or state.upcoming_sleep > self.longest
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Seconds until the next attempt: a growing pause, or longer if the server asks for that."""
         # At least half of the pause is waited, so that attempts are spread over some time whatever the dice say.
-        pause: float = min(self.longest, self.first * 2**attempt) * random.uniform(0.5, 1.0)
-        return max(pause, asked)
+        pause = wait_exponential(self.first, self.longest)(state) * random.uniform(0.5, 1.0)
+        return max(pause, _failure(state).retry_after or 0.0)
 
 
-def checked_timeout(timeout: float) -> float:
-    """A time limit in seconds.
+def _failure(state: RetryCallState) -> StoreUnavailableError:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, StoreUnavailableError)  # nothing else is retried
+    return error
 
-    Raises:
-        SettingsError: It is no positive number.
-    """
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-        raise SettingsError(f"timeout is {timeout!r}; it must be a positive number of seconds")
-    return float(timeout)
+
+def _give_up(state: RetryCallState) -> None:
+    error = _failure(state)
+    if state.attempt_number > 1:
+        error.message += f" (after {state.attempt_number} attempts)"
+    raise error
 
 
 @contextmanager

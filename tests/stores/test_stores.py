@@ -75,7 +75,7 @@ def test_points_are_written_replaced_searched_and_removed(store: Store) -> None:
 
 
 def test_more_points_than_one_request_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("edge", "qdrant"):
+    for module in ("edge.store", "qdrant.operations"):
         monkeypatch.setattr(f"hysac_retrieval.stores.{module}.UPSERT_CHUNK", 4)
     store.create("c", SPEC)
     store.upsert("c", list(range(11)), rows(*np.linspace(0, 1, 11)), [{"row": row} for row in range(11)])

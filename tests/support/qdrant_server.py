@@ -18,7 +18,8 @@ import pytest
 from qdrant_client import QdrantClient
 
 from hysac_retrieval.stores import CollectionSpec, Store
-from hysac_retrieval.stores.qdrant.store import QdrantStore, client_options
+from hysac_retrieval.stores.qdrant.client import client_options
+from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 WITHOUT = (
     "QDRANT_URL is not set: set it to the address of a Qdrant server to run this on one "

@@ -44,6 +44,8 @@ class RestServer:
         if action == "exists":
             return {"exists": client.collection_exists(name)}
         if method == "PUT" and not action:
+            if client.collection_exists(name):
+                raise FileExistsError(f"Wrong input: Collection `{name}` already exists!")
             spec = models.CreateCollection.model_validate(body)
             metadata = spec.metadata if self.keep_metadata else None
             return client.create_collection(name, vectors_config=spec.vectors, metadata=metadata)
@@ -159,6 +161,10 @@ def rest_server() -> Iterator[RestServer]:
                     )
                 except PermissionError as error:
                     status, reply = 401, {"status": {"error": str(error)}}
+                except ValueError as error:
+                    status, reply = 400, {"status": {"error": str(error)}}
+                except FileExistsError as error:
+                    status, reply = 409, {"status": {"error": str(error)}}
                 except LookupError as error:
                     status, reply = 404, {"status": {"error": str(error)}}
                 except RuntimeError as error:

@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.stores.extension import Facts, adds_vectors, write_present
+from hysac_retrieval.stores.qdrant.client import Calls
 from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES, read_collection
 from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec, Quantization
 from hysac_retrieval.types import PointId
 
-Call = Callable[[Callable[[], Any]], Any]
-"""Carries out a call to the client: with its errors translated, again if need be."""
-
 
 class QdrantExtension:
-    """What is ours in one collection of an application.
+    """The part of this package in one collection of an application.
 
     Args:
         name: The collection.
-        client: The client.
-        call: See `Call`.
+        calls: Calls to the client.
         local: Whether the client keeps its collections in this process.
     """
 
-    def __init__(self, name: str, client: QdrantClient, call: Call, *, local: bool) -> None:
+    def __init__(self, name: str, calls: Calls, *, local: bool) -> None:
         self._name = name
-        self._client = client
-        self._call = call
+        self._calls = calls
         self._local = local
 
     def facts(self) -> Facts:
         """See `Extension.facts`."""
-        config = self._call(lambda: self._client.get_collection(self._name)).config
+        config = self._calls.get_collection(self._name).config
         dense, sparse = config.params.vectors, config.params.sparse_vectors
         names = {*(dense if isinstance(dense, Mapping) else ()), *(sparse or ())}
         obstacle = ""
         if not self._local:
-            version = self._call(self._client.info).version
+            version = self._calls.info().version
             if not adds_vectors(version):
                 obstacle = f"Qdrant {version} cannot add a vector to a collection that exists; 1.18 can"
         elif isinstance(dense, models.VectorParams):
@@ -55,13 +50,12 @@ class QdrantExtension:
         """See `Extension.extend`."""
         indexed = {} if self._local else spec.indexes  # local mode has no use for indexes and warns about them
         for key, kind in indexed.items():
-            self._call(partial(self._client.create_payload_index, self._name, key, INDEX_TYPES[kind]))
+            self._calls.create_payload_index(self._name, key, INDEX_TYPES[kind])
         if vector:
             if self.facts().has_vector:  # left by a call that was killed, perhaps for another model
-                self._call(lambda: self._client.delete_vector_name(self._name, VECTOR_NAME))
+                self._calls.delete_vector_name(self._name, VECTOR_NAME)
             dense = models.DenseVectorConfig(size=spec.size, distance=DISTANCES[spec.metric])
-            config = models.DenseVectorNameConfig(dense=dense)
-            self._call(lambda: self._client.create_vector_name(self._name, VECTOR_NAME, config))
+            self._calls.create_vector_name(self._name, VECTOR_NAME, models.DenseVectorNameConfig(dense=dense))
         changes: dict[str, Any] = {"metadata": {METADATA_KEY: dict(spec.metadata)}}
         if vector and not self._local:
             hnsw = models.HnswConfigDiff(
@@ -70,11 +64,11 @@ class QdrantExtension:
                 full_scan_threshold=spec.hnsw.full_scan_threshold,
             )
             changes["vectors_config"] = {VECTOR_NAME: models.VectorParamsDiff(hnsw_config=hnsw)}
-        self._call(lambda: self._client.update_collection(self._name, **changes))
-        if read_collection(self._call(lambda: self._client.get_collection(self._name))).metadata is None:
+        self._calls.update_collection(self._name, **changes)
+        if read_collection(self._calls.get_collection(self._name)).metadata is None:
             for key in indexed:
-                self._call(partial(self._client.delete_payload_index, self._name, key))
-            raise StoreError("this Qdrant server keeps no collection metadata; it needs version 1.16 or later")
+                self._calls.delete_payload_index(self._name, key)
+            raise StoreError("this Qdrant server keeps no collection metadata", hint="Use version 1.16 or later")
 
     def write(
         self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]
@@ -93,7 +87,7 @@ class QdrantExtension:
                 )
                 for row in rows
             ]
-            self._call(lambda: self._client.batch_update_points(self._name, operations))
+            self._calls.batch_update_points(self._name, operations)
 
         return write_present(ids, send, self._there)
 
@@ -102,9 +96,9 @@ class QdrantExtension:
 
         def send(rows: Sequence[int]) -> None:
             few = models.PointIdsList(points=[ids[row] for row in rows])
-            self._call(lambda: self._client.delete_payload(self._name, [PAYLOAD_KEY], few))
+            self._calls.delete_payload(self._name, [PAYLOAD_KEY], few)
             if vector:
-                self._call(lambda: self._client.delete_vectors(self._name, [VECTOR_NAME], few))
+                self._calls.delete_vectors(self._name, [VECTOR_NAME], few)
 
         write_present(ids, send, self._there)
 
@@ -112,14 +106,14 @@ class QdrantExtension:
         """See `Extension.retract`."""
         if not self._local:
             for key in indexes:
-                self._call(partial(self._client.delete_payload_index, self._name, key))
+                self._calls.delete_payload_index(self._name, key)
         if self.facts().has_vector:
-            self._call(lambda: self._client.delete_vector_name(self._name, VECTOR_NAME))
+            self._calls.delete_vector_name(self._name, VECTOR_NAME)
         # A null removes a key; the application's own metadata stays.
-        self._call(lambda: self._client.update_collection(self._name, metadata={METADATA_KEY: None}))
+        self._calls.update_collection(self._name, metadata={METADATA_KEY: None})
 
     def _there(self, ids: Sequence[PointId]) -> set[PointId]:
-        found = self._call(lambda: self._client.retrieve(self._name, list(ids), with_payload=False))
+        found = self._calls.retrieve(self._name, list(ids), with_payload=False)
         return {record.id for record in found}
 
 

@@ -1,0 +1,133 @@
+"""Clients of Qdrant: how they are made, and calls that are made again and fail with errors of this package."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
+from qdrant_client.local.qdrant_local import QdrantLocal
+
+from hysac_retrieval.errors import StorageLockedError, StoreError
+from hysac_retrieval.stores.faults import translated
+from hysac_retrieval.stores.retry import Retry
+
+Client = TypeVar("Client", bound=QdrantClient | AsyncQdrantClient)
+
+TIMEOUT = 30.0
+"""Seconds that a server may take to answer, if the caller does not say."""
+
+
+def is_local(client: Any) -> bool:
+    """Whether a client keeps its collections in this process."""
+    return isinstance(getattr(client, "_client", None), QdrantLocal | AsyncQdrantLocal)
+
+
+def client_options(
+    url: str, api_key: str | None = None, prefer_grpc: bool = False, timeout: float | None = None
+) -> dict[str, Any]:
+    """Arguments of a client for a server, blocking or asynchronous; see `make_client`."""
+    return {
+        "url": url,
+        "api_key": api_key,
+        "prefer_grpc": prefer_grpc,
+        "timeout": math.ceil(TIMEOUT if timeout is None else timeout),
+        # The client's check of versions only warns, from a thread of its own. A server that is away or too old is found
+        # out by the first request, as an error.
+        "check_compatibility": False,
+    }
+
+
+def make_client(
+    kind: type[Client],
+    *,
+    url: str | None = None,
+    path: str | None = None,
+    api_key: str | None = None,
+    prefer_grpc: bool = False,
+    timeout: float | None = None,
+) -> Client:
+    """Make a client for a server (`url`), a folder in local mode (`path`) or memory (neither).
+
+    Args:
+        kind: Class of the client.
+        url: See above.
+        path: See above.
+        api_key: Key for the server.
+        prefer_grpc: Whether to speak gRPC to the server.
+        timeout: Seconds that the server may take to answer, rounded up to whole ones; `TIMEOUT` by default.
+
+    Raises:
+        StorageLockedError: Another client has the folder open.
+    """
+    try:
+        if url is not None:
+            return kind(**client_options(url, api_key, prefer_grpc, timeout))
+        return kind(path=path) if path is not None else kind(":memory:")
+    except RuntimeError as error:
+        if "already accessed" in str(error):
+            hint = "Close that one, or run a Qdrant server and use url="
+            raise StorageLockedError(f"the folder {path} is open in another client", hint=hint) from error
+        raise
+    except ValueError as error:
+        raise StoreError(f"no client for url {url!r}: {error}") from error
+
+
+class Calls:
+    """The methods of a client, called again if need be, and `sleep`; what fails is a `StoreError`.
+
+    Args:
+        client: The client. Its methods take the name of a collection, if any, as their first argument.
+        retry: How calls are made again.
+    """
+
+    def __init__(self, client: QdrantClient, retry: Retry) -> None:
+        self._client, self._retry = client, retry
+        # The local mode changes plain Python containers while it writes; a server needs no lock.
+        self.lock: AbstractContextManager[Any] = threading.RLock() if is_local(client) else nullcontext()
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        act = attrgetter(method)(self._client)  # "http.service_api.telemetry" is a method, too
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            def once() -> Any:
+                with self.lock, translated(*arguments[:1]):
+                    return act(*arguments, **keywords)
+
+            return self._retry.call(once)
+
+        return call
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class AsyncCalls:
+    """As `Calls`, for the methods of an asynchronous client, which are awaited."""
+
+    def __init__(self, client: AsyncQdrantClient, retry: Retry) -> None:
+        self._client, self._retry = client, retry
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        act = attrgetter(method)(self._client)
+
+        async def call(*arguments: Any, **keywords: Any) -> Any:
+            async def once() -> Any:
+                with translated(*arguments[:1]):
+                    return await act(*arguments, **keywords)
+
+            return await self._retry.acall(once)
+
+        return call
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)

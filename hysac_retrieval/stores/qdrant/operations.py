@@ -1,0 +1,243 @@
+"""Operations of a store on a client of Qdrant, each written once for the blocking and the asynchronous store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from hysac_retrieval.errors import CollectionExistsError, CollectionNotFoundError, SettingsError, StoreError
+from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.stores.amend import Amendment, fitting
+from hysac_retrieval.stores.requests import (
+    INDEX_TYPES,
+    collection_request,
+    group_request,
+    knows_formulas,
+    query_requests,
+    read_collection,
+    read_groups,
+    read_responses,
+    stored,
+)
+from hysac_retrieval.stores.retry import counted
+from hysac_retrieval.stores.types import (
+    METADATA_KEY,
+    UPSERT_CHUNK,
+    VECTOR_NAME,
+    CollectionSpec,
+    Group,
+    GroupQuery,
+    Opened,
+    StoredPoint,
+    VectorQuery,
+)
+from hysac_retrieval.types import PointId
+
+OPTIMIZE_TIMEOUT = 3600.0
+"""Seconds that a server may take to finish its graph."""
+
+_POLL = 0.5
+_TOO_LARGE = 413
+_TELEMETRY_OF_SHARDS = 3  # the least level of detail at which a server describes the shards of its collections
+
+
+class Operations:
+    """Operations as computations that ask a client; each does what the method of `Store` of its name says.
+
+    Args:
+        local: Whether the client keeps its collections in this process.
+    """
+
+    def __init__(self, *, local: bool) -> None:
+        self.local = local
+        self._formulas = True if local else None
+
+    def names(self) -> Steps[list[str]]:
+        """See `Store.names`."""
+        found: models.CollectionsResponse = yield Ask("get_collections")
+        return sorted(collection.name for collection in found.collections)
+
+    def exists(self, name: str) -> Steps[bool]:
+        """See `Store.exists`."""
+        exists: bool = yield Ask("collection_exists", name)
+        return exists
+
+    def create(self, name: str, spec: CollectionSpec) -> Steps[None]:
+        """See `Store.create`."""
+        storage = spec.storage
+        if self.local and any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
+            raise SettingsError(
+                "shards, replication_factor and write_consistency_factor are for a Qdrant server; this client keeps "
+                "its collections in this process",
+                hint="Leave them out, or use url=",
+            )
+        if (yield from self.exists(name)):
+            raise _exists(name)
+        try:
+            yield Ask("create_collection", name, **collection_request(spec))
+        except StoreError as error:
+            # An attempt whose answer was lost may have made the collection, or another process may have.
+            if not (yield from self.exists(name)):
+                raise
+            if (yield from self._described(name)).metadata != json.loads(json.dumps(dict(spec.metadata))):
+                raise _exists(name) from error
+        try:
+            if (yield from self._described(name)).metadata is None:
+                raise StoreError("this Qdrant server keeps no collection metadata", hint="Use version 1.16 or later")
+            if not self.local:  # payload indexes have no effect in local mode, which warns about them
+                for key, kind in spec.indexes.items():
+                    yield Ask("create_payload_index", name, key, INDEX_TYPES[kind])
+        except StoreError:
+            with suppress(StoreError):  # the first error says what happened
+                yield from self.drop(name)
+            raise
+
+    def open(self, name: str) -> Steps[Opened]:
+        """See `Store.open`."""
+        if not (yield from self.exists(name)):
+            found = ", ".join((yield from self.names())) or "none"
+            hint = "Index something first, or create it"
+            raise CollectionNotFoundError(f"no collection {name!r}; there are: {found}", hint=hint)
+        if self._formulas is None:
+            self._formulas = knows_formulas((yield Ask("info")).version)
+        return (yield from self._described(name))
+
+    def drop(self, name: str) -> Steps[None]:
+        """See `Store.drop`."""
+        yield Ask("delete_collection", name)
+
+    def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> Steps[None]:
+        """See `Store.write_metadata`."""
+        yield Ask("update_collection", name, metadata={METADATA_KEY: dict(metadata)})
+
+    def upsert(
+        self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
+    ) -> Steps[None]:
+        """See `Store.upsert`."""
+        rows = vectors.tolist()
+        for start in range(0, len(ids), UPSERT_CHUNK):
+            chunk = slice(start, start + UPSERT_CHUNK)
+            points = [
+                models.PointStruct(id=i, vector={VECTOR_NAME: v}, payload=dict(p))
+                for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
+            ]
+            with counted(start, len(ids)):
+                yield from self._send(name, points)
+
+    def _send(self, name: str, points: list[models.PointStruct]) -> Steps[None]:
+        try:
+            yield Ask("upsert", name, points, wait=True)
+        except StoreError as error:
+            cause, half = error.__cause__, len(points) // 2
+            # Points with long texts can be more than a server takes at once (32 MB, or what a proxy allows).
+            if not half or not isinstance(cause, UnexpectedResponse) or cause.status_code != _TOO_LARGE:
+                raise
+            yield from self._send(name, points[:half])
+            yield from self._send(name, points[half:])
+
+    def amend(self, name: str, amendments: Sequence[Amendment]) -> Steps[None]:
+        """See `Store.amend`."""
+        for start in range(0, len(amendments), UPSERT_CHUNK):
+            few = amendments[start : start + UPSERT_CHUNK]
+            changes: Sequence[Any] = [change.operation() for change in few]
+            if self.local:  # which would look through all its points for each condition
+                changes = fitting(few, (yield from self.retrieve(name, [change.id for change in few])))
+            if changes:
+                yield Ask("batch_update_points", name, changes, wait=True)
+
+    def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
+        """See `Store.query`."""
+        if not len(query.vectors):
+            return []
+        return read_responses((yield Ask("query_batch_points", name, query_requests(query, local=self.local))))
+
+    def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
+        """See `Store.query_groups`."""
+        return read_groups((yield Ask("query_points_groups", name, **group_request(query, groups, local=self.local))))
+
+    def scroll(
+        self,
+        name: str,
+        *,
+        filter: models.Filter | None = None,
+        limit: int = 1000,
+        after: PointId | None = None,
+        with_vectors: bool = False,
+    ) -> Steps[tuple[list[StoredPoint], PointId | None]]:
+        """See `Store.scroll`."""
+        records, following = yield Ask(
+            "scroll",
+            name,
+            scroll_filter=filter,
+            limit=limit,
+            offset=after,
+            with_payload=True,
+            with_vectors=[VECTOR_NAME] if with_vectors else False,
+        )
+        return [stored(record) for record in records], following
+
+    def retrieve(self, name: str, ids: Sequence[PointId]) -> Steps[list[StoredPoint]]:
+        """See `Store.retrieve`."""
+        found: list[StoredPoint] = []
+        for start in range(0, len(ids), UPSERT_CHUNK):
+            few = list(ids[start : start + UPSERT_CHUNK])
+            records = yield Ask("retrieve", name, few, with_payload=True, with_vectors=[VECTOR_NAME])
+            found.extend(stored(record) for record in records)
+        return found
+
+    def count(self, name: str, filter: models.Filter | None = None) -> Steps[int]:
+        """See `Store.count`."""
+        found: models.CountResult = yield Ask("count", name, count_filter=filter, exact=True)
+        return found.count
+
+    def delete(self, name: str, ids: Sequence[PointId]) -> Steps[None]:
+        """See `Store.delete`."""
+        for start in range(0, len(ids), UPSERT_CHUNK):
+            few = models.PointIdsList(points=list(ids[start : start + UPSERT_CHUNK]))
+            yield Ask("delete", name, few, wait=True)
+
+    def optimize(self, name: str) -> Steps[None]:
+        """Wait until a server has finished its graph, which it builds on its own; local mode has none."""
+        deadline = time.monotonic() + OPTIMIZE_TIMEOUT
+        while not self.local:
+            status = (yield Ask("get_collection", name)).status
+            if status in (models.CollectionStatus.GREEN, models.CollectionStatus.GREY):
+                return
+            if time.monotonic() > deadline:
+                raise StoreError(f"collection {name!r} is still {status.value} after {OPTIMIZE_TIMEOUT:.0f} seconds")
+            yield Ask("sleep", _POLL)
+
+    def indexed(self, name: str) -> Steps[int]:
+        """See `Store.indexed`."""
+        info: models.CollectionInfo = yield Ask("get_collection", name)
+        return info.indexed_vectors_count or 0
+
+    def memory(self, name: str) -> Steps[int | None]:
+        """Bytes of vectors and payloads on the node that answers, as it estimates them; local mode does not know."""
+        if self.local:
+            return None
+        try:
+            reply = yield Ask("http.service_api.telemetry", details_level=_TELEMETRY_OF_SHARDS)
+        except StoreError:  # a key that may read the collection need not be allowed to read telemetry
+            return None
+        for collection in (reply.result.collections.collections if reply.result else None) or []:
+            if isinstance(collection, models.CollectionTelemetry) and collection.id == name:
+                shards = [shard.local for shard in collection.shards or [] if shard.local is not None]
+                return sum((s.vectors_size_bytes or 0) + (s.payloads_size_bytes or 0) for s in shards)
+        return None
+
+    def _described(self, name: str) -> Steps[Opened]:
+        return read_collection((yield Ask("get_collection", name)), formula=bool(self._formulas))
+
+
+def _exists(name: str) -> CollectionExistsError:
+    hint = "Open it, or recreate it (which removes its points)"
+    return CollectionExistsError(f"collection {name!r} exists already", hint=hint)
