@@ -7,28 +7,27 @@ HysacError
 │   └── ChecksumError           a file is not the one that the manifest describes
 ├── MissingExtraError           an optional dependency is not installed
 ├── DeviceError                 a device cannot be used for encoding
-├── InputError                  something given to us cannot be read as what it should be
+├── InputError                  an input cannot be read as what it should be
 │   ├── ImageError              missing, truncated, not an image, or beyond the pixel limit
 │   ├── TextError               empty text, or not text
 │   ├── InvalidVectorError      wrong shape, wrong dimension, not finite
 │   └── SourceError             an indexing source that cannot be read
-├── StoreError                  the vector store said no
+├── StoreError                  the vector store refused or failed
 │   ├── CollectionNotFoundError the collection does not exist
 │   ├── PointNotFoundError      it has no point of that id
 │   ├── CollectionExistsError   it exists already
-│   ├── NotACollectionError     it exists but lacks our vector or our metadata
+│   ├── NotACollectionError     it exists without the vector or the metadata of an index
 │   ├── StorageLockedError      another process has the folder open
 │   ├── StorageFullError        there is no room left to write
-│   ├── StoreUnavailableError   it is away, slow or overloaded; later it may work
+│   ├── StoreUnavailableError   it is down, slow or overloaded; the same call may work later
 │   └── ModelMismatchError      it was indexed with another model
 ├── UnsafeNotAllowedError       the caller asked for more than the policy allows
 ├── NotGuardedError             a guarded client does not have that method
 ├── SettingsError               options that are out of range or contradict each other
 └── TrainingError               data, configuration or checkpoint of a training run is unusable
 
-An error says what was found and what was expected (`message`) and what mends it (`hint`). Errors that mean "a bad
-value" are also `ValueError`s and missing files are also `FileNotFoundError`s, so that code
-which knows nothing of this package can catch them in the usual way.
+An error says what was found and expected (`message`) and what to do about it (`hint`). Errors about a bad value are
+also `ValueError`s and those about missing files `FileNotFoundError`s, so that callers need not import this package.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ class HysacError(Exception):
     """Base of all errors raised on purpose by this package.
 
     Attributes:
-        message: What was found and what was expected, without a full stop.
-        hint: What mends it, as a sentence without a full stop; empty where the message says it all.
+        message: What was found and expected, without a full stop.
+        hint: What to do about it, as a sentence without a full stop; empty if the message says it all.
     """
 
     def __init__(self, message: str = "", *, hint: str = "", **rest: Any) -> None:
@@ -82,11 +81,11 @@ class MissingExtraError(HysacError, ImportError):
 
 
 class DeviceError(HysacError, RuntimeError):
-    """A device that was asked for cannot be used; the message says why and what mends it."""
+    """A device cannot be used for encoding."""
 
 
 class InputError(HysacError, ValueError):
-    """Something given to us cannot be read as what it should be."""
+    """An input cannot be read as what it should be."""
 
 
 class ImageError(InputError):
@@ -109,8 +108,7 @@ class StoreError(HysacError):
     """The vector store refused or failed.
 
     Attributes:
-        written: Of the points of one upsert, how many were certainly written before it failed; None where nothing was
-            being written.
+        written: Points of an upsert that were certainly written before it failed; None for any other call.
     """
 
     written: int | None = None
@@ -129,7 +127,7 @@ class CollectionExistsError(StoreError):
 
 
 class NotACollectionError(StoreError):
-    """What is there lacks our vector or our metadata."""
+    """The collection exists without the vector or the metadata of an index."""
 
 
 class StorageLockedError(StoreError):
@@ -141,10 +139,10 @@ class StorageFullError(StoreError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store is away, too slow, overloaded or in trouble: the same call may work later.
+    """The store is down, too slow or overloaded; the same call may work later.
 
     Attributes:
-        retry_after: Seconds that the store asks to wait; None if it named none.
+        retry_after: Seconds that the store asks to wait; None if it names none.
     """
 
     def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
@@ -157,11 +155,11 @@ class ModelMismatchError(StoreError):
 
 
 class UnsafeNotAllowedError(HysacError, PermissionError):
-    """The caller asked for unsafe results where the policy does not allow them."""
+    """Unsafe results were requested and the policy does not allow them."""
 
 
 class NotGuardedError(HysacError, AttributeError):
-    """A guarded client does not have this method or attribute, because what it returns could be unsafe."""
+    """A guarded client lacks this method or attribute, because what it returns could be unsafe."""
 
 
 class SettingsError(HysacError, ValueError):

@@ -1,13 +1,13 @@
-"""What the retriever of any framework does: a search whose terms are fixed, and hits as documents.
+"""Share between the framework plugins: a search whose terms are fixed, and hits as documents.
 
-The plugins only translate between this and their framework's classes. It imports none of them.
+The plugins translate between this and their framework's classes; it imports none of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from qdrant_client import models
@@ -23,22 +23,24 @@ from hysac_retrieval.search.queries import Query, Text
 from hysac_retrieval.types import Modality
 
 CONTENT_KEYS = ("text", "caption")
-"""Payload fields in which `hysac-index` keeps what a text says and what an image shows."""
+"""Payload fields in which `hysac-index` keeps a text and the caption of an image."""
 
 UserFilter = models.Filter | Mapping[str, Any]
 """A Qdrant filter, or its JSON form."""
 
+GIVE_ENGINE = "Give engine=connect(…), async_engine=aconnect(…), or both"
+
 
 @dataclass(frozen=True)
 class FixedSearch:
-    """A search of which a caller may choose the query, the number of hits and a *further* filter, and nothing else.
+    """A search of which a call may choose the query, the number of hits and a *further* filter, and nothing else.
 
-    Whether unsafe results may be returned is fixed here, at construction, and there only as far as the engine's policy
-    allows it. There is no argument of a call that reaches it.
+    Whether unsafe results may be returned is fixed at construction, within the engine's policy; no argument of a call
+    changes it.
 
     Args:
-        engine: What searches, for blocking calls; and for asynchronous ones, in a thread, if there is no other.
-        async_engine: What searches for asynchronous calls.
+        engine: Engine for blocking calls; without `async_engine` also for asynchronous ones, in a thread.
+        async_engine: Engine for asynchronous calls.
         limit: Hits of a search that names no number.
         filter: A condition that holds in every search; that of a call is joined to it.
         modality: Kind of points to find; None for both.
@@ -60,11 +62,11 @@ class FixedSearch:
         for name, kind in (("engine", SafeSearch), ("async_engine", AsyncSafeSearch)):
             given = getattr(self, name)
             if given is not None and not isinstance(given, kind):
-                raise SettingsError(f"{name} is {type(given).__name__}; expected what hysac_retrieval.connect returns")
+                raise SettingsError(f"{name} is {type(given).__name__}, expected {kind.__name__}", hint=GIVE_ENGINE)
         if self.engine is None and self.async_engine is None:
-            raise SettingsError("there is no engine; give engine=connect(…), async_engine=aconnect(…), or both")
+            raise SettingsError("there is no engine", hint=GIVE_ENGINE)
         if not isinstance(self.safe, bool):
-            raise SettingsError(f"safe is {self.safe!r}; it must be True or False")
+            raise SettingsError(f"safe is {self.safe!r}, expected True or False")
         if self.engine is not None:
             self.engine.policy.expect_allowed(self.safe)
         checked_count(self.limit, "the number of hits")
@@ -77,7 +79,9 @@ class FixedSearch:
             SettingsError: There is only an asynchronous engine, or an option is out of range.
         """
         if self.engine is None:
-            raise SettingsError("there is only an asynchronous engine; use the asynchronous method, or give engine=")
+            raise SettingsError(
+                "there is only an asynchronous engine", hint="Use the asynchronous method, or give engine="
+            )
         return self.engine.search(as_asked(query), **self._options(limit, filter))
 
     async def asearch(self, query: Query, limit: int | None = None, filter: UserFilter | None = None) -> SearchResult:
@@ -97,11 +101,11 @@ class FixedSearch:
 
 @dataclass(frozen=True)
 class Fields:
-    """Where the payload of a point has what a framework's document is made of.
+    """Payload fields from which a framework's document is made.
 
     Args:
         content: The field with the text; of several, the first that a point has.
-        metadata: The field with the metadata; None if they are all other fields of the payload.
+        metadata: The field with the metadata; None for all other fields of the payload.
     """
 
     content: tuple[str, ...] = CONTENT_KEYS
@@ -109,11 +113,11 @@ class Fields:
 
     @classmethod
     def of(cls, content: str | Sequence[str], metadata: str | None) -> Self:
-        """Fields as settings name them: one field with the text, or several."""
+        """Make it from settings that name one field with the text, or several."""
         return cls((content,) if isinstance(content, str) else tuple(content), metadata)
 
     def text(self, hit: Hit) -> str | None:
-        """The text of a hit; None if it has none. Several captions become lines."""
+        """Return the text of a hit, None if it has none. Several captions become lines."""
         for key in self.content:
             value = hit.payload.get(key)
             if isinstance(value, str):
@@ -123,39 +127,32 @@ class Fields:
         return None
 
     def described(self, hit: Hit) -> dict[str, Any]:
-        """The metadata of a hit, and under our own key, which no payload can hold, what the search says of it."""
+        """Return the metadata of a hit; under ``hysac``, a key that no payload can hold, the figures of the hit."""
         if self.metadata is None:
-            own = {key: value for key, value in hit.payload.items() if key not in self.content}
+            metadata = {key: value for key, value in hit.payload.items() if key not in self.content}
         else:
             found = hit.payload.get(self.metadata)
-            own = dict(found) if isinstance(found, Mapping) else {}
-        said = {
-            "id": hit.id,
-            "distance": hit.distance,
-            "unsafe": hit.unsafe,
-            "radius": hit.radius,
-            "modality": hit.modality,
-        }
-        return own | {PAYLOAD_KEY: said}
+            metadata = dict(found) if isinstance(found, Mapping) else {}
+        figures = asdict(hit)
+        del figures["payload"]
+        return metadata | {PAYLOAD_KEY: figures}
 
 
 def closeness(hit: Hit) -> float:
-    """1 / (1 + distance), in (0, 1]: for frameworks in which a larger score is a better one."""
+    """Return 1 / (1 + distance), in (0, 1], for frameworks in which a larger score is better."""
     return 1.0 / (1.0 + hit.distance)
 
 
 def as_asked(query: Query) -> Query:
-    """A query from an application's user: a string is text and nothing else."""
+    """Take a string from an application's user as text and nothing else."""
     return Text(query) if isinstance(query, str) else query
 
 
 def joined_filter(*given: UserFilter | None) -> models.Filter | None:
-    """Filters that must all hold; None for none.
+    """Join filters that must all hold; None for none.
 
     Raises:
         SettingsError: One of them is no filter.
     """
     filters = [as_filter(one) for one in given if one is not None]
-    if len(filters) < 2:
-        return filters[0] if filters else None
-    return models.Filter(must=[*filters])
+    return models.Filter(must=[*filters]) if len(filters) > 1 else next(iter(filters), None)

@@ -44,14 +44,14 @@ def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
         return
     info = result.info
     click.echo(
-        f"Indexed {info.points} pictures of the example gallery with {result.model} in {result.report.seconds:.1f} s: "
-        f"{info.safe} safe, {info.unsafe} unsafe."
+        f"Indexed {info.points} pictures of the example gallery with {result.encoder.name} in "
+        f"{result.report.seconds:.1f} s: {info.safe} safe, {info.unsafe} unsafe."
     )
     for search in result.searches:
         console().print(f"\n{search.query.title}: {shown(search)}", style="bold", markup=False)
         for answer in filter(None, (search.safe, search.as_asked)):
             hits = [replace(hit, payload={"caption": shorten(hit.payload["caption"], 64)}) for hit in answer.hits[:3]]
-            print_result(replace(answer, hits=tuple(hits)), result.safety.threshold)
+            print_result(replace(answer, hits=tuple(hits)), result.encoder.safety.threshold)
     click.echo(f"\nReport: {path}")
     click.echo(
         f'Try your own: hysac search "…" --collection {info.name} --location {shlex.quote(str(out / "collections"))}'

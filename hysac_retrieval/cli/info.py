@@ -1,4 +1,4 @@
-"""``hysac info``: what a collection or a model is."""
+"""``hysac info``: describe collections and models."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def command(
     if of_collections:
         described = _collections(collections, place)
     else:
-        described = [_model(name) for name in ([model] if model is not None else _bundled())]
+        from hysac_retrieval.encoder.bundle import bundled_models
+
+        described = [_model(name) for name in (bundled_models() if model is None else [model])]
     if as_json:
         print_json(described)
         return
@@ -53,12 +55,6 @@ def command(
         _print(entry, ("metrics", "training", "verification") if everything else ())
     if not described:
         click.echo("There are no collections yet; `hysac index` makes one.")
-
-
-def _bundled() -> list[str]:
-    from hysac_retrieval.encoder.bundle import bundled_models
-
-    return list(bundled_models())
 
 
 def _collections(names: tuple[str, ...], place: Place) -> list[dict[str, Any]]:
@@ -75,8 +71,8 @@ def _collections(names: tuple[str, ...], place: Place) -> list[dict[str, Any]]:
             except (NotACollectionError, StorageLockedError) as error:
                 if names:
                     raise
-                # An application's own beside ours, or one that is in use.
-                described.append({"name": name, "error": str(error)})
+                # A collection of an application, or one that is in use.
+                described.append({"name": name, "error": error.message})
                 continue
             described.append(index.info().to_dict() | {"safety": index.metadata.safety.model_dump(mode="json")})
         return described
@@ -90,27 +86,19 @@ def _model(name: str) -> dict[str, Any]:
 
     bundle = Bundle.load(name)
     manifest = bundle.manifest
-    return {
-        "name": manifest.name,
-        "description": manifest.description,
-        "licence": manifest.licence,
+    fields = ("name", "description", "licence", "dim", "curvature", "safety", "metrics", "training", "verification")
+    return manifest.model_dump(mode="json", include=set(fields)) | {
         "path": str(bundle.path),
         "fingerprint": bundle.fingerprint,
         "bytes": sum(entry.size for entry in manifest.files.values()),
-        "dim": manifest.dim,
-        "curvature": manifest.curvature,
         "image size": manifest.image.size,
         "context length": manifest.text.context_length,
-        "safety": manifest.safety.model_dump(mode="json"),
-        "metrics": manifest.metrics,
-        "training": manifest.training,
-        "verification": manifest.verification,
     }
 
 
 _LABELS = {"bytes_per_point": "bytes per point", "indexed": "in the graph", "beyond": "beyond the lift"}
 _EXCEPTIONS = frozenset({"beyond", "outdated"})
-"""Counts that are only shown where there is something to count."""
+"""Counts that are only shown if they are not 0."""
 
 
 def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:
@@ -157,7 +145,7 @@ def _print_profile(profile: SafetyProfile) -> None:
 
 
 def _flat(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    """Nested settings as dotted paths; long lists are left to ``--json``."""
+    """Turn nested settings into dotted paths; long lists are left to ``--json``."""
     rows: list[tuple[str, Any]] = []
     for key, value in values.items():
         path = f"{prefix}.{key}"

@@ -44,9 +44,9 @@ def render(result: DemoResult) -> str:
         "page",
         facts="".join(f"<li><b>{escape(value)}</b><span>{escape(name)}</span></li>" for name, value in _facts(result)),
         sections="".join(_section(search, result) for search in result.searches),
-        model=escape(result.model),
-        fingerprint=escape(result.fingerprint),
-        threshold=f"{result.safety.threshold:.3g}",
+        model=escape(result.encoder.name),
+        fingerprint=escape(result.encoder.fingerprint),
+        threshold=f"{result.encoder.safety.threshold:.3g}",
     )
 
 
@@ -74,7 +74,7 @@ def _section(search: DemoSearch, result: DemoResult) -> str:
     answers = _answer("Answered safely", "safe=True", search.safe, result, "answer-safe")
     if search.as_asked is not None:
         answers += _answer("Answered as asked", "safe=False", search.as_asked, result, "answer-asked")
-    marks, legend = _axis(done, result.safety)
+    marks, legend = _axis(done, result.encoder.safety)
     return _filled(
         "section",
         title=escape(query.title),
@@ -97,7 +97,7 @@ def _answer(title: str, call: str, result: SearchResult, demo: DemoResult, kind:
 
 
 def _hit(hit: Hit, demo: DemoResult) -> str:
-    safe = is_safe(hit, demo.safety.threshold)
+    safe = is_safe(hit, demo.encoder.safety.threshold)
     score = "no score" if hit.unsafe is None else f"{'safe' if safe else 'unsafe'}, {hit.unsafe:.2f}"
     caption = str(hit.payload.get("caption", ""))
     radius = "" if hit.radius is None else f" · radius {hit.radius:.2f}"

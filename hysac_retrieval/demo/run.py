@@ -13,7 +13,6 @@ from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest import IndexReport, OnProgress, SourceOptions, collection_for, index_sources
 from hysac_retrieval.results import SearchResult
-from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.types import Modality
 
@@ -61,24 +60,25 @@ class DemoSearch:
     safe: SearchResult
     as_asked: SearchResult | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-serialisable values."""
+        as_asked = None if self.as_asked is None else self.as_asked.to_dict()
+        return asdict(self.query) | {"safe": self.safe.to_dict(), "as_asked": as_asked}
+
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
     """Everything that the report shows.
 
     Attributes:
-        model: Name of the model.
-        fingerprint: Its identity.
-        safety: Its calibration.
+        encoder: The model.
         images: Folder of the pictures.
         report: Outcome of indexing.
         info: The collection.
         searches: The queries with their results.
     """
 
-    model: str
-    fingerprint: str
-    safety: SafetyProfile
+    encoder: Encoder
     images: Path
     report: IndexReport
     info: IndexInfo
@@ -87,18 +87,11 @@ class DemoResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON-serialisable values, without the calibration and local paths."""
         return {
-            "model": self.model,
-            "fingerprint": self.fingerprint,
+            "model": self.encoder.name,
+            "fingerprint": self.encoder.fingerprint,
             "report": self.report.to_dict(),
             "collection": self.info.to_dict(),
-            "searches": [
-                {
-                    **asdict(search.query),
-                    "safe": search.safe.to_dict(),
-                    "as_asked": None if search.as_asked is None else search.as_asked.to_dict(),
-                }
-                for search in self.searches
-            ],
+            "searches": [search.to_dict() for search in self.searches],
         }
 
 
@@ -150,4 +143,4 @@ def run_demo(
             as_asked = engine.search(asked, limit=limit, safe=False) if query.as_asked else None
             searches.append(DemoSearch(query, safe, as_asked))
         info = index.info()
-    return DemoResult(encoder.name, encoder.fingerprint, encoder.safety, images, report, info, tuple(searches))
+    return DemoResult(encoder, images, report, info, tuple(searches))

@@ -17,7 +17,7 @@ logger = logging.getLogger("hysac_mcp.audit")
 
 
 def engine_of(settings: Settings) -> AsyncSafeSearch:
-    """The search that settings describe; it is opened by the first call of a tool."""
+    """Make the engine that settings describe; the first call of a tool opens it."""
     policy = SafetyPolicy(threshold=settings.threshold, allow_unsafe=settings.allow_unsafe, audit=_log)
     place: dict[str, Any] = (
         {"location": settings.local_path}
@@ -28,7 +28,7 @@ def engine_of(settings: Settings) -> AsyncSafeSearch:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until the client goes away."""
+    """Serve until the client disconnects."""
     parser = argparse.ArgumentParser(prog="hysac-mcp", description=__doc__)
     parser.add_argument("--transport", choices=("stdio", "streamable-http"), default="stdio")
     parser.add_argument("--host", default="127.0.0.1", help="for streamable-http")

@@ -44,10 +44,10 @@ def make_server(
     allow_unsafe: bool = False,
     image_root: str | os.PathLike[str] | None = None,
 ) -> MCPServer:
-    """A server for one collection.
+    """Make a server for one collection.
 
     Args:
-        engine: What searches, with its policy (`hysac_retrieval.aconnect`). It is opened by the first call of a tool.
+        engine: Engine with its policy (`hysac_retrieval.aconnect`). The first call of a tool opens it.
         limit: Hits of a search that names no number, 1 to 100.
         allow_unsafe: Whether the tools have an argument `safe`. Without it they only return safe results, whatever the
             engine's policy allows; with it, the policy decides.
@@ -89,12 +89,12 @@ def make_server(
 
     async def explain(
         query: Annotated[str, Field(description="A query in words.")],
-        steps: Annotated[int, Field(ge=2, le=64, description="Points of the way.")] = 9,
+        steps: Annotated[int, Field(ge=2, le=64, description="Points of the path to the origin.")] = 9,
         near: Annotated[int, Field(ge=1, le=20, description="Results to show at each.")] = 3,
         filter: Condition = None,
         safe: Safe = True,
     ) -> Answer:
-        """Show how unsafe a query is: its way to the origin of the space, and what is found at each step."""
+        """Show how unsafe a query is: its path to the origin of the space, and the points found at each step."""
         return await _answer(engine.explain(Text(query), steps=steps, near=near, filter=filter, safe=safe))
 
     functions = (find_by_text, find_by_image, similar, explain)
@@ -103,7 +103,7 @@ def make_server(
 
 
 def _only_safe(function: ToolFunction) -> ToolFunction:
-    """The function without its argument `safe`."""
+    """Return the function without its argument `safe`."""
     signature = inspect.signature(function, eval_str=True)
 
     @wraps(function)
@@ -116,7 +116,7 @@ def _only_safe(function: ToolFunction) -> ToolFunction:
 
 
 def _tool(function: ToolFunction) -> Tool:
-    """A tool that says it only reads, and to which an argument it does not have is an error instead of nothing."""
+    """Make a tool that is marked as read-only, and for which an unknown argument is an error."""
     made = Tool.from_function(function, annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
 
     class Arguments(made.fn_metadata.arg_model):  # type: ignore[misc,name-defined]
@@ -127,7 +127,7 @@ def _tool(function: ToolFunction) -> Tool:
 
 
 async def _answer(found: Awaitable[SearchResult | Explanation]) -> Answer:
-    """What a search found, as JSON values; its errors in words that the client may read."""
+    """Return the outcome of a search as JSON values; its errors as messages for the client."""
     try:
         return (await found).to_dict()
     except HysacError as error:
@@ -136,7 +136,7 @@ async def _answer(found: Awaitable[SearchResult | Explanation]) -> Answer:
 
 def _picture(image: str | None, path: str | None, root: Path | None) -> bytes | Path:
     if (image is None) == (path is None):
-        raise ToolError("give either image or path")
+        raise ToolError("Give either image or path")
     if image is not None:
         data = image.partition(",")[2] if image.startswith("data:") else image
         try:

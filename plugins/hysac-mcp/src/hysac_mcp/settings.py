@@ -1,4 +1,4 @@
-"""What the operator decides, from environment variables."""
+"""Settings of the server, from environment variables."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Settings(BaseModel):
             return cls.model_validate({name: value for name, value in environ.items() if value.strip()})
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
-            raise SettingsError("environment variables: " + "; ".join(faults)) from None
+            raise SettingsError("; ".join(faults), hint="Set the environment variables") from None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

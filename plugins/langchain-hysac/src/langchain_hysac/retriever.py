@@ -1,4 +1,4 @@
-"""A retriever whose engine, and with it the safety policy, belongs to construction."""
+"""LangChain retriever; its engine, and with it the safety policy, is fixed at construction."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from hysac_retrieval.results import SearchResult
 from hysac_retrieval.types import Modality
 
 _TRACING = frozenset({"verbose"})
-"""What `invoke` hands on though it is meant for the callbacks."""
+"""Arguments that `invoke` passes on although they are meant for the callbacks."""
 
 
 class HySACRetriever(BaseRetriever):
     """Safe search as a LangChain retriever: ``retriever.invoke("a dog", k=3, filter=…)``.
 
-    A call chooses the query, `k` and a further filter; it has no way to ask for unsafe results, and no filter that it
-    brings can widen the search. A retriever cannot be changed once it is made.
+    A call chooses the query, `k` and a further filter; it cannot ask for unsafe results, and its filter cannot widen
+    the search. A retriever cannot be changed once it is made.
 
     Attributes:
-        engine: What searches (`hysac_retrieval.connect`), with its policy.
-        async_engine: What searches for `ainvoke` (`hysac_retrieval.aconnect`); without it, `engine` in a thread.
+        engine: Engine with its policy (`hysac_retrieval.connect`).
+        async_engine: Engine for `ainvoke` (`hysac_retrieval.aconnect`); without it, `engine` in a thread.
         k: Documents to return at most.
         filter: A Qdrant filter, or its JSON form, that holds in every search; that of a call is joined to it.
         modality: Kind of points to find; None for both.
         safe: Whether only safe points may be returned. False needs an engine whose policy allows it.
         content_key: The payload field with the text of a document, or several, of which the first present is taken.
-        metadata_key: The payload field with its metadata; None if they are all other fields of the payload.
+        metadata_key: The payload field with its metadata; None for all other fields of the payload.
             ``metadata["hysac"]`` has id, distance, unsafe score, radius and modality of the hit.
 
     Raises:
@@ -102,6 +102,6 @@ class HySACRetriever(BaseRetriever):
 def _expect_none(others: Mapping[str, Any]) -> None:
     if unknown := others.keys() - _TRACING:
         raise SettingsError(
-            f"unknown argument {', '.join(sorted(unknown))}; a call takes k and filter, all else is fixed when the "
-            "retriever is made"
+            f"unknown argument {', '.join(sorted(unknown))}; a call takes k and filter",
+            hint="Give everything else when the retriever is made",
         )

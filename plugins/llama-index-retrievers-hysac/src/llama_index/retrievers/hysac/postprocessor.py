@@ -1,4 +1,4 @@
-"""The policy of an engine, enforced on the nodes of any retriever."""
+"""Enforce the policy of an engine on the nodes of any retriever."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
 from hysac_retrieval.errors import InputError, SettingsError
+from hysac_retrieval.integrations import GIVE_ENGINE
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.types import PointId
 
@@ -19,13 +20,12 @@ from hysac_retrieval.types import PointId
 class HySACPostprocessor(BaseNodePostprocessor):
     """Drops every node that a safe search of the engine could not return.
 
-    A node is judged by the stored point of its id, inside the collection: score, model and the rules of the policy.
-    What a node says of itself counts for nothing. A node whose id is no point of the collection, or a point without a
-    valid score of this very model, is dropped. So the ids must be those of the collection: they are, for retrievers
-    over that collection and for pipelines that keep `node_id`.
+    A node is judged by the stored point of its id: score, model and the rules of the policy. Its own metadata does not
+    count. A node whose id is no point of the collection, or a point without a valid score of this model, is dropped. So
+    node ids must be ids of the collection, as they are for retrievers over it and for pipelines that keep `node_id`.
 
     Attributes:
-        engine: Whose policy it is (`hysac_retrieval.connect`).
+        engine: Engine with the policy (`hysac_retrieval.connect`).
         async_engine: The same for asynchronous use (`hysac_retrieval.aconnect`); without it, `engine` in a thread.
         id_key: The metadata field with the id of a node's point; None for the id of the node itself.
 
@@ -40,7 +40,7 @@ class HySACPostprocessor(BaseNodePostprocessor):
     @model_validator(mode="after")
     def _checked(self) -> Self:
         if self.engine is None and self.async_engine is None:
-            raise SettingsError("there is no engine; give engine=connect(…), async_engine=aconnect(…), or both")
+            raise SettingsError("there is no engine", hint=GIVE_ENGINE)
         return self
 
     @classmethod
@@ -52,7 +52,7 @@ class HySACPostprocessor(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         if self.engine is None:
-            raise SettingsError("there is only an asynchronous engine; use apostprocess_nodes, or give engine=")
+            raise SettingsError("there is only an asynchronous engine", hint="Use apostprocess_nodes, or give engine=")
         ids = [self._id(node) for node in nodes]
         return _kept(nodes, ids, self.engine.permitted(_known(ids)))
 
@@ -65,7 +65,7 @@ class HySACPostprocessor(BaseNodePostprocessor):
         return _kept(nodes, ids, await self.async_engine.permitted(_known(ids)))
 
     def _id(self, node: NodeWithScore) -> PointId | None:
-        """The point of a node; None if its id cannot be one."""
+        """Return the id of a node's point; None if it cannot be one."""
         value: Any = node.node.node_id if self.id_key is None else node.node.metadata.get(self.id_key)
         if isinstance(value, str) and value.isascii() and value.isdigit():
             value = int(value)  # ids of nodes are strings, also where those of points are integers

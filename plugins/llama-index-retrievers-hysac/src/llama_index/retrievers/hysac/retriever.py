@@ -1,4 +1,4 @@
-"""A retriever whose engine, and with it the safety policy, belongs to construction."""
+"""LlamaIndex retriever; its engine, and with it the safety policy, is fixed at construction."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class HySACRetriever(BaseRetriever):
     made, is not used. A node's score is 1 / (1 + distance).
 
     Args:
-        engine: What searches (`hysac_retrieval.connect`), with its policy.
-        async_engine: What searches for `aretrieve` (`hysac_retrieval.aconnect`); without it, `engine` in a thread.
+        engine: Engine with its policy (`hysac_retrieval.connect`).
+        async_engine: Engine for `aretrieve` (`hysac_retrieval.aconnect`); without it, `engine` in a thread.
         similarity_top_k: Nodes to return at most.
         filter: A Qdrant filter, or its JSON form, that holds in every search.
         modality: Kind of points to find; None for both.
         safe: Whether only safe points may be returned. False needs an engine whose policy allows it.
         content_key: The payload field with a node's text, or several, of which the first present is taken.
-        metadata_key: The payload field with its metadata; None if they are all other fields of the payload.
+        metadata_key: The payload field with its metadata; None for all other fields of the payload.
             ``node.metadata["hysac"]`` has id, distance, unsafe score, radius and modality; it is kept out of prompts.
         image_key: The payload field with the path or URL of a picture.
         image_root: The folder that the paths are relative to. Without it, and for paths that lead out of it, nodes
@@ -92,7 +92,7 @@ class HySACRetriever(BaseRetriever):
         return TextNode(**common)
 
     def _place(self, value: Any) -> dict[str, str]:
-        """Where the picture of a node is."""
+        """Return the path or URL of a node's picture, as arguments of `ImageNode`."""
         if not isinstance(value, str) or not value:
             return {}
         if value.startswith(("http://", "https://")):

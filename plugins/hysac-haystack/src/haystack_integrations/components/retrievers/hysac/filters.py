@@ -1,8 +1,8 @@
-"""Haystack's filters as Qdrant's.
+"""Translate Haystack's filters into Qdrant's.
 
 Supported is what Haystack documents: the comparisons ``==  !=  >  >=  <  <=  in  not in`` and the logic ``AND  OR
-NOT``. What cannot be said exactly is an error and never left out, because a condition left out would widen a search.
-One thing is Qdrant's way, not Haystack's: a field that holds a list meets a comparison when any of its elements does.
+NOT``. A condition that cannot be translated exactly is an error, because leaving it out would widen the search. One
+thing follows Qdrant, not Haystack: a field that holds a list meets a comparison if any of its elements does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NOT_IN_PAYLOAD = ("blob", "score", "embedding", "sparse_embedding")
 
 
 class UntranslatableFilterError(SettingsError, FilterError):
-    """A filter that is malformed or says what Qdrant cannot."""
+    """A filter is malformed, or Qdrant cannot express it."""
 
 
 def qdrant_filter(
@@ -37,10 +37,10 @@ def qdrant_filter(
         filters: A comparison, ``{"field": "meta.year", "operator": ">=", "value": 2020}``, or a logic of several,
             ``{"operator": "AND", "conditions": […]}``.
         content_key: The payload field that is the content of a document.
-        meta_key: The payload field that holds its meta; None if they are all other fields of the payload.
+        meta_key: The payload field that holds its meta; None for all other fields of the payload.
 
     Raises:
-        UntranslatableFilterError: It is malformed, or says what Qdrant cannot.
+        UntranslatableFilterError: It is malformed, or Qdrant cannot express it.
     """
 
     def key_of(field: str) -> str:

@@ -1,4 +1,4 @@
-"""A safety policy as plain values, so that a saved pipeline has the policy that it was made with."""
+"""Safety policies as plain values, so that a saved pipeline keeps its policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hysac_retrieval.errors import SettingsError
 
 
 def policy_to_dict(policy: SafetyPolicy) -> dict[str, Any]:
-    """A policy as plain values; its audit is named by its import path.
+    """Return a policy as plain values; its audit is named by its import path.
 
     Raises:
         SerializationError: The audit is a lambda, a method or a nested function.
@@ -24,11 +24,11 @@ def policy_to_dict(policy: SafetyPolicy) -> dict[str, Any]:
 
 
 def policy_from_dict(plain: dict[str, Any]) -> SafetyPolicy:
-    """The policy of plain values.
+    """Make a policy from plain values.
 
     Raises:
-        SettingsError: They are none.
-        DeserializationError: The audit's module is not one that Haystack may import from.
+        SettingsError: They are not a policy's.
+        DeserializationError: Haystack may not import from the audit's module.
     """
     values = dict(plain)
     if unknown := values.keys() - {field.name for field in fields(SafetyPolicy)}:

@@ -1,4 +1,4 @@
-"""A retriever whose collection, model and safety policy belong to construction and to the saved pipeline."""
+"""Haystack retriever; collection, model and safety policy are fixed at construction and saved with the pipeline."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from hysac_retrieval.types import Modality
 class HySACRetriever:
     """Safe search as a Haystack component.
 
-    A run chooses the query, `top_k` and `filters`; it has no way to ask for unsafe results, and neither its filters nor
-    a filter policy can widen the search. The score of a document is 1 / (1 + distance); ``meta["hysac"]`` has id,
+    A run chooses the query, `top_k` and `filters`; it cannot ask for unsafe results, and neither its filters nor a
+    filter policy can widen the search. The score of a document is 1 / (1 + distance); ``meta["hysac"]`` has id,
     distance, unsafe score, radius and modality.
     """
 
@@ -54,7 +54,7 @@ class HySACRetriever:
         meta_key: str | None = None,
         engine: SafeSearch | None = None,
     ) -> None:
-        """Settings; nothing is opened before `warm_up`.
+        """Keep the settings; nothing is opened before `warm_up`.
 
         Args:
             collection: Name of the collection.
@@ -63,29 +63,32 @@ class HySACRetriever:
             api_key: Key for `url`.
             prefer_grpc: Whether to speak gRPC to `url`.
             model: Bundled name, folder or hub repository of the model.
-            policy: What a search may ask for; None for one under which nobody can ask for unsafe results.
+            policy: Safety policy; None for one that never allows unsafe results.
             safe: Whether only safe documents may be returned. False needs a policy that allows it.
             top_k: Documents to return at most.
             filters: Haystack filters of every run that brings none.
-            filter_policy: What filters of a run do: hold beside `filters` (``MERGE``, here always both), or replace
-                them (``REPLACE``). Neither touches the safety policy.
+            filter_policy: Whether filters of a run hold beside `filters` (``MERGE``) or replace them (``REPLACE``).
+                Neither touches the safety policy.
             modality: Kind of points to find; None for both.
             content_key: The payload field with a document's content, or several, of which the first present is taken.
                 Filters on ``content`` look at the first.
-            meta_key: The payload field with its meta; None if they are all other fields of the payload.
-            engine: A search that is open already, instead of `collection` and where it lives. A pipeline with it
-                cannot be saved.
+            meta_key: The payload field with its meta; None for all other fields of the payload.
+            engine: An open engine, instead of `collection` and its place. A pipeline with it cannot be saved.
 
         Raises:
             SettingsError: An option is out of range, or contradicts another.
             UnsafeNotAllowedError: ``safe=False`` where the policy does not allow it.
         """
         if (collection is None) == (engine is None):
-            raise SettingsError("give either a collection and where it lives, or an engine")
+            raise SettingsError(
+                "what to search is not clear", hint="Give either a collection and its place, or an engine"
+            )
         if engine is not None and (policy, url, location, api_key) != (None, None, None, None):
-            raise SettingsError("an engine brings its own place and policy; leave out url, location, api_key, policy")
+            raise SettingsError(
+                "an engine brings its own place and policy", hint="Leave out url, location, api_key, policy"
+            )
         if collection is not None and (url is None) == (location is None):
-            raise SettingsError("give exactly one of url and location to say where the collection lives")
+            raise SettingsError("where the collection lives is not clear", hint="Give exactly one of url and location")
         self.collection = collection
         self.url = url
         self.location = None if location is None else os.fspath(location)
@@ -111,14 +114,14 @@ class HySACRetriever:
             self._search = self._fixed(engine=engine)
 
     def to_dict(self) -> dict[str, Any]:
-        """The component as plain values, its policy included.
+        """Return the component as plain values, with its policy.
 
         Raises:
             SerializationError: It was made with an open engine, or with an API key that is not an environment variable.
         """
         if self._given is not None:
             raise SerializationError(
-                "made with an open engine; to save it, give collection and url or location instead"
+                "made with an open engine. To save it, give collection and url or location instead"
             )
         return default_to_dict(
             self,
@@ -140,7 +143,7 @@ class HySACRetriever:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> HySACRetriever:
-        """The component of plain values."""
+        """Make the component from plain values."""
         values = dict(data.get("init_parameters", {}))
         if values.get("policy") is not None:
             values["policy"] = policy_from_dict(values["policy"])
@@ -157,7 +160,7 @@ class HySACRetriever:
                 self._search = self._fixed(engine=engine)
 
     async def warm_up_async(self) -> None:
-        """As `warm_up`; a server is then asked without blocking. The embedded engine works in a thread."""
+        """As `warm_up`, without blocking; the embedded engine works in a thread."""
         if self.url is None:
             await asyncio.to_thread(self.warm_up)
         elif self._async_search is None:
@@ -166,13 +169,13 @@ class HySACRetriever:
             self._async_search = self._fixed(async_engine=await engine)
 
     def close(self) -> None:
-        """Let go of the collection; a later run opens it again."""
+        """Close the collection; a later run opens it again."""
         search, self._search = self._search, None if self._given is None else self._search
         if self._given is None and search is not None and search.engine is not None:
             search.engine.close()
 
     async def close_async(self) -> None:
-        """As `close`, for both ways of running."""
+        """As `close`, for blocking and asynchronous runs."""
         await asyncio.to_thread(self.close)
         search, self._async_search = self._async_search, None
         if search is not None and search.async_engine is not None:
@@ -193,7 +196,7 @@ class HySACRetriever:
             ``documents``, nearest first.
 
         Raises:
-            UntranslatableFilterError: The filters say what Qdrant cannot.
+            UntranslatableFilterError: Qdrant cannot express the filters.
             HysacError: The search failed.
         """
         self.warm_up()
@@ -218,7 +221,7 @@ class HySACRetriever:
         return {"url": self.url, "api_key": key, "prefer_grpc": self.prefer_grpc}
 
     def _filter(self, of_run: Mapping[str, Any] | None) -> models.Filter | None:
-        """The filters that hold in a run; an empty one is none, as elsewhere in Haystack."""
+        """Join the filters of a run; an empty one is none, as elsewhere in Haystack."""
         held = [self.filters, of_run] if self.filter_policy is FilterPolicy.MERGE else [of_run or self.filters]
         parts = [qdrant_filter(one, content_key=self.content_key[0], meta_key=self.meta_key) for one in held if one]
         return models.Filter(must=[*parts]) if parts else None
