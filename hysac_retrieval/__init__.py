@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.errors import HysacError
+    from hysac_retrieval.guard import AsyncSafeQdrantClient, Guard, SafeQdrantClient
     from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, SearchResult
     from hysac_retrieval.safety.policy import AuditRecord, LabelRule, SafetyPolicy
     from hysac_retrieval.safety.profile import SafetyProfile
@@ -24,18 +25,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncSafeQdrantClient",
     "AsyncSafeSearch",
     "AuditRecord",
     "Encoder",
     "Examples",
     "Explanation",
     "GroupedResult",
+    "Guard",
     "Hit",
     "HysacError",
     "Index",
     "LabelRule",
     "PointRef",
     "QueryInfo",
+    "SafeQdrantClient",
     "SafeSearch",
     "SafetyPolicy",
     "SafetyProfile",
@@ -47,18 +51,21 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncSafeQdrantClient": "guard",
     "AsyncSafeSearch": "search.asynchronous",
     "AuditRecord": "safety.policy",
     "Encoder": "encoder.encoder",
     "Examples": "search.queries",
     "Explanation": "search.explain",
     "GroupedResult": "results",
+    "Guard": "guard",
     "Hit": "results",
     "HysacError": "errors",
     "Index": "collection.index",
     "LabelRule": "safety.policy",
     "PointRef": "search.queries",
     "QueryInfo": "results",
+    "SafeQdrantClient": "guard",
     "SafeSearch": "search.blocking",
     "SafetyPolicy": "safety.policy",
     "SafetyProfile": "safety.profile",

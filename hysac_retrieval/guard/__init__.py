@@ -1,6 +1,6 @@
 """Safety for an application that keeps ranking with its own vectors.
 
-`Guard.filter` is the condition to join to a query of one's own. `SafeQdrantClient` and `AsyncSafeQdrantClient` have the
+`Guard.filter` is the condition to join to a query. `SafeQdrantClient` and `AsyncSafeQdrantClient` have the
 query methods of qdrant-client and put that condition wherever a method could let an unsafe point through.
 """
 

@@ -3,94 +3,75 @@
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from hysac_retrieval.collection.metadata import read_metadata
 from hysac_retrieval.errors import NotGuardedError, SettingsError
+from hysac_retrieval.guard.calls import call
 from hysac_retrieval.guard.condition import Guard
-from hysac_retrieval.guard.methods import METHODS, REFUSED, TOLD, Ask, Steps, call
+from hysac_retrieval.guard.methods import METHODS, REFUSED, TOLD
 from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.steps import Ask, Steps, arun, run
 from hysac_retrieval.stores.requests import read_collection
 
 
-class _Guards:
-    """Guards by collection, from the metadata of each when it is first asked for."""
+class _Guarded:
+    """The names that a guarded client has, and that it has no others."""
 
-    def __init__(self, policy: SafetyPolicy | None, guard: Guard | None) -> None:
-        if policy is not None and guard is not None:
-            raise SettingsError("policy and guard both say what is safe; give one of them")
-        if policy is not None and not isinstance(policy, SafetyPolicy):
-            raise SettingsError(f"policy is {type(policy).__name__}; expected a SafetyPolicy")
-        if guard is not None and not isinstance(guard, Guard):
-            raise SettingsError(f"guard is {type(guard).__name__}; expected a Guard")
-        self._policy = policy
-        self._guard = guard
-        self._known: dict[str, Guard] = {}
-
-    def of(self, collection: str) -> Generator[Ask, Any, Guard]:
-        """See `methods.GuardOf`."""
-        if self._guard is not None:
-            return self._guard
-        if collection not in self._known:
-            info = yield Ask("get_collection", {"collection_name": collection})
-            metadata = read_metadata(collection, read_collection(info))
-            self._known[collection] = Guard.of(metadata, self._policy)
-        return self._known[collection]
-
-    def forget(self) -> None:
-        """Ask for the metadata again."""
-        self._known.clear()
-
-
-class _Guarded(ABC):
-    """What both clients have in common: how methods are found, and that nothing else is."""
-
-    _kind: type[Any] = QdrantClient
+    _kind: type[Any]
 
     def __init__(self, client: Any, policy: SafetyPolicy | None = None, *, guard: Guard | None = None) -> None:
         if not isinstance(client, self._kind):
             raise SettingsError(f"client is {type(client).__name__}; expected a qdrant_client.{self._kind.__name__}")
+        if policy is not None and guard is not None:
+            raise SettingsError("policy and guard both say what is safe", hint="Give one of them")
+        if policy is not None and not isinstance(policy, SafetyPolicy):
+            raise SettingsError(f"policy is {type(policy).__name__}; expected a SafetyPolicy")
+        if guard is not None and not isinstance(guard, Guard):
+            raise SettingsError(f"guard is {type(guard).__name__}; expected a Guard")
         # The names are mangled, so that code which reaches for the insides of a client finds nothing.
         self.__client = client
-        self.__guards = _Guards(policy, guard)
+        self.__policy = policy
+        self.__guard = guard
+        self.__known: dict[str, Guard] = {}
 
     def refresh(self) -> None:
         """Forget what is known of collections: they may have been attached anew, or rescored."""
-        self.__guards.forget()
+        self.__known.clear()
 
     def __getattr__(self, name: str) -> Any:
-        original = getattr(self._kind, name, None)
         if name in METHODS:
-            return functools.wraps(original)(functools.partial(self.__call, name))  # type: ignore[arg-type]
+            begin = functools.partial(call, self.__guard_of, name)
+            return functools.wraps(getattr(self._kind, name))(self._method(begin, self.__client))
         if name in TOLD:
             return getattr(self.__client, name)
         why = REFUSED.get(name, "the guard does not know it, and refuses what it cannot judge")
-        raise NotGuardedError(
-            f"{type(self).__name__} has no {name!r}: {why}. It has {', '.join((*METHODS, *sorted(TOLD)))}",
-            name=name,
-            obj=self,
-        )
+        hint = f"It has {', '.join((*METHODS, *sorted(TOLD)))}"
+        raise NotGuardedError(f"{type(self).__name__} has no {name!r}: {why}", hint=hint, name=name, obj=self)
 
     def __dir__(self) -> list[str]:
         return sorted({*METHODS, *TOLD, "refresh"})
 
-    def __call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
-        return self._drive(call(self.__guards.of, name, args, kwargs), lambda ask: self.__asked(ask))
+    def __guard_of(self, collection: str) -> Steps[Guard]:
+        if self.__guard is not None:
+            return self.__guard
+        if collection not in self.__known:
+            info = yield Ask("get_collection", collection_name=collection)
+            metadata = read_metadata(collection, read_collection(info))
+            self.__known[collection] = Guard.of(metadata, self.__policy)
+        return self.__known[collection]
 
-    def __asked(self, ask: Ask) -> Any:
-        return getattr(self.__client, ask.method)(**ask.arguments)
-
-    @abstractmethod
-    def _drive(self, steps: Steps, carry_out: Callable[[Ask], Any]) -> Any:
-        """Carry out what the steps ask for, one after the other; their result."""
+    @staticmethod
+    def _method(begin: Callable[..., Steps[Any]], client: Any) -> Callable[..., Any]:
+        """A guarded method that drives a computation on the client."""
+        raise NotImplementedError
 
 
 class SafeQdrantClient(_Guarded):
-    """The query methods of a `QdrantClient`, for collections with scores of ours; none of them returns an unsafe point.
+    """The query methods of a `QdrantClient`, for collections with scores; none of them returns an unsafe point.
 
     ``query_points`` (recommendations, discovery, fusion and formulas included), ``query_points_groups``,
     ``query_batch_points``, ``scroll``, ``retrieve``, ``count``, ``facet`` and both ``search_matrix`` methods take what
@@ -108,17 +89,20 @@ class SafeQdrantClient(_Guarded):
         client: The application's client; it is not closed here, except by `close`.
         policy: Threshold and rules; None for the model's own threshold. The scores are those of the model that each
             collection names in its metadata.
-        guard: What is safe in every collection, instead; for collections whose metadata is kept elsewhere.
+        guard: The condition for every collection, instead; for collections whose metadata is kept elsewhere.
 
     Raises:
         SettingsError: An argument is of another type, or policy and guard are both given.
     """
 
-    def _drive(self, steps: Steps, carry_out: Callable[[Ask], Any]) -> Any:
-        ask, result = _advance(steps, None)
-        while ask is not None:
-            ask, result = _advance(steps, carry_out(ask))
-        return result
+    _kind = QdrantClient
+
+    @staticmethod
+    def _method(begin: Callable[..., Steps[Any]], client: Any) -> Callable[..., Any]:
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return run(begin(args, kwargs), client)
+
+        return method
 
 
 class AsyncSafeQdrantClient(_Guarded):
@@ -126,15 +110,9 @@ class AsyncSafeQdrantClient(_Guarded):
 
     _kind = AsyncQdrantClient
 
-    async def _drive(self, steps: Steps, carry_out: Callable[[Ask], Any]) -> Any:
-        ask, result = _advance(steps, None)
-        while ask is not None:
-            ask, result = _advance(steps, await carry_out(ask))
-        return result
+    @staticmethod
+    def _method(begin: Callable[..., Steps[Any]], client: Any) -> Callable[..., Any]:
+        async def method(*args: Any, **kwargs: Any) -> Any:
+            return await arun(begin(args, kwargs), client)
 
-
-def _advance(steps: Any, answer: Any) -> tuple[Ask | None, Any]:
-    try:
-        return steps.send(answer), None
-    except StopIteration as end:
-        return None, end.value
+        return method

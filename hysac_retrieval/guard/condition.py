@@ -18,7 +18,7 @@ from hysac_retrieval.types import Modality
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What makes a point of a collection safe: a score in range, given by the collection's model.
+    """Condition under which a point of a collection is safe: a score in range, given by the collection's model.
 
     Made by `open` or `of`; or from its parts, where an application knows them.
 
@@ -39,7 +39,7 @@ class Guard:
         if not isinstance(self.fingerprint, str) or not self.fingerprint:
             raise SettingsError(f"the fingerprint is {self.fingerprint!r}; expected that of the collection's model")
         if self.threshold is None:
-            raise SettingsError("there is no threshold; Guard.of takes that of the collection's calibration")
+            raise SettingsError("there is no threshold", hint="Guard.of takes that of the collection's calibration")
         effective_threshold(self.threshold, 1.0)
 
     @classmethod
@@ -47,7 +47,7 @@ class Guard:
         """The guard of a collection.
 
         Args:
-            metadata: What is kept with the collection.
+            metadata: The collection's metadata.
             policy: Its threshold and its rules count; a guard is always safe, whatever else a policy allows.
 
         Raises:
@@ -60,16 +60,16 @@ class Guard:
 
     @classmethod
     def open(cls, name: str, *, policy: SafetyPolicy | None = None, **connection: Unpack[Connection]) -> Self:
-        """The guard of a collection, from what is kept with it.
+        """The guard of a collection, from its metadata.
 
         Args:
-            name: The collection: one of ours, or one that we are attached to.
+            name: The collection: made by this package, or one of an application that it is attached to.
             policy: See `of`.
             **connection: Where it lives; see `Connection`.
 
         Raises:
             CollectionNotFoundError: There is none of that name.
-            NotACollectionError: It has no metadata of ours; `hysac-index attach` gives it some.
+            NotACollectionError: It has no metadata of this package; `hysac index attach` gives it some.
         """
         store, owned = open_store(connection)
         try:
@@ -81,7 +81,7 @@ class Guard:
     def filter(
         self, user: models.Filter | Mapping[str, Any] | None = None, *, modality: Modality | None = None
     ) -> models.Filter:
-        """The condition of a query: safe, and what else the caller asks for.
+        """The condition of a query: safe, and the caller's own filter.
 
         It belongs at the root of a query and into every prefetch, as a model or as ``to_json`` gives it. Every call
         makes a new one: changing it changes no other query.

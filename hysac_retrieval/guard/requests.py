@@ -6,8 +6,8 @@ What is not known here is refused: a part of a request that is left alone may be
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from qdrant_client import models
@@ -17,6 +17,7 @@ from hysac_retrieval.guard.condition import Guard
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.types import PointId
 
+Stage = TypeVar("Stage", models.QueryRequest, models.Prefetch)
 _WITHOUT_POINTS = (
     models.OrderByQuery,
     models.FusionQuery,
@@ -55,36 +56,29 @@ def mentioned(query: Any) -> Iterator[PointId]:
 
 
 def guarded_prefetch(guard: Guard, collection: str, prefetch: Any) -> tuple[Any, set[PointId]]:
-    """A prefetch, or several, with the condition in each of them and in those that they nest.
+    """A prefetch, or several, as `guarded_stages` makes them."""
+    if prefetch is None:
+        return None, set()
+    stages = prefetch if isinstance(prefetch, list | tuple) else [prefetch]
+    return guarded_stages(guard, collection, stages, models.Prefetch)
+
+
+def guarded_stages(
+    guard: Guard, collection: str, stages: Iterable[Any], kind: type[Stage]
+) -> tuple[list[Stage], set[PointId]]:
+    """Requests or prefetches with the condition in each of them and in the prefetches that they nest.
 
     Returns:
-        The prefetches, and the ids of the points that their queries are made of.
+        The stages, and the ids of the points that their queries are made of.
 
     Raises:
         SettingsError: There is something in them that is not known here, or that reaches another collection.
     """
-    if prefetch is None:
-        return None, set()
     ids: set[PointId] = set()
     made = []
-    for one in prefetch if isinstance(prefetch, list | tuple) else [prefetch]:
-        if not isinstance(one, models.Prefetch):
-            raise SettingsError(f"a prefetch is {type(one).__name__}; expected a models.Prefetch")
-        nested, inner = guarded_prefetch(guard, collection, one.prefetch)
-        expect_here(collection, one.lookup_from)
-        ids |= inner | set(mentioned(one.query))
-        changes = {"filter": guard.filter(one.filter), "prefetch": nested, "params": checked_params(one.params)}
-        made.append(one.model_copy(update=changes))
-    return made, ids
-
-
-def guarded_requests(guard: Guard, collection: str, requests: Any) -> tuple[list[models.QueryRequest], set[PointId]]:
-    """The requests of a batch, as `guarded_prefetch` makes prefetches."""
-    ids: set[PointId] = set()
-    made = []
-    for one in requests:
-        if not isinstance(one, models.QueryRequest):
-            raise SettingsError(f"a request is {type(one).__name__}; expected a models.QueryRequest")
+    for one in stages:
+        if not isinstance(one, kind):
+            raise SettingsError(f"a stage of a query is {type(one).__name__}; expected a models.{kind.__name__}")
         nested, inner = guarded_prefetch(guard, collection, one.prefetch)
         expect_here(collection, one.lookup_from)
         ids |= inner | set(mentioned(one.query))
@@ -102,8 +96,8 @@ def expect_here(collection: str, lookup: Any) -> None:
     if lookup is None or (isinstance(lookup, models.LookupLocation) and lookup.collection == collection):
         return
     raise SettingsError(
-        f"lookup_from names another place than collection {collection!r}, of whose points it is not known whether they "
-        "are safe; look the vector up yourself and search with it"
+        f"lookup_from names another place than collection {collection!r}; which of its points are safe is not known",
+        hint="Look the vector up yourself and search with it",
     )
 
 
@@ -118,7 +112,7 @@ def checked_params(params: Any) -> models.SearchParams | None:
     if not isinstance(params, models.SearchParams):
         raise SettingsError(f"search parameters are {type(params).__name__}; expected models.SearchParams")
     if isinstance(params.idf, models.IdfCorpusParams):
-        raise SettingsError("idf over a corpus of one's own tells what is in points that are not safe; leave it out")
+        raise SettingsError("idf over a chosen corpus tells what is in points that are not safe", hint="Leave it out")
     return params
 
 

@@ -21,11 +21,11 @@ from support.hostile import fill, modest, numbers, payloads, user_filters
 from support.rest_server import rest_server
 from support.spaces import CURVATURE, DIM, index_on, match, profile, random_points
 
+from hysac_retrieval import AsyncSafeQdrantClient, Guard, SafeQdrantClient
 from hysac_retrieval.collection.attach import Attachment
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import HysacError, NotACollectionError, NotGuardedError, PointNotFoundError, SettingsError
-from hysac_retrieval.guard import AsyncSafeQdrantClient, Guard, SafeQdrantClient
 from hysac_retrieval.guard.methods import METHODS, REFUSED, TOLD
 from hysac_retrieval.ingest import Content, attached_collection_for
 from hysac_retrieval.ingest import fill as fill_in
@@ -101,7 +101,7 @@ def test_what_is_not_guarded_is_refused(kind: type[Any]) -> None:
     assert not isinstance(safe, kind)
     assert set(dir(safe)) == {*METHODS, *TOLD, "refresh"}
     for name in METHODS:
-        assert callable(getattr(safe, name))
+        assert inspect.iscoroutinefunction(getattr(safe, name)) is (kind is AsyncQdrantClient)
         assert "collection_name" in inspect.signature(getattr(safe, name)).parameters
     assert "write with the application's own client" in REFUSED["upsert"]
     if kind is QdrantClient:
@@ -142,8 +142,8 @@ def ids(points: Iterable[Any]) -> list[Any]:
     return [point.id for point in points]
 
 
-Ask = Callable[[Any, list[float], models.Filter | None, list[int]], list[Any]]
-WAYS: dict[str, Ask] = {
+Request = Callable[[Any, list[float], models.Filter | None, list[int]], list[Any]]
+REQUESTS: dict[str, Request] = {
     "nearest": lambda c, q, user, some: ids(
         c.query_points("points", q, using=VECTOR, query_filter=user, limit=40).points
     ),
@@ -234,23 +234,25 @@ WAYS: dict[str, Ask] = {
         c.search_matrix_offsets("points", user, limit=40, sample=40, using=VECTOR).ids
     ),
 }
-"""Ways to ask a client for points."""
+"""Requests for points, one of every kind."""
 
 hostile_rows = st.lists(payloads(), min_size=1, max_size=30)
 users = st.one_of(st.none(), user_filters())
 some_ids = st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True)
 
 
-def test_the_ways_cover_every_guarded_method() -> None:
+def test_the_requests_cover_every_guarded_method() -> None:
     source = inspect.getsource(inspect.getmodule(ids))  # type: ignore[arg-type]
     for name in METHODS.keys() - {"count", "facet"}:  # which have a test of their own
         assert f"c.{name}(" in source, name
 
 
-def asked(way: str, safe: Any, point: list[float], user: models.Filter | None, some: list[int]) -> list[Any] | None:
+def found_by(
+    label: str, safe: Any, point: list[float], user: models.Filter | None, some: list[int]
+) -> list[Any] | None:
     """Ids that come back; None where a query is refused because it is made of an unsafe point."""
     try:
-        return [identity for identity in WAYS[way](safe, point, user, some) if identity is not None]
+        return [identity for identity in REQUESTS[label](safe, point, user, some) if identity is not None]
     except PointNotFoundError:
         return None
 
@@ -276,13 +278,13 @@ def test_no_method_returns_an_unsafe_point(
     safe = SafeQdrantClient(client_of(index), SafetyPolicy(threshold=threshold))
     stored = index.collection.lift.lift_query(random_points(1, seed + 1))[0].tolist()
     made_of = {"by id": some[:1], "discover": some[:1], "context": some[:1], "recommend": [some[0], some[-1]]}
-    for way in WAYS:
-        found = asked(way, safe, stored, user, some)
+    for label in REQUESTS:
+        found = found_by(label, safe, stored, user, some)
         for identity in found or ():
-            assert passes(there[int(identity)][1], bound, own), (way, there[int(identity)][1])
-        used = made_of.get(way, [])
+            assert passes(there[int(identity)][1], bound, own), (label, there[int(identity)][1])
+        used = made_of.get(label, [])
         refused = any(row not in there or not passes(there[row][1], bound, own) for row in used)
-        assert (found is None) is refused, way
+        assert (found is None) is refused, label
 
 
 @modest
@@ -336,10 +338,10 @@ def test_safe_points_are_returned(index: Index, rows: list[dict[str, Any] | None
     good = {row for row, (_, payload) in there.items() if passes(payload, 0.5, own)}
     safe = SafeQdrantClient(client_of(index))
     point = index.collection.lift.lift_query(random_points(1, seed + 1))[0].tolist()
-    for way in ("nearest", "fusion", "rescoring", "batch", "groups", "scroll", "matrix of offsets"):
-        if way != "matrix of offsets" or len(good) > 1:
-            assert set(asked(way, safe, point, None, some) or ()) == good, way
-    assert asked("retrieve", safe, point, None, some) == [row for row in some if row in good]
+    for label in ("nearest", "fusion", "rescoring", "batch", "groups", "scroll", "matrix of offsets"):
+        if label != "matrix of offsets" or len(good) > 1:
+            assert set(found_by(label, safe, point, None, some) or ()) == good, label
+    assert found_by("retrieve", safe, point, None, some) == [row for row in some if row in good]
     page, following = safe.scroll("points", limit=1)
     assert len(page) == min(1, len(good))
     assert following is None or following in good
@@ -467,7 +469,7 @@ def test_a_policy_says_what_is_safe(small: Index) -> None:
             Guard(fingerprint, threshold)  # type: ignore[arg-type]
 
 
-def test_a_collection_without_our_metadata_is_refused_and_an_attached_one_taken_up(small: Index) -> None:
+def test_a_collection_without_metadata_is_refused_and_an_attached_one_taken_up(small: Index) -> None:
     client = client_of(small)
     client.create_collection("other", {"own": models.VectorParams(size=3, distance=models.Distance.COSINE)})
     client.upsert("other", [models.PointStruct(id=1, vector={"own": [1, 2, 3]}, payload={})])
