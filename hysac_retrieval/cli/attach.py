@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.index import counted, exit_after, item_progress, print_faults, stop_on_interrupt
 from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
-
-if TYPE_CHECKING:
-    from hysac_retrieval.ingest import IndexReport
-    from hysac_retrieval.results import IndexInfo
+from hysac_retrieval.cli.progress import exit_after, item_progress, print_report, stop_on_interrupt
 
 
 @click.command("attach", cls=Command)
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--text-field", metavar="NAME", help="Payload field with a text, such as title or meta.title.")
 @click.option("--image-field", metavar="NAME", help="Payload field with the path or URL of an image.")
 @click.option("--root", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images.")
-@click.option("--prefix", metavar="TEXT", help="What image values begin with that is no part of the path below --root.")
+@click.option("--prefix", metavar="TEXT", help="Beginning of image values that is no part of the path below --root.")
 @model_option
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
 @click.option(
@@ -46,10 +42,10 @@ def command(
 ) -> None:
     r"""Add safe search to a collection of an application.
 
-    Its points get a further vector and a safety score, from what a field of their payload holds: a text, or the file of
-    an image. Its own vectors and payload are not touched, and `hysac detach` takes everything away again.
+    Its points get a further vector and a safety score, made from a field of their payload: a text, or the file of an
+    image. Its own vectors and payload are not touched, and `hysac detach` removes everything again.
 
-    Points that are done are skipped, so a run that was stopped goes on when it is started again, and later runs take up
+    Points that are done are skipped: a run that was stopped goes on when it is started again, and later runs take up
     what the application has added or changed. Points without a score are never in a safe result.
 
     \b
@@ -73,20 +69,11 @@ def command(
     if as_json:
         print_json({"collection": info.to_dict(), "report": report.to_dict()})
     else:
-        _print(report, info, place.collection, notes)
+        print_report(report, notes, "Added vectors and scores to", "points had theirs already")
+        click.echo(f"Collection {place.collection!r}: {info.points} points, {info.safe} safe, {info.unsafe} not.")
+        if info.name != place.collection:
+            click.echo(
+                f"The vectors are in the collection {info.name!r}, because a Qdrant before 1.18 cannot add any to a "
+                f"collection that exists. The ids are those of {place.collection!r}."
+            )
     exit_after(ctx, report)
-
-
-def _print(report: IndexReport, info: IndexInfo, name: str, notes: Path | None) -> None:
-    click.echo(f"Added vectors and scores to {counted(report)}.")
-    if report.skipped:
-        click.echo(f"{report.skipped} points had theirs already.")
-    if report.lacking:
-        click.echo(f"{report.lacking} points have neither field; no safe search returns them.")
-    print_faults(report, notes)
-    click.echo(f"Collection {name!r}: {info.points} points, {info.safe} safe, {info.unsafe} not.")
-    if info.name != name:
-        click.echo(
-            f"The vectors are in the collection {info.name!r}, because a Qdrant before 1.18 cannot add any to a "
-            f"collection that exists. Search there; the ids are those of {name!r}."
-        )

@@ -1,4 +1,4 @@
-"""``hysac explain``: the way of a query to the origin, and what entails it there."""
+"""``hysac explain``: show the path of a query to the origin, and what entails it there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("explain", cls=Command)
 @one_query_options
 @place_options()
-@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 64), help="Points of the way.")
+@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 64), help="Points of the path.")
 @click.option(
     "--near", default=3, show_default=True, type=click.IntRange(1, 20), help="Texts and points to show at each."
 )
@@ -41,13 +41,13 @@ def command(
     model: str,
     as_json: bool,
 ) -> None:
-    r"""Show how unsafe a query is on its way to the origin, and which stored texts entail it there.
+    r"""Show how unsafe a query is on its path to the origin, and which stored texts entail it there.
 
     A text entails a point that lies in its entailment cone; the nearer to the origin, the more general it is.
 
     \b
     hysac explain "a man with a gun" --collection photos --location ./data
-    hysac explain photo.jpg --collection photos --location ./data --plot way.html
+    hysac explain photo.jpg --collection photos --location ./data --plot path.html
     """
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.search.blocking import connect

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import FAILED_ITEMS, Command, print_json, progress_bar
+from hysac_retrieval.cli.common import Command, print_json
 from hysac_retrieval.cli.options import Place, Sources, json_option, model_option, place_options, source_options
+from hysac_retrieval.cli.progress import exit_after, item_progress, print_report, stop_on_interrupt
 from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.ingest import IndexReport, Progress
+    from hysac_retrieval.ingest import IndexReport
     from hysac_retrieval.results import IndexInfo
 
-_SHOWN = 20
 _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor")
 
 
@@ -97,7 +93,7 @@ def command(
     if as_json:
         print_json({"collection": info.to_dict(), "report": report.to_dict()})
     else:
-        _print_report(report, notes)
+        print_report(report, notes, "Indexed", "were in the collection already")
         click.echo(f"Collection {info.name!r}: {info.points} points, {info.safe} safe, {info.unsafe} unsafe.")
         if info.beyond:
             click.echo(f"{info.beyond} points lie beyond the lift of the collection; --recreate fits a new one.")
@@ -124,7 +120,7 @@ def _index(
     given |= {"options": sources.options, "journal": notes}
     opened = collection_for(encoder, place.collection, **made, **place.connection())
     with opened as index, stop_on_interrupt() as stopped:
-        with item_progress() as show:
+        with item_progress("Indexing") as show:
             report = index_sources(sources.paths, index, encoder, on_progress=show, should_stop=stopped, **given)
         return report, index.info()
 
@@ -151,83 +147,3 @@ def _dry_run(
         return
     print_status(status)
     click.echo(f"Would index {would['index']:,} and remove {would['prune']:,}; nothing was done.")
-
-
-def exit_after(ctx: click.Context, report: IndexReport) -> None:
-    """End the command with the exit code that a report calls for."""
-    if report.interrupted:
-        click.echo("Interrupted. What was done is stored; the same command goes on from there.", err=True)
-        ctx.exit(1)
-    ctx.exit(FAILED_ITEMS if report.failures else 0)
-
-
-@contextmanager
-def item_progress(what: str = "Indexing") -> Iterator[Callable[[Progress], None]]:
-    """A bar with the number of items, of failed ones, the rate and the time left."""
-    with progress_bar("rate", "failed") as bar:
-        task = bar.add_task(what, total=None, rate="", failed="")
-
-        def show(progress: Progress) -> None:
-            bar.update(task, completed=progress.done, total=progress.total)
-            speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                rate=f"{speed:.0f}/s" if speed else "",
-                failed=f"{progress.failed} failed" if progress.failed else "",
-            )
-
-        yield show
-
-
-def _print_report(report: IndexReport, notes: Path | None) -> None:
-    click.echo(f"Indexed {counted(report)}.")
-    if report.skipped:
-        click.echo(f"{report.skipped} were in the collection already.")
-    if report.left_out:
-        click.echo(f"{report.left_out} were left out, as --only asks.")
-    if report.pruned:
-        click.echo(f"{report.pruned} were removed, having left their source.")
-    if report.unpruned:
-        click.echo(f"Nothing was removed: {report.unpruned}.", err=True)
-    print_faults(report, notes)
-
-
-def counted(report: IndexReport) -> str:
-    """Say how many items were done, in what time."""
-    counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
-    rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
-    return f"{', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}"
-
-
-def print_faults(report: IndexReport, notes: Path | None) -> None:
-    """Print what of a report needs attention: cut texts and failures."""
-    if report.cut:
-        some = ", ".join(report.truncated[:3]) + (", …" if report.cut > 3 else "")
-        click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
-    if report.failures:
-        click.echo(f"Failed: {report.failures}", err=True)
-        for failure in report.failed[:_SHOWN]:
-            click.echo(f"  {failure.item}: {failure.error}", err=True)
-        if report.failures > _SHOWN:
-            where = f"{notes} holds" if notes else "--journal FILE writes"
-            click.echo(f"  … and {report.failures - _SHOWN} more; {where} all of them", err=True)
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the current batch finish, a second one interrupts at once."""
-    stopped = threading.Event()
-    # Signals belong to the main thread; elsewhere (a test, a notebook) nothing is changed.
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped.is_set
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, previous)
-        stopped.set()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stopped.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

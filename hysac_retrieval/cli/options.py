@@ -1,4 +1,4 @@
-"""Options that several commands have, gathered into one argument where they say one thing."""
+"""Options that several commands have, gathered into one argument each for the place and for the sources."""
 
 from __future__ import annotations
 
@@ -57,15 +57,7 @@ def gathered(name: str, make: Callable[..., Any], *options: Decorator) -> Decora
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where collections live, as the command line says it.
-
-    Attributes:
-        location: Folder of the embedded engine.
-        url: Address of a server.
-        api_key: Key of the server.
-        prefer_grpc: Whether to speak gRPC to it.
-        collection: Name of the collection, for commands that work on one.
-    """
+    """Where collections live, and the name of the collection for commands that work on one; see `place_options`."""
 
     location: str | None
     url: str | None
@@ -120,11 +112,7 @@ def place_options(*, collection: bool = True) -> Decorator:
 
 
 def _place(
-    location: str | None,
-    url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
-    collection: str | None = None,
+    location: str | None, url: str | None, api_key: str | None, prefer_grpc: bool, collection: str | None = None
 ) -> Place:
     if location is not None and url is not None:  # the command line counts before the environment
         location, url = _if_typed("location", location), _if_typed("url", url)
@@ -139,13 +127,7 @@ def _if_typed(name: str, value: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Sources to index or to compare with.
-
-    Attributes:
-        paths: Folders, files and datasets.
-        options: How they are read.
-        journal: Journal of failed items, if one is named.
-    """
+    """Sources to index or to compare with, how they are read, and the journal that is named for them."""
 
     paths: tuple[str, ...]
     options: SourceOptions
@@ -167,15 +149,7 @@ def _sources(
     from hysac_retrieval.ingest import Fields, SourceOptions
 
     fields = Fields(image_field, text_field, id_field)
-    options = SourceOptions(
-        captions=captions,
-        fields=fields,
-        index_captions=index_captions,
-        namespace=namespace,
-        split=split,
-        subset=subset,
-    )
-    return Sources(sources, options, journal)
+    return Sources(sources, SourceOptions(captions, fields, index_captions, namespace, split, subset), journal)
 
 
 source_options = gathered(

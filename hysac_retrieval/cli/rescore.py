@@ -1,4 +1,4 @@
-"""``hysac rescore``: a new calibration for a collection that exists, without encoding anything again."""
+"""``hysac rescore``: give a collection the scores of a new calibration, without encoding anything again."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def command(
 ) -> None:
     r"""Give the points of a collection the scores of a new calibration.
 
-    Scores follow from the stored radii, so nothing is encoded again and no vector is written. While it runs, safe
-    searches find fewer points, never one that their calibration holds unsafe; a run that was stopped goes on when it is
-    started again.
+    Scores follow from the stored radii, so nothing is encoded again and no vector is written. Meanwhile safe searches
+    find fewer points, never one that is unsafe by their calibration. A run that was stopped goes on when it is started
+    again.
 
     \b
     hysac calibrate my-hysac --safe safe.jsonl --unsafe unsafe.jsonl --max-miss 0.01 --update
@@ -85,7 +85,7 @@ def run_rescore(index: Index, safety: SafetyProfile, fingerprint: str | None) ->
 
 
 def show_report(report: RescoreReport, as_json: bool) -> None:
-    """Print what was done."""
+    """Print the outcome."""
     if as_json:
         print_json(report.to_dict())
         return

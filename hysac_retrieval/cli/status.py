@@ -1,4 +1,4 @@
-"""``hysac status``: what of the sources is in a collection."""
+"""``hysac status``: compare a collection with its sources."""
 
 from __future__ import annotations
 

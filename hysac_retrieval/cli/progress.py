@@ -1,0 +1,95 @@
+"""Follow a run of indexing: show its progress, let Ctrl-C end it in good order, print its report."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hysac_retrieval.cli.common import FAILED_ITEMS, progress_bar
+
+if TYPE_CHECKING:
+    from hysac_retrieval.ingest import IndexReport, Progress
+
+_SHOWN = 20
+
+
+@contextmanager
+def item_progress(what: str) -> Iterator[Callable[[Progress], None]]:
+    """Show a bar with the number of items, of failed ones, the rate and the time left."""
+    with progress_bar("rate", "failed") as bar:
+        task = bar.add_task(what, total=None, rate="", failed="")
+
+        def show(now: Progress) -> None:
+            speed, failed = bar.tasks[0].speed, f"{now.failed} failed" if now.failed else ""
+            rate = f"{speed:.0f}/s" if speed else ""
+            bar.update(task, completed=now.done, total=now.total, rate=rate, failed=failed)
+
+        yield show
+
+
+def print_report(report: IndexReport, notes: Path | None, done: str, skipped: str) -> None:
+    """Print what a run did, and what needs attention.
+
+    Args:
+        report: Outcome of the run.
+        notes: Its journal.
+        done: Beginning of the first line, before the number of items.
+        skipped: End of the line about the items that were skipped.
+    """
+    counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
+    rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
+    click.echo(f"{done} {', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}.")
+    for count, words in (
+        (report.skipped, skipped),
+        (report.left_out, "were left out, as --only asks"),
+        (report.pruned, "were removed, having left their source"),
+        (report.lacking, "points have neither field; no safe search returns them"),
+    ):
+        if count:
+            click.echo(f"{count} {words}.")
+    if report.unpruned:
+        click.echo(f"Nothing was removed: {report.unpruned}.", err=True)
+    if report.cut:
+        some = ", ".join(report.truncated[:3]) + (", …" if report.cut > 3 else "")
+        click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
+    if report.failures:
+        click.echo(f"Failed: {report.failures}", err=True)
+        for failure in report.failed[:_SHOWN]:
+            click.echo(f"  {failure.item}: {failure.error}", err=True)
+        if report.failures > _SHOWN:
+            where = f"{notes} holds" if notes else "--journal FILE writes"
+            click.echo(f"  … and {report.failures - _SHOWN} more; {where} all of them", err=True)
+
+
+def exit_after(ctx: click.Context, report: IndexReport) -> None:
+    """End the command with the exit code that a report calls for."""
+    if report.interrupted:
+        click.echo("Interrupted. What was done is stored; the same command goes on from there.", err=True)
+        ctx.exit(1)
+    ctx.exit(FAILED_ITEMS if report.failures else 0)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C finish the current batch; a second one interrupts at once."""
+    stopped = threading.Event()
+    # Signals belong to the main thread; elsewhere (a test, a notebook) nothing is changed.
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped.is_set
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, previous)
+        stopped.set()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stopped.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
