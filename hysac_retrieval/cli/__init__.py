@@ -1,4 +1,4 @@
-"""The command line: the group ``hysac``, and the script ``hysac-index``, which is ``hysac index``.
+"""Command line: the group ``hysac``, and the script ``hysac-index``, which is ``hysac index``.
 
 One file per command, loaded when it runs, so that ``hysac --help`` is instant. Exit codes: 0 done, 1 error, 2 usage,
 3 finished with failed items.

@@ -32,14 +32,13 @@ def keep_lines(help: str | None) -> str | None:
 
 
 class Command(click.Command):
-    """A command that ends with a message and an exit code where the package raises: 2 for wrong options, else 1.
+    """Command that turns errors of the package into a message and an exit code: 2 for wrong options, otherwise 1.
 
     With ``--json`` the error is printed as JSON, on stdout.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         self.help = keep_lines(self.help)
 
     def invoke(self, ctx: click.Context) -> Any:

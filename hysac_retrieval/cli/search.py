@@ -107,7 +107,7 @@ def print_result(result: SearchResult | GroupedResult, threshold: float, *, firs
     out.print(str(query), style="bold", markup=False)
     if query.path:
         steps = (f"{step.radius:.2f} ({step.safe_share:.0%} safe)" for step in query.path)
-        out.print(f"nearest points on the way: {' → '.join(steps)}", style="dim", markup=False)
+        out.print(f"nearest points on the path: {' → '.join(steps)}", style="dim", markup=False)
     if query.threshold is not None:
         out.print(f"safe results only (unsafe score ≤ {query.threshold:.3g})", style="dim", markup=False)
     if not len(result):
@@ -143,7 +143,7 @@ def _table(hits: Sequence[Hit], threshold: float, first: int) -> Table:
 
 
 def summary(payload: Any) -> str:
-    """A payload in one line: ``name=value`` pairs, the telling ones first."""
+    """Put a payload on one line: ``name=value`` pairs, file, caption and text first."""
     first = [name for name in ("file", "caption", "text") if name in payload]
     names = [*first, *(name for name in payload if name not in first)]
     return shorten("  ".join(f"{name}={shorten(payload[name])}" for name in names), 160)

@@ -114,7 +114,7 @@ def test_the_path_of_an_adaptive_search_is_shown(run: Run, photos: Photos) -> No
     path = found(run(*options, "--json"))["query"]["path"]
     assert path[0]["radius"] == pytest.approx(2.0, abs=1e-4)
     assert [step["chosen"] for step in path].count(True) == 1
-    assert run(*options).stdout.splitlines()[1].startswith("nearest points on the way: 2.00 (")
+    assert run(*options).stdout.splitlines()[1].startswith("nearest points on the path: 2.00 (")
 
 
 def test_a_penalty_and_exact_distances_can_be_asked_for(run: Run, photos: Photos) -> None:

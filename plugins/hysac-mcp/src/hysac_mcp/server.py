@@ -1,4 +1,4 @@
-"""The tools, read-only: find by text, find by image, similar, explain."""
+"""Tools, all read-only: find by text, find by image, similar, explain."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ INSTRUCTIONS = (
 )
 
 Answer = dict[str, Any]
+StrPath = str | os.PathLike[str]
 ToolFunction = Callable[..., Awaitable[Answer]]
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Hits at most.")]
 Kind = Annotated[Literal["image", "text"] | None, Field(description="Kind of points to find; null for both.")]
@@ -38,11 +39,7 @@ Safe = Annotated[bool, Field(description="Whether only safe results may be retur
 
 
 def make_server(
-    engine: AsyncSafeSearch,
-    *,
-    limit: int = 10,
-    allow_unsafe: bool = False,
-    image_root: str | os.PathLike[str] | None = None,
+    engine: AsyncSafeSearch, *, limit: int = 10, allow_unsafe: bool = False, image_root: StrPath | None = None
 ) -> MCPServer:
     """Make a server for one collection.
 

@@ -49,7 +49,7 @@ def qdrant_filter(
             if field == "content":
                 return content_key
             if field in _NOT_IN_PAYLOAD or field == "meta":
-                raise UntranslatableFilterError(f"cannot filter by {field!r}; expected id, content or meta.<name>")
+                raise UntranslatableFilterError(f"cannot filter by {field!r}, expected id, content or meta.<name>")
         if not name:
             raise UntranslatableFilterError(f"the field of a comparison is {field!r}; expected such as 'meta.year'")
         return name if meta_key is None else f"{meta_key}.{name}"
@@ -91,7 +91,7 @@ def _comparison(condition: Mapping[str, Any], key_of: Callable[[str], str]) -> m
         return equal if operator == "==" else _not(equal)
     if operator in _BOUNDS:
         if field == "id":
-            raise UntranslatableFilterError("ids have no order; compare them with ==, !=, in or not in")
+            raise UntranslatableFilterError("ids have no order", hint="Compare them with ==, !=, in or not in")
         return _one(models.FieldCondition(key=key_of(field), range=_range(value, _BOUNDS[operator])))
     raise UntranslatableFilterError(f"unknown comparison {operator!r}; expected ==, !=, >, >=, <, <=, in or not in")
 

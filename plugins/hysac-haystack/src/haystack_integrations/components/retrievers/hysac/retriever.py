@@ -61,7 +61,7 @@ class HySACRetriever:
             url: Address of a Qdrant server.
             location: A folder for the embedded engine.
             api_key: Key for `url`.
-            prefer_grpc: Whether to speak gRPC to `url`.
+            prefer_grpc: Whether to use gRPC for `url`.
             model: Bundled name, folder or hub repository of the model.
             policy: Safety policy; None for one that never allows unsafe results.
             safe: Whether only safe documents may be returned. False needs a policy that allows it.
@@ -70,8 +70,7 @@ class HySACRetriever:
             filter_policy: Whether filters of a run hold beside `filters` (``MERGE``) or replace them (``REPLACE``).
                 Neither touches the safety policy.
             modality: Kind of points to find; None for both.
-            content_key: The payload field with a document's content, or several, of which the first present is taken.
-                Filters on ``content`` look at the first.
+            content_key: Payload field with the content, or several: the first present counts, for filters the first.
             meta_key: The payload field with its meta; None for all other fields of the payload.
             engine: An open engine, instead of `collection` and its place. A pipeline with it cannot be saved.
 
@@ -79,39 +78,23 @@ class HySACRetriever:
             SettingsError: An option is out of range, or contradicts another.
             UnsafeNotAllowedError: ``safe=False`` where the policy does not allow it.
         """
-        if (collection is None) == (engine is None):
-            raise SettingsError(
-                "what to search is not clear", hint="Give either a collection and its place, or an engine"
-            )
-        if engine is not None and (policy, url, location, api_key) != (None, None, None, None):
-            raise SettingsError(
-                "an engine brings its own place and policy", hint="Leave out url, location, api_key, policy"
-            )
-        if collection is not None and (url is None) == (location is None):
-            raise SettingsError("where the collection lives is not clear", hint="Give exactly one of url and location")
-        self.collection = collection
-        self.url = url
+        _expect_one_place(collection, engine, url, location)
+        if engine is not None and (policy, api_key) != (None, None):
+            raise SettingsError("an engine brings its own place and policy", hint="Leave out api_key and policy")
+        self.collection, self.url, self.prefer_grpc, self.model = collection, url, prefer_grpc, model
+        self.api_key, self.meta_key = api_key, meta_key
         self.location = None if location is None else os.fspath(location)
-        self.api_key = api_key
-        self.prefer_grpc = prefer_grpc
-        self.model = model
         self.policy = SafetyPolicy(allow_unsafe=False) if policy is None else policy
-        self.safe = safe
-        self.top_k = top_k
-        self.filters = filters
+        self.safe, self.top_k, self.filters = safe, top_k, filters
         self.filter_policy = FilterPolicy.from_str(str(filter_policy))
         self.modality: Modality | None = modality
         self.content_key = [content_key] if isinstance(content_key, str) else list(content_key)
-        self.meta_key = meta_key
         self._given = engine
         self._opening = threading.Lock()  # runs may come from several threads, and a folder is opened once
-        self._fields = Fields.of(self.content_key, meta_key)
-        self._search: FixedSearch | None = None
-        self._async_search: FixedSearch | None = None
         (self.policy if engine is None else engine.policy).expect_allowed(safe)
         self._filter(None)
-        if engine is not None:
-            self._search = self._fixed(engine=engine)
+        self._search = None if engine is None else self._fixed(engine=engine)
+        self._async_search: FixedSearch | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the component as plain values, with its policy.
@@ -227,17 +210,21 @@ class HySACRetriever:
         return models.Filter(must=[*parts]) if parts else None
 
     def _documents(self, result: SearchResult) -> dict[str, list[Document]]:
-        return {
-            "documents": [
-                Document(
-                    id=str(hit.id),
-                    content=self._fields.text(hit),
-                    meta=self._fields.described(hit),
-                    score=closeness(hit),
-                )
-                for hit in result
-            ]
-        }
+        fields = Fields.of(self.content_key, self.meta_key)
+        documents = [
+            Document(id=str(hit.id), content=fields.text(hit), meta=fields.described(hit), score=closeness(hit))
+            for hit in result
+        ]
+        return {"documents": documents}
+
+
+def _expect_one_place(collection: str | None, engine: SafeSearch | None, url: str | None, location: str | None) -> None:
+    if (collection is None) == (engine is None):
+        raise SettingsError("what to search is not clear", hint="Give either a collection and its place, or an engine")
+    if engine is not None and (url, location) != (None, None):
+        raise SettingsError("an engine brings its own place and policy", hint="Leave out url and location")
+    if collection is not None and (url is None) == (location is None):
+        raise SettingsError("where the collection lives is not clear", hint="Give exactly one of url and location")
 
 
 def _query(query: str | ByteStream | Path) -> Query:
