@@ -19,13 +19,14 @@ INTRODUCTION = """# Command line
 What `hysac --help` and the `--help` of each command print. `hysac-index` is the same command as `hysac index`.
 
 Exit codes: 0 done, 1 error, 2 usage, 3 finished but some items failed (they are listed; the rest is done). `--json`
-prints the result as JSON. This page is written by `python docs/generate.py`.
+prints the result as JSON, and an error as `{"error": {"type": …, "message": …, "hint": …}}`, both on stdout. This page
+is written by `python docs/generate.py`.
 """
 
 
 def help_of(command: click.Command, name: str) -> str:
     """Return what ``name --help`` prints in a terminal of 80 columns."""
-    context = click.Context(command, info_name=name, terminal_width=WIDTH, **command.context_settings)
+    context = click.Context(command, info_name=name, terminal_width=WIDTH, **main.context_settings)
     return command.get_help(context)
 
 

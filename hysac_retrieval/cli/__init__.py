@@ -9,12 +9,10 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from keyword import iskeyword
-from typing import Any
 
 import click
 
 from hysac_retrieval import __version__
-from hysac_retrieval.cli.common import keep_lines
 
 _COMMANDS = {
     "index": "Index images and texts into a collection.",
@@ -45,11 +43,7 @@ def _module(command: str) -> str:
 
 
 class _LazyGroup(click.Group):
-    """Finds commands in the modules of this package; each exports ``command``."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.help = keep_lines(self.help)
+    """Group that finds commands in the modules of this package; each exports ``command``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -74,7 +68,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hysac")
 def main() -> None:
-    r"""Safe search over images and text in Qdrant.
+    """Safe search over images and text in Qdrant.
 
     Distance from the origin of a hyperbolic space says how unsafe something is; unsafe queries are answered with their
     safe counterparts.

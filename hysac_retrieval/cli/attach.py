@@ -40,7 +40,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    r"""Add safe search to a collection of an application.
+    """Add safe search to a collection of an application.
 
     Its points get a further vector and a safety score, made from a field of their payload: a text, or the file of an
     image. Its own vectors and payload are not touched, and `hysac detach` removes everything again.
@@ -51,7 +51,7 @@ def command(
     \b
     hysac-index attach --collection products --text-field title --url http://localhost:6333
     hysac-index attach --collection photos --image-field file --root ./photos --location ./data
-    hysac-index attach --collection photos --image-field url --root ./photos --prefix https://cdn.example.org/ \
+    hysac-index attach --collection photos --image-field url --root ./photos --prefix https://cdn.example.org/ \\
         --url http://localhost:6333
     """
     from hysac_retrieval.encoder.encoder import Encoder

@@ -82,7 +82,7 @@ def command(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Calibrate MODEL, a run folder of `hysac train` or a bundle.
+    """Calibrate MODEL, a run folder of `hysac train` or a bundle.
 
     The profile holds the radii of safe and unsafe samples, P(unsafe | radius) per modality, the radius that unsafe
     queries are moved to, and the score above which a point counts as unsafe.

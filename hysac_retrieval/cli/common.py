@@ -26,20 +26,11 @@ FAILED_ITEMS = 3
 _PLAIN_WIDTH = 120
 
 
-def keep_lines(help: str | None) -> str | None:
-    r"""Turn ``\b`` before a paragraph of a raw docstring into the mark with which click keeps lines."""
-    return None if help is None else help.replace("\\b\n", "\b\n")
-
-
 class Command(click.Command):
     """Command that turns errors of the package into a message and an exit code: 2 for wrong options, otherwise 1.
 
     With ``--json`` the error is printed as JSON, on stdout.
     """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.help = keep_lines(self.help)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

@@ -13,7 +13,7 @@ from hysac_retrieval.cli.options import Place, json_option, place_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def command(place: Place, yes: bool, as_json: bool) -> None:
-    r"""Take away the vectors, scores, payload indexes and metadata that `hysac attach` has added.
+    """Take away the vectors, scores, payload indexes and metadata that `hysac attach` has added.
 
     The application's own vectors, payload and metadata stay as they are.
 

@@ -41,7 +41,7 @@ def command(
     model: str,
     as_json: bool,
 ) -> None:
-    r"""Show how unsafe a query is on its path to the origin, and which stored texts entail it there.
+    """Show how unsafe a query is on its path to the origin, and which stored texts entail it there.
 
     A text entails a point that lies in its entailment cone; the nearer to the origin, the more general it is.
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 def command(model: str, out: Path, safety: Path | None, metrics: Path | None, as_json: bool, **options: Any) -> None:
-    r"""Write a model bundle: ONNX graphs, tokenizer and manifest, verified.
+    """Write a model bundle: ONNX graphs, tokenizer and manifest, verified.
 
     MODEL is a run folder of `hysac train`, or a bundle to be compressed by --precision: a folder, a bundled name or a
     hub repository, imported models included.

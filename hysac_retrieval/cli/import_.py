@@ -45,7 +45,7 @@ from hysac_retrieval.cli.options import json_option
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
-    r"""Write a model bundle from a checkpoint of the published HySAC code.
+    """Write a model bundle from a checkpoint of the published HySAC code.
 
     SOURCE is a folder with hysac_model.pth and hysac_bounds.json, the path of such a .pth, or a repository owner/name
     on the Hugging Face hub. LoRA adapters are merged, and the bundle is verified against the merged model.

@@ -61,7 +61,7 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 def command(
     ctx: click.Context, /, sources: Sources, place: Place, model: str, dry_run: bool, as_json: bool, **given: Any
 ) -> None:
-    r"""Index images and texts into a collection.
+    """Index images and texts into a collection.
 
     SOURCE is a folder of images (searched recursively, hidden ones left out), an image, a text file (one text per
     line), a table (.jsonl, .csv, .parquet) with a field for an image, a text, or both, whose further fields go into the

@@ -27,7 +27,7 @@ def command(
     everything: bool,
     as_json: bool,
 ) -> None:
-    r"""Describe collections and models.
+    """Describe collections and models.
 
     Without names: all collections of a location or server, or the models that come with the package.
 

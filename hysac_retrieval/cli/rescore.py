@@ -38,7 +38,7 @@ def command(
     profile: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Give the points of a collection the scores of a new calibration.
+    """Give the points of a collection the scores of a new calibration.
 
     Scores follow from the stored radii, so nothing is encoded again and no vector is written. Meanwhile safe searches
     find fewer points, never one that is unsafe by their calibration. A run that was stopped goes on when it is started

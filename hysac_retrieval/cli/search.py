@@ -60,7 +60,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    r"""Search a collection by text or by image, by a stored point (--similar) or by examples (--positive, --negative).
+    """Search a collection by text or by image, by a stored point (--similar) or by examples (--positive, --negative).
 
     An unsafe query is redirected to its safe counterpart and only safe points are returned, unless --unsafe is given.
 

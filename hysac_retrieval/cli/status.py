@@ -26,7 +26,7 @@ _MEANING = {
 @place_options()
 @json_option
 def command(sources: Sources, place: Place, as_json: bool) -> None:
-    r"""Compare a collection with its sources.
+    """Compare a collection with its sources.
 
     Give the sources and their options as to `hysac index`. Every file is read, nothing is changed.
 

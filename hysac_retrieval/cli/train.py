@@ -35,7 +35,7 @@ def command(
     device: str | None,
     as_json: bool,
 ) -> None:
-    r"""Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config.
+    """Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config.
 
     Bundled are mini (the bundled model, on a CPU), published (its towers by the paper's losses alone), vit-b-16-24gb
     and visu-vit-l-14 (OpenAI's CLIP with adapters, on one or several GPUs). The run folder holds the config, the

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable
 from html import escape
 from importlib import resources
+from mimetypes import guess_type
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -17,8 +18,6 @@ from hysac_retrieval.types import MODALITIES
 
 if TYPE_CHECKING:
     from hysac_retrieval.demo.run import DemoResult, DemoSearch
-
-_MIME = {".webp": "image/webp", ".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
 def write_report(result: DemoResult, path: Path) -> Path:
@@ -154,7 +153,7 @@ def _axis(query: QueryInfo, profile: SafetyProfile) -> tuple[list[str], list[str
 def _image(path: Path, text: str) -> str:
     """Return a picture inlined."""
     data = base64.b64encode(path.read_bytes()).decode("ascii")
-    mime = _MIME.get(path.suffix.lower(), "application/octet-stream")
+    mime, _ = guess_type(path.name, strict=False)
     return f'<img src="data:{mime};base64,{data}" alt="{escape(text)}">'
 
 

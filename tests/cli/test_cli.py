@@ -49,6 +49,7 @@ def test_every_command_has_help_and_can_print_json(run: Run, name: str) -> None:
     result = run(name, "--help")
     assert result.exit_code == 0
     assert "--json" in result.stdout
+    assert "\\b" not in result.stdout  # the mark that keeps the lines of examples
 
 
 def test_version(run: Run) -> None:
