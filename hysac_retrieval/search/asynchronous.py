@@ -27,7 +27,7 @@ from hysac_retrieval.search.explain import ExplainOptions, Explanation, explain
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
 from hysac_retrieval.steps import Steps, arun
-from hysac_retrieval.stores import Connection, HnswOptions, Store, retry_of
+from hysac_retrieval.stores import Connection, HnswOptions, Store, server_options
 from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
 from hysac_retrieval.types import PointId
 
@@ -136,42 +136,27 @@ def aconnect(
     Raises:
         SettingsError: `async_client` together with a connection or with `create`.
     """
-
-    async def through_client(client: AsyncQdrantClient) -> _Session:
-        encoder = await asyncio.to_thread(load_encoder, model)
-        store = AsyncQdrantStore(client)
-        core = SearchCore.make(Collection.read(name, await store.open(name)), encoder, policy)
-        return _Session(core, store, store.close)
-
-    async def through_connection() -> _Session:
-        engine = await asyncio.to_thread(
-            lambda: connect(
-                name,
-                model=model,
-                policy=policy,
-                create=create,
-                hnsw=hnsw,
-                **connection,
-            )
+    if async_client is not None and (connection or create):
+        raise SettingsError(
+            "async_client is a connection to a collection that exists", hint="Give no other connection, and no create"
         )
-        url = connection.get("url")
-        if url is None:
+
+    async def open_session() -> _Session:
+        if async_client is not None:
+            encoder = await asyncio.to_thread(load_encoder, model)
+            store = AsyncQdrantStore(async_client)
+            core = SearchCore.make(Collection.read(name, await store.open(name)), encoder, policy)
+            return _Session(core, store, store.close)
+        engine = await asyncio.to_thread(
+            lambda: connect(name, model=model, policy=policy, create=create, hnsw=hnsw, **connection)
+        )
+        if connection.get("url") is None:
             return _Session(engine.core, _InThread(engine.index.store), lambda: asyncio.to_thread(engine.close))
         engine.close()  # it has done its part: opening, or making, the collection
-        store = AsyncQdrantStore.connect(
-            url=url,
-            api_key=connection.get("api_key"),
-            prefer_grpc=bool(connection.get("prefer_grpc")),
-            timeout=connection.get("timeout"),
-            retry=retry_of(connection),
-        )
+        store = AsyncQdrantStore.connect(**server_options(connection))
         return _Session(engine.core, store, store.close)
 
-    if async_client is None:
-        return AsyncSafeSearch(through_connection)
-    if connection or create:
-        raise SettingsError("async_client is a connection to a collection that exists; give no other, and no create")
-    return AsyncSafeSearch(lambda: through_client(async_client))
+    return AsyncSafeSearch(open_session)
 
 
 class _InThread:

@@ -1,7 +1,7 @@
 """Where vectors live: an embedded engine in a folder, or anything a `QdrantClient` reaches."""
 
 from hysac_retrieval.stores.base import Store
-from hysac_retrieval.stores.open import Connection, open_store, opening, retry_of
+from hysac_retrieval.stores.open import Connection, open_store, opening, server_options
 from hysac_retrieval.stores.retry import Retry
 from hysac_retrieval.stores.types import (
     CollectionSpec,
@@ -26,5 +26,5 @@ __all__ = [
     "VectorQuery",
     "open_store",
     "opening",
-    "retry_of",
+    "server_options",
 ]

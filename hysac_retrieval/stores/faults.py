@@ -26,13 +26,7 @@ _CERTIFICATE = (
 _LATER = "It may pass: retries= sets how often it is tried again"
 _TROUBLE = f"Its log says why. {_LATER}"
 _PASSING_STATUS = {408, 425, 429}
-_PASSING_CODES = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.INTERNAL,
-}
+_PASSING_CODES = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL}
 # ValueError, RuntimeError and KeyError are what the client's local mode raises.
 _RAISED = (ApiException, QdrantException, grpc.RpcError, ValueError, RuntimeError, KeyError)
 

@@ -23,7 +23,7 @@ _GO_WITH = {"api_key": ["url"], "prefer_grpc": ["url"], "timeout": ["url"], "ret
 
 @with_config(ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
 class Connection(TypedDict, total=False):
-    """Where a collection lives; give exactly one of `location`, `url`, `path`, `client` and `store`.
+    """Place of a collection; give exactly one of `location`, `url`, `path`, `client` and `store`.
 
     Attributes:
         location: A folder for the embedded engine (it is made if need be), or ``":memory:"``.
@@ -71,18 +71,11 @@ def open_store(connection: Connection) -> tuple[Store, bool]:
         return EdgeStore(Path(location)), True
     from hysac_retrieval.stores.qdrant.store import QdrantStore
 
-    retry = retry_of(connection)
+    options = server_options(connection)
     if (client := connection.get("client")) is not None:
-        return QdrantStore(client, retry=retry), False
+        return QdrantStore(client, retry=options["retry"]), False
     path = connection.get("path")
-    return QdrantStore.connect(
-        url=connection.get("url"),
-        path=None if path is None else os.fspath(path),
-        api_key=connection.get("api_key"),
-        prefer_grpc=bool(connection.get("prefer_grpc")),
-        timeout=connection.get("timeout"),
-        retry=retry,
-    ), True
+    return QdrantStore.connect(path=None if path is None else os.fspath(path), **options), True
 
 
 @contextmanager
@@ -97,10 +90,16 @@ def opening(connection: Connection) -> Iterator[tuple[Store, bool]]:
         raise
 
 
-def retry_of(connection: Connection) -> Retry:
-    """How calls of a connection are made again."""
+def server_options(connection: Connection) -> dict[str, Any]:
+    """Options of a connection for the stores on a client of Qdrant, blocking and asynchronous."""
     retries = connection.get("retries")
-    return Retry() if retries is None else Retry(retries)
+    return {
+        "url": connection.get("url"),
+        "api_key": connection.get("api_key"),
+        "prefer_grpc": bool(connection.get("prefer_grpc")),
+        "timeout": connection.get("timeout"),
+        "retry": Retry() if retries is None else Retry(retries),
+    }
 
 
 def _check(connection: Connection) -> None:

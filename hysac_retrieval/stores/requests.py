@@ -1,4 +1,4 @@
-"""What is sent to Qdrant and how its replies are read: pure functions, shared by blocking and asynchronous code."""
+"""Requests to Qdrant and its replies: pure functions, shared by blocking and asynchronous code."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ from hysac_retrieval.stores.types import (
 FORMULA_VERSION = (1, 20)
 """First version of a Qdrant server whose formulas know acosh (qdrant/qdrant#10231, released after 1.19)."""
 
+VECTOR_VERSION = (1, 18)
+"""First version of a Qdrant server that can add a named vector to a collection that exists."""
+
 INDEX_TYPES: dict[IndexKind, models.PayloadSchemaType] = {
     "float": models.PayloadSchemaType.FLOAT,
     "keyword": models.PayloadSchemaType.KEYWORD,
@@ -34,10 +37,10 @@ DISTANCES: dict[Metric, models.Distance] = {"Dot": models.Distance.DOT, "Euclid"
 _METRICS = {distance: metric for metric, distance in DISTANCES.items()}
 
 
-def knows_formulas(version: str) -> bool:
-    """Whether a Qdrant server of this version computes geodesic distances; False if the version cannot be read."""
+def at_least(version: str, least: tuple[int, int]) -> bool:
+    """Whether the version of a Qdrant server is not older than another; False if it cannot be read."""
     found = re.match(r"v?(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) >= FORMULA_VERSION
+    return found is not None and (int(found[1]), int(found[2])) >= least
 
 
 def collection_request(spec: CollectionSpec) -> dict[str, Any]:
@@ -72,21 +75,21 @@ def _quantization(kind: Quantization) -> models.QuantizationConfig:
 
 
 def read_collection(info: models.CollectionInfo, *, formula: bool = False) -> Opened:
-    """What a collection's description says about it.
+    """Read the description of a collection.
 
     Args:
         info: The description.
-        formula: Whether the engine that holds it computes geodesic distances; see `knows_formulas`.
+        formula: Whether the engine that holds it computes geodesic distances; see `FORMULA_VERSION`.
     """
     vectors = info.config.params.vectors
-    ours = vectors.get(VECTOR_NAME) if isinstance(vectors, Mapping) else None
-    if ours is not None and ours.multivector_config is not None:
-        ours = None
-    metric = _METRICS.get(ours.distance) if ours is not None else None
+    vector = vectors.get(VECTOR_NAME) if isinstance(vectors, Mapping) else None
+    metric = None
+    if vector is not None and vector.multivector_config is None:
+        metric = _METRICS.get(vector.distance)
     metadata = (info.config.metadata or {}).get(METADATA_KEY)
     return Opened(
         metadata=metadata if isinstance(metadata, Mapping) else None,
-        size=ours.size if ours is not None and metric is not None else None,
+        size=vector.size if vector is not None and metric is not None else None,
         metric=metric,
         formula=formula,
     )
@@ -94,33 +97,37 @@ def read_collection(info: models.CollectionInfo, *, formula: bool = False) -> Op
 
 def query_requests(query: VectorQuery, *, local: bool = False) -> list[models.QueryRequest]:
     """The searches as the requests of one batch."""
-    return [
-        models.QueryRequest(
-            **stages,
-            using=None if stages["prefetch"] else VECTOR_NAME,
-            filter=query.condition(row),
-            limit=query.limit,
-            with_payload=True,
-            with_vector=[VECTOR_NAME] if query.with_vectors else False,
-        )
-        for row, stages in enumerate(_stages(query, local))
-    ]
+    # Local mode searches exactly and warns about parameters of a graph that it does not have; it gets none at all.
+    params = None if local else _params(query)
+    vectors: list[list[float]] = query.vectors.tolist()
+    requests = []
+    for row, vector in enumerate(vectors):
+        condition = query.condition(row)
+        stage: dict[str, Any] = {"query": vector, "using": VECTOR_NAME, "filter": condition, "params": params}
+        if query.formulas is not None:
+            # The parameters belong to the stage that walks the graph. The condition stands in both stages, so that
+            # neither can return what the other was told to leave out.
+            first = models.Prefetch(**stage, limit=max(query.candidates or 0, query.limit))
+            stage = {"query": query.formulas[row], "prefetch": [first], "filter": condition}
+        shown = [VECTOR_NAME] if query.with_vectors else False
+        requests.append(models.QueryRequest(**stage, limit=query.limit, with_payload=True, with_vector=shown))
+    return requests
 
 
 def group_request(query: VectorQuery, groups: GroupQuery, *, local: bool = False) -> dict[str, Any]:
     """Arguments of `query_points_groups`, but for the name of the collection, for a query of a single vector."""
-    (stages,) = _stages(query, local)
+    (one,) = query_requests(query, local=local)
     return {
         "group_by": groups.key,
-        "query": stages["query"],
-        "prefetch": stages["prefetch"],
-        "using": None if stages["prefetch"] else VECTOR_NAME,
-        "query_filter": query.condition(0),
-        "search_params": stages["params"],
+        "query": one.query,
+        "prefetch": one.prefetch,
+        "using": one.using,
+        "query_filter": one.filter,
+        "search_params": one.params,
         "limit": groups.groups,
         "group_size": groups.size,
         "with_payload": True,
-        "with_vectors": [VECTOR_NAME] if query.with_vectors else False,
+        "with_vectors": one.with_vector,
     }
 
 
@@ -142,34 +149,7 @@ def stored(point: models.ScoredPoint | models.Record, score: float | None = None
     return StoredPoint(id=point.id, payload=point.payload or {}, score=score, vector=vector)  # type: ignore[arg-type]
 
 
-def _stages(query: VectorQuery, local: bool) -> list[dict[str, Any]]:
-    """Query, first stage and parameters of each search."""
-    params = None if local else _params(query)
-    vectors: list[list[float]] = query.vectors.tolist()
-    if query.formulas is None:
-        return [{"query": vector, "prefetch": None, "params": params} for vector in vectors]
-    # The parameters belong to the stage that walks the graph. The condition stands in both stages, so that neither can
-    # return what the other was told to leave out.
-    return [
-        {
-            "query": formula,
-            "prefetch": [
-                models.Prefetch(
-                    query=vector,
-                    using=VECTOR_NAME,
-                    filter=query.condition(row),
-                    params=params,
-                    limit=max(query.candidates or 0, query.limit),
-                )
-            ],
-            "params": None,
-        }
-        for row, (vector, formula) in enumerate(zip(vectors, query.formulas, strict=True))
-    ]
-
-
 def _params(query: VectorQuery) -> models.SearchParams | None:
-    # Local mode searches exactly and warns about parameters of a graph that it does not have; it gets none at all.
     if query.exact:
         return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
     if query.ef is None and query.oversampling is None:

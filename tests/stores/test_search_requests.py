@@ -15,7 +15,7 @@ from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.stores import CollectionSpec, Store, VectorQuery
 from hysac_retrieval.stores.edge.store import EdgeStore
 from hysac_retrieval.stores.qdrant.store import QdrantStore
-from hysac_retrieval.stores.requests import knows_formulas, query_requests, read_collection
+from hysac_retrieval.stores.requests import FORMULA_VERSION, at_least, query_requests, read_collection
 from hysac_retrieval.stores.types import METADATA_KEY, GroupQuery, Metric, StorageOptions
 
 RNG = np.random.default_rng(3)
@@ -243,7 +243,7 @@ def test_a_server_is_told_how_to_store_and_how_to_search() -> None:
     [("1.20.0", True), ("1.20.1-dev", True), ("v2.0.0", True), ("1.19.4", False), ("1.9.0", False), ("", False)],
 )
 def test_the_version_of_a_server_decides_about_formulas(version: str, knows: bool) -> None:
-    assert knows_formulas(version) is knows
+    assert at_least(version, FORMULA_VERSION) is knows
     with rest_server() as server:
         server.version = version
         store = QdrantStore.connect(url=server.url)

@@ -178,12 +178,12 @@ ASK = """
 import sys
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.stores import Retry
-from hysac_retrieval.stores.qdrant.client import client_options
+from hysac_retrieval.stores.qdrant.client import make_client
 from hysac_retrieval.stores.qdrant.store import QdrantStore
 from qdrant_client import QdrantClient
 
 url, port, grpc = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "grpc"
-client = QdrantClient(**client_options(url, prefer_grpc=grpc), grpc_port=port)
+client = make_client(QdrantClient, url=url, prefer_grpc=grpc, grpc_port=port)
 try:
     print("answered", QdrantStore(client, retry=Retry(3, first=60)).names())
 except StoreError as error:

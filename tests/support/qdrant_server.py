@@ -18,7 +18,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from hysac_retrieval.stores import CollectionSpec, Store
-from hysac_retrieval.stores.qdrant.client import client_options
+from hysac_retrieval.stores.qdrant.client import make_client
 from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 WITHOUT = (
@@ -34,8 +34,13 @@ LEAST_FULL_SCAN = 10
 
 
 def client_of(kind: str) -> QdrantClient:
-    options = client_options(os.environ["QDRANT_URL"], os.environ.get("QDRANT_API_KEY"), kind.endswith("grpc"))
-    return QdrantClient(**options, grpc_port=int(os.environ.get("QDRANT_GRPC_PORT", "6334")))
+    return make_client(
+        QdrantClient,
+        url=os.environ["QDRANT_URL"],
+        api_key=os.environ.get("QDRANT_API_KEY"),
+        prefer_grpc=kind.endswith("grpc"),
+        grpc_port=int(os.environ.get("QDRANT_GRPC_PORT", "6334")),
+    )
 
 
 class OwnNames(QdrantStore):

@@ -30,29 +30,13 @@ def is_local(client: Any) -> bool:
     return isinstance(getattr(client, "_client", None), QdrantLocal | AsyncQdrantLocal)
 
 
-def client_options(
-    url: str, api_key: str | None = None, prefer_grpc: bool = False, timeout: float | None = None
-) -> dict[str, Any]:
-    """Arguments of a client for a server, blocking or asynchronous; see `make_client`."""
-    return {
-        "url": url,
-        "api_key": api_key,
-        "prefer_grpc": prefer_grpc,
-        "timeout": math.ceil(TIMEOUT if timeout is None else timeout),
-        # The client's check of versions only warns, from a thread of its own. A server that is away or too old is found
-        # out by the first request, as an error.
-        "check_compatibility": False,
-    }
-
-
 def make_client(
     kind: type[Client],
     *,
     url: str | None = None,
     path: str | None = None,
-    api_key: str | None = None,
-    prefer_grpc: bool = False,
     timeout: float | None = None,
+    **options: Any,
 ) -> Client:
     """Make a client for a server (`url`), a folder in local mode (`path`) or memory (neither).
 
@@ -60,17 +44,19 @@ def make_client(
         kind: Class of the client.
         url: See above.
         path: See above.
-        api_key: Key for the server.
-        prefer_grpc: Whether to speak gRPC to the server.
-        timeout: Seconds that the server may take to answer, rounded up to whole ones; `TIMEOUT` by default.
+        timeout: Seconds that a server may take to answer, rounded up to whole ones; `TIMEOUT` by default.
+        **options: Further arguments of a client for a server, such as ``api_key`` and ``prefer_grpc``.
 
     Raises:
         StorageLockedError: Another client has the folder open.
     """
     try:
-        if url is not None:
-            return kind(**client_options(url, api_key, prefer_grpc, timeout))
-        return kind(path=path) if path is not None else kind(":memory:")
+        if url is None:
+            return kind(path=path) if path is not None else kind(":memory:")
+        seconds = math.ceil(TIMEOUT if timeout is None else timeout)
+        # The client's check of versions only warns, from a thread of its own. A server that is away or too old is found
+        # out by the first request, as an error.
+        return kind(url=url, timeout=seconds, check_compatibility=False, **options)
     except RuntimeError as error:
         if "already accessed" in str(error):
             hint = "Close that one, or run a Qdrant server and use url="

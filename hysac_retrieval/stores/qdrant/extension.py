@@ -11,9 +11,9 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.payload import PAYLOAD_KEY
-from hysac_retrieval.stores.extension import Facts, adds_vectors, write_present
+from hysac_retrieval.stores.extension import Facts, write_present
 from hysac_retrieval.stores.qdrant.client import Calls
-from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES, read_collection
+from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES, VECTOR_VERSION, at_least, read_collection
 from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec, Quantization
 from hysac_retrieval.types import PointId
 
@@ -40,7 +40,7 @@ class QdrantExtension:
         obstacle = ""
         if not self._local:
             version = self._calls.info().version
-            if not adds_vectors(version):
+            if not at_least(version, VECTOR_VERSION):
                 obstacle = f"Qdrant {version} cannot add a vector to a collection that exists; 1.18 can"
         elif isinstance(dense, models.VectorParams):
             obstacle = "the client's local mode takes no unnamed vectors any more once there is a named one beside them"
@@ -118,7 +118,7 @@ class QdrantExtension:
 
 
 def _inherited(config: models.QuantizationConfig | None) -> Quantization | None:
-    """How a vector without a quantization of its own is compressed; what is not known here counts as the coarsest."""
+    """Compression of a vector that names none itself; what is not known here counts as the coarsest."""
     if config is None:
         return None
     if isinstance(config, models.ScalarQuantization):

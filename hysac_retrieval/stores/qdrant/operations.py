@@ -17,10 +17,11 @@ from hysac_retrieval.errors import CollectionExistsError, CollectionNotFoundErro
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.amend import Amendment, fitting
 from hysac_retrieval.stores.requests import (
+    FORMULA_VERSION,
     INDEX_TYPES,
+    at_least,
     collection_request,
     group_request,
-    knows_formulas,
     query_requests,
     read_collection,
     read_groups,
@@ -107,7 +108,7 @@ class Operations:
             hint = "Index something first, or create it"
             raise CollectionNotFoundError(f"no collection {name!r}; there are: {found}", hint=hint)
         if self._formulas is None:
-            self._formulas = knows_formulas((yield Ask("info")).version)
+            self._formulas = at_least((yield Ask("info")).version, FORMULA_VERSION)
         return (yield from self._described(name))
 
     def drop(self, name: str) -> Steps[None]:
