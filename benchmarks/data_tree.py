@@ -126,7 +126,7 @@ def measure(lift: Lift, stored: Points, asked: Points, truth: NDArray[np.intp]) 
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Default: benchmarks/results/tree.json.")
 def main(nodes: int, queries: int, seed: int, out: Path | None) -> None:
-    from recall import RESULTS, machine  # beside this script
+    from recall import RESULTS, machine  # type: ignore[import-not-found]  # beside this script
 
     path = out or RESULTS / "tree.json"
     points, parents = random_tree(nodes, seed)

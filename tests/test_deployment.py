@@ -46,7 +46,7 @@ def test_the_compose_file_follows_the_specification() -> None:
 
 
 def test_every_node_is_pinned_keyed_checked_and_kept(services: dict[str, Any]) -> None:
-    volumes = set()
+    volumes: set[str] = set()
     for name in NODES:
         node = services[name]
         version = re.fullmatch(r"qdrant/qdrant:v(\d+)\.(\d+)\.\d+", node["image"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +41,12 @@ def test_public_names_are_sorted_and_there() -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = hysac_retrieval.nothing
+
+
+def test_commands_import_what_trains_and_encodes_only_when_they_run() -> None:
+    names = " ".join(path.stem for path in (Path(hysac_retrieval.__file__).parent / "cli").glob("[a-z]*.py"))
+    loaded = loaded_by(
+        f"import importlib\nfor name in {names!r}.split(): importlib.import_module('hysac_retrieval.cli.' + name)"
+    )
+    assert {"hysac_retrieval.cli.train", "hysac_retrieval.cli.search"} <= loaded
+    assert not loaded & {*HEAVY, "hysac_export"}

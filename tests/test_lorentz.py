@@ -287,11 +287,11 @@ def test_gradients_are_finite_everywhere(dtype):
             result.sum().backward()
             for tensor in (result, x.grad, y.grad, c.grad):
                 assert bool(torch.isfinite(tensor).all()), op
-    for op in (lorentz.exp_map0, lorentz.log_map0, lorentz.dist0, lorentz.half_aperture, lorentz.time):
+    for unary in (lorentz.exp_map0, lorentz.log_map0, lorentz.dist0, lorentz.half_aperture, lorentz.time):
         x = torch.tensor(base, dtype=getattr(torch, dtype), requires_grad=True)
         c = torch.tensor(0.3, dtype=x.dtype, requires_grad=True)
-        op(x, c).sum().backward()
-        assert bool(torch.isfinite(x.grad).all()), op
+        unary(x, c).sum().backward()
+        assert bool(torch.isfinite(x.grad).all()), unary
         assert bool(torch.isfinite(c.grad)), op
 
 

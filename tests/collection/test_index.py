@@ -457,7 +457,7 @@ def test_marks_are_kept_beside_our_own_entries_and_replace_none(index: Index) ->
 def test_only_true_and_false_say_whether_a_search_is_safe(store: str, safe: Any, tmp_path: Path) -> None:
     with index_on(store, tmp_path) as index:
         index.upsert(range(20), random_points(20), modality="image")
-        for search in (index.query, lambda *a, **o: index.query_groups(*a, "k", **o)):
+        for search in (index.query, lambda point, **o: index.query_groups(point, "k", **o)):
             with pytest.raises(SettingsError, match="True or False"):
                 search(random_points(1)[0], safe=safe)
 

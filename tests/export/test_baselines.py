@@ -168,6 +168,7 @@ def test_safe_clip_terms_by_hand_and_without_a_pull_on_safe_points() -> None:
     assert quadruplets.safe_text.grad is None
     assert quadruplets.safe_image.grad is None
     # In every unsafe row: the gradient says to go to the safe twin.
+    assert quadruplets.unsafe_text.grad is not None
     toward = (quadruplets.unsafe_text.grad * quadruplets.safe_text).sum(-1)
     assert toward.mean().item() < 0
 

@@ -296,7 +296,7 @@ def test_the_price_of_nothing_is_nothing_and_that_of_a_stretch_is_the_stretch(so
 
 def test_recall_counts_partners_among_the_ten_nearest(source: Bundle, probes: Probes) -> None:
     encoder = Encoder(source, device="cpu", threads=1)
-    some = {group: rows[:14] for group, rows in probes.inputs.items()}
+    some: dict[Any, np.ndarray] = {group: rows[:14] for group, rows in probes.inputs.items()}
     found = price(encoder, encoder, Probes(some, True, "pairs"))["recall_at_10"]["text to image"]
     texts, images = (
         np.concatenate([getattr(encoder, encode)(some[f"{side}_{kind}"]) for side in ("safe", "unsafe")])

@@ -312,7 +312,9 @@ def test_captions_alone_learn_the_hinge_and_the_cone_of_texts_and_nothing_else()
     assert groups["safe_text"].grad.any()
     assert groups["unsafe_text"].grad.any()
     assert not groups["safe_image"].grad.any()
-    gone = Quadruplets(*(getattr(_points([1.0] * 4, 1.0), name) for name in GROUPS), none, none)
+    gone = Quadruplets(
+        **{name: getattr(_points([1.0] * 4, 1.0), name) for name in GROUPS}, safe_shown=none, unsafe_shown=none
+    )
     _, safe_clip = euclidean_loss(gone, scale, LossConfig(safe_clip=1.0))
     assert {name for name, value in safe_clip.items() if value.item()} == {"T*->T"}
 

@@ -536,6 +536,7 @@ def test_calibration_of_a_run_takes_the_files_that_it_was_trained_beside(folder,
     Trainer(config(folder / "quadruplets.jsonl"), tmp_path / "run").run()
     subject = load_subject(tmp_path / "run")
     drawn = validation_split(subject, 100)
+    assert subject.config is not None
     held = {row.safe for row in QuadrupletSets.open(subject.config.data).validation}
     assert set(drawn.safe_text) == held
     assert drawn.safe_image.shape[1:] == (32, 32, 3)

@@ -94,7 +94,7 @@ def test_nothing_waits_for_processes_to_start_where_their_number_is_open(monkeyp
     jobs = [Job(bytes([number]), b"") for number in range(50)]
     expected = [content_hash(b"", bytes([number])) for number in range(50)]
     with Decoder(None, Pid()) as decoder:  # type: ignore[arg-type]
-        where = set()
+        where: set[str] = set()
         deadline = time.monotonic() + 60
         while len(where) < 2 and time.monotonic() < deadline:
             found = [decoder.submit([job]).result()[0] for job in jobs]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,12 +186,14 @@ def test_a_damaged_description_is_refused(change):
 
 def test_bad_input_is_refused_by_name():
     lift = PoincareLift.make(3, 1.0)
-    for method in (lift.lift, lift.lift_query, lift.beyond, lift.extras, lift.unlift):
+    rows: tuple[Callable[[Any], Any], ...] = (lift.lift, lift.lift_query, lift.beyond, lift.extras, lift.unlift)
+    for method in rows:
         with pytest.raises(InvalidVectorError, match=r"expected \(n, 3\)"):
             method(np.ones((2, 4)))
         with pytest.raises(InvalidVectorError, match="row 1"):
             method([[0.0, 0.0, 0.0], [0.0, np.nan, 0.0]])
-    for method in (lift.formula, lambda point: lift.distances(point, [1.0], [{}])):
+    one: tuple[Callable[[Any], Any], ...] = (lift.formula, lambda point: lift.distances(point, [1.0], [{}]))
+    for method in one:
         with pytest.raises(InvalidVectorError, match=r"expected \(3,\)"):
             method(np.ones((1, 3)))
         with pytest.raises(InvalidVectorError, match="finite"):

@@ -141,7 +141,7 @@ def test_negative_examples_turn_a_query_and_never_change_its_radius(seed: int, n
     assert angle(found, centre) <= math.asin(NEGATIVE_WEIGHT / (1 + NEGATIVE_WEIGHT)) + 1e-7
     # On the great circle through both: no new direction comes in.
     basis = np.linalg.qr(np.stack([centre, shunned], axis=1))[0]
-    np.testing.assert_allclose(basis @ (basis.T @ found), found, atol=1e-9 * np.linalg.norm(found))
+    np.testing.assert_allclose(basis @ (basis.T @ found), found, atol=1e-9 * float(np.linalg.norm(found)))
 
 
 def test_negative_examples_have_no_say_where_nothing_has_a_direction() -> None:

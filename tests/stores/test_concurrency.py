@@ -49,7 +49,7 @@ def test_eight_threads_search_while_others_write_remove_and_optimize(store: Stor
             found = store.query("c", VectorQuery(np.repeat(QUERY, 2, axis=0), limit=5, filter=KEPT, ef=64))
             assert [[p.id for p in answer] for answer in found] == [[0, 1, 2, 3, 4]] * 2
             (staged,) = store.query("c", VectorQuery(QUERY, limit=3, formulas=[FORMULA], candidates=6))
-            assert [(p.id, p.score) for p in staged] == [(i, pytest.approx(2 - i / 50)) for i in range(3)]
+            assert {p.id: p.score for p in staged} == pytest.approx({i: 2 - i / 50 for i in range(3)})
             groups = store.query_groups("c", VectorQuery(QUERY, limit=1, filter=KEPT), GroupQuery("g", 2, 2))
             assert [[p.id for p in group.points] for group in groups] == [[0, 2], [1, 3]]
             assert store.count("c", KEPT) == 10

@@ -97,7 +97,8 @@ def test_a_killed_process_leaves_every_point_that_it_had_acknowledged(tmp_path: 
         # A chunk may have been written whose acknowledgement was lost: whole, or in part.
         count = store.count("c")
         assert acknowledged <= count <= acknowledged + CHUNK
-        ids, after = [], None
+        ids: list[int | str] = []
+        after = None
         while True:
             page, after = store.scroll("c", limit=1000, after=after, with_vectors=True)
             for point in page:

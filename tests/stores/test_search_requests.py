@@ -282,7 +282,9 @@ def test_memory_grows_with_the_points(tmp_path: Path) -> None:
 
 def test_a_server_tells_the_size_of_a_collection_and_may_refuse_to() -> None:
     shard = {"total_optimized_points": 0, "vectors_size_bytes": 4000, "payloads_size_bytes": 500}
-    shards = [{"id": i, "local": local, "remote": [], "replicate_states": {}} for i, local in enumerate((shard, None))]
+    shards: list[dict[str, Any]] = [
+        {"id": i, "local": local, "remote": [], "replicate_states": {}} for i, local in enumerate((shard, None))
+    ]
     other = {"id": "other", "shards": [shards[0]] * 3}
     with rest_server() as server:
         store = QdrantStore.connect(url=server.url)

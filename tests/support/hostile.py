@@ -32,7 +32,11 @@ models_named = st.one_of(st.just("own"), st.just("own"), st.just("own"), st.samp
 
 @st.composite
 def payloads(draw: st.DrawFn) -> dict[str, Any] | None:
-    record = {"unsafe": draw(scores), "radius": 2.0, "modality": draw(st.sampled_from(["image", "text"]))}
+    record: dict[str, Any] = {
+        "unsafe": draw(scores),
+        "radius": 2.0,
+        "modality": draw(st.sampled_from(["image", "text"])),
+    }
     record["model"] = draw(models_named)
     shape = draw(st.integers(0, 9))
     if shape == 1:
