@@ -14,7 +14,7 @@ from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.decode import Decoding
-from hysac_retrieval.ingest.pipeline.local import LocalEncoding
+from hysac_retrieval.ingest.pipeline.encode import LocalEncoding
 from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, expect_choice, left_points
 from hysac_retrieval.ingest.pipeline.run import Run
 from hysac_retrieval.ingest.pipeline.sinks import CollectionSink

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 from hysac_retrieval.errors import SourceError
@@ -33,7 +32,7 @@ class Journal:
     leaves one line per item. Use it as a context manager; several threads may write.
 
     Args:
-        path: The file; made with the first entry. None keeps nothing.
+        path: The file, read at once; made with the first entry. None keeps nothing.
 
     Attributes:
         failed: The first failures of this run.
@@ -56,8 +55,6 @@ class Journal:
         self._stream: IO[str] | None = None
         self._entries = {} if self.path is None else read_journal(self.path)
         self._new: set[str] = set()
-        if self.path is not None and not os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
-            raise SourceError(f"the journal {self.path} cannot be written", hint=_CHOOSE)
 
     @property
     def noted(self) -> frozenset[str]:
@@ -67,7 +64,7 @@ class Journal:
     @property
     def earlier(self) -> frozenset[str]:
         """Ids of the items that failed when they were last tried."""
-        return failed_ids(self._entries)
+        return frozenset(key for key, entry in self._entries.items() if entry["event"] == _FAILED)
 
     def fail(self, failure: FailedItem) -> None:
         """Note an item that could not be indexed."""
@@ -125,11 +122,11 @@ class Journal:
             self._new.add(entry["id"])
 
     def __enter__(self) -> Self:
+        if self.path is not None and not os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
+            raise SourceError(f"the journal {self.path} cannot be written", hint=_CHOOSE)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._stream is not None:
             self._stream.close()
         self._tidy()
@@ -165,8 +162,3 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
         if event != _MENDED:
             entries[key] = entry
     return entries
-
-
-def failed_ids(entries: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
-    """Return the ids of the items that failed when they were last tried, from what `read_journal` returned."""
-    return frozenset(key for key, entry in entries.items() if entry["event"] == _FAILED)

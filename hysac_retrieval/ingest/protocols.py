@@ -1,9 +1,9 @@
-"""The parts of a run: `pipeline.run.run` takes one of each.
+"""The parts of a run: `pipeline.run.Run` takes one of each.
 
     Source ──items──▶ Planner ──tasks──▶ Encoding ──outcomes──▶ Sink
 
 Files, tables, shards, datasets and an application's collection are sources. A collection is a sink, whether it was made
-by hysac-index or belongs to an application. This machine or a Ray cluster encodes.
+by `hysac index` or belongs to an application. This machine or a Ray cluster encodes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.ingest.items import FailedItem
-from hysac_retrieval.ingest.journal import LISTED, failed_ids, read_journal
+from hysac_retrieval.ingest.journal import LISTED, Journal
 from hysac_retrieval.ingest.pipeline.decode import Decoding
 from hysac_retrieval.ingest.pipeline.encode import job_of
 from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, State, item_groups, left_points
@@ -81,7 +81,7 @@ def status_of(
         ThreadPoolExecutor(_THREADS, thread_name_prefix="hysac-hash") as pool,
         closing(item_groups(listing, fail)) as groups,
     ):
-        planner = CollectionPlanner(index, failed_ids({} if journal is None else read_journal(Path(journal))))
+        planner = CollectionPlanner(index, Journal(None if journal is None else Path(journal)).earlier)
         for items in groups:
             for state in pool.map(_state, planner.tasks(items)):
                 counts[state] += 1

@@ -10,14 +10,14 @@ import onnxruntime  # noqa: F401  loaded here so that a fork of this process sta
 
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.ingest import Progress, collection_for, index_sources
-from hysac_retrieval.ingest.pipeline import local
+from hysac_retrieval.ingest.pipeline import encode
 
 BATCH = 4
 
 
 def index(model: Path, sources: list[Path], location: Path, journal: Path, progress: Connection) -> None:
     """Index into ``location``; sends the number of finished items now and then, and at last -1."""
-    local.DECODED_AT_ONCE = BATCH  # small steps, so that a kill finds something begun at every stage
+    encode.DECODED_AT_ONCE = BATCH  # small steps, so that a kill finds something begun at every stage
     encoder = Encoder.load(model, threads=1)
     progress.send(0)
     with collection_for(encoder, "things", location=location) as collection:

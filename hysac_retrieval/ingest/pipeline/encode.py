@@ -1,36 +1,37 @@
-"""From decoded contents to points: the same step on this machine and on those of a cluster."""
+"""From tasks to points: the steps, which are the same on a cluster, and their order on this machine.
+
+    feeder thread     takes the tasks, and with that lists the sources; hands images to the decoder
+    decoder           worker processes, or a thread
+    calling thread    gathers what is decoded into batches and encodes them
+
+The channel between them is short, so what is under way is bounded however large the sources are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hysac_retrieval.errors import TextError
-from hysac_retrieval.ingest.items import Item
-from hysac_retrieval.ingest.pipeline.decode import Decoded, Job
-from hysac_retrieval.ingest.protocols import Outcome, Task
+from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
+from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job
+from hysac_retrieval.ingest.pipeline.workers import Decoder, Ticket
+from hysac_retrieval.ingest.protocols import Groups, Outcome, Task
+from hysac_retrieval.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
 
+DECODED_AT_ONCE = 16
+"""Images that a worker process takes at a time."""
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """An item to encode: a text, or an image with its pixels (size, size, 3), uint8.
 
-    Attributes:
-        item: The item.
-        hash: Content hash.
-        pixels: Of an image; None for a text.
-    """
-
-    item: Item
-    hash: str
-    pixels: NDArray[np.uint8] | None
+Ready = tuple[Task, Decoded]
+"""A task to encode: a text, or an image with its pixels."""
 
 
 def job_of(task: Task) -> Job:
@@ -40,30 +41,91 @@ def job_of(task: Task) -> Job:
 
 def after_decoding(task: Task, decoded: Decoded) -> Ready | Outcome:
     """Return what is ready to be encoded, or the outcome of a task that failed or that was done before."""
+    if task.item.modality == "image":  # its encoded content is not needed any more
+        task = replace(task, item=replace(task.item, content=b""))
     if decoded.error is None and (task.known is None or decoded.hash != task.known):
-        return Ready(task.item, decoded.hash, decoded.pixels)
+        return task, decoded
     return Outcome(task.item, decoded.hash, error=decoded.error)
 
 
 def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> list[Outcome]:
     """Encode images and texts; a text that the tokenizer refuses fails alone."""
     outcomes: list[Outcome] = []
-    images = [ready for ready in batch if ready.pixels is not None]
+    images, texts = [], []
+    for task, decoded in batch:
+        if decoded.pixels is not None:
+            images.append((task.item, decoded.hash, decoded.pixels))
+            continue
+        try:
+            texts.append((task.item, decoded.hash, encoder.count_tokens(str(task.item.content))))
+        except TextError as error:
+            outcomes.append(Outcome(task.item, decoded.hash, error=error))
     if images:
-        pixels = np.stack([ready.pixels for ready in images if ready.pixels is not None])
-        points = encoder.encode_image(pixels, batch_size=batch_size)
-        outcomes += [Outcome(ready.item, ready.hash, point) for ready, point in zip(images, points, strict=True)]
-    texts: list[tuple[Ready, int]] = []
-    for ready in batch:
-        if ready.pixels is None:
-            try:
-                texts.append((ready, encoder.count_tokens(str(ready.item.content))))
-            except TextError as error:
-                outcomes.append(Outcome(ready.item, ready.hash, error=error))
+        points = encoder.encode_image(np.stack([pixels for *_, pixels in images]), batch_size=batch_size)
+        outcomes += [Outcome(item, found, point) for (item, found, _), point in zip(images, points, strict=True)]
     if texts:
-        points = encoder.encode_text([str(ready.item.content) for ready, _ in texts], batch_size=batch_size)
+        points = encoder.encode_text([str(item.content) for item, *_ in texts], batch_size=batch_size)
         outcomes += [
-            Outcome(ready.item, ready.hash, point, tokens=tokens)
-            for (ready, tokens), point in zip(texts, points, strict=True)
+            Outcome(item, found, point, tokens=tokens)
+            for (item, found, tokens), point in zip(texts, points, strict=True)
         ]
     return outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEncoding:
+    """Decodes in worker processes and encodes in the calling thread.
+
+    Args:
+        encoder: Encodes the items.
+        batch_size: Items encoded at once.
+        workers: See `Decoder`.
+        decoding: How images are decoded.
+    """
+
+    encoder: Encoder
+    batch_size: int
+    workers: int | None
+    decoding: Decoding
+
+    def __call__(self, groups: Groups) -> Generator[list[Outcome], None, None]:
+        """See `Encoding`."""
+        waiting: dict[Modality, list[Ready]] = {modality: [] for modality in MODALITIES}
+        with Decoder(self.workers, self.decoding) as decoder:
+            chunks: Channel[tuple[list[Task], Ticket]] = Channel(decoder.ahead)
+
+            def _feed() -> None:
+                with closing(groups):
+                    for tasks in groups:
+                        self._submit(tasks, decoder, chunks)
+
+            with in_thread(chunks, _feed):
+                for tasks, ticket in chunks:
+                    outcomes = []
+                    for task, decoded in zip(tasks, ticket.result(), strict=True):
+                        found = after_decoding(task, decoded)
+                        if isinstance(found, Outcome):
+                            outcomes.append(found)
+                        else:
+                            waiting[task.item.modality].append(found)
+                    yield outcomes
+                    yield from self._encoded(waiting, self.batch_size)
+                yield from self._encoded(waiting, 1)
+
+    def _submit(self, tasks: list[Task], decoder: Decoder, chunks: Channel[tuple[list[Task], Ticket]]) -> None:
+        texts = [task for task in tasks if task.item.modality == "text"]
+        hashes: Ticket = Ticket()
+        hashes.set_result(self.decoding([job_of(task) for task in texts]))
+        chunks.put((texts, hashes))  # even when empty: a run that has little to do can still be stopped
+        images = [task for task in tasks if task.item.modality == "image"]
+        for start in range(0, len(images), DECODED_AT_ONCE):
+            some = images[start : start + DECODED_AT_ONCE]
+            chunks.put((some, decoder.submit([job_of(task) for task in some])))
+
+    def _encoded(self, waiting: dict[Modality, list[Ready]], least: int) -> Generator[list[Outcome], None, None]:
+        """Encode batches while at least so many items wait."""
+        for ready in waiting.values():
+            while len(ready) >= least:
+                batch = ready[: self.batch_size]
+                del ready[: self.batch_size]
+                yield encode(self.encoder, batch, self.batch_size)

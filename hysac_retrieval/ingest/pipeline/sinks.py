@@ -1,4 +1,4 @@
-"""Points into a collection: one that hysac-index made, or one of an application."""
+"""Points into a collection: one that `hysac index` made, or one of an application."""
 
 from __future__ import annotations
 
@@ -23,11 +23,7 @@ _WITHDRAWN = {"unsafe": None, "radius": None, HASH: None}
 
 
 class CollectionSink:
-    """Writes whole points to a collection that hysac-index made.
-
-    Args:
-        index: The collection.
-    """
+    """Writes whole points to a collection that `hysac index` made."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
@@ -39,10 +35,8 @@ class CollectionSink:
     ) -> int:
         """See `Sink.write`."""
         entries = [{SOURCE: item.source, HASH: found} for item, found in zip(items, hashes, strict=True)]
-        payloads = [item.payload for item in items]
-        return self._index.upsert(
-            [item.id for item in items], points, modality=modality, payloads=payloads, marks=entries
-        )
+        ids, payloads = [item.id for item in items], [item.payload for item in items]
+        return self._index.upsert(ids, points, modality=modality, payloads=payloads, marks=entries)
 
     def reject(self, failure: FailedItem, found: str) -> None:
         """See `Sink.reject`. What is stored stays as it is if the content could not be read."""

@@ -12,10 +12,9 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any, Self
 
 from hysac_retrieval.errors import ImageError, SettingsError
@@ -26,7 +25,7 @@ _MOST = 8
 _PATIENCE = 5.0  # seconds for a process to end on its own
 
 Ticket = Future[list[Decoded]]
-"""Results to come."""
+"""Results that are not there yet."""
 
 
 class Decoder:
@@ -38,7 +37,7 @@ class Decoder:
     Args:
         workers: Number of processes; 0 for a thread; None for as many as there are cores, up to 8, where the first
             images, and those that come while the processes start, are decoded in threads.
-        decoding: What to do with images.
+        decoding: Decodes in each of them.
     """
 
     def __init__(self, workers: int | None, decoding: Decoding) -> None:
@@ -53,7 +52,7 @@ class Decoder:
 
     @property
     def ahead(self) -> int:
-        """Number of tickets that keeps every worker busy."""
+        """Number of tickets that keep every worker busy."""
         return 2 * max(self._processes, 1)
 
     def submit(self, jobs: Sequence[Job]) -> Ticket:
@@ -69,9 +68,7 @@ class Decoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the processes; what has not begun is not done."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for worker in self._workers:
@@ -124,17 +121,20 @@ class _Worker:
             self._process.join(_PATIENCE)
             self._process.kill()
             self._process.join()
+            self._process.close()
             self._process, self._up = None, False
 
     def _launch(self) -> None:
         # Spawned, not forked: this process has threads and locks that a fork would copy in the middle of their work.
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._decoding), daemon=True)
-        with self._starting, _interrupts_blocked():
-            process.start()
-        theirs.close()
-        self._process = process
+        pipe, other_end = context.Pipe()
+        process = context.Process(target=_serve, args=(other_end, self._decoding), daemon=True)
+        with ExitStack() as unstarted, closing(other_end):
+            unstarted.enter_context(closing(pipe))
+            with self._starting, _interrupts_blocked():
+                process.start()
+            unstarted.pop_all()
+        self._pipe, self._process = pipe, process
 
     def _wait(self) -> None:
         try:
@@ -142,13 +142,13 @@ class _Worker:
         except (EOFError, OSError) as error:
             self.close()
             raise SettingsError(
-                "worker processes end as soon as they are started; decode in this process (workers=0), or, in a "
-                'script of yours, put what it does under `if __name__ == "__main__":` (what they print says more)'
+                "worker processes end as soon as they are started; what they print says more",
+                hint='Decode in this process (workers=0), or put what a script does under `if __name__ == "__main__":`',
             ) from error
 
 
 def _serve(pipe: Connection, decoding: Decoding) -> None:
-    """What a worker does until the other end of its pipe is gone."""
+    """Decode, in a worker process, until the other end of its pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # where blocking it is not known
     try:
         pipe.send("ready")
@@ -160,7 +160,7 @@ def _serve(pipe: Connection, decoding: Decoding) -> None:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C is for this process; a child keeps the mask it is born with, so it never sees one."""
+    """Keep Ctrl-C from a child that is started meanwhile: it keeps the mask that it is born with."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hysac_retrieval.errors import MissingExtraError, SourceError
-from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
-from hysac_retrieval.ingest.sources.rows import Check, Records, plain_record, require_column, row_of
-from hysac_retrieval.ingest.sources.tables import Rows, TableSource
+from hysac_retrieval.ingest.sources.options import SourceOptions
+from hysac_retrieval.ingest.sources.rows import Check, Records, plain_record
+from hysac_retrieval.ingest.sources.tables import TableSource
 
 PREFIX = "hf:"
 _ROWS_AT_ONCE = 64
@@ -39,15 +39,14 @@ def dataset_tables(name: str, options: SourceOptions) -> list[TableSource]:
     base = f"{PREFIX}{folder.resolve().as_posix() if folder.exists() else name}"
     if options.subset:
         base = f"{base}/{options.subset}"
-    tables = []
-    for split, data in _splits(name, folder, options).items():
-        title = f"{PREFIX}{name}/{split}"
-        read = partial(_read, title, data, options.fields)
-        tables.append(TableSource(title, folder, f"{base}/{split}", read, partial(_count, data), options))
-    return tables
+    return [
+        TableSource(title, folder, f"{base}/{split}", options, partial(_records, title, data), partial(_count, data))
+        for split, data in _splits(name, folder, options).items()
+        for title in [f"{PREFIX}{name}/{split}"]
+    ]
 
 
-def dataset_records(name: str, options: SourceOptions, check: Check | None = None) -> Records:
+def dataset_records(name: str, options: SourceOptions, check: Check) -> Records:
     """Read the records of a dataset, each with its origin; images are not decoded. See `dataset_tables`.
 
     Raises:
@@ -82,13 +81,7 @@ def _splits(name: str, folder: Path, options: SourceOptions) -> dict[str, Any]:
     return {options.split: splits[options.split]}
 
 
-def _read(title: str, data: Any, fields: Fields) -> Rows:
-    with closing(_records(title, data, lambda columns: require_column(title, columns, fields))) as records:
-        for origin, record in records:
-            yield row_of(origin, record, fields)
-
-
-def _records(title: str, data: Any, check: Check | None) -> Records:
+def _records(title: str, data: Any, check: Check) -> Records:
     for column, feature in (data.features or {}).items():
         if hasattr(feature, "decode"):  # images, audio, video: the file is wanted, not its content decoded
             data = data.cast_column(column, type(feature)(decode=False))
@@ -96,7 +89,7 @@ def _records(title: str, data: Any, check: Check | None) -> Records:
     try:
         with closing(data.iter(batch_size=_ROWS_AT_ONCE)) as batches:
             for batch in batches:
-                if check and number == 0:
+                if number == 0:
                     check(batch)
                 for values in zip(*batch.values(), strict=True):
                     number += 1

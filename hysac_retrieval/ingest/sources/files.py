@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
-from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.ingest.sources.rows import Row, count_lines
+from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
+from hysac_retrieval.ingest.sources.rows import Records, image_item
 from hysac_retrieval.ingest.sources.scratch import Captions
-from hysac_retrieval.ingest.sources.tables import image_item, text_item
+from hysac_retrieval.ingest.sources.tables import TableSource, count_lines
 from hysac_retrieval.payload import is_utf8
 from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
@@ -61,45 +63,33 @@ class ImageFiles:
         file = path.relative_to(self.root).as_posix()
         whole = Path(os.path.realpath(path)).as_posix()  # as `resolve`, in half the time
         rows = [] if self._captions is None else self._captions.of(file, whole)
-        key = whole if self._options.namespace is None else None
-        return image_item(self.root, file, rows, self._options, self.source, key=key, origin=str(path), place=whole)
+        namespace = self._options.namespace
+        key = whole if namespace is None else f"{namespace}/{file}"
+        return image_item(path, file, rows, self.source, key, place=whole)
 
 
-class TextFile:
-    """A UTF-8 file with one text per line.
+def text_file(path: Path, options: SourceOptions) -> TableSource:
+    """Return a UTF-8 file with one text per line as a source."""
+    base, plain = path.resolve().as_posix(), replace(options, fields=Fields())
+    return TableSource(str(path), path.parent, base, plain, lambda _: _lines(path), partial(count_lines, path))
 
-    Args:
-        path: The file.
-        options: How sources are read.
-    """
 
-    whole = True
-
-    def __init__(self, path: Path, options: SourceOptions) -> None:
-        self.path = path
-        self.name = str(path)
-        self.source = options.namespace or path.resolve().as_posix()
-
-    def __iter__(self) -> Items:
-        empty = True
-        try:
-            with self.path.open(encoding="utf-8-sig") as stream:
-                for number, line in enumerate(stream, start=1):
-                    if text := line.strip():
-                        empty = False
-                        yield text_item(Row(f"{self.path}:{number}", None, text), self.source)
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(
-                f"{self.path} cannot be read as UTF-8 text: {error}",
-                hint="Convert it to UTF-8, or give it the suffix of what it is: an image "
-                f"({' '.join(sorted(IMAGE_SUFFIXES))}) or a table (.jsonl .csv .parquet .tar)",
-            ) from error
-        if empty:
-            raise SourceError(f"{self.path} holds no text", hint="Give a file with one text per line")
-
-    def count(self) -> int:
-        """See `NamedSource.count`."""
-        return count_lines(self.path)
+def _lines(path: Path) -> Records:
+    empty = True
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, start=1):
+                if text := line.strip():
+                    empty = False
+                    yield f"{path}:{number}", {"text": text}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(
+            f"{path} cannot be read as UTF-8 text: {error}",
+            hint="Convert it to UTF-8, or give it the suffix of what it is: an image "
+            f"({' '.join(sorted(IMAGE_SUFFIXES))}) or a table (.jsonl .csv .parquet .tar)",
+        ) from error
+    if empty:
+        raise SourceError(f"{path} holds no text", hint="Give a file with one text per line")
 
 
 def _images(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:

@@ -21,48 +21,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Self, TypeAlias
 
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_tables, is_saved_dataset
-from hysac_retrieval.ingest.sources.files import ImageFiles, TextFile
+from hysac_retrieval.ingest.sources.files import ImageFiles, text_file
 from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.ingest.sources.rows import ROW_SUFFIXES
+from hysac_retrieval.ingest.sources.rows import normal
 from hysac_retrieval.ingest.sources.scratch import Captions, Seen
-from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, Shard
-from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, normal, read_table, table
+from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, shard
+from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, ROW_SUFFIXES, TableSource, table
 from hysac_retrieval.payload import is_utf8
 from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-class NamedSource(Protocol):
-    """A file, folder or dataset; it can be listed any number of times."""
-
-    @property
-    def name(self) -> str:
-        """Name for people."""
-
-    @property
-    def source(self) -> str:
-        """Name that its points carry; see `Item.source`."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is all of that source, so that points with items no longer in it have left it."""
-
-    def __iter__(self) -> Items:
-        """List it.
-
-        Raises:
-            SourceError: It is empty or cannot be read (any further).
-        """
-
-    def count(self) -> int | None:
-        """About how many items it has; None if that takes too long to find out."""
+NamedSource: TypeAlias = ImageFiles | TableSource
+"""A file, folder or dataset. It lists itself any number of times, and raises `SourceError` if it is empty or cannot be
+read any further. It has a `name` for people, and a `source`, the name that its points carry; `whole` says whether it is
+all of that source, so that points with items no longer in it have left it; `count` estimates its items, or gives None
+if that takes too long."""
 
 
 class Listing:
@@ -106,9 +86,7 @@ class Listing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -223,10 +201,10 @@ class Listing:
             return [ImageFiles(path.parent, self._options, self._captions, only=path)]
         if path.suffix.lower() in ROW_SUFFIXES | PARQUET_SUFFIXES:
             return [table(path, self._options)]
-        return [Shard(path, self._options) if lower.endswith(SHARD_SUFFIXES) else TextFile(path, self._options)]
+        return [shard(path, self._options) if lower.endswith(SHARD_SUFFIXES) else text_file(path, self._options)]
 
     def _read_captions(self, path: Path, captions: Captions) -> None:
-        for row in read_table(path, self._options.fields):
+        for row in table(path, self._options).rows():
             if isinstance(row, FailedItem):
                 self._bad_captions.append(replace(row, source=str(path)))
             elif row.file is None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-IMAGE_FIELDS = ("file", "image")
-TEXT_FIELDS = ("caption", "text")
-
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -27,15 +24,12 @@ class Fields:
     @property
     def images(self) -> tuple[str, ...]:
         """Candidates for the image field, in order."""
-        return IMAGE_FIELDS if self.image is None else (self.image,)
+        return ("file", "image") if self.image is None else (self.image,)
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Candidates for the text field, in order."""
-        return TEXT_FIELDS if self.text is None else (self.text,)
-
-
-USUAL_FIELDS = Fields()
+        return ("caption", "text") if self.text is None else (self.text,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +47,7 @@ class SourceOptions:
     """
 
     captions: str | os.PathLike[str] | None = None
-    fields: Fields = USUAL_FIELDS
+    fields: Fields = Fields()
     index_captions: bool = False
     namespace: str | None = None
     split: str | None = None

@@ -1,23 +1,22 @@
-"""Rows of tables: how JSON Lines and CSV are read, and how a record of any table becomes a row."""
+"""Rows of tables: how a record becomes a row, and rows become items."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hysac_retrieval.errors import SourceError
-from hysac_retrieval.ingest.items import FailedItem
-from hysac_retrieval.ingest.sources.options import Fields
-
-ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv"})
+from hysac_retrieval.errors import SourceError, TextError
+from hysac_retrieval.ingest.items import FailedItem, Item
+from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
 
 Check = Callable[[Iterable[str]], None]
 """Called with the columns of a table that names them; raises `SourceError` if none of them can be used."""
+
+Rows = Generator["Row | FailedItem", None, None]
+"""Rows as they are read; close it if it may not be read to its end."""
 
 Records = Generator[tuple[str, Any], None, None]
 """Records as they are read, each with its origin; close it if it may not be read to its end."""
@@ -42,31 +41,6 @@ class Row:
     extra: dict[str, Any] = field(default_factory=dict)
     data: bytes | None = None
     id: str | None = None
-
-
-def read_records(path: Path, check: Check | None = None) -> Records:
-    """Read a JSON Lines or CSV file record by record, each with its origin: ``file:line``.
-
-    A record is the content of a line, usually a mapping of fields; one that is damaged is a `SourceError`.
-
-    Raises:
-        SourceError: The file is missing, of another kind, or not UTF-8; or what `check` raises.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in ROW_SUFFIXES:
-        known = " ".join(sorted(ROW_SUFFIXES))
-        raise SourceError(f"{path} is no table", hint=f"Give a file with one of the suffixes {known}")
-    empty = True
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            records = _csv(stream, path, check) if suffix in (".csv", ".tsv") else _jsonl(stream)
-            for number, record in records:
-                empty = False
-                yield f"{path}:{number}", record
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} cannot be read: {error}", hint="Give a UTF-8 file of JSON Lines or CSV") from error
-    if empty:
-        raise SourceError(f"{path} holds no rows")
 
 
 def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
@@ -119,35 +93,47 @@ def require_column(what: str, columns: Iterable[str], fields: Fields) -> None:
         )
 
 
-def count_lines(path: Path) -> int:
-    """Return the number of lines of a file, blank ones included."""
-    with path.open("rb") as stream:
-        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+def text_item(row: Row, source: str, *, key: str | None = None) -> Item | FailedItem:
+    """Return a row of text as an item. Without a key it is identified by its source and the text itself."""
+    if row.text is None or not row.text.strip():
+        error = TextError("the text is empty", hint="Fill it in, or leave the row out")
+        return FailedItem.of(row.origin, error, source=source)
+    payload = row.extra | {"text": row.text}
+    return Item(row.origin, key or f"{source}#{row.text}", source, "text", row.text, payload, place=row.origin)
 
 
-def _jsonl(stream: Any) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(stream, start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                yield number, SourceError(f"not JSON: {error}")
+def image_item(
+    content: Path | bytes, file: str | None, rows: Sequence[Row], source: str, key: str, *, place: str | None = None
+) -> Item:
+    """Return an image, with the rows that describe it, as an item.
+
+    Args:
+        content: Its path, or its bytes.
+        file: Its name for the payload, if it has one.
+        rows: At least one, but for an image file that is known by its place alone.
+        source: See `Item.source`.
+        key: See `Item.key`.
+        place: See `Item.place`; the origin of the first row if not given.
+    """
+    payload = {name: value for row in rows for name, value in row.extra.items()}
+    if file:
+        payload["file"] = file
+    captions = tuple(dict.fromkeys(row.text for row in rows if row.text))
+    if captions:
+        # Qdrant filters a list as it does its members, so one name serves both.
+        payload["caption"] = captions[0] if len(captions) == 1 else list(captions)
+    origin = rows[0].origin if place is None else str(content)
+    return Item(origin, key, source, "image", content, payload, place or origin, captions)
 
 
-def _csv(stream: Any, path: Path, check: Check | None) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(2**31 - 1)  # the default ends a table at a text of 128 kB
-    reader = csv.DictReader(stream, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
-    if check and reader.fieldnames is not None:
-        check(reader.fieldnames)
-    for record in reader:
-        if None in record:
-            yield (
-                reader.line_num,
-                SourceError("the row has more cells than the header", hint="Quote cells that hold commas"),
-            )
-        else:
-            # An empty cell is a missing value, also in the payload.
-            yield reader.line_num, {name: cell for name, cell in record.items() if cell not in ("", None)}
+def image_key(path: Path, file: str, options: SourceOptions) -> str:
+    """Return the key of an image file: its path, or its name within the namespace."""
+    return path.resolve().as_posix() if options.namespace is None else f"{options.namespace}/{file}"
+
+
+def normal(file: str) -> str:
+    """Return a file name as payloads have it: with forward slashes and without ``./``."""
+    return Path(file.replace("\\", "/")).as_posix()
 
 
 def _take(record: dict[str, Any], names: Sequence[str]) -> tuple[str | None, Any]:

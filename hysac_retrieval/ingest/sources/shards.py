@@ -13,16 +13,14 @@ import tarfile
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
 from hysac_retrieval.errors import SourceError
-from hysac_retrieval.ingest.items import FailedItem, Item, Items
-from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.ingest.sources.rows import row_of
-from hysac_retrieval.ingest.sources.tables import embedded_item, text_item
+from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
+from hysac_retrieval.ingest.sources.rows import Check, Records
+from hysac_retrieval.ingest.sources.tables import TableSource
 from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -30,79 +28,19 @@ _TEXTS = (".txt", ".text", ".caption")
 _READ = IMAGE_SUFFIXES | {".json", *_TEXTS}
 
 
-class Shard:
-    """A tar archive of samples.
+def shard(path: Path, options: SourceOptions) -> TableSource:
+    """Return a tar archive of samples as a source."""
 
-    Args:
-        path: The archive.
-        options: How sources are read.
-    """
-
-    whole = True
-
-    def __init__(self, path: Path, options: SourceOptions) -> None:
-        self.path = path
-        self.name = str(path)
-        base = path.resolve().as_posix()
-        self.source = options.namespace or base
-        self._base = base if options.namespace is None else f"{options.namespace}/{path.name}"
-        self._options = options
-
-    def __iter__(self) -> Items:
-        name = ""
-        files: list[tuple[str, bytes]] = []
-        try:
-            with closing(read_members(self.path, lambda name: _suffix(name) in _READ)) as members:
-                for member, data in members:
-                    if files and sample_of(member.name) != name:
-                        yield self._item(name, files)
-                        files = []
-                    name = sample_of(member.name)
-                    files.append((member.name, data))
-        except SourceError:
-            if files:
-                yield self._item(name, files)
-            raise
-        if not files:
-            raise SourceError(f"{self.path} holds no files")
-        yield self._item(name, files)
-
-    def count(self) -> int | None:
-        """See `NamedSource.count`. Compressed archives would have to be read whole."""
-        if self.path.suffix != ".tar":
-            return None
-        names = (sample_of(member.name) for member, _ in read_members(self.path, lambda _: False))
+    def count() -> int | None:
+        if path.suffix != ".tar":
+            return None  # it would have to be read whole
+        names = (sample_of(member.name) for member, _ in read_members(path, lambda _: False))
         return sum(1 for _ in groupby(names))
 
-    def _item(self, name: str, files: list[tuple[str, bytes]]) -> Item | FailedItem:
-        origin, key = f"{self.path}:{name}", f"{self._base}#{name}"
-        file, image = next((found for found in files if _suffix(found[0]) in IMAGE_SUFFIXES), (None, None))
-        try:
-            record = next((_object(data) for member, data in files if _suffix(member) == ".json"), {})
-            text = next((data.decode("utf-8-sig").strip() for member, data in files if _suffix(member) in _TEXTS), None)
-        except ValueError as error:
-            wrong = SourceError(f"the text or the JSON of the sample cannot be read: {error}", hint="Give UTF-8")
-            return FailedItem.of(origin, wrong, source=self.source)
-        if image is None and not text and not record:
-            found = ", ".join(member for member, _ in files)
-            wrong = SourceError(f"the sample holds neither an image nor a text; it has {found}")
-            return FailedItem.of(origin, wrong, source=self.source)
-        fields = self._options.fields
-        # The sample's own image and text come before fields of the same meaning.
-        if image is not None:
-            record = {field: value for field, value in record.items() if field not in fields.images}
-            record[fields.images[0]] = {"bytes": image, "path": file}
-        if text:
-            record = {field: value for field, value in record.items() if field not in fields.texts}
-            record[fields.texts[0]] = text
-        row = row_of(origin, record, fields)
-        if isinstance(row, FailedItem):
-            return replace(row, source=self.source)
-        if row.id is not None:
-            key = f"{self._base}#{row.id}"
-        if row.data is not None:
-            return embedded_item(row, key, self.source)
-        return text_item(row, self.source, key=key)
+    def records(_: Check) -> Records:
+        return _sample_records(path, options.fields)
+
+    return TableSource(str(path), path.parent, path.resolve().as_posix(), options, records, count, named=True)
 
 
 Members = Generator[tuple[tarfile.TarInfo, bytes], None, None]
@@ -132,6 +70,47 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Members:
         raise SourceError(
             f"{path} is damaged after {number} files: {error}", hint="Copy or download the archive again"
         ) from error
+
+
+def _sample_records(path: Path, fields: Fields) -> Records:
+    """Read samples as records of a table, each with its origin: ``archive:sample``."""
+    name = ""
+    files: list[tuple[str, bytes]] = []
+    try:
+        with closing(read_members(path, lambda name: _suffix(name) in _READ)) as members:
+            for member, data in members:
+                if files and sample_of(member.name) != name:
+                    yield f"{path}:{name}", _record(files, fields)
+                    files = []
+                name = sample_of(member.name)
+                files.append((member.name, data))
+    except SourceError:
+        if files:
+            yield f"{path}:{name}", _record(files, fields)
+        raise
+    if not files:
+        raise SourceError(f"{path} holds no files")
+    yield f"{path}:{name}", _record(files, fields)
+
+
+def _record(files: list[tuple[str, bytes]], fields: Fields) -> dict[str, Any] | SourceError:
+    """Return the fields of a sample, where its own image and text replace fields of the same meaning."""
+    try:
+        record = next((_object(data) for member, data in files if _suffix(member) == ".json"), {})
+        text = next((data.decode("utf-8-sig").strip() for member, data in files if _suffix(member) in _TEXTS), None)
+    except ValueError as error:
+        return SourceError(f"the text or the JSON of the sample cannot be read: {error}", hint="Give UTF-8")
+    file, image = next((found for found in files if _suffix(found[0]) in IMAGE_SUFFIXES), (None, None))
+    if image is None and not text and not record:
+        found = ", ".join(member for member, _ in files)
+        return SourceError(f"the sample holds neither an image nor a text; it has {found}")
+    replaced = {*fields.images, *(fields.texts if text else ())}
+    record = {field: value for field, value in record.items() if field not in replaced}
+    if image is not None:
+        record[fields.images[0]] = {"bytes": image, "path": file}
+    if text:
+        record[fields.texts[0]] = text
+    return record
 
 
 def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

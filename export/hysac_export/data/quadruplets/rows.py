@@ -26,9 +26,8 @@ from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_records, is_saved_dataset
 from hysac_retrieval.ingest.sources.open import expand_braces
 from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.ingest.sources.rows import ROW_SUFFIXES
 from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, read_members, sample_of
-from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, table_records
+from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, ROW_SUFFIXES, table_records
 from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 SAFE, UNSAFE = ("safe", "safe_caption"), ("unsafe", "unsafe_caption", "nsfw")
