@@ -24,19 +24,15 @@ is written by `python docs/generate.py`.
 """
 
 
-def help_of(command: click.Command, name: str) -> str:
-    """Return what ``name --help`` prints in a terminal of 80 columns."""
-    context = click.Context(command, info_name=name, terminal_width=WIDTH, **main.context_settings)
-    return command.get_help(context)
-
-
 def command_line() -> str:
-    """Return the page on the command line."""
-    parts = [INTRODUCTION, f"```text\n{help_of(main, 'hysac')}\n```\n"]
-    for name in main.list_commands(click.Context(main)):
-        command = main.get_command(click.Context(main), name)
+    """Return the page on the command line: what each ``--help`` prints in a terminal of 80 columns."""
+    group = click.Context(main, info_name="hysac", terminal_width=WIDTH, **main.context_settings)
+    parts = [INTRODUCTION, f"```text\n{main.get_help(group)}\n```\n"]
+    for name in main.list_commands(group):
+        command = main.get_command(group, name)
         assert command is not None
-        parts.append(f"## hysac {name}\n\n```text\n{help_of(command, f'hysac {name}')}\n```\n")
+        context = click.Context(command, parent=group, info_name=name, **command.context_settings)
+        parts.append(f"## hysac {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
 
