@@ -1,4 +1,4 @@
-"""How the guarded clients treat each name of qdrant-client: guarded, passed on, or refused with a reason."""
+"""Treatment of each name of qdrant-client by the guarded clients: guarded, passed on, or refused with a reason."""
 
 from __future__ import annotations
 

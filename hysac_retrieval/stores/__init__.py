@@ -1,4 +1,4 @@
-"""Where vectors live: an embedded engine in a folder, or anything a `QdrantClient` reaches."""
+"""Vector stores: an embedded engine in a folder, or anything a `QdrantClient` reaches."""
 
 from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.open import Connection, open_store, opening, server_options

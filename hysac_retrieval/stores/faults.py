@@ -133,14 +133,14 @@ def _tls(detail: str, variable: str) -> StoreError | None:
 
 def _retry_after(headers: httpx.Headers | None) -> float | None:
     """Seconds that a server asks to wait: a number, or the time until a date."""
-    asked = headers.get("retry-after") if headers else None
-    if not asked:
+    header = headers.get("retry-after") if headers else None
+    if not header:
         return None
     try:
-        return max(0.0, float(asked))
+        return max(0.0, float(header))
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None

@@ -1,6 +1,6 @@
 """Calls to a store that are made again when it could not serve them just now.
 
-Everything sent to a store is idempotent (points are written under ids of their own), so a call that failed on the way
+Everything sent to a store is idempotent (points are written by id), so a call that failed on the way
 can simply be made again: a bounded number of times, after growing pauses with a random part, so that many clients do
 not come back all at once.
 """
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often, and after which pauses, a call that ended in a `StoreUnavailableError` is made again.
+    """Number of further attempts, and pauses before them, of a call that ended in a `StoreUnavailableError`.
 
     Attributes:
         retries: Further attempts, 0 or more.

@@ -126,10 +126,10 @@ def client_of(index: Index) -> QdrantClient:
 
 def passes(payload: dict[str, Any], bound: float, own: str) -> bool:
     """The invariant, spelled out from a payload alone. A list is held to it in every element."""
-    ours = payload.get("hysac")
-    if not isinstance(ours, dict) or not numbers(payload):
+    record = payload.get("hysac")
+    if not isinstance(record, dict) or not numbers(payload):
         return False
-    return 0 <= max(numbers(payload)) <= bound and set(np.atleast_1d(ours.get("model", ""))) == {own}
+    return 0 <= max(numbers(payload)) <= bound and set(np.atleast_1d(record.get("model", ""))) == {own}
 
 
 def nested(point: list[float], user: models.Filter | None, some: list[int]) -> models.Prefetch:
@@ -313,9 +313,9 @@ def test_counts_are_exact_whatever_is_asked_for() -> None:
         safe.count(NAME)
         with suppress(UnexpectedResponse):  # the stub knows no facets
             safe.facet(NAME, "price", exact=False)
-        asked = [*app.server.bodies("POST", f"/collections/{NAME}/points/count")]
-        asked += app.server.bodies("POST", f"/collections/{NAME}/facet")
-        assert [body["exact"] for body in asked] == [True, True, True]
+        bodies = [*app.server.bodies("POST", f"/collections/{NAME}/points/count")]
+        bodies += app.server.bodies("POST", f"/collections/{NAME}/facet")
+        assert [body["exact"] for body in bodies] == [True, True, True]
 
 
 def test_a_filter_that_was_handed_out_can_be_changed_without_changing_any_other() -> None:

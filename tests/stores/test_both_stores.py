@@ -96,7 +96,7 @@ async def awaited(store: AsyncQdrantStore, tour: list[Call]) -> list[Any]:
 
 @pytest.fixture(params=["memory", "rest", "grpc"])
 def sides(request: pytest.FixtureRequest) -> Iterator[tuple[QdrantStore, AsyncQdrantStore, Any]]:
-    """Both stores, each on a place of its own, and what both places were asked."""
+    """Both stores, each on its own place, and the requests to both places."""
     with ExitStack() as stack:
         if request.param == "memory":
             yield QdrantStore.connect(), AsyncQdrantStore.connect(), lambda: ([1], [1])

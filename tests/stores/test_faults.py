@@ -142,25 +142,25 @@ def test_a_server_that_asks_for_time_is_given_it(server: FaultyServer, store: Qd
 
 
 @pytest.mark.parametrize(
-    ("status", "asked"), [(429, lambda: "3600"), (503, lambda: "3600"), (503, lambda: later(3600))]
+    ("status", "header"), [(429, lambda: "3600"), (503, lambda: "3600"), (503, lambda: later(3600))]
 )
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(
-    server: FaultyServer, store: QdrantStore, status: int, asked: Callable[[], str]
+    server: FaultyServer, store: QdrantStore, status: int, header: Callable[[], str]
 ) -> None:
     fill(store)
-    server.expect("points/count", last=Fault(status=status, retry_after=asked()))
+    server.expect("points/count", last=Fault(status=status, retry_after=header()))
     with pytest.raises(StoreUnavailableError) as caught:
         store.count("c")
     assert caught.value.retry_after == pytest.approx(3600, abs=30)
     assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize("asked", ["soon", later(-60), "-5"])
+@pytest.mark.parametrize("header", ["soon", later(-60), "-5"])
 def test_a_server_that_asks_in_a_strange_way_is_asked_again(
-    server: FaultyServer, store: QdrantStore, asked: str
+    server: FaultyServer, store: QdrantStore, header: str
 ) -> None:
     fill(store)
-    server.expect("points/count", Fault(status=503, retry_after=asked), Fault(status=429, retry_after="soon"))
+    server.expect("points/count", Fault(status=503, retry_after=header), Fault(status=429, retry_after="soon"))
     assert store.count("c") == 5
     assert len(server.seen) == 3
 

@@ -1,4 +1,4 @@
-"""Second stages, groups, pages and sizes: equal answers from every engine, and what a server is asked."""
+"""Second stages, groups, pages and sizes: equal answers from every engine, and the requests to a server."""
 
 from __future__ import annotations
 
@@ -135,16 +135,16 @@ def test_groups_are_those_of_the_best_points(
     fill(store)
     query = VECTORS[9] * 0.5
     for limit in (1, 10):
-        asked = VectorQuery(query[None], limit=limit, filter=keep)
-        found = store.query_groups("c", asked, GroupQuery(key, groups=n, size=size))
+        nearest = VectorQuery(query[None], limit=limit, filter=keep)
+        found = store.query_groups("c", nearest, GroupQuery(key, groups=n, size=size))
         assert [(g.value, [p.id for p in g.points]) for g in found] == expected_groups(key, n, size, query, keep)
     assert all(p.payload["row"] == p.id and p.vector is not None for g in found for p in g.points)
 
 
 def test_groups_by_a_formula_are_ordered_by_its_value(store: Store) -> None:
     fill(store)
-    asked = VectorQuery(VECTORS[:1], limit=1, formulas=[SCALED], candidates=60, filter=SAFE)
-    found = store.query_groups("c", asked, GroupQuery("album.id", groups=3, size=4))
+    query = VectorQuery(VECTORS[:1], limit=1, formulas=[SCALED], candidates=60, filter=SAFE)
+    found = store.query_groups("c", query, GroupQuery("album.id", groups=3, size=4))
     allowed = np.array([i for i in range(60) if PAYLOADS[i]["album"]["id"] != "a3"])
     order = allowed[np.argsort(-scaled(allowed, VECTORS[0]))].tolist()
     best = list(dict.fromkeys(PAYLOADS[row]["album"]["id"] for row in order))[:3]

@@ -1,4 +1,4 @@
-"""Every way in which a server fails: a typed error that says what was found and what mends it, and nothing is lost."""
+"""Failures of a server: each is a typed error with what was found and what mends it, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ except StoreError as error:
 """
 
 
-def asked(url: str, port: int, *, over_grpc: bool, trusted: Path | None) -> str:
+def collections_at(url: str, port: int, *, over_grpc: bool, trusted: Path | None) -> str:
     """What a process of its own gets: trusted authorities are read once in each."""
     names = ("SSL_CERT_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
     trust = {name: str(trusted) for name in names} if trusted else {}
@@ -234,7 +234,7 @@ def test_a_certificate_for_another_name_is_refused_at_once(
     secured: tuple[FaultyServer, int], over_grpc: bool, trusted: Path
 ) -> None:
     server, port = secured
-    answer = asked(server.url.replace("127.0.0.1", "localhost"), port, over_grpc=over_grpc, trusted=trusted)
+    answer = collections_at(server.url.replace("127.0.0.1", "localhost"), port, over_grpc=over_grpc, trusted=trusted)
     assert re.match(r"StoreError the certificate of the Qdrant server is not accepted: ", answer), answer
     assert re.search(r"Hostname mismatch|Hostname Verification", answer)
     assert "the name that the certificate is for in url=" in answer
@@ -248,18 +248,18 @@ def test_a_certificate_of_an_unknown_authority_is_refused_until_it_is_made_known
 ) -> None:
     server, port = secured
     url = server.url.replace("127.0.0.1", "localhost")
-    answer = asked(url, port, over_grpc=over_grpc, trusted=None)
+    answer = collections_at(url, port, over_grpc=over_grpc, trusted=None)
     variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if over_grpc else "SSL_CERT_FILE"
     assert answer.startswith("StoreError the certificate of the Qdrant server is not accepted: "), answer
     assert answer.endswith(f"as {variable}")
-    assert asked(url, port, over_grpc=over_grpc, trusted=trusted) == "answered []"
+    assert collections_at(url, port, over_grpc=over_grpc, trusted=trusted) == "answered []"
 
 
 @pytest.mark.parametrize("over_grpc", [False, True], ids=["rest", "grpc"])
 def test_https_to_a_server_without_tls_is_said(over_grpc: bool) -> None:
     with grpc_server() as server:
         url = server.rest.url.replace("http:", "https:")
-        answer = asked(url, server.port, over_grpc=over_grpc, trusted=None)
+        answer = collections_at(url, server.port, over_grpc=over_grpc, trusted=None)
         assert answer.startswith("StoreError no TLS connection to Qdrant: "), answer
         assert answer.endswith("use http:// in url=")
 

@@ -1,4 +1,4 @@
-"""What is sent to a server, held to the models of qdrant-client; and one tour of everything on each kind of server."""
+"""Requests to a server, held to the models of qdrant-client; and one tour of everything on each kind of server."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def own(record: models.Record) -> Any:
 
 
 def own_collection(client: QdrantClient, name: str) -> None:
-    """A collection of our own: made, filled, searched in every form, changed and removed."""
+    """A new collection: made, filled, searched in every form, changed and removed."""
     settings = {"dim": DIM, "curvature": CURVATURE, "safety": profile(), "fingerprint": "f1"}
     for options in ({}, {"lift": "poincare"}, {"quantization": "int8"}):
         with Index.create(name, client=client, **settings, **options) as index:  # type: ignore[arg-type]

@@ -101,9 +101,9 @@ def faulty_server(tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
         def _true_answer(self, body: bytes) -> tuple[int, bytes]:
             headers = {"content-type": "application/json"}
             url = server.behind.url + self.path
-            asked = urllib.request.Request(url, data=body or None, headers=headers, method=self.command)
+            request = urllib.request.Request(url, data=body or None, headers=headers, method=self.command)
             try:
-                with urllib.request.urlopen(asked) as reply:
+                with urllib.request.urlopen(request) as reply:
                     return reply.status, reply.read()
             except urllib.error.HTTPError as error:
                 with error:

@@ -115,8 +115,8 @@ class Points(points_service_pb2_grpc.PointsServicer):  # type: ignore[misc]
         return wire.UpdateBatchResponse(result=[DONE.result for _ in operations])
 
     def CreateVectorName(self, request: Any, context: Any) -> Any:
-        asked = request.dense_config
-        dense = models.DenseVectorConfig(size=asked.size, distance=GrpcToRest.convert_distance(asked.distance))
+        size, distance = request.dense_config.size, GrpcToRest.convert_distance(request.dense_config.distance)
+        dense = models.DenseVectorConfig(size=size, distance=distance)
         config = models.DenseVectorNameConfig(dense=dense)
         self.backend.create_vector_name(request.collection_name, request.vector_name, config)
         return DONE
@@ -154,8 +154,8 @@ class Points(points_service_pb2_grpc.PointsServicer):  # type: ignore[misc]
         )
 
     def QueryBatch(self, request: Any, context: Any) -> Any:
-        asked = [without_params(GrpcToRest.convert_query_points(one)) for one in request.query_points]
-        found = self.backend.query_batch_points(request.collection_name, asked)
+        queries = [without_params(GrpcToRest.convert_query_points(one)) for one in request.query_points]
+        found = self.backend.query_batch_points(request.collection_name, queries)
         points = [[RestToGrpc.convert_scored_point(point) for point in answer.points] for answer in found]
         return wire.QueryBatchResponse(result=[wire.BatchResult(result=answer) for answer in points])
 

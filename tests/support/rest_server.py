@@ -98,18 +98,18 @@ class RestServer:
             one = without_params(models.QueryRequest.model_validate(body))
             return client.query_batch_points(name, [one])[0].model_dump(mode="json")
         if action == "points/query/groups":
-            asked = models.QueryGroupsRequest.model_validate(body)
+            grouping = models.QueryGroupsRequest.model_validate(body)
             found = client.query_points_groups(
                 name,
-                asked.group_by,
-                query=asked.query,
-                using=asked.using,
-                prefetch=[without_params(first) for first in asked.prefetch] if asked.prefetch else None,
-                query_filter=asked.filter,
-                limit=asked.limit or 3,
-                group_size=asked.group_size or 10,
-                with_payload=asked.with_payload,
-                with_vectors=asked.with_vector,
+                grouping.group_by,
+                query=grouping.query,
+                using=grouping.using,
+                prefetch=[without_params(first) for first in grouping.prefetch] if grouping.prefetch else None,
+                query_filter=grouping.filter,
+                limit=grouping.limit or 3,
+                group_size=grouping.group_size or 10,
+                with_payload=grouping.with_payload,
+                with_vectors=grouping.with_vector,
             )
             return found.model_dump(mode="json")
         if action == "points/scroll":
