@@ -65,6 +65,21 @@ class Extension(Protocol):
         """Take the vector, these payload indexes and, last, the metadata from the collection."""
 
 
+def inherited_quantization(config: Mapping[str, Any] | None) -> Quantization | None:
+    """Compression of a vector that names none itself, by a collection's configuration in its JSON form.
+
+    A kind that is not known here counts as the coarsest.
+    """
+    if not config:
+        return None
+    if "scalar" in config:
+        return "int8"
+    if config.get("turbo") is None:
+        return "binary"
+    kinds: dict[str | None, Quantization] = {"bits8": "turbo8", "bits4": "turbo4", None: "turbo4"}
+    return kinds.get(config["turbo"].get("bits"), "binary")
+
+
 def write_present(
     ids: Sequence[PointId], write: Callable[[Sequence[int]], None], there: Callable[[Sequence[PointId]], set[PointId]]
 ) -> int:

@@ -109,7 +109,7 @@ def _check(connection: Connection) -> None:
         first = error.errors(include_input=False)[0]
         option = str(first["loc"][0])
         value = connection[option]  # type: ignore[literal-required]  # whatever was given
-        found = value if isinstance(value, int | float) else type(value).__name__  # a string may be a key
+        found = repr(value) if option in ("timeout", "retries") else type(value).__name__  # others may hold a key
         hint = f"A connection takes {', '.join(Connection.__annotations__)}"
         raise SettingsError(f"connection option {option} is {found}: {first['msg']}", hint=hint) from None
     given = [place for place in _PLACES if connection.get(place) is not None]

@@ -7,9 +7,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from qdrant_client import models
 
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, VectorQuery
 from hysac_retrieval.stores.edge.store import EdgeStore
+from hysac_retrieval.stores.extension import inherited_quantization
 from hysac_retrieval.stores.types import Quantization, StorageOptions
 
 N, DIM, L = 2000, 64, 10
@@ -50,3 +52,25 @@ def test_quantized_search_returns_exact_scores_of_nearly_all_the_best(
     exact = store.query("c", VectorQuery(QUERIES, limit=L, exact=True))
     assert [[p.id for p in answer] for answer in exact] == BEST.tolist()
     store.close()
+
+
+BITS = models.TurboQuantBitSize
+INHERITED: list[tuple[models.QuantizationConfig | None, Quantization | None]] = [
+    (None, None),
+    (models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)), "int8"),
+    (models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=BITS.BITS8)), "turbo8"),
+    (models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=BITS.BITS4)), "turbo4"),
+    (models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig()), "turbo4"),
+    (models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=BITS.BITS1)), "binary"),
+    (models.BinaryQuantization(binary=models.BinaryQuantizationConfig()), "binary"),
+    (models.ProductQuantization(product=models.ProductQuantizationConfig(compression="x16")), "binary"),
+]
+
+
+@pytest.mark.parametrize(("config", "expected"), INHERITED)
+@pytest.mark.parametrize("absent", [True, False])
+def test_the_compression_of_a_collection_is_read_from_its_configuration(
+    config: models.QuantizationConfig | None, expected: Quantization | None, absent: bool
+) -> None:
+    described = config.model_dump(mode="json", exclude_none=absent) if config is not None else None
+    assert inherited_quantization(described) == expected

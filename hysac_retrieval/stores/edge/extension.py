@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.stores.edge.requests import DISTANCES, INDEX_TYPES, point_id
-from hysac_retrieval.stores.extension import Facts, write_present
-from hysac_retrieval.stores.types import VECTOR_NAME, CollectionSpec, Quantization
+from hysac_retrieval.stores.extension import Facts, inherited_quantization, write_present
+from hysac_retrieval.stores.types import VECTOR_NAME, CollectionSpec
 from hysac_retrieval.types import PointId
 
 CONFIG = "edge_config.json"
@@ -61,7 +61,7 @@ class EdgeExtension:
             names = {*(config.get("vectors") or ()), *(config.get("sparse_vectors") or ())}
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(f"{path} cannot be read, so what is in the shard is not known: {error}") from error
-        return Facts(VECTOR_NAME in names, _inherited(config.get("quantization_config")))
+        return Facts(VECTOR_NAME in names, inherited_quantization(config.get("quantization_config")))
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         """See `Extension.extend`."""
@@ -124,22 +124,6 @@ class EdgeExtension:
 
     def _update(self, operation: Any) -> None:
         self._shard.update(operation)
-
-
-def _inherited(config: Any) -> Quantization | None:
-    """How a vector without a quantization of its own is compressed; what is not known here counts as the coarsest."""
-    if not config:
-        return None
-    if "scalar" in config:
-        return "int8"
-    turbo = config.get("turbo") if isinstance(config, Mapping) else None
-    if turbo is not None:
-        bits = turbo.get("bits")
-        if bits == "bits8":
-            return "turbo8"
-        if bits in (None, "bits4"):
-            return "turbo4"
-    return "binary"
 
 
 def _bytes(vectors: NDArray[np.float32] | None) -> int:

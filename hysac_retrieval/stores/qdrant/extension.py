@@ -11,10 +11,10 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.payload import PAYLOAD_KEY
-from hysac_retrieval.stores.extension import Facts, write_present
+from hysac_retrieval.stores.extension import Facts, inherited_quantization, write_present
 from hysac_retrieval.stores.qdrant.client import Calls
 from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES, VECTOR_VERSION, at_least, read_collection
-from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec, Quantization
+from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec
 from hysac_retrieval.types import PointId
 
 
@@ -44,7 +44,9 @@ class QdrantExtension:
                 obstacle = f"Qdrant {version} cannot add a vector to a collection that exists; 1.18 can"
         elif isinstance(dense, models.VectorParams):
             obstacle = "the client's local mode takes no unnamed vectors any more once there is a named one beside them"
-        return Facts(VECTOR_NAME in names, _inherited(config.quantization_config), obstacle)
+        quantized = config.quantization_config
+        inherited = inherited_quantization(quantized.model_dump(mode="json") if quantized else None)
+        return Facts(VECTOR_NAME in names, inherited, obstacle)
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         """See `Extension.extend`."""
@@ -115,18 +117,3 @@ class QdrantExtension:
     def _there(self, ids: Sequence[PointId]) -> set[PointId]:
         found = self._calls.retrieve(self._name, list(ids), with_payload=False)
         return {record.id for record in found}
-
-
-def _inherited(config: models.QuantizationConfig | None) -> Quantization | None:
-    """Compression of a vector that names none itself; what is not known here counts as the coarsest."""
-    if config is None:
-        return None
-    if isinstance(config, models.ScalarQuantization):
-        return "int8"
-    if isinstance(config, models.TurboQuantization):
-        bits = config.turbo.bits
-        if bits == models.TurboQuantBitSize.BITS8:
-            return "turbo8"
-        if bits in (None, models.TurboQuantBitSize.BITS4):
-            return "turbo4"
-    return "binary"
