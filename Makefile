@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := torch==2.14.1 torchvision==0.29.1
+PYTEST := $(BIN)/python -m pytest
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
 # Tests need no annotations, and hand over what is wrong on purpose.
@@ -23,12 +24,12 @@ demo: $(VENV)/.runtime ## Index the example gallery, search it safely, write dem
 
 .PHONY: test
 test: $(VENV)/.plugins ## Run all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 	$(BIN)/python -m pytest plugins
 
 .PHONY: test-fast
 test-fast: $(VENV)/.dev ## Run the tests that take no second, for the inner loop
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 .PHONY: check
 check: $(VENV)/.plugins ## Lint, check types and the layers of imports

@@ -13,3 +13,12 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from support.toy_bundle import write_toy_bundle
 
     return write_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle").path
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out for want of a server, however quiet the run."""
+    from support.qdrant_server import WITHOUT
+
+    left_out = sum(WITHOUT in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    if left_out:
+        terminalreporter.write_line(f"{left_out} tests were not run on a Qdrant server: {WITHOUT}", yellow=True)

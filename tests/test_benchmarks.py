@@ -16,6 +16,8 @@ from click.testing import CliRunner
 
 from hysac_retrieval import lorentz
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 Load = Callable[[str], ModuleType]
 

@@ -125,6 +125,7 @@ def test_the_queries_belong_to_the_gallery() -> None:
             assert unsafe[query.query]
 
 
+@pytest.mark.slow
 def test_the_command_runs_on_the_bundled_model_and_gallery(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "demo"), "--no-open"])
     assert done.exit_code == 0, done.output
@@ -138,6 +139,7 @@ def test_the_command_runs_on_the_bundled_model_and_gallery(tmp_path: Path) -> No
     assert json.loads(more.stdout)["hits"]
 
 
+@pytest.mark.slow
 def test_on_the_bundled_model_each_query_finds_its_scene_and_unsafe_ones_a_safe_twin(tmp_path: Path) -> None:
     result = run_demo(tmp_path / "demo")
     safe, text, image = result.searches

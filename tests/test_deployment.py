@@ -40,6 +40,7 @@ def tool(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_compose_file_follows_the_specification() -> None:
     done = tool(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE.name)
     assert done.returncode == 0, done.stdout + done.stderr

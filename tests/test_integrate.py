@@ -55,6 +55,7 @@ def test_from_clip_vectors(person: Reader, capsys: pytest.CaptureFixture[str]) -
     np.testing.assert_allclose([record.vector for record in after], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_from_clip_retrieval(person: Reader) -> None:
     pa = pytest.importorskip("pyarrow", reason="the extra `tables` is not installed")
     import pyarrow.parquet as pq
@@ -86,6 +87,7 @@ def test_from_clip_retrieval(person: Reader) -> None:
     assert person.names["pictures_like"].hits[0].id == results[0]["id"]
 
 
+@pytest.mark.slow
 def test_from_safe_clip(person: Reader) -> None:
     person.fill("gallery", [{"file": file} for file in person.captions], list(person.captions.values()))
     for _ in person.follow(SAFE_CLIP):

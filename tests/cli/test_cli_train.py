@@ -12,6 +12,8 @@ from support.cli import Run, invoke
 from support.pictures import write_pictures
 from support.toy_bundle import profile
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "name": "tiny",
     "steps": 2,

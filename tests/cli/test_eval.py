@@ -17,6 +17,8 @@ from hysac_export.evaluation.calibrate import calibrate
 from hysac_retrieval.cli import main
 from hysac_retrieval.safety.profile import SafetyProfile
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 WITHOUT_TORCH = """

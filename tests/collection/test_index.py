@@ -408,6 +408,7 @@ def test_points_come_back_from_the_store(store: str, tmp_path: Path, lift: Any) 
     assert kinds == ["text"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lift", ["padded", "poincare"])
 @pytest.mark.parametrize("quantization", ["int8", "turbo4", "turbo8", "binary"])
 def test_quantized_collections_find_nearly_all_and_rank_by_the_originals(
@@ -474,6 +475,7 @@ def test_recreating_never_removes_what_an_application_keeps(where: str, attached
         assert len(app.look()) == len(app.ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", STORES)
 def test_pages_of_a_poincare_lift_are_disjoint_among_the_same_candidates(store: str, tmp_path: Path) -> None:
     with index_on(store, tmp_path, lift="poincare") as index:

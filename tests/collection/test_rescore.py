@@ -295,6 +295,7 @@ def _rescore_until_killed(location: Path, pages: Any) -> None:
     pages.send(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork server")
 def test_a_rewrite_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -> None:
     with filled("edge", tmp_path / "whole") as index:

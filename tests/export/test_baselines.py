@@ -21,6 +21,8 @@ from hysac_export.training.train import Trainer
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import TrainingError
 
+pytestmark = pytest.mark.slow
+
 RECIPES = Path(__file__).parents[2] / "benchmarks" / "recipes"
 FINE_TUNED = sorted({path.stem for path in RECIPES.glob("*.yaml")} - {"clip"})
 SMALL = {

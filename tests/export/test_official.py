@@ -21,6 +21,8 @@ from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import BundleNotFoundError, SettingsError, TrainingError
 from hysac_retrieval.ingest import collection_for
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 2e-6
 FILES = {"hysac_model.pth": "", "hysac_model_peft04.pth": "@peft04"}
 

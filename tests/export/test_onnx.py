@@ -24,6 +24,8 @@ from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import BundleFormatError, SettingsError, TrainingError
 from hysac_retrieval.lift import PaddedLift
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = toy_tokenizer()
 
 

@@ -150,6 +150,7 @@ def _compressed(folder: Path) -> Path:
     return _tar(folder, "shard.tar.gz", "w:gz")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("make", [_csv, _json, _parquet, _dataset, _tar, _compressed], ids=lambda make: make.__name__)
 def test_every_kind_of_source_gives_the_same_quadruplets(folder, tmp_path, make):

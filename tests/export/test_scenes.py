@@ -357,6 +357,7 @@ def test_styles_of_the_splits() -> None:
 # ---- leaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "entities"])
 def test_nothing_but_the_content_tells_safe_from_unsafe(split: str) -> None:
     found = leaks(split, 4000, 0)
@@ -390,6 +391,7 @@ def test_a_contact_sheet_is_written(tmp_path: Path) -> None:
         assert page.size[0] > page.size[1] > 128
 
 
+@pytest.mark.slow
 def test_written_quadruplets_can_be_read_back(tmp_path: Path) -> None:
     run = CliRunner().invoke(scenes, ["write", "--split", "test", "-n", "6", "--seed", "2", "--out", str(tmp_path)])
     assert run.exit_code == 0, run.output

@@ -61,6 +61,7 @@ def test_a_run_reports_every_term_and_the_stem_is_alone_at_first(finished):
     assert all(np.isfinite(value) for row in rows for value in row.values())
 
 
+@pytest.mark.slow
 def test_the_stem_learns_words(tmp_path):
     Trainer(tiny(stem_steps=60, steps=1, batch_size=16, **{"optim.lr": 5e-3}), tmp_path / "run").run()
     words = [row["words"] for row in _lines(tmp_path / "run")]
@@ -301,6 +302,7 @@ def test_a_run_with_a_damaged_file_names_it(name, finished, tmp_path):
         TrainedRun.load(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_metrics_that_were_half_written_are_written_again(finished, tmp_path):
     folder = tmp_path / "run"
     Trainer(tiny(), folder).run(stop_after=3)

@@ -19,6 +19,8 @@ from hysac_export.training.engine import Engine
 from hysac_export.training.train import Trainer
 from hysac_retrieval.errors import TrainingError
 
+pytestmark = pytest.mark.slow
+
 MODEL = {
     "dim": 12,
     "image": {"size": 32, "patch": 16, "width": 16, "layers": 1, "head_width": 8},

@@ -15,6 +15,8 @@ from hysac_export.training.train import Trainer, check_data
 from hysac_retrieval.cli import main
 from hysac_retrieval.errors import TrainingError
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "stem_steps": 0,
     "steps": 2,

@@ -22,6 +22,8 @@ from hysac_export.training.run import TrainedRun
 from hysac_export.training.train import Trainer
 from hysac_retrieval.errors import TrainingError
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURE = {
     "embed_dim": 16,
     "quick_gelu": True,

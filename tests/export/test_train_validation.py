@@ -23,6 +23,8 @@ from hysac_export.training.train import BEST, Trainer
 from hysac_export.training.validation import Best, recall_sum
 from hysac_retrieval.errors import MissingExtraError
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {
     "steps": 6,
     "batch_size": 8,

@@ -37,6 +37,7 @@ def failed(journal: Path) -> set[str]:
     return {Path(json.loads(line)["item"]).name for line in journal.read_text(encoding="utf-8").splitlines()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork server")
 def test_a_collection_indexed_in_spite_of_kills_equals_one_indexed_at_once(tmp_path: Path, toy_bundle: Path) -> None:
     from support import kill_target

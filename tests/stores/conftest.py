@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.grpc_server import grpc_server
-from support.qdrant_server import QDRANT, WITHOUT, client_of, own_names
+from support.qdrant_server import QDRANT, client_of, own_names
 from support.rest_server import rest_server
 
 from hysac_retrieval.stores import Store
@@ -35,10 +35,3 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             made = QdrantStore.connect(path=str(tmp_path) if kind == "path" else None)
         yield made
         made.close()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out for want of a server, however quiet the run."""
-    left_out = sum(WITHOUT in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
-    if left_out:
-        terminalreporter.write_line(f"{left_out} tests were not run on a Qdrant server: {WITHOUT}", yellow=True)

@@ -85,6 +85,7 @@ def killed(folder: Path, mode: str, start: int, rng: random.Random) -> int:
     return acknowledged
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_every_point_that_it_had_acknowledged(tmp_path: Path) -> None:
     rng, acknowledged = random.Random(), 0
     first = EdgeStore(tmp_path)

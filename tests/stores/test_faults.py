@@ -155,7 +155,7 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(
     assert len(server.seen) == 1
 
 
-@pytest.mark.parametrize("header", ["soon", later(-60), "-5"])
+@pytest.mark.parametrize("header", ["soon", later(-60), "-5"], ids=["words", "past", "negative"])
 def test_a_server_that_asks_in_a_strange_way_is_asked_again(
     server: FaultyServer, store: QdrantStore, header: str
 ) -> None:
@@ -165,6 +165,7 @@ def test_a_server_that_asks_in_a_strange_way_is_asked_again(
     assert len(server.seen) == 3
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_given_up_in_time(server: FaultyServer) -> None:
     store, owned = open_store({"url": server.url, "timeout": 0.5, "retries": 1})
     assert owned
