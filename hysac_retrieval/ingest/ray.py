@@ -22,8 +22,6 @@ from hysac_retrieval.ingest.protocols import Groups, Outcome
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
 
-_AHEAD = 16  # groups of tasks in the queue
-
 
 @dataclass(frozen=True, slots=True)
 class RayOptions:
@@ -50,7 +48,7 @@ class RayEncoding:
     def __call__(self, groups: Groups) -> Generator[list[Outcome], None, None]:
         """See `Encoding`; raises `MissingExtraError` without Ray, and `HysacError` if the cluster fails."""
         with _cluster(self.options.address) as ray:
-            queue = ray.util.queue.Queue(_AHEAD, actor_options={"num_cpus": 0})
+            queue = ray.util.queue.Queue(16, actor_options={"num_cpus": 0})
 
             def _feed() -> None:
                 with suppress(ray.exceptions.RayError):  # of a queue that was shut down
@@ -71,7 +69,8 @@ class RayEncoding:
         gpus = int(cores.get("GPU", 0))
         actors = self.options.actors or gpus or max(int(cores.get("CPU", 1)) // 2, 1)
         # Not tried again, as what was taken is gone from the queue; cut into blocks, to be spread over the cluster.
-        tasks = ray.data.from_items([0]).map_batches(take, fn_args=(queue,), num_cpus=0, max_retries=0, **arrow)
+        once = {"num_cpus": 0, "ray_remote_args_fn": lambda: {"max_retries": 0}}
+        tasks = ray.data.from_items([0]).map_batches(take, fn_args=(queue,), **once, **arrow)
         spread = tasks.repartition(target_num_rows_per_block=self.batch_size)
         decoded = spread.map_batches(decode, fn_kwargs={"decoding": self.decoding}, **arrow)
         model = (str(self.encoder.bundle.path), self.encoder.fingerprint, None if gpus else 1)

@@ -55,7 +55,7 @@ def status_of(
     options: SourceOptions | None = None,
     journal: str | os.PathLike[str] | None = None,
 ) -> Status:
-    """Compare a collection with its sources. Every file is read and hashed.
+    """Compare a collection with its sources, which are all read and hashed.
 
     Args:
         sources: As for `index_sources`, with the same `options`.

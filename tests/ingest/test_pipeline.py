@@ -8,26 +8,33 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.pictures import COLOURS, write_pictures, write_truncated
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.errors import ModelMismatchError, SettingsError, SourceError, StoreError
+from hysac_retrieval.errors import InputError, ModelMismatchError, SettingsError, SourceError, StoreError
 from hysac_retrieval.ingest import (
+    FailedItem,
     Fields,
     Item,
+    Journal,
     Listing,
     Progress,
     SourceOptions,
     collection_for,
     index_sources,
 )
+from hysac_retrieval.ingest.items import Items
 from hysac_retrieval.ingest.pipeline import run as pipeline_run
+from hysac_retrieval.ingest.pipeline.decode import Decoding
+from hysac_retrieval.ingest.pipeline.encode import LocalEncoding
+from hysac_retrieval.ingest.protocols import Task
 
 
 @pytest.fixture(scope="module")
@@ -352,3 +359,61 @@ def test_a_table_may_hold_long_texts(tmp_path: Path, encoder: Encoder, index: In
     rows = tmp_path / "rows.csv"
     rows.write_text(f"text,more\na dog,{'x' * 200_000}\na cat,y\n", encoding="utf-8")
     assert index_sources([rows], index, encoder).indexed["text"] == 2
+
+
+class Lines:
+    """A source that is none of those that come with the package."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self.seen: set[str] = set()
+        self.finished: tuple[str, ...] = ("lines",)
+
+    def __iter__(self) -> Items:
+        for text in self.texts:
+            item = Item(text, text, "lines", "text", text, {}, text)
+            self.seen.add(item.id)
+            yield item if text.isascii() else FailedItem.of_item(item, SourceError("not ASCII"))
+
+    def count(self) -> int:
+        return len(self.texts)
+
+
+class Memory:
+    """A sink that is no collection; it refuses a text."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, Any] = {}
+        self.rejected: list[str] = []
+        self.finished = 0
+
+    def write(self, modality: str, items: Sequence[Item], hashes: Sequence[str], points: Any) -> int:
+        if any("refused" in item.origin for item in items):
+            raise InputError("refused")
+        self.points |= {item.origin: point for item, point in zip(items, points, strict=True)}
+        return len(items)
+
+    def reject(self, failure: FailedItem, found: str) -> None:
+        self.rejected.append(failure.item)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_a_run_takes_any_source_and_any_sink(encoder: Encoder, tmp_path: Path) -> None:
+    texts = ["a dog", "ein Hündchen", "refused", "a cat", "left out"]
+
+    class Choosing:
+        def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
+            return (Task(item, "missing") for item in items if item.origin != "left out")
+
+    sink, decoding = Memory(), Decoding(encoder.image_spec, 10**6)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        local = LocalEncoding(encoder, 8, 0, decoding)
+        report = pipeline_run.Run(Lines(texts), Choosing(), local, sink, journal, 77)()
+    assert report.indexed == {"text": 2, "image": 0}
+    assert (report.failures, report.left_out, report.skipped, report.interrupted) == (2, 1, 0, False)
+    assert sorted(sink.rejected) == ["ein Hündchen", "refused"]
+    assert sink.finished == 1
+    np.testing.assert_allclose(list(sink.points.values()), encoder.encode_text(["a dog", "a cat"]), atol=1e-6)
+    assert [entry["item"] for entry in entries(tmp_path / "journal.jsonl")] == ["ein Hündchen", "refused"]

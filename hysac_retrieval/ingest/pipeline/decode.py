@@ -22,13 +22,7 @@ _HASH_BYTES = 16  # BLAKE2b; equal ones by accident are out of the question
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A content to hash and, if it is an image, to decode.
-
-    Attributes:
-        content: Path or bytes of an image, or a text.
-        salt: What its hash covers besides the content.
-        known: Hash of the point that is stored; an image with this hash is not decoded.
-    """
+    """A content to hash, together with a salt, and to decode if it is an image whose hash is not the known one."""
 
     content: Path | bytes | str
     salt: bytes
@@ -52,12 +46,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Hashes and decodes.
-
-    Attributes:
-        spec: Size and interpolation of the pixels; None only hashes.
-        max_pixels: Largest width × height of an image.
-    """
+    """Hashes and, with a `spec` of the pixels, decodes images of at most `max_pixels` (width × height)."""
 
     spec: ImageSpec | None
     max_pixels: int

@@ -74,14 +74,7 @@ def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> list[Ou
 
 @dataclass(frozen=True, slots=True)
 class LocalEncoding:
-    """Decodes in worker processes and encodes in the calling thread.
-
-    Args:
-        encoder: Encodes the items.
-        batch_size: Items encoded at once.
-        workers: See `Decoder`.
-        decoding: How images are decoded.
-    """
+    """Decodes in worker processes, or a thread (see `Decoder`), and encodes in the calling thread; see `Encoding`."""
 
     encoder: Encoder
     batch_size: int

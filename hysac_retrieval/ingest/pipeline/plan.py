@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from qdrant_client import models
@@ -55,16 +56,13 @@ def item_groups(source: Source, fail: Callable[[FailedItem], None]) -> Generator
 
 
 class CollectionPlanner:
-    """Decides by what a collection holds.
+    """Decides by what a collection holds, and by the ids of the items that failed when last tried.
 
     Args:
         index: The collection; None for one that does not exist yet.
-        failed: Ids of the items that failed when last tried.
+        failed: The ids.
         only: States to do; empty for all of them.
         resume: Whether to compare with what is stored; otherwise everything is to be done again.
-
-    Raises:
-        SettingsError: See `expect_choice`.
     """
 
     def __init__(
@@ -90,20 +88,16 @@ class CollectionPlanner:
         return "stale" if is_stored else "missing"
 
 
+@dataclass(frozen=True, slots=True)
 class AttachedPlanner:
-    """Decides about points by what they carry.
+    """Decides about points by the content hash that they carry; without `resume` everything is done again."""
 
-    Args:
-        resume: Whether that counts; otherwise everything is done again.
-    """
-
-    def __init__(self, resume: bool) -> None:
-        self._resume = resume
+    resume: bool
 
     def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
         """See `Planner.tasks`."""
         for item in items:
-            known = item.known if self._resume else None
+            known = item.known if self.resume else None
             yield Task(item, "missing" if known is None else "stale", known)
 
 

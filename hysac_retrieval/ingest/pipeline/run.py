@@ -28,16 +28,7 @@ _UPLOADS = 4  # batches that wait for the store
 
 @dataclass
 class Run:
-    """A run; see `Run.__call__`.
-
-    Args:
-        source: Lists the items.
-        planner: Selects what is to be done.
-        encoding: Encodes it.
-        sink: Takes the points.
-        journal: Keeps failures and cut texts.
-        context_length: Tokens of a text that the model reads.
-    """
+    """A run with its parts, and the number of tokens of a text that the model reads."""
 
     source: Source
     planner: Planner

@@ -105,15 +105,9 @@ def text_item(row: Row, source: str, *, key: str | None = None) -> Item | Failed
 def image_item(
     content: Path | bytes, file: str | None, rows: Sequence[Row], source: str, key: str, *, place: str | None = None
 ) -> Item:
-    """Return an image, with the rows that describe it, as an item.
+    """Return an image as an item, named `file` in its payload, with the rows that describe it.
 
-    Args:
-        content: Its path, or its bytes.
-        file: Its name for the payload, if it has one.
-        rows: At least one, but for an image file that is known by its place alone.
-        source: See `Item.source`.
-        key: See `Item.key`.
-        place: See `Item.place`; the origin of the first row if not given.
+    A file that is listed without rows has a `place`; for others, the origin of the first row tells them apart.
     """
     payload = {name: value for row in rows for name, value in row.extra.items()}
     if file:
