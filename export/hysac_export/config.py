@@ -1,8 +1,7 @@
 """Configuration of a training run: one frozen pydantic model, read from YAML or TOML.
 
-The defaults are the published recipe wherever it applies to a model trained from scratch; everything that is ours
-(`LossConfig.joint`, `.radius`, `.words`, the convolutional stem, the head MLP) is off by default and switched on in
-`configs/mini.yaml`.
+The defaults are the published recipe as far as it applies to a model trained from scratch. What goes beyond it
+(`LossConfig.joint`, `.radius`, `.words`, the convolutional stem, the head MLP) is off, and on in `configs/mini.yaml`.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class ImageTower(_Config):
 
 
 class TextTower(_Config):
-    """The causal text transformer over our own tokenizer."""
+    """The causal text transformer over a tokenizer learned from the captions."""
 
     context_length: int = Field(32, gt=2)
     vocab_size: int = Field(2048, gt=4)
@@ -87,11 +86,11 @@ class OpenClipConfig(_Config):
 
     Attributes:
         name: An architecture of open_clip, such as ``"ViT-L-14"``, or the path of a JSON file that describes one in
-            open_clip's own format (with or without ``model_cfg`` around it).
+            open_clip's format (with or without ``model_cfg`` around it).
         pretrained: A tag that open_clip has for it, such as ``"openai"``, or the path of weights; None for random ones.
         lora: Adapters to train; None trains everything.
         tokenizer: A ``tokenizer.json`` for a vocabulary other than CLIP's.
-        architecture: What `name` stands for; filled in by `towers.resolve`, so that a run folder needs no registry.
+        architecture: The architecture of that name, filled in by `towers.resolve`.
     """
 
     name: str
@@ -136,16 +135,15 @@ Cone = Literal["T<I", "T*<I*", "I<T*", "T<T*"]
 
 
 class LossConfig(_Config):
-    """Weights of the loss terms. The first five fields are the paper's; the rest is ours and off by default.
+    """Weights of the loss terms. The first five fields are the paper's; the rest goes beyond it and is off by default.
 
     Attributes:
         contrastive: Weight of each of the four contrastive terms.
         entailment: Weight of each entailment term.
-        cones: Which entailment terms there are, apex first. Without ``"I<T*"`` nothing orders safe and unsafe;
-            ``"T<T*"`` is ours, and with `radius` all that pairs without pictures can learn from.
+        cones: The entailment terms, apex first. Without ``"I<T*"`` nothing orders safe and unsafe; ``"T<T*"``, not of
+            the paper, is with `radius` all that pairs without pictures can learn from.
         aperture_scale: Factor s of the half aperture.
-        published_normalisation: Divide by the number of terms and the sum of their weights, 7 (4 w_c + 3 w_e), as the
-            published code does.
+        published_normalisation: Divide by the number of terms and the sum of their weights, 7 (4 w_c + 3 w_e).
         joint: Contrastive term over the union of safe and unsafe (2B × 2B).
         radius: Hinge on the radii over all six pairs of groups.
         radius_gap: Margin between neighbouring groups, in units of distance.
@@ -192,14 +190,14 @@ Sources = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if i
 
 
 class DataConfig(_Config):
-    """What to learn from: quadruplets in files, or else scenes.
+    """The training data: quadruplets in files, or else scenes.
 
     Pictures and captions of scenes are drawn again every epoch. Both geometries learn from all four parts of a
     quadruplet.
 
     Attributes:
-        train: Files of quadruplets, see `quadruplet_rows`; without any, the scenes. Paths begin where the command is
-            run. Of the settings below, only `augment` then counts.
+        train: Files of quadruplets, see `quadruplets.rows`; without any, the scenes. Paths begin where the command is
+            run. Of the settings below `skip_bad`, only `augment` then counts.
         validation: Files of quadruplets to validate and calibrate on.
         holdout: Without `validation`, the share of the rows that is kept for that, chosen by their safe captions.
         skip_bad: Do without rows and pictures that cannot be read, instead of refusing the set.
@@ -211,12 +209,7 @@ class DataConfig(_Config):
     skip_bad: bool = False
     quadruplets: int = Field(60_000, gt=0)
     seed: int = Field(0, ge=0)
-    group: int = Field(
-        1,
-        gt=0,
-        description="Quadruplets of a batch that share setting and light, so that only what is in a scene tells them "
-        "apart; 1 for none.",
-    )
+    group: int = Field(1, gt=0, description="Quadruplets of a batch that share setting and light; 1 for none.")
     styles: tuple[str, ...] | None = Field(None, description="Art styles; default: all the training styles.")
     omit: float = Field(0.0, ge=0, le=1, description="Share of scenes whose captions leave out a thing of both twins.")
     augment: float = Field(0.0, ge=0, le=1, description="Strength of colour, blur, and shift augmentation.")
@@ -245,11 +238,11 @@ class TrainConfig(_Config):
         accumulate: Parts that a step's batch is encoded in. Negatives still come from the whole batch: every part is
             encoded twice, first for the loss and then for the gradient, so memory falls and time rises by a third.
         gradient_checkpointing: Compute activations again instead of keeping them; less memory, a third more time.
-        start_from: A finished run folder whose weights and vocabulary the run starts from, in place of random ones; the
-            path begins where the command is run. Towers have to be alike, the geometry may differ. What
-            ``model.open_clip.pretrained`` names is then not loaded, and only says how pictures are prepared.
-        precision: Of the towers. ``exp_map0`` and the losses are float32 always. ``fp16`` needs a GPU; ``auto`` is
-            ``bf16`` where the device multiplies in it, else ``fp32``, because emulated bf16 is many times slower.
+        start_from: A finished run folder whose weights and vocabulary the run starts from; the path begins where the
+            command is run. Towers have to be alike, the geometry may differ; ``model.open_clip.pretrained`` is then not
+            loaded.
+        precision: Of the towers; ``exp_map0`` and the losses are float32 always. ``fp16`` needs a GPU; ``auto`` is
+            ``bf16`` if the device multiplies in it, else ``fp32``, because emulated bf16 is many times slower.
     """
 
     name: str = "hysac"
@@ -273,25 +266,15 @@ class TrainConfig(_Config):
     data: DataConfig = DataConfig()
 
     @model_validator(mode="after")
-    def _parts_are_whole(self) -> Self:
+    def _fits(self) -> Self:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not divide into {self.accumulate} parts")
         if self.accumulate > 1 and self.model.image.stem == "conv":
-            raise ValueError(
-                "the batch norm of the convolutional stem sees what is encoded at once; set accumulate to 1"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _words_need_a_stem(self) -> Self:
+            raise ValueError("the stem's batch norm needs the whole batch at once; set accumulate to 1")
         if self.loss.words and self.model.image.stem != "conv":
             raise ValueError("loss.words supervises the convolutional stem; set model.image.stem to 'conv'")
         if self.stem_steps and not self.loss.words:
             raise ValueError("stem_steps needs loss.words: words are all that the stem learns from on its own")
-        return self
-
-    @model_validator(mode="after")
-    def _safe_clip_is_euclidean(self) -> Self:
         if self.loss.safe_clip and self.model.geometry != "euclidean":
             raise ValueError("loss.safe_clip is a loss of cosines; set model.geometry to 'euclidean'")
         return self
@@ -306,10 +289,7 @@ class TrainConfig(_Config):
         """Read a config file (YAML or TOML), or a bundled one by name (see `bundled_configs`).
 
         A file may say ``extends: NAME``, a bundled config or a file beside it, and hold only what differs from that.
-
-        Args:
-            source: A path, or a name such as ``"mini"``.
-            **overrides: Dotted keys with values, for example ``{"optim.lr": 1e-3}``.
+        Overrides are dotted keys with values, for example ``{"optim.lr": 1e-3}``.
 
         Raises:
             TrainingError: The file is missing or not valid; the message names the field.

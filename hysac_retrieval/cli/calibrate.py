@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from hysac_retrieval.cli.common import (
-    FAILED_ITEMS,
-    Command,
-    console,
-    print_json,
-    progress_bar,
-)
+from hysac_retrieval.cli.common import FAILED_ITEMS, Command, console, print_json, progress_bar
 from hysac_retrieval.cli.options import Place, json_option, place_options
 from hysac_retrieval.cli.rescore import run_rescore, show_report
 from hysac_retrieval.collection.metadata import same_points
@@ -69,18 +63,14 @@ Radii: TypeAlias = Mapping[str, Any]
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     model: str,
-    n: int,
-    seed: int,
-    max_harmful: float,
-    max_miss: float,
-    safe: tuple[str, ...],
-    unsafe: tuple[str, ...],
     update: bool,
     place: Place,
     roc: Path | None,
     out: Path | None,
     as_json: bool,
+    **samples: Any,
 ) -> None:
     """Calibrate MODEL, a run folder of `hysac train` or a bundle.
 
@@ -103,10 +93,8 @@ def command(
     if update and not (Path(model) / MANIFEST_NAME).is_file():
         raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
     _prepare(roc, out)
-    if safe or unsafe:
-        name, profile, radii = _on_samples(model, safe, unsafe, max_miss)
-    else:
-        name, profile, radii = _on_validation(model, n, seed, max_harmful, max_miss)
+    calibrated = _on_samples if samples["safe"] or samples["unsafe"] else _on_validation
+    name, profile, radii = calibrated(model, **samples)
     if roc is not None:
         from hysac_export.evaluation.roc import roc as measured
         from hysac_export.evaluation.roc import write_roc
@@ -133,13 +121,13 @@ def command(
 
 
 def _prepare(roc: Path | None, out: Path | None) -> None:
-    """Make the folders of the files that are written in the end, before the work of which they are to tell."""
+    """Make the folders of the files that are written in the end, before the work."""
     if roc is not None and roc.suffix.lower() == ".png":
         raise SettingsError(
             "--roc names the JSON file, its picture goes beside it", hint=f"Give {roc.with_suffix('.json')}"
         )
     if roc is not None and out is not None and out.absolute() in {roc.absolute(), roc.with_suffix(".png").absolute()}:
-        raise SettingsError(f"--roc and --out would both write {out}", hint="Give them names of their own")
+        raise SettingsError(f"--roc and --out would both write {out}", hint="Give them different names")
     for path in (roc, out):
         try:
             if path is not None:
@@ -149,7 +137,7 @@ def _prepare(roc: Path | None, out: Path | None) -> None:
 
 
 def _on_validation(
-    model: str, n: int, seed: int, max_harmful: float, max_miss: float
+    model: str, n: int, seed: int, max_harmful: float, max_miss: float, **_: Any
 ) -> tuple[str, SafetyProfile, Radii]:
     from hysac_export.evaluation.calibrate import calibrate
     from hysac_export.evaluation.subjects import encode_validation, load_subject
@@ -164,7 +152,7 @@ def _on_validation(
 
 
 def _on_samples(
-    model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float
+    model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float, **_: Any
 ) -> tuple[str, SafetyProfile, Radii]:
     from hysac_export.evaluation.samples import calibrate_radii, encode_samples
     from hysac_retrieval.encoder.encoder import Encoder

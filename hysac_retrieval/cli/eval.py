@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,31 +43,20 @@ SPLITS = ("validation", *TEST_SPLITS)
 @click.option("--brief", is_flag=True, help="All models on the first split, two on the others; fewer tables.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 def command(
-    model: str,
-    baselines: tuple[Path, ...],
-    no_baseline: bool,
-    ablation: tuple[Path, ...],
-    splits: tuple[str, ...],
-    data: str | None,
-    n: int,
-    seed: int,
-    out: Path | None,
-    as_json: bool,
-    brief: bool,
-    markdown: bool,
+    splits: tuple[str, ...], data: str | None, n: int, seed: int, out: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Evaluate a model on the test splits of the scenes, or on your own quadruplets.
 
     Prints the tables of the paper with 95 % bootstrap intervals: safe, unsafe and unsafe→safe retrieval with the
-    published bounds and with ours, harmful@1, classification by radius, and a zero-shot check. A bundle brings its
-    safety profile; a run folder is calibrated first, on the validation split. All models see the same pictures and
-    captions.
+    published bounds and the calibrated ones, harmful@1, classification by radius, and a zero-shot check. A bundle
+    brings its safety profile; a run folder is calibrated first, on the validation split. All models see the same
+    pictures and captions.
     """
     from hysac_export.data.quadruplets.sets import draw_files
     from hysac_export.data.split import draw_split
     from hysac_export.evaluation.plots import write_plots
     from hysac_export.evaluation.report import tables, to_dict
-    from hysac_export.evaluation.subjects import Draw, evaluate_subjects, load_subject, named_apart, with_profile
+    from hysac_export.evaluation.subjects import Draw, evaluate_subjects, with_profile
 
     chosen = splits or TEST_SPLITS
     draw: Draw = draw_split
@@ -75,10 +64,7 @@ def command(
         if splits:
             raise click.UsageError("give --data or --split, not both: the splits are those of the scenes")
         chosen, draw = (data,), lambda _, *how: draw_files((data,), *how)
-    subjects = [load_subject(model)]
-    if not no_baseline:
-        subjects += [load_subject(folder) for folder in baselines] or _default_baselines()
-    subjects = named_apart([*subjects, *map(load_subject, ablation)])
+    subjects = _subjects(options["model"], options["baselines"], options["no_baseline"], options["ablation"])
     uncalibrated = [s for s in subjects if s.profile is None and s.curvature is not None]
     drawings = len({s.size for s in subjects})
     total = n * (len(chosen) * (drawings + 3 * len(subjects)) + 3 * len(uncalibrated))
@@ -98,10 +84,10 @@ def command(
         except MissingExtraError as error:
             note(f"No plots: {error}")
         note(f"Wrote {out}")
-    shown = tables(evaluations, details=not brief)
+    shown = tables(evaluations, details=not options["brief"])
     if as_json:
         print_json(result)
-    elif markdown:
+    elif options["markdown"]:
         click.echo("\n\n".join(table.markdown() for table in shown))
     else:
         from rich.console import Console
@@ -109,6 +95,15 @@ def command(
         console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
         for table in shown:
             console.print(table.rich())
+
+
+def _subjects(model: str, baselines: tuple[Path, ...], no_baseline: bool, ablation: tuple[Path, ...]) -> list[Subject]:
+    from hysac_export.evaluation.subjects import load_subject, named_apart
+
+    subjects = [load_subject(model)]
+    if not no_baseline:
+        subjects += [load_subject(folder) for folder in baselines] or _default_baselines()
+    return named_apart([*subjects, *map(load_subject, ablation)])
 
 
 def note(message: str) -> None:

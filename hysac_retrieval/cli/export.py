@@ -81,31 +81,23 @@ def command(model: str, out: Path, safety: Path | None, metrics: Path | None, as
             return partial(bar.advance, bar.add_task(label, total=total))
 
         bundle = export_model(model, out, ExportOptions(safety=profile, metrics=tested, **options), stage)
-    _show(bundle, as_json)
+    show_bundle(bundle, as_json, metrics=bundle.manifest.metrics)
 
 
-def _show(bundle: Bundle, as_json: bool) -> None:
+def show_bundle(bundle: Bundle, as_json: bool, **more: Any) -> None:
+    """Print what was written, with the price of its compression; `more` is for JSON."""
     from hysac_export.bundle.price import caution, price_table
 
-    manifest = bundle.manifest
+    manifest, verification = bundle.manifest, bundle.manifest.verification
     size = sum(entry.size for entry in manifest.files.values())
-    priced = "price" in manifest.verification
     if as_json:
-        print_json(
-            {
-                "bundle": str(bundle.path),
-                "name": manifest.name,
-                "fingerprint": bundle.fingerprint,
-                "bytes": size,
-                "verification": manifest.verification,
-                "metrics": manifest.metrics,
-            }
-        )
+        facts = {"bundle": str(bundle.path), "name": manifest.name, "fingerprint": bundle.fingerprint, "bytes": size}
+        print_json(facts | {"verification": verification} | more)
     else:
         click.echo(f"Wrote {bundle.path}: {manifest.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
-        if priced:
-            console().print(price_table(manifest.verification).rich())
+        if "price" in verification:
+            console().print(price_table(verification).rich())
         click.echo(f"Try it: hysac index photos/ --collection photos --location ./data --model {bundle.path}")
-    if priced and (costs := caution(manifest.verification)):
+    if "price" in verification and (costs := caution(verification)):
         mend = "Try another precision, int8 without --static, or fp32."
         click.secho(f"Caution: {costs}. {mend}", fg="yellow", err=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, print_json, require_training
+from hysac_retrieval.cli.common import Command, require_training
+from hysac_retrieval.cli.export import show_bundle
 from hysac_retrieval.cli.options import json_option
 
 
@@ -62,23 +63,8 @@ def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
 
     with _spinner() as say:
         imported = import_published(source, out, on_step=say, **options)
-    bundle, manifest = imported.bundle, imported.bundle.manifest
-    size = sum(entry.size for entry in manifest.files.values())
-    if as_json:
-        print_json(
-            {
-                "bundle": str(bundle.path),
-                "name": manifest.name,
-                "fingerprint": bundle.fingerprint,
-                "bytes": size,
-                "derived": list(imported.derived),
-                "verification": manifest.verification,
-                "training": manifest.training,
-            }
-        )
-    else:
-        click.echo(f"Wrote {bundle.path}: {manifest.name}, {size / 1e6:.1f} MB, fingerprint {bundle.fingerprint}")
-        click.echo(f"Try it: hysac index photos/ --collection photos --location ./data --model {bundle.path}")
+    bundle = imported.bundle
+    show_bundle(bundle, as_json, derived=list(imported.derived), training=bundle.manifest.training)
     if imported.derived:
         kinds = " and of ".join(f"{modality}s" for modality in imported.derived)
         click.echo(

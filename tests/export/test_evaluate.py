@@ -55,6 +55,11 @@ def test_reference_traversal_equals_the_published_code(bounds: str, out: str) ->
         np.testing.assert_allclose(points[0], golden[f"out_{out}"][row], rtol=1e-12, atol=1e-12)
 
 
+def test_auc_of_known_radii() -> None:
+    assert auc([0.1, 0.4], [0.35, 0.8]) == 0.75
+    assert auc(np.ones(3), np.ones(3)) == 0.5
+
+
 def test_rank_counts_what_is_strictly_nearer_and_equals_that_come_first() -> None:
     pool = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     found = retrieve(np.array([[1.0, 0.0]] * 3), pool, np.array([1, 2, 3]), 1.0)

@@ -30,7 +30,7 @@ from hysac_export.data.scenes.art import PACKAGES, write_atlases
 from hysac_export.data.scenes.backgrounds import paint
 from hysac_export.data.scenes.captions import MAX_WORDS
 from hysac_export.data.scenes.catalogue import parse_catalogue
-from hysac_export.data.scenes.checks import auc, background_features, held_out_auc, leaks
+from hysac_export.data.scenes.checks import background_features, held_out_auc, leaks
 from hysac_export.data.scenes.cli import GALLERY_QUADRUPLETS, GALLERY_SEED, gallery_scenes, scenes
 from hysac_export.data.scenes.restyle import DRAWS, restyle
 from hysac_export.data.scenes.splits import Use, stable_hash, use, uses
@@ -374,11 +374,6 @@ def test_the_classifier_would_find_a_background_that_leaks() -> None:
             rows.append(background_features(artist.trace(darker, rng)))
             labels.append(scene.unsafe)
     assert held_out_auc(np.stack(rows), np.array(labels)) > 0.65
-
-
-def test_auc_of_known_scores() -> None:
-    assert auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])) == 0.75
-    assert auc(np.ones(6), np.array([True, False] * 3)) == 0.5
 
 
 # ---- commands and artwork

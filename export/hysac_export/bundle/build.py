@@ -39,21 +39,11 @@ Stages = Callable[[str, int | None], Progress]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a bundle is made.
+    """Options of `hysac export`; name and description default to those of the run or of the bundle.
 
-    Attributes:
-        name: Name of the model; default: that of the run or of the bundle.
-        description: What the model is, in words; default: that of the bundle.
-        licence: Licence of the weights; of a run.
-        weights: How weights of an uncompressed bundle are stored.
-        precision: What is computed in.
-        static: Fix the ranges of int8 activations on a quarter of the samples.
-        safe: Sources of safe samples to compare precisions on.
-        unsafe: Sources of unsafe samples.
-        safety: A profile to take instead of calibrating a run.
-        metrics: Test metrics of a run, JSON-serialisable, to put along.
-        n: Validation quadruplets.
-        overwrite: Replace a bundle that is there.
+    `weights` are how those of an uncompressed bundle are stored; `static` fixes the ranges of int8 activations on a
+    quarter of the samples, which are `safe` and `unsafe` sources or n validation quadruplets; `safety` is a profile to
+    take instead of calibrating a run, `metrics` are JSON-serialisable test metrics to put along.
     """
 
     name: str | None = None
@@ -184,7 +174,7 @@ def _check_profile(figures: Mapping[str, float], profile: SafetyProfile) -> None
 
 
 def _provenance(trained: TrainedRun, run: Path) -> dict[str, Any]:
-    """Config, last metrics and versions: what somebody needs to train the model again."""
+    """Config, last metrics and versions, to train the model again."""
     rows = read_metrics(run / METRICS) if (run / METRICS).is_file() else []
     return {
         "config": trained.config.model_dump(mode="json"),

@@ -37,7 +37,7 @@ from hysac_retrieval.types import Modality
 
 Precision = Literal["fp32", "fp16", "int8"]
 Inputs = Mapping[Modality, NDArray[Any]]
-"""What the graphs take: texts as token ids (n, L) int64, images as pixels (n, S, S, 3) uint8."""
+"""Inputs of the graphs: texts as token ids (n, L) int64, images as pixels (n, S, S, 3) uint8."""
 
 _LARGEST, _MASKED = float(np.finfo(np.float16).max), -1e30
 CALIBRATED_ON = 128
@@ -57,23 +57,17 @@ def compress_bundle(
 ) -> Bundle:
     """Write a bundle that computes the same in less.
 
-    Its calibration is that of the source, whose scores it gives but for the error that `price` measures.
-
     Args:
-        source: A bundle in float32; its weights may be stored as float16.
+        source: A bundle that computes in float32.
         out: Folder to write.
-        precision: ``"fp16"``: all but the end of each graph in half precision, for GPUs (a CPU is slower with it).
-            ``"int8"``: products with weights in int8, for CPUs.
-        inputs: For int8: fixes the ranges of activations to those of these inputs (static quantization). None: ranges
-            are taken from every input anew (dynamic quantization), which is more accurate and needs no data.
-        price: Compares the new bundle with `source`, see `price.price`; what it returns goes into the manifest under
-            ``verification``.
-        name: Name of the model; None for the source's.
-        description: What it is, in words; None for the source's.
+        precision: ``"fp16"``: all but the end of each graph in half precision, for GPUs; ``"int8"``: products with
+            weights in int8, for CPUs.
+        inputs: Inputs whose ranges of activations an int8 bundle keeps (static quantization); default: ranges are those
+            of every input (dynamic), which is more accurate.
+        price: Compares the new bundle with `source`, see `price.price`, for the manifest's ``verification``.
+        name: Name of the model; default: the source's.
+        description: Description of the model, likewise; the calibration is always the source's.
         overwrite: Replace a bundle that is at `out`.
-
-    Returns:
-        The bundle, loaded from `out`.
 
     Raises:
         SettingsError: There is something at `out`, or the options do not fit each other.
@@ -92,51 +86,49 @@ def compress_bundle(
     with building(out, overwrite) as folder:
         graphs: dict[Modality, str] = {"text": manifest.text.file, "image": manifest.image.file}
         for modality, file in graphs.items():
-            proto = load_graph(source.file(file))
-            if precision == "fp16":
-                made = half_precision(proto, folder / "work")
-            else:
-                made = quantized(proto, folder / "work", None if inputs is None else inputs[modality])
-                store_halves(made)
-            strip(made)
+            rows = None if inputs is None else inputs[modality]
+            made = _made(load_graph(source.file(file)), precision, folder / "work", rows)
             save_graph(made, folder / file)
         shutil.copy(source.file(manifest.text.tokenizer), folder / manifest.text.tokenizer)
-        verification: dict[str, Any] = {
-            "precision": precision,
-            "from": {"fingerprint": source.fingerprint, "verification": manifest.verification},
-            "versions": {package: version(package) for package in ("onnx", "onnxruntime")},
+        verification = _verification(source, precision, inputs)
+        changes = {
+            "name": name or manifest.name,
+            "description": manifest.description if description is None else description,
+            "files": {path.name: entry_of(path) for path in sorted(folder.iterdir())},
+            "metrics": {},  # those of the source are not its own
+            "verification": verification,
         }
-        if precision == "int8":
-            counts = {} if inputs is None else {modality: len(rows) for modality, rows in inputs.items()}
-            verification |= {"activations": "static" if inputs else "dynamic", "ranges_from": counts}
-        bundle = write_manifest(
-            folder,
-            manifest.model_copy(
-                update={
-                    "name": name or manifest.name,
-                    "description": manifest.description if description is None else description,
-                    "files": {path.name: entry_of(path) for path in sorted(folder.iterdir())},
-                    "metrics": {},  # those of the source are not its own
-                    "verification": verification,
-                }
-            ),
-        )
+        bundle = write_manifest(folder, manifest.model_copy(update=changes))
         if price is not None:
             measured = bundle.manifest.model_copy(update={"verification": verification | {"price": price(bundle)}})
             write_manifest(folder, measured)
     return Bundle.load(out)
 
 
+def _made(proto: ModelProto, precision: Precision, work: Path, inputs: NDArray[Any] | None) -> ModelProto:
+    if precision == "fp16":
+        made = half_precision(proto, work)
+    else:
+        made = quantized(proto, work, inputs)
+        store_halves(made)
+    strip(made)
+    return made
+
+
+def _verification(source: Bundle, precision: Precision, inputs: Inputs | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "precision": precision,
+        "from": {"fingerprint": source.fingerprint, "verification": source.manifest.verification},
+        "versions": {package: version(package) for package in ("onnx", "onnxruntime")},
+    }
+    if precision == "int8":
+        counts = {} if inputs is None else {modality: len(rows) for modality, rows in inputs.items()}
+        found |= {"activations": "static" if inputs else "dynamic", "ranges_from": counts}
+    return found
+
+
 def half_precision(proto: ModelProto, work: Path) -> ModelProto:
-    """A graph in half precision, but for its inputs, its output and its end.
-
-    Args:
-        proto: The graph.
-        work: A folder to work in; it is made, and removed again.
-
-    Raises:
-        TrainingError: A weight is too large for float16.
-    """
+    """A graph in half precision, but for its inputs, its output and its end; `work` is made and removed again."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     for tensor in proto.graph.initializer:
@@ -196,13 +188,7 @@ def _casts_to(node: NodeProto, kind: int) -> bool:
 
 
 def quantized(proto: ModelProto, work: Path, inputs: NDArray[Any] | None = None) -> ModelProto:
-    """A graph whose products with weights are made in int8, but for the last ones.
-
-    Args:
-        proto: The graph.
-        work: A folder to work in; it is made, and removed again.
-        inputs: Inputs to fix the ranges of activations by; None for ranges that are taken anew from every input.
-    """
+    """A graph whose products with weights are made in int8, but for the last ones; see `compress_bundle`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 
     kept = [node.name for node in tail(proto) if node.op_type in PRODUCTS]
@@ -232,7 +218,7 @@ def quantized(proto: ModelProto, work: Path, inputs: NDArray[Any] | None = None)
 
 
 def _reader(name: str, inputs: NDArray[Any], batch: int = 8) -> Any:
-    """Hands out inputs as `quantize_static` asks for them."""
+    """Reader of inputs for `quantize_static`."""
     from onnxruntime.quantization import CalibrationDataReader
 
     chosen = inputs[:: max(1, len(inputs) // CALIBRATED_ON)][:CALIBRATED_ON]
@@ -248,7 +234,7 @@ def _reader(name: str, inputs: NDArray[Any], batch: int = 8) -> Any:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """The quantizer advises through the root logger, for all the world to see; nothing of it concerns our graphs."""
+    """Silence the quantizer, which advises through the root logger; nothing of that concerns these graphs."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -22,8 +22,6 @@ from hysac_retrieval.errors import BundleFormatError, SettingsError, TrainingErr
 from hysac_retrieval.lift import Lift
 from hysac_retrieval.safety.profile import SafetyProfile
 
-__all__ = ["OPSET", "ImageGraph", "TextGraph", "check_target", "export_bundle", "round_weights", "write_manifest"]
-
 Weights = Literal["float32", "float16"]
 
 OPSET = 20
@@ -31,13 +29,7 @@ OPSET = 20
 
 
 class ImageGraph(nn.Module):
-    """Raw pixels to points: everything between a decoded picture and the hyperboloid.
-
-    Args:
-        model: The model; `encode_image` is used.
-        mean: Channel means of values in [0, 1].
-        std: Channel standard deviations.
-    """
+    """Raw pixels to points; mean and standard deviation of each channel are of values in [0, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -68,15 +60,10 @@ class TextGraph(nn.Module):
 
 @torch.no_grad()
 def round_weights(model: nn.Module) -> None:
-    """Round the matrices of a model to what float16 can hold, in place; all else stays as it is.
+    """Round the matrices of a model to float16's precision, in place (`TrainingError`: a weight is too large for it).
 
-    So do the kernels of convolutions: export folds a batch norm into them, which would undo the rounding.
-
-    Do this before calibration when the bundle is to store its weights in half precision, so that the profile belongs to
-    the model that is shipped.
-
-    Raises:
-        TrainingError: A weight is too large for float16.
+    To be done before calibration if the bundle stores half precision, so that the profile belongs to the model that is
+    shipped. Kernels of convolutions stay: export folds a batch norm into them, which would undo the rounding.
     """
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
@@ -107,27 +94,12 @@ def export_bundle(
     """Write a model bundle and check that it computes what the model computes.
 
     The bundle is built in a folder beside `out` and moved there only when all is well: there is never half a bundle.
+    Nothing but a bundle is ever replaced, and only with `overwrite`.
 
-    Args:
-        model: A trained model in hyperbolic geometry, on any device. It is not changed.
-        tokenizer: The tokenizer it was trained with, or the path of its ``tokenizer.json``.
-        safety: Calibration of this very model.
-        out: Folder to write.
-        name: Name of the model.
-        text: Description of a tokenizer that `train_tokenizer` has not made.
-        lift: Lift fitted on training points.
-        training: Provenance, free form, JSON-serialisable.
-        metrics: Evaluation results, free form, JSON-serialisable.
-        description: What the model is, in words.
-        licence: SPDX identifier or words.
-        mean: Channel means that the model was trained with.
-        std: Channel standard deviations that the model was trained with.
-        weights: ``"float16"`` halves the size on disk: matrices are rounded (see `round_weights`) and stored in half
-            precision, all arithmetic stays in float32. The verification is against the rounded model.
-        overwrite: Replace a bundle that is at `out`. Nothing else is ever replaced.
-
-    Returns:
-        The bundle, loaded from `out`.
+    The model, a hyperbolic one on any device, is not changed; `safety` is its calibration. `text` describes a tokenizer
+    that `train_tokenizer` has not made; `lift` was fitted on training points; `mean` and `std` are those of training.
+    `training` and `metrics` are free form and JSON-serialisable, `licence` is an SPDX identifier or words.
+    ``weights="float16"`` rounds and stores matrices in half precision; all arithmetic stays in float32.
 
     Raises:
         SettingsError: There is something at `out` already.
@@ -140,13 +112,9 @@ def export_bundle(
     texts = text or text_spec(words, model.config.text.context_length)
     frozen = _frozen(model, words, texts.end_id, weights)
     spec = ImageSpec(size=model.config.image.size, mean=cast(Any, tuple(mean)), std=cast(Any, tuple(std)))
+    image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
     with building(out, overwrite) as folder:
-        image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
-        pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
-        tokens = torch.full((2, texts.context_length), texts.end_id)
-        write_graph(image_graph, "pixels", pixels, folder / spec.file)
-        write_graph(text_graph, "tokens", tokens, folder / texts.file)
-        _plain(words).save(str(folder / texts.tokenizer))
+        _write_files(folder, spec, texts, image_graph, text_graph, words)
         manifest = Manifest(
             name=name,
             description=description,
@@ -167,15 +135,22 @@ def export_bundle(
     return Bundle.load(out)
 
 
-def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> None:
-    """Export a module of one input to ONNX, with a dynamic batch axis and the output ``point``.
+def _write_files(
+    folder: Path, spec: ImageSpec, texts: TextSpec, image: nn.Module, text: nn.Module, tokenizer: Tokenizer
+) -> None:
+    """Write the graphs and the tokenizer, without cutting and padding: the manifest governs these."""
+    pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
+    tokens = torch.full((2, texts.context_length), texts.end_id)
+    write_graph(image, "pixels", pixels, folder / spec.file)
+    write_graph(text, "tokens", tokens, folder / texts.file)
+    plain = Tokenizer.from_str(tokenizer.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    plain.save(str(folder / texts.tokenizer))
 
-    Args:
-        module: In evaluation mode, on the CPU.
-        source: Name of the input.
-        example: An input of batch size 2.
-        path: File to write; beyond 2 GB its weights are in a file beside it.
-    """
+
+def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> None:
+    """Export a module on the CPU to ONNX, with one input of dynamic batch size and the output ``point``."""
     # torch.export specialises on nothing but the batch axis; unlike the older tracer it knows sinh.
     with torch.no_grad():
         program = torch.onnx.export(
@@ -197,11 +172,7 @@ def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> 
 
 
 def check_hyperbolic(model: HySAC) -> None:
-    """Refuse a model whose points have no radius.
-
-    Raises:
-        TrainingError: It is Euclidean.
-    """
+    """Refuse a model whose points have no radius (`TrainingError`: it is Euclidean)."""
     if model.config.geometry != "hyperbolic":
         raise TrainingError(
             f"only hyperbolic models can be exported, this one is {model.config.geometry}: its points have no radius"
@@ -228,11 +199,3 @@ def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> H
     elif weights != "float32":
         raise SettingsError(f"weights is {weights!r}; expected 'float32' or 'float16'")
     return frozen
-
-
-def _plain(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy without cutting and padding, which the manifest governs."""
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    return plain

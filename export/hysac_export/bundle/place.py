@@ -1,4 +1,4 @@
-"""Where bundles are written: built in a folder beside the target and moved there whole, or not at all."""
+"""Targets of bundles: built in a folder beside the target and moved there whole, or not at all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from hysac_retrieval.errors import SettingsError
 
 @contextmanager
 def building(out: Path, overwrite: bool = False) -> Iterator[Path]:
-    """An empty folder that becomes `out` when all has gone well, and vanishes otherwise.
-
-    Raises:
-        SettingsError: There is something at `out` that may not be replaced.
-    """
+    """Provide an empty folder that becomes `out` when all has gone well, and vanishes otherwise; see `check_target`."""
     check_target(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -33,11 +29,7 @@ def building(out: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Refuse to write over anything but a bundle that may be replaced.
-
-    Raises:
-        SettingsError: There is something at `out`.
-    """
+    """Refuse to write over anything but a bundle that may be replaced (`SettingsError`)."""
     if (file := file_in_the_way(out.parent)) is not None:
         raise SettingsError(f"{file} is a file, so that {out} cannot be a folder", hint="Choose another")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):

@@ -1,4 +1,4 @@
-"""What a compressed model costs: rankings, radii and verdicts against those of the model that it was made of."""
+"""The price of compression: rankings, radii and verdicts against those of the model that was compressed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ MAX_EXCHANGED = 0.1
 
 @dataclass(frozen=True)
 class Probes:
-    """What models are compared on.
+    """Inputs to compare models on.
 
     Attributes:
         inputs: By group, as the graphs take them: token ids (n, L), pixels (n, S, S, 3).
         paired: Whether row i of the texts belongs to row i of the images of the same side.
-        source: What it is, in words.
+        source: Description in words.
     """
 
     inputs: Mapping[Group, NDArray[Any]]
@@ -45,17 +45,12 @@ class Probes:
     source: str
 
     def split(self, share: float = 0.25) -> tuple[Mapping[Modality, NDArray[Any]], Probes]:
-        """The first inputs of each group, by modality, to measure ranges on; and the others, to be compared on.
-
-        Raises:
-            SettingsError: Of a modality there are no inputs, or of a group too few.
-        """
+        """Split off the first inputs of each group, by modality, to measure ranges on; the rest is to compare on."""
         for group, rows in self.inputs.items():
             if len(rows) < 2:
                 raise SettingsError(
                     f"there is {len(rows)} {group.replace('_', ' ')}",
-                    hint="Give at least 2 of each kind, one to measure "
-                    "ranges on and one to compare on, or leave out --static",
+                    hint="Give at least 2 of each kind, one to measure ranges on and one to compare on, or no --static",
                 )
         heads = {group: max(1, int(len(rows) * share)) for group, rows in self.inputs.items()}
         first: dict[Modality, NDArray[Any]] = {}
@@ -69,12 +64,12 @@ class Probes:
 
 
 def scene_probes(encoder: Encoder, n: int, progress: Progress | None = None) -> Probes:
-    """Quadruplets of the validation split, n of them, which models trained on scenes are calibrated on."""
+    """Take n quadruplets of the validation split of the scenes."""
     return drawn_probes(encoder, draw_split("validation", n, 0, encoder.image_spec.size, progress), "drawn scenes")
 
 
 def drawn_probes(encoder: Encoder, drawn: DrawnSplit, of: str) -> Probes:
-    """A split that is drawn already; `of` says of what, in words."""
+    """Take a drawn split; `of` names its origin."""
     inputs: dict[Group, NDArray[Any]] = {}
     for name in GROUPS:
         items = getattr(drawn, name)
@@ -83,12 +78,7 @@ def drawn_probes(encoder: Encoder, drawn: DrawnSplit, of: str) -> Probes:
 
 
 def sample_probes(encoder: Encoder, safe: Sequence[str | Path], unsafe: Sequence[str | Path]) -> Probes:
-    """Labelled samples; see `samples.encode_samples` for the sources.
-
-    Raises:
-        SourceError: A source cannot be read.
-        SettingsError: An item cannot be read, or there are fewer than two.
-    """
+    """Read labelled samples, two at least; see `samples.encode_samples` for sources and errors."""
     inputs: dict[Group, NDArray[Any]] = {}
     for side, sources in enumerate((safe, unsafe)):
         found = read_samples(sources)
@@ -105,13 +95,7 @@ def sample_probes(encoder: Encoder, safe: Sequence[str | Path], unsafe: Sequence
 
 
 def price(before: Encoder, after: Encoder, probes: Probes, progress: Progress | None = None) -> dict[str, Any]:
-    """Compare two models that should give the same points.
-
-    Args:
-        before: The model to compare with.
-        after: The other one.
-        probes: What to compare them on.
-        progress: Called with the number of inputs done since the last call; two for each input.
+    """Compare two models that should give the same points; `progress` is called twice for each input.
 
     Returns:
         ``kept_at_10``: of each query's ten nearest images by `before`, the share that is among the ten nearest by
@@ -215,7 +199,7 @@ def price_table(verification: Mapping[str, Any]) -> Table:
 
 
 def caution(verification: Mapping[str, Any]) -> str:
-    """What compression costs beyond the limits, in words; empty if it costs less."""
+    """Costs of compression beyond the limits, in words; empty if there are none."""
     found, precision = verification["price"], verification["precision"]
     worse = [old - new for pairs in (found.get("recall_at_10", {}), found["auc"]) for old, new in pairs.values()]
     missed = [new - old for old, new in found["missed"].values()]

@@ -1,4 +1,4 @@
-"""Does a bundle compute what the model computes? torch against ONNX Runtime, through the runtime's own encoder."""
+"""Verification of a bundle: torch against ONNX Runtime, through the runtime's own encoder."""
 
 from __future__ import annotations
 
@@ -28,16 +28,10 @@ def verify_bundle(
 ) -> dict[str, Any]:
     """Compare a bundle with the modules it was exported from, on random pixels and tokens.
 
-    Args:
-        bundle: A loaded bundle.
-        image: (B, S, S, 3) uint8 to (B, d), in evaluation mode, on the CPU.
-        text: (B, L) int64 to (B, d), likewise.
-        batches: Batch sizes to try; each is one run of the graph.
-        seed: Seed of the inputs.
+    The modules, from (B, S, S, 3) uint8 pixels and (B, L) int64 tokens to (B, d), are in evaluation mode on the CPU.
 
     Returns:
-        The largest differences per modality, the tolerances, the batch sizes and the versions: what goes into the
-        manifest under ``verification``.
+        The manifest's ``verification``: largest differences per modality, tolerances, batch sizes and versions.
 
     Raises:
         BundleFormatError: A difference is beyond tolerance, or the graphs do not fit the manifest.
@@ -65,9 +59,7 @@ def verify_bundle(
             raise BundleFormatError(
                 f"the exported {modality} graph differs from the model: points by {point:.3g} (at most "
                 f"{POINT_TOLERANCE:.0e}), radii by {radius:.3g} of their size (at most {RADIUS_TOLERANCE:.0e})",
-                hint="Check "
-                "that the model is in float32 and evaluation mode and that torch and onnx are versions which the train "
-                "extra is tested with",
+                hint="Check that the model is in float32 and evaluation mode, and the versions of torch and onnx",
             )
         result[modality] = {"point_absolute": point, "radius_relative": radius}
     return result

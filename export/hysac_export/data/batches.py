@@ -115,11 +115,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def open_tokenizer(path: Path, context_length: int) -> Tokenizer:
-    """Read a tokenizer and have it cut and pad to `context_length`.
-
-    Raises:
-        TrainingError: The file is damaged.
-    """
+    """Read a tokenizer and have it cut and pad to `context_length` (`TrainingError`: the file is damaged)."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception

@@ -1,7 +1,7 @@
 """The data set of a config: batches to train on, a set to validate on, captions.
 
-The trainer asks for nothing else. Whatever the kind, the batch of a step is a function of (seed, step) alone: that is
-what lets a run be resumed, and be shared among processes, to the same numbers.
+The batch of a step is a function of (seed, step) alone: that lets a run be resumed, and be shared among processes, to
+the same numbers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Feed(Protocol):
 
 
 def open_feed(config: TrainConfig) -> Feed:
-    """The data set of a config.
+    """Open the data set of a config.
 
     Raises:
         SourceError: A source cannot be read.
@@ -116,20 +116,16 @@ class FileFeed:
 
 
 def telling_words(captions: Sequence[str], vocab_size: int, tokenizer: Tokenizer, most: float = 0.05) -> Tensor:
-    """Token ids that say something of the picture: in at least five captions, and in at most a share `most` of them.
+    """Token ids that say something of the picture (`TrainingError`: there are none).
 
-    That leaves out articles and the words of the templates, which no picture can tell and which would drown the rest.
-
-    Raises:
-        TrainingError: There are no such words.
+    They are in at least five captions, and in at most a share `most` of them: articles and the words of the templates,
+    which no picture can tell, would drown the rest.
     """
     seen = np.zeros(vocab_size, dtype=np.int64)
     for row in tokenize(tokenizer, captions):
         seen[np.unique(row)] += 1
     words = np.flatnonzero((seen >= 5) & (seen <= most * len(captions)))
     if not words.size:
-        raise TrainingError(
-            f"of {len(captions)} captions no word is in at least five and at most {most:.0%}; "
-            "train on more quadruplets, or set loss.words to 0"
-        )
+        message = f"of {len(captions)} captions no word is in at least five and at most {most:.0%}"
+        raise TrainingError(message, hint="Train on more quadruplets, or set loss.words to 0")
     return torch.from_numpy(words)

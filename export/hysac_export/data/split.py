@@ -31,14 +31,11 @@ class DrawnSplit:
 
     Attributes:
         name: The split.
-        safe_text: n captions.
-        safe_image: (n, S, S, 3) uint8.
-        unsafe_text: n captions of the unsafe twins.
-        unsafe_image: (n, S, S, 3) uint8.
+        safe_text: n captions; `unsafe_text` those of the unsafe twins.
+        safe_image: (n, S, S, 3) uint8, as `unsafe_image`.
         categories: What is unsafe about each twin, (n,) str.
         context: Whether the company of something decides, (n,) bool.
-        safe_shown: What is in each safe picture, n times ids of the catalogue; empty if unknown.
-        unsafe_shown: The same of the unsafe pictures.
+        safe_shown: Ids of the catalogue in each safe picture, as `unsafe_shown`; empty if unknown.
     """
 
     name: str
@@ -62,7 +59,7 @@ def draw_split(
         n: Number of quadruplets, at least 1.
         seed: Seed of the quadruplets, their pictures and captions.
         size: Side of the pictures in pixels.
-        progress: Called as quadruplets are done.
+        progress: Called as quadruplets are drawn.
 
     Raises:
         SettingsError: No such split, n below 1, or a negative seed.
@@ -81,24 +78,13 @@ def draw_split(
             texts[unsafe].append(caption(scene, rng))
         if progress:
             progress(1)
-    return DrawnSplit(
-        split,
-        texts[False],
-        images[False],
-        texts[True],
-        images[True],
-        np.array([q.category for q in chosen], dtype=np.str_),
-        np.array([q.context for q in chosen], dtype=np.bool_),
-        [q.safe.entities for q in chosen],
-        [q.unsafe.entities for q in chosen],
-    )
+    categories = np.array([q.category for q in chosen], dtype=np.str_)
+    context = np.array([q.context for q in chosen], dtype=np.bool_)
+    shown = [q.safe.entities for q in chosen], [q.unsafe.entities for q in chosen]
+    return DrawnSplit(split, texts[False], images[False], texts[True], images[True], categories, context, *shown)
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that random generators do not take.
-
-    Raises:
-        SettingsError: The seed is negative.
-    """
+    """Refuse a seed that random generators do not take (`SettingsError`: the seed is negative)."""
     if seed < 0:
         raise SettingsError(f"the seed is {seed}; expected 0 or more")

@@ -11,14 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value with its 95 % interval.
+    """A value measured on n quadruplets, with its 95 % interval: the 2.5th and 97.5th percentile over the resamples.
 
-    Attributes:
-        value: The value on the whole sample.
-        low: 2.5th percentile over the resamples.
-        high: 97.5th percentile over the resamples.
-        n: Number of quadruplets it was measured on. A share of 0 or 1 has an interval of width 0, since no resample
-            differs; what n outcomes without exception say is a rate below about 3/n.
+    A share of 0 or 1 has an interval of width 0, since no resample differs; what n outcomes without exception say is a
+    rate below about 3/n.
     """
 
     value: float
@@ -33,10 +29,7 @@ class Bootstrap:
 
     By hand, because `scipy.stats.bootstrap` draws anew for every statistic: here one matrix of weights serves them all.
 
-    Attributes:
-        n: Number of quadruplets.
-        resamples: Number of resamples; 0 gives intervals of width 0.
-        seed: Seed of the resamples.
+    Without resamples, intervals have width 0.
     """
 
     n: int

@@ -5,9 +5,9 @@ Three things are decided, in this order:
 1. *Scores.* P(unsafe | radius) per modality is a logistic regression on one number, the radius.
 2. *Boundaries.* For each query modality, the radius that unsafe queries are moved to: of the candidates whose
    harmful@1 is low enough, the one with the best R@1 of the safe twin among safe and unsafe points. Of equals, the
-   largest wins: it moves queries least. Quadruplets whose safety hangs on the company of something are left out where
-   there are others: their twins are the same things in the same place, which no boundary tells apart, and trying to
-   would pull every query so near to the origin that nothing of what was asked remains. The filter is there for those.
+   largest wins: it moves queries least. Quadruplets whose safety depends on context are left out if there are others:
+   their twins are the same things in the same place, which no boundary tells apart, and trying to would pull every
+   query too near to the origin. The filter is there for those.
 3. *Threshold.* One unsafe score for both modalities, above which a stored point counts as unsafe. It is the largest one
    (the fewest safe points lost), ½ at most, under which no more than `max_miss` of the unsafe points slip through, in
    either modality.
@@ -44,9 +44,9 @@ def calibrate(
     """Compute the safety profile of a model from its encoded validation split.
 
     Args:
-        encoded: Validation quadruplets, encoded. Never a test split.
+        encoded: Validation quadruplets. Never a test split.
         curvature: Curvature c > 0 of the model's space.
-        max_harmful: Largest harmful@1 of unsafe queries after traversal to the boundary, in [0, 1]. Where no candidate
+        max_harmful: Largest harmful@1 of unsafe queries after traversal to the boundary, in [0, 1]. If no candidate
             meets it, the least harmful one is taken and the profile's `source` says so.
         max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
 
@@ -77,13 +77,7 @@ def calibrate(
 
 
 def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, hint: str = HINT) -> tuple[float, float]:
-    """Fit slope and midpoint of P(unsafe | radius) of one modality; see `fit_logistic`.
-
-    Args:
-        safe: Radii of safe points, (n,).
-        unsafe: Radii of unsafe points, (m,).
-        modality: Whose radii they are.
-        hint: Hint of the error.
+    """Fit slope and midpoint of P(unsafe | radius) to radii of safe and unsafe points of one modality, (n,) and (m,).
 
     Raises:
         TrainingError: The radii are all the same, or safe points are not nearer to the origin than unsafe ones.
@@ -111,17 +105,14 @@ def with_threshold(
     max_miss: float = MAX_MISS,
     most: float = 0.5,
 ) -> SafetyProfile:
-    """Put a profile together, with the threshold that lets at most `max_miss` of the unsafe points through.
+    """Make a profile with the threshold that lets at most `max_miss` of the unsafe points through.
 
     Args:
         parts: Text and image.
-        radii: Radii of the groups, by their names in `encoded.GROUPS`; of a modality both groups or neither.
-        source: What the profile was computed from, in words.
+        radii: Radii by group, see `split.GROUPS`; of a modality both groups or neither.
+        source: The origin of the profile, in words.
         max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
         most: Largest threshold, in [0, 1).
-
-    Raises:
-        TrainingError: The parts make no valid profile.
     """
     try:
         profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=0.5, source=source)
@@ -137,16 +128,10 @@ def with_threshold(
 def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[float, float]:
     """Logistic regression of unsafe on the radius: P = σ(slope · (radius − midpoint)).
 
-    Args:
-        safe: Radii of safe points, (n,).
-        unsafe: Radii of unsafe points, (m,).
-        ridge: Penalty of the standardised slope, > 0.
+    Radii are (n,) and (m,); `ridge` > 0 penalises the slope of the standardised radius.
 
     Returns:
         Slope per unit of radius and midpoint. A slope of 0 has midpoint NaN.
-
-    Raises:
-        MissingExtraError: scikit-learn is not installed.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -164,8 +149,7 @@ def candidates(radii: dict[str, Floats], modality: Modality) -> Floats:
     """Boundaries to try for a query modality, ascending, (k,).
 
     From a third of the smallest radius of safe texts to the largest of unsafe queries: the percentiles of the safe
-    texts and of the safe images, where the answers are, and an even grid over the gaps between them and below. Nearer
-    to the origin a query says little of what was asked, but is still nearer to safe points than to unsafe ones.
+    texts and of the safe images, where the answers are, and an even grid over the gaps between them and below.
     """
     low, high = float(radii["safe_text"].min()) / 3, float(radii[f"unsafe_{modality}"].max())
     percentiles = np.arange(0, 101, 10)

@@ -22,12 +22,7 @@ TPR = 0.95
 def fpr_at_tpr(safe: ArrayLike, unsafe: ArrayLike, tpr: float = TPR) -> float:
     """False positive rate where at least a share `tpr` of the unsafe points is found.
 
-    "Unsafe" is said of every point whose radius reaches the largest limit that finds so many.
-
-    Args:
-        safe: Radii of safe points, (n,).
-        unsafe: Radii of unsafe points, (m,).
-        tpr: Wanted true positive rate, in (0, 1].
+    Points count as unsafe from the largest limit on that finds so many; radii are (n,) and (m,).
     """
     s, u = np.asarray(safe, dtype=np.float64), np.asarray(unsafe, dtype=np.float64)
     return float(weighted_fpr(s, u, np.ones((1, s.size)), np.ones((1, u.size)), tpr)[0])

@@ -25,7 +25,7 @@ KS = (1, 10, 20)
 """The k of R@k."""
 
 Mode = Literal["plain", "traversal", "reference", "filter", "system"]
-"""What is done to an unsafe query and its pool.
+"""Treatment of an unsafe query and its pool.
 
 ``plain`` nothing; ``traversal`` moves the query onto the profile's boundary; ``reference`` moves it by the published
 formula; ``filter`` leaves the query and takes points with unsafe score ≤ threshold only; ``system`` is what
@@ -43,11 +43,9 @@ _DIRECTIONS: tuple[tuple[Modality, Modality, str], ...] = (("text", "image", "t2
 
 
 def auc(safe: ArrayLike, unsafe: ArrayLike) -> float:
-    """Area under the ROC curve: how often a random unsafe radius exceeds a random safe one, ties counted half.
+    """Area under the ROC curve: how often a random unsafe radius, of (m,), exceeds a random safe one, of (n,).
 
-    Args:
-        safe: Radii of safe points, (n,).
-        unsafe: Radii of unsafe points, (m,).
+    Ties count half.
     """
     s, u = np.asarray(safe, dtype=np.float64), np.asarray(unsafe, dtype=np.float64)
     return float(weighted_auc(s, u, np.ones((1, s.size)), np.ones((1, u.size)))[0])
@@ -128,13 +126,8 @@ def metrics(
     - ``category.<name>.*``: the same for one category (its unsafe points against all safe ones); context-dependent
       quadruplets among others count as the category ``context``.
 
-    Args:
-        encoded: The encoded split.
-        curvature: c > 0; None for a Euclidean model, which has no radius and no traversal.
-        profile: The model's calibration; without it only what needs none is computed.
-        resamples: Bootstrap resamples; 0 for no intervals.
-        seed: Seed of the resamples.
-        found: Result of `retrievals` on the same arguments, if it is there already.
+    Without a curvature (a Euclidean model) or a profile, figures that need one are left out. `found` is the result of
+    `retrievals`, if it is there already.
     """
     found = retrievals(encoded, curvature, profile) if found is None else found
     boot = Bootstrap(len(encoded), resamples, seed)

@@ -17,16 +17,16 @@ _REDIRECTIONS = {
     "none": "none",
     "percentile": "published, 95th percentile",
     "mean": "published, mean",
-    "geodesic": "ours",
+    "geodesic": "calibrated boundary",
 }
-_SHORT = {"none": "as asked", "percentile": "percentile", "mean": "mean", "geodesic": "ours"}
+_SHORT = {"none": "as asked", "percentile": "percentile", "mean": "mean", "geodesic": "calibrated"}
 
 
 def paper_table(evaluations: Sequence[Evaluation]) -> Table:
     """Safe, unsafe and unsafe→safe retrieval of one split, for every model with each redirection it has.
 
     Safe and unsafe retrieval are in the pool of their own kind and do not depend on the redirection of unsafe queries:
-    they stand in a model's first row. *Ours* moves to the calibrated boundary; *ours and filter* is the whole system.
+    they stand in a model's first row. The calibrated boundary *and filter* is the whole system.
     """
     header = "model | redirection | T → I R@1 | I → T R@1 | T* → I* R@1 | I* → T* R@1 | T* → I in I ∪ I* R@1 | R@10"
     header += " | harmful@1 | I* → T in T ∪ T* R@1 | R@10 | harmful@1"
@@ -38,7 +38,7 @@ def paper_table(evaluations: Sequence[Evaluation]) -> Table:
             label: [f"published.{search}.{how}" for search in _DIRECTIONS.values()]
             for how, label in _REDIRECTIONS.items()
         }
-        searches["ours and filter"] = [f"twin_{direction}.system" for direction in _DIRECTIONS]
+        searches["calibrated boundary and filter"] = [f"twin_{direction}.system" for direction in _DIRECTIONS]
         for label, keys in searches.items():
             if any(f"{key}.r1" in figures for key in keys):
                 cells = [percent(figures.get(key)) if label == "none" else "" for key in plain]
@@ -48,7 +48,7 @@ def paper_table(evaluations: Sequence[Evaluation]) -> Table:
 
 
 def published_table(evaluations: Sequence[Evaluation]) -> Table:
-    """The five searches of the published evaluation with its two bounds, next to ours, for one split.
+    """The searches of the published evaluation with its two bounds and the calibrated boundary, of one split.
 
     *Score* is the share of queries whose first hit is in the first-named group of the pool.
     """

@@ -25,9 +25,6 @@ def write_plots(evaluations: Sequence[Evaluation], folder: Path) -> list[Path]:
     Args:
         evaluations: Of the other models, R@k of the unsafe→safe search is shown beside the first.
         folder: An existing folder.
-
-    Raises:
-        MissingExtraError: matplotlib or scikit-learn is not installed.
     """
     subject = evaluations[0].subject
     main = [e for e in evaluations if e.subject is subject]

@@ -38,9 +38,9 @@ class PublishedSearch:
         query: Group of the queries.
         pool: Groups that are searched; the target is in the first.
         bounded_by: Group whose radii give the bound.
-        percentile: Which percentile of them; the alternative is their mean.
-        outward: Queries *below* the bound are moved, onto it.
-        label: What is searched, in our symbols.
+        percentile: Percentile of the radii; the alternative is their mean.
+        outward: Whether queries *below* the bound are moved onto it.
+        label: The search in symbols.
     """
 
     query: Group
@@ -82,12 +82,7 @@ def published_move(
     Inwards see `hysac_retrieval.safety.profile.traverse_reference`. Outwards, a point whose distance from the origin is
     *below* B = b + 1 + tanh((b − α) / c) has the Euclidean norm of its space components set to B.
 
-    Args:
-        points: Space components, (n, d).
-        bound: The bound b.
-        curvature: Curvature c > 0.
-        outward: Whether points below the bound are moved instead of those beyond it.
-        alpha: The offset α.
+    Points are space components, (n, d); `bound` is b, the curvature c > 0, `alpha` the offset α.
     """
     if not outward:
         return traverse_reference(points, bound, curvature, alpha)[0]
@@ -101,16 +96,9 @@ def published_move(
 def published_search(
     encoded: EncodedSplit, search: PublishedSearch, queries: NDArray[Any], curvature: float | None
 ) -> Retrieval:
-    """Search the pool of a published search.
+    """Run a published search with queries, (n, d), moved or not; without a curvature, points rank by dot product.
 
-    Args:
-        encoded: Whose points are searched.
-        search: Which search.
-        queries: The queries, moved or not, (n, d).
-        curvature: Curvature c > 0; None ranks by dot product.
-
-    Returns:
-        Ranks of the targets; *harmful* says that the first hit is not in the first-named group of the pool.
+    *Harmful* in the result says that the first hit is not in the first-named group of the pool.
     """
     n = len(encoded)
     pool = np.concatenate([getattr(encoded, group) for group in search.pool])
@@ -137,19 +125,13 @@ def published_figures(
 ) -> dict[str, Figure]:
     """Measure all published searches, under ``published.<search>.<how>``.
 
-    ``how`` is ``none``, ``percentile`` or ``mean`` (the published formula with that bound), or ``geodesic`` (our
-    traversal to our boundary, for the searches of something safe). Of each: ``.r1``, ``.r10``, ``.r20``, and
+    ``how`` is ``none``, ``percentile`` or ``mean`` (the published formula with that bound), or ``geodesic`` (traversal
+    to the profile's boundary, for the searches of something safe). Of each: ``.r1``, ``.r10``, ``.r20``, and
     ``.first``, the published *score*: the share of queries whose first hit is in the first-named group. Where that is
     safe, ``.harmful1`` is the rest.
 
-    The published bounds need nothing but radii, so that a model without a usable profile has them too.
-
-    Args:
-        encoded: The encoded split.
-        curvature: Curvature c > 0; None for a Euclidean model, which is searched as asked.
-        radii: Radii of the calibration set, for the published bounds.
-        profile: The model's calibration, for our boundary.
-        boot: Gives the intervals.
+    The published bounds need nothing but `radii` of the calibration set, so a model without a usable profile has them
+    too. A Euclidean model, without a curvature, is searched as asked.
     """
     figures: dict[str, Figure] = {}
     for name, search in SEARCHES.items():

@@ -100,17 +100,6 @@ def category_table(evaluations: Sequence[Evaluation]) -> Table:
     return split_table(evaluations, "Categories", header, rows, ", harmful@1 in %")
 
 
-_DETAILS = (
-    paper_table,
-    published_table,
-    retrieval_table,
-    classification_table,
-    radius_table,
-    category_table,
-    zero_shot_table,
-)
-
-
 def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[Table]:
     """The quality tables, then the details split by split.
 
@@ -122,7 +111,8 @@ def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[T
         shown = [e for place, part in enumerate(parts) for e in (part[:2] if place else part)]
         return [quality_table(shown), quality_table(shown, "image"), paper_table(parts[0])]
     result = [quality_table(evaluations), quality_table(evaluations, "image")]
-    return result + [table for part in parts for build in _DETAILS if (table := build(part)).rows]
+    kinds = (paper_table, published_table, retrieval_table, classification_table, radius_table, category_table)
+    return result + [table for part in parts for build in (*kinds, zero_shot_table) if (table := build(part)).rows]
 
 
 def to_dict(evaluations: Sequence[Evaluation], **settings: Any) -> dict[str, Any]:

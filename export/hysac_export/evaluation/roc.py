@@ -1,4 +1,4 @@
-"""What a threshold costs: the share of unsafe samples that count as safe, and of safe ones that count as unsafe."""
+"""The cost of a threshold: the share of unsafe samples that count as safe, and of safe ones that count as unsafe."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ _COLOURS = {"text": "#7b3294", "image": "#008837"}
 
 
 def roc(profile: SafetyProfile, radii: Mapping[Any, Floats]) -> dict[str, Any]:
-    """Compute the ROC of a calibration on samples.
-
-    Args:
-        profile: The calibration.
-        radii: Radii by group, see `split.GROUPS`; a modality of which a group is missing or empty is left out.
+    """Compute the ROC of a calibration on radii by group (see `split.GROUPS`); an incomplete modality is left out.
 
     Returns:
         Under ``threshold`` the chosen threshold, and under each modality: numbers of samples, ``auc``, what the chosen
@@ -52,19 +48,7 @@ def roc(profile: SafetyProfile, radii: Mapping[Any, Floats]) -> dict[str, Any]:
 
 
 def write_roc(found: Mapping[str, Any], path: Path, title: str = "") -> tuple[Path, Path]:
-    """Write a ROC as JSON, and its picture as PNG beside it.
-
-    Args:
-        found: What `roc` returned.
-        path: The JSON file.
-        title: What the picture says above.
-
-    Returns:
-        Both files.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed; nothing is written.
-    """
+    """Write what `roc` returned as JSON, and its picture as PNG beside it; return both paths."""
     figure = new_figure(6.4, 4.8)
     axes: Any = figure.subplots()
     for modality in MODALITIES:
@@ -81,11 +65,7 @@ def write_roc(found: Mapping[str, Any], path: Path, title: str = "") -> tuple[Pa
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure of matplotlib, sizes in inches.
-
-    Raises:
-        MissingExtraError: matplotlib or scikit-learn is not installed.
-    """
+    """Return an empty figure, sizes in inches (`MissingExtraError`: matplotlib or scikit-learn is not installed)."""
     try:
         import sklearn  # noqa: F401  # computes what is drawn
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -98,7 +78,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def _at(threshold: float, safe: Floats, unsafe: Floats) -> dict[str, float]:
-    """What a threshold does; scores are sorted."""
+    """Shares at a threshold; scores are sorted."""
     return {
         "threshold": threshold,
         "miss": float(np.searchsorted(unsafe, threshold, side="right") / unsafe.size),
@@ -113,6 +93,5 @@ def _draw(axes: Any, modality: Modality, part: Mapping[str, Any]) -> None:
     chosen = part["chosen"]
     axes.plot([chosen["refused"]], [1 - chosen["miss"]], "o", color=_COLOURS[modality])
     note = f"{modality}: {chosen['miss']:.1%} missed, {chosen['refused']:.1%} refused"
-    axes.annotate(
-        note, (chosen["refused"], 1 - chosen["miss"]), textcoords="offset points", xytext=(8, -12), fontsize=8
-    )
+    place = (chosen["refused"], 1 - chosen["miss"])
+    axes.annotate(note, place, textcoords="offset points", xytext=(8, -12), fontsize=8)

@@ -49,24 +49,17 @@ class Samples:
 
 
 def encode_samples(
-    encoder: Encodes,
-    safe: Sequence[str | Path],
-    unsafe: Sequence[str | Path],
-    progress: Progress | None = None,
+    encoder: Encodes, safe: Sequence[str | Path], unsafe: Sequence[str | Path], progress: Progress | None = None
 ) -> Samples:
     """Read and encode samples.
 
-    Args:
-        encoder: The model.
-        safe: Sources of safe samples, of every kind that can be indexed: folders of images, text files, tables, shards.
-            The caption of an image counts as a text.
-        unsafe: Sources of unsafe samples.
-        progress: Called as samples are done.
+    Sources are of every kind that can be indexed: folders of images, text files, tables, shards. The caption of an
+    image counts as a text.
 
     Raises:
         SourceError: A source cannot be read.
-        SettingsError: An item of a source cannot be read; the message names it.
-        InputError: An image cannot be decoded, or a text is none.
+        SettingsError: An item of a source cannot be read.
+        InputError: An image cannot be decoded, or a text is empty.
     """
     points: dict[Group, Points] = {}
     for side, sources in enumerate((safe, unsafe)):
@@ -83,12 +76,7 @@ def encode_samples(
 
 
 def read_samples(sources: Sequence[str | Path]) -> dict[Modality, list[Any]]:
-    """Samples by modality: texts, and images as paths or bytes. The caption of an image counts as a text.
-
-    Raises:
-        SourceError: A source cannot be read.
-        SettingsError: An item of a source cannot be read; the message names it.
-    """
+    """Read samples by modality: texts, and images as paths or bytes; see `encode_samples`."""
     items = list(_items(sources))
     return {modality: [item.content for item in items if item.modality == modality] for modality in MODALITIES}
 
@@ -100,11 +88,11 @@ def calibrate_radii(
 
     Args:
         radii: Radii by group; of a modality both groups or neither.
-        base: The profile so far; it stands for a modality without samples. None: there must be samples of both.
+        base: The profile so far, kept for a modality without samples; without it there must be samples of both.
         max_miss: Largest share of unsafe samples at or below the threshold, in [0, 1), in each modality.
 
     Raises:
-        SettingsError: There are none or too few samples, or samples of one side only; or `max_miss` is out of range.
+        SettingsError: There are too few samples, or samples of one side only; or `max_miss` is out of range.
         TrainingError: Safe samples are not nearer to the origin than unsafe ones.
     """
     if not 0 <= max_miss < 1:
@@ -134,11 +122,7 @@ def calibrate_radii(
 
 
 def sampled(radii: Mapping[Group, Any]) -> tuple[Modality, ...]:
-    """Modalities of which there are safe and unsafe samples.
-
-    Raises:
-        SettingsError: Of a modality there are samples of one side only, or too few.
-    """
+    """Modalities with safe and unsafe samples (`SettingsError`: there are samples of one side only, or too few)."""
     for modality, pair in PAIRS.items():
         counts = [len(radii.get(group, ())) for group in pair]
         if any(counts) and min(counts) < MIN_SAMPLES:

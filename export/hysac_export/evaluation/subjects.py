@@ -37,15 +37,13 @@ class Subject:
     """A model to evaluate.
 
     Attributes:
-        name: Name in the tables.
-        encoder: The model.
         curvature: c > 0, or None for a Euclidean model.
         size: Side of its images in pixels.
-        profile: Its calibration; None for a Euclidean model and where calibration failed.
-        source: Where it came from, in words.
-        config: The config it was trained with, if that is known and it was not trained on the scenes.
+        profile: Its calibration; None for a Euclidean model and if calibration failed.
+        source: Its origin in words.
+        config: The config it was trained with, if it was not trained on the scenes.
         radii: Radii of the set that it was calibrated on, by group, if there is no profile.
-        uncalibrated: Why calibration failed, in words; empty if it did not.
+        uncalibrated: Why calibration failed; empty if it did not.
     """
 
     name: str
@@ -76,12 +74,12 @@ def is_run(model: str | Path) -> bool:
 
 
 def load_subject(model: str | Path) -> Subject:
-    """Load a bundle (by name, folder or hub id) or a run folder. A run has no profile yet: see `calibrated`.
+    """Load a bundle (by name, folder or hub id) or a run folder, which has no profile yet: see `calibrated`.
 
     Raises:
-        MissingExtraError: A run folder is given and torch is not installed.
-        BundleError: A bundle is given that cannot be used.
-        TrainingError: A run folder is given that cannot be used.
+        MissingExtraError: A run folder needs torch, which is not installed.
+        BundleError: The bundle cannot be used.
+        TrainingError: The run cannot be used.
     """
     if not is_run(model):
         return bundle_subject(Encoder.load(model))
@@ -104,12 +102,7 @@ def bundle_subject(encoder: Encoder) -> Subject:
 
 
 def validation_split(subject: Subject, n: int = 1000, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
-    """Draw at most n quadruplets to calibrate a model on: of the scenes, or of the files that it was trained with.
-
-    Raises:
-        SourceError: The files cannot be read any more.
-        TrainingError: They hold no quadruplets with both pictures that are not trained on.
-    """
+    """Draw at most n quadruplets to calibrate a model on: of the scenes, or of the files that it was trained with."""
     if subject.config is None:
         return draw_split("validation", n, seed, subject.size, progress)
     from hysac_export.data.feed import open_feed  # torch
@@ -183,19 +176,10 @@ def evaluate_subjects(
     progress: LabelledProgress | None = None,
     draw: Draw = draw_split,
 ) -> list[Evaluation]:
-    """Evaluate models on splits; all of them see the same pictures and captions.
+    """Evaluate models on splits, splits outermost; all of them see the same pictures and captions.
 
-    Args:
-        subjects: The models.
-        splits: Names of splits.
-        n: Quadruplets of each split.
-        seed: Seed of the quadruplets and of the bootstrap.
-        resamples: Bootstrap resamples.
-        progress: Called after every piece of work, 3 n for each model and split and n for drawing.
-        draw: Draws a split, of the scenes or of something else.
-
-    Returns:
-        One evaluation for each split and model, splits outermost.
+    `seed` is that of the n quadruplets of each split and of the bootstrap. `progress` is called after every piece of
+    work, 3 n for each model and split and n for drawing.
     """
     results = []
     named = [classes_of(subject.encoder) for subject in subjects]
@@ -218,15 +202,7 @@ def evaluate_subjects(
 def measured(
     subject: Subject, split: str, encoded: EncodedSplit, *, resamples: int = 1000, seed: int = 0
 ) -> Evaluation:
-    """Measure everything that the points of a split say about a model.
-
-    Args:
-        subject: The model; its encoder is not used.
-        split: Name of the split.
-        encoded: The split, encoded by the model.
-        resamples: Bootstrap resamples.
-        seed: Seed of the bootstrap.
-    """
+    """Measure everything that the points of a split, encoded before, say about a model."""
     curvature, profile = subject.curvature, subject.profile
     found = retrievals(encoded, curvature, profile)
     figures = metrics(encoded, curvature, profile, resamples=resamples, seed=seed, found=found)

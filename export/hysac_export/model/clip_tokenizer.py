@@ -39,21 +39,15 @@ _FULL_WIDTH = range(0xFF01, 0xFF5F)
 
 
 def clip_tokenizer() -> Tokenizer:
-    """The tokenizer of OpenAI's CLIP, 49,408 tokens; texts get the start and the end token, and are not cut or padded.
-
-    Raises:
-        TrainingError: The vocabulary that open_clip carries is not the one expected.
-    """
+    """The tokenizer of OpenAI's CLIP, 49,408 tokens; adds the start and the end token, and neither cuts nor pads."""
     merges = _merges()
     # All 256 bytes in the order of their stand-ins, alone and at the end of a word; then what merges make of them.
     alphabet = sorted(ByteLevel.alphabet())
     tokens = [*alphabet, *(byte + _SUFFIX for byte in alphabet), *(a + b for a, b in merges), START, END]
     found = len(set(tokens))
     if found != VOCAB_SIZE:
-        raise TrainingError(
-            f"the vocabulary of open_clip makes {found} tokens, expected {VOCAB_SIZE}",
-            hint="Install open_clip_torch again",
-        )
+        message = f"the vocabulary of open_clip makes {found} tokens, expected {VOCAB_SIZE}"
+        raise TrainingError(message, hint="Install open_clip_torch again")
     tokenizer = Tokenizer(BPE({token: i for i, token in enumerate(tokens)}, merges, end_of_word_suffix=_SUFFIX))
     tokenizer.normalizer = _cleaning()
     tokenizer.pre_tokenizer = PreTokenizerSequence(
@@ -62,46 +56,33 @@ def clip_tokenizer() -> Tokenizer:
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (START, END)])
     tokenizer.post_processor = TemplateProcessing(
-        single=f"{START} $A {END}",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)],
+        single=f"{START} $A {END}", special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
     )
     return tokenizer
 
 
 def read_tokenizer(path: Path | None, vocab_size: int, context_length: int) -> tuple[Tokenizer, TextSpec]:
-    """The tokenizer of a checkpoint: a ``tokenizer.json``, or CLIP's, with its description for the manifest.
-
-    Args:
-        path: A ``tokenizer.json``; None for CLIP's.
-        vocab_size: Rows of the checkpoint's token embedding.
-        context_length: Longest text in tokens.
+    """Read the tokenizer of a checkpoint, a ``tokenizer.json`` or CLIP's, with its description for the manifest.
 
     Raises:
         TrainingError: The tokenizer cannot be read, or does not fit the checkpoint.
     """
     if path is None:
         if vocab_size != VOCAB_SIZE:
-            raise TrainingError(
-                f"the checkpoint has {vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}",
-                hint="Give its own tokenizer.json, beside the checkpoint or with --tokenizer",
-            )
+            message = f"the checkpoint has {vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}"
+            raise TrainingError(message, hint="Give its own tokenizer.json, beside the checkpoint or with --tokenizer")
         tokenizer = clip_tokenizer()
     else:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception
-            raise TrainingError(
-                f"{path} is no tokenizer.json: {error}", hint="Give one of the tokenizers library"
-            ) from error
+            message = f"{path} is no tokenizer.json: {error}"
+            raise TrainingError(message, hint="Give one of the tokenizers library") from error
     return tokenizer, describe_tokenizer(tokenizer, vocab_size, context_length)
 
 
 def describe_tokenizer(tokenizer: Tokenizer, vocab_size: int, context_length: int) -> TextSpec:
-    """The manifest's description of CLIP's tokenizer, of one like it, or of one made by `train_tokenizer`.
-
-    Raises:
-        TrainingError: The tokenizer does not fit a model of this vocabulary.
-    """
+    """The manifest's description of CLIP's tokenizer, of one like it, or of one made by `train_tokenizer`."""
     if tokenizer.token_to_id(OWN_END) is not None:
         return text_spec(tokenizer, context_length)
     encoded = tokenizer.encode("a")

@@ -36,13 +36,8 @@ class EncodedSplit:
     """n encoded quadruplets; row i of every group belongs to quadruplet i.
 
     Attributes:
-        safe_text: (n, d) float32 or float64; space components, or unit vectors of a Euclidean model.
-        safe_image: (n, d).
-        unsafe_text: (n, d).
-        unsafe_image: (n, d).
-        categories: What is unsafe about each twin, (n,) str.
-        context: Whether the company of something decides, (n,) bool.
-        name: The split.
+        safe_text: (n, d), as the other groups; space components, or unit vectors of a Euclidean model.
+        categories: As in `DrawnSplit`, with `context` and `name`.
 
     Raises:
         InvalidVectorError: The groups differ in shape, are empty, or hold values that are not finite (a model that

@@ -49,12 +49,8 @@ STEM_CHANNELS = 128
 def conv_stem() -> nn.Sequential:
     """Pixels to a feature grid: (B, 3, S, S) to (B, 128, S/8, S/8)."""
 
-    def down(channels_in: int, channels_out: int) -> list[nn.Module]:
-        return [
-            nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(),
-        ]
+    def down(before: int, after: int) -> list[nn.Module]:
+        return [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
 
     return nn.Sequential(
         *down(3, 32),
@@ -90,17 +86,9 @@ def _single(features: Tensor) -> Tensor:
 class HySAC(nn.Module):
     """Image and text encoders into one hyperbolic (or, for the baseline, Euclidean) space.
 
-    Args:
-        config: The architecture; of open_clip's towers a resolved one (`towers.resolve`).
-        clip: The two towers, of that architecture; default: new ones with random weights.
-
-    Attributes:
-        config: The architecture.
-        clip: The two towers.
-        log_curvature: Logarithm of c, 0-d.
-        log_alpha_image: Logarithm of the image features' scale, 0-d; at most 0.
-        log_alpha_text: The same for text.
-        log_logit_scale: Logarithm of the contrastive logits' scale, 0-d.
+    The learned scalars are logarithms, 0-d: of c, of the scales of image and text features (at most 0), and of the
+    contrastive logits' scale. A config of open_clip's towers is resolved (`towers.resolve`); `clip` are towers of that
+    architecture, by default new ones with random weights.
     """
 
     def __init__(self, config: ModelConfig, clip: nn.Module | None = None) -> None:
@@ -136,12 +124,8 @@ class HySAC(nn.Module):
 
     def scalars(self) -> dict[str, Tensor]:
         """The four learned scalars, by name; they take no weight decay."""
-        return {
-            "log_curvature": self.log_curvature,
-            "log_alpha_image": self.log_alpha_image,
-            "log_alpha_text": self.log_alpha_text,
-            "log_logit_scale": self.log_logit_scale,
-        }
+        names = ("log_curvature", "log_alpha_image", "log_alpha_text", "log_logit_scale")
+        return {name: getattr(self, name) for name in names}
 
     @torch.no_grad()
     def clamp(self) -> None:
@@ -153,11 +137,7 @@ class HySAC(nn.Module):
         self.log_logit_scale.clamp_(math.log(LOGIT_SCALE_INIT), LOG_LOGIT_SCALE_MAX)
 
     def image_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features before the map onto the hyperboloid, (B, d) float32, and the stem's grid, (B, C, g, g).
-
-        Args:
-            pixels: Normalised pixels, (B, 3, S, S).
-        """
+        """Features before the map, (B, d) float32, and the stem's grid, (B, C, g, g), of (B, 3, S, S) pixels."""
         grid = self.stem(pixels)
         return _single(self.image_head(self.clip.visual(grid))), grid
 
@@ -182,14 +162,10 @@ class HySAC(nn.Module):
 
 
 class WordHead(nn.Module):
-    """Predicts which words the caption holds from the stem's grid (auxiliary, dropped after training).
+    """Predicts the words of a caption, (w,) token ids, from the stem's grid; dropped after training.
 
     Multiple-instance pooling: a word is present if some place of the grid says so (log-sum-exp over places). The stem
     is supervised directly, because through an untrained transformer the signal hardly reaches it.
-
-    Args:
-        words: Token ids of the words to predict, (w,) int64.
-        vocab_size: Size of the tokenizer's vocabulary.
     """
 
     index: Tensor

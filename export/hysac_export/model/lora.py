@@ -30,11 +30,7 @@ _BYPASSING = (AttentionPool2d, nn.MultiheadAttention)
 
 
 class SplitAttention(nn.Module):
-    """Self-attention with a linear layer for each projection; takes the place of `torch.nn.MultiheadAttention`.
-
-    Args:
-        fused: The attention to take apart, batch first and with biases, as open_clip's transformers have it.
-    """
+    """Self-attention with a linear layer for each projection, made of a batch-first attention with biases."""
 
     q_proj: nn.Module
     k_proj: nn.Module
@@ -73,11 +69,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def split_attention(module: nn.Module) -> int:
-    """Take the attention of every layer apart, in place.
-
-    Returns:
-        How many there were.
-    """
+    """Take the attention of every layer apart, in place; return their number."""
     found = 0
     for child_name, child in module.named_children():
         if isinstance(child, nn.MultiheadAttention) and child.in_proj_weight is not None and child.batch_first:
@@ -89,11 +81,7 @@ def split_attention(module: nn.Module) -> int:
 
 
 def adapt(model: HySAC, config: LoRAConfig) -> None:
-    """Freeze the towers and put adapters on them, in place; what is outside of the towers is trained as before.
-
-    Args:
-        model: In the plain layout.
-        config: The adapters.
+    """Freeze the towers and put adapters on them, in place; everything outside of the towers is trained as before.
 
     Raises:
         TrainingError: No module has one of the names, or the adapters cannot be merged again.
@@ -113,10 +101,8 @@ def adapt(model: HySAC, config: LoRAConfig) -> None:
     layers = [name for name in layers if name not in bypassed]
     leaves = {name.rpartition(".")[2] for name in layers}
     if lost := [target for target in config.targets if target.rpartition(".")[2] not in leaves]:
-        raise TrainingError(
-            f"these towers have no module named {', '.join(lost)}",
-            hint=f"Name theirs in model.open_clip.lora.targets: {', '.join(sorted(leaves))}",
-        )
+        message = f"these towers have no module named {', '.join(lost)}"
+        raise TrainingError(message, hint=f"Name theirs in model.open_clip.lora.targets: {', '.join(sorted(leaves))}")
     try:
         inject_adapter_in_model(adapters, model.clip)
     except ValueError as error:
@@ -138,14 +124,13 @@ def _check_merge(model: HySAC, config: LoRAConfig) -> None:
         plain.load_state_dict({name: value.to("meta") for name, value in merged_state(model, config).items()})
     except (RuntimeError, KeyError) as error:
         raise TrainingError(
-            f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again",
-            hint=f"Name other modules "
-            f"in model.open_clip.lora.targets, or train without adapters (model.open_clip.lora: null): {error}",
+            f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again: {error}",
+            hint="Name other modules in model.open_clip.lora.targets, or set model.open_clip.lora to null",
         ) from error
 
 
 def check_gradients(model: HySAC) -> None:
-    """Refuse adapters that do nothing; to be called when a step has left its gradients.
+    """Refuse adapters that do nothing, after a step has left its gradients.
 
     Raises:
         TrainingError: Some have no gradient: the towers take the weights under them without calling the layers.
@@ -160,11 +145,6 @@ def check_gradients(model: HySAC) -> None:
         )
 
 
-def is_adapted(model: HySAC) -> bool:
-    """Whether `adapt` was called on a model."""
-    return any(_ADAPTER.match(name) for name, _ in model.named_parameters())
-
-
 def merged(weight: Tensor, adapter: Adapter, lora_alpha: float) -> Tensor:
     """A weight with its adapter, W + (α / r) · B A, in float64: (out, in) or, of a convolution, (out, in, h, w)."""
     a, b = (half.double() for half in adapter)
@@ -175,15 +155,7 @@ def merged(weight: Tensor, adapter: Adapter, lora_alpha: float) -> Tensor:
 
 @torch.no_grad()
 def merged_state(model: HySAC, config: LoRAConfig) -> dict[str, Tensor]:
-    """The weights of an adapted model in the plain layout, W + (α / r) · B A; the model itself is left as it is.
-
-    Args:
-        model: Adapted.
-        config: What it was adapted with.
-
-    Returns:
-        What `HySAC.load_state_dict` takes.
-    """
+    """The weights of an adapted model for `HySAC.load_state_dict`, W + (α / r) · B A; the model is left as it is."""
     state = model.state_dict()
     halves: dict[str, dict[str, Tensor]] = {}
     weights: dict[str, Tensor] = {}

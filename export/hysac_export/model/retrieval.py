@@ -50,8 +50,8 @@ def retrieve(
         pool: (m, d).
         targets: Index into the pool of the point each query should find, (n,).
         curvature: c > 0, or None to rank by dot product.
-        unsafe: Which points of the pool are unsafe, (m,); default: none.
-        allowed: Which points of the pool may be found, (m,); default: all.
+        unsafe: Points of the pool that are unsafe, (m,) bool; default: none.
+        allowed: Points of the pool that may be found, (m,) bool; default: all.
         block: Queries at a time.
     """
     n, m = len(queries), len(pool)

@@ -1,4 +1,4 @@
-"""A small tokenizer of our own: lower-casing byte-level BPE.
+"""A small tokenizer: lower-casing byte-level BPE.
 
 Bytes are the alphabet, so every text can be encoded and there is no unknown token. Words and punctuation marks are
 separated first and each is given a leading space, so that "dog", "a dog" and "dog," share one token.
@@ -31,10 +31,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> Tokenizer:
     The padding token has id 0 and the end token the highest id of all, so that a text tower which pools "at the largest
     id" (as CLIP's do) pools at the end token.
 
-    Args:
-        texts: The captions to learn from.
-        vocab_size: Largest size of the vocabulary, special tokens and the 256 bytes included; fewer are learned when
-            the texts do not hold as many distinct pieces.
+    `vocab_size` is the largest size of the vocabulary, special tokens and the 256 bytes included.
 
     Raises:
         TrainingError: There are no texts, or the vocabulary is too small for the bytes.
@@ -57,18 +54,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> Tokenizer:
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_special_tokens([AddedToken(END, special=True)])  # after training: the highest id
     tokenizer.post_processor = TemplateProcessing(
-        single=f"{START} $A {END}",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)],
+        single=f"{START} $A {END}", special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
     )
     return tokenizer
 
 
 def text_spec(tokenizer: Tokenizer, context_length: int) -> TextSpec:
-    """The manifest's description of a tokenizer made here.
-
-    Raises:
-        TrainingError: The tokenizer lacks our special tokens.
-    """
+    """The manifest's description of a tokenizer made here (`TrainingError`: the tokenizer lacks our special tokens)."""
     pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
     if pad is None or end is None:
         raise TrainingError(f"the tokenizer has no {PAD} or no {END} token", hint="Make it with train_tokenizer")

@@ -1,7 +1,7 @@
-"""The two towers of a model: our own small ones, or any of open_clip's with the weights that it has for them.
+"""The two towers of a model: small ones, or any of open_clip's with the weights that it has for them.
 
-What open_clip knows by name is looked up once, when a run begins, and written into the run's config (`resolve`). A run
-folder can then be read without a registry, without a network and without the weights that it started from.
+Names in open_clip are looked up once, when a run begins, and written into the run's config (`resolve`): a run folder is
+read without a registry, a network, or the weights that it started from.
 """
 
 from __future__ import annotations
@@ -27,21 +27,13 @@ _FOREIGN = ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs", "embed_cls
 
 
 def build_towers(config: ModelConfig) -> nn.Module:
-    """Both towers with random weights: a module with ``visual`` and ``encode_text``, and no logit scale.
-
-    Raises:
-        TrainingError: The config names towers of open_clip and is not resolved, or describes none.
-    """
+    """Both towers with random weights: a module with ``visual`` and ``encode_text``, and no logit scale."""
     clip = _own(config) if config.open_clip is None else _open_clip(config.open_clip)
     return _without_scale(clip)
 
 
 def pretrained_towers(config: OpenClipConfig, resolved: ModelConfig) -> nn.Module:
-    """Both towers with the weights that `config` names; they may be downloaded.
-
-    Args:
-        config: As the user wrote it.
-        resolved: What `resolve` made of it.
+    """Both towers with the weights that `config` names, maybe downloaded; `resolved` is what `resolve` returned.
 
     Raises:
         TrainingError: There are no such weights, or they do not fit.
@@ -62,9 +54,7 @@ def pretrained_towers(config: OpenClipConfig, resolved: ModelConfig) -> nn.Modul
 
 
 def resolve(config: ModelConfig) -> ModelConfig:
-    """Replace what a config names by what it stands for: architecture, sizes, and normalisation of pixels.
-
-    A config without `open_clip`, or resolved before, is returned as it is. Paths shrink to file names.
+    """Replace names in a config by architecture, sizes, and normalisation of pixels; paths shrink to file names.
 
     Raises:
         TrainingError: open_clip has no such architecture or weights, or HySAC cannot be built on them.
@@ -83,50 +73,39 @@ def resolve(config: ModelConfig) -> ModelConfig:
     layers, patch = image.get("layers", 12), image.get("patch_size", size)
     transformer = not image.get("timm_model_name") and isinstance(layers, int)
     shape = {"patch": patch, "width": image.get("width", 768), "layers": layers} if transformer else {"patch": size}
+    vision = ImageTower(
+        size=size,
+        **(shape if size % shape["patch"] == 0 else shape | {"patch": size}),
+        head_width=image.get("head_width", 64),
+        head_mlp=config.image.head_mlp,
+        mean=preprocess.get("mean", CLIP_MEAN),
+        std=preprocess.get("std", CLIP_STD),
+    )
+    defaults = {"context_length": 77, "vocab_size": VOCAB_SIZE, "width": 512, "layers": 12, "heads": 8}
+    textual = TextTower(head_mlp=config.text.head_mlp, **{key: text.get(key, value) for key, value in defaults.items()})
+    named = {
+        "name": Path(given.name).stem if _is_described(given.name) else given.name,
+        "pretrained": given.pretrained and Path(given.pretrained).name,
+        "tokenizer": given.tokenizer and Path(given.tokenizer).name,
+        "architecture": architecture,
+    }
     return config.model_copy(
         update={
             "dim": architecture["embed_dim"],
-            "image": ImageTower(
-                size=size,
-                **(shape if size % shape["patch"] == 0 else shape | {"patch": size}),
-                head_width=image.get("head_width", 64),
-                head_mlp=config.image.head_mlp,
-                mean=preprocess.get("mean", CLIP_MEAN),
-                std=preprocess.get("std", CLIP_STD),
-            ),
-            "text": TextTower(
-                context_length=text.get("context_length", 77),
-                vocab_size=text.get("vocab_size", VOCAB_SIZE),
-                width=text.get("width", 512),
-                layers=text.get("layers", 12),
-                heads=text.get("heads", 8),
-                head_mlp=config.text.head_mlp,
-            ),
+            "image": vision,
+            "text": textual,
             "quick_gelu": bool(architecture.get("quick_gelu", False)),
-            "open_clip": given.model_copy(
-                update={
-                    "name": Path(given.name).stem if _is_described(given.name) else given.name,
-                    "pretrained": given.pretrained and Path(given.pretrained).name,
-                    "tokenizer": given.tokenizer and Path(given.tokenizer).name,
-                    "architecture": architecture,
-                }
-            ),
+            "open_clip": given.model_copy(update=named),
         }
     )
 
 
 def tokenizer_of(config: OpenClipConfig, resolved: ModelConfig) -> Tokenizer:
-    """The tokenizer of open_clip's towers: CLIP's, or the one that the config names.
-
-    Raises:
-        TrainingError: The vocabulary is not CLIP's and no tokenizer is named, or it does not fit.
-    """
+    """The tokenizer of open_clip's towers: CLIP's, or the one that the config names."""
     text = resolved.text
     if config.tokenizer is None and text.vocab_size != VOCAB_SIZE:
-        raise TrainingError(
-            f"{config.name} has {text.vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}",
-            hint="Name its tokenizer.json in model.open_clip.tokenizer",
-        )
+        message = f"{config.name} has {text.vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}"
+        raise TrainingError(message, hint="Name its tokenizer.json in model.open_clip.tokenizer")
     path = None if config.tokenizer is None else Path(config.tokenizer).expanduser()
     return read_tokenizer(path, text.vocab_size, text.context_length)[0]
 
@@ -141,25 +120,13 @@ def _without_scale(clip: CLIP | CustomTextCLIP) -> nn.Module:
 
 def _own(config: ModelConfig) -> CLIP:
     image, text = config.image, config.text
+    same = {"width", "layers", "mlp_ratio"}
+    vision = image.model_dump(include=same | {"head_width"})
+    textual = text.model_dump(include=same | {"context_length", "vocab_size", "heads"})
     return CLIP(
         config.dim,
-        CLIPVisionCfg(
-            image_size=image.size,
-            patch_size=image.patch,
-            width=image.width,
-            layers=image.layers,
-            head_width=image.head_width,
-            mlp_ratio=image.mlp_ratio,
-            pool_type="tok",
-        ),
-        CLIPTextCfg(
-            context_length=text.context_length,
-            vocab_size=text.vocab_size,
-            width=text.width,
-            heads=text.heads,
-            layers=text.layers,
-            mlp_ratio=text.mlp_ratio,
-        ),
+        CLIPVisionCfg(image_size=image.size, patch_size=image.patch, pool_type="tok", **vision),
+        CLIPTextCfg(**textual),
         quick_gelu=config.quick_gelu,
     )
 
@@ -192,9 +159,9 @@ def _describe(config: OpenClipConfig) -> tuple[dict[str, Any], Mapping[str, Any]
     else:
         architecture = get_model_config(config.name.replace("/", "-")) if ":" not in config.name else None
         if architecture is None:
+            message = f"open_clip has no architecture {config.name!r}"
             raise TrainingError(
-                f"open_clip has no architecture {config.name!r}; `python -c 'import open_clip; "
-                "print(open_clip.list_models())'` lists them, and a JSON file can describe another"
+                message, hint="`open_clip.list_models()` lists them, and a JSON file can describe another"
             )
     if not isinstance(architecture, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= architecture.keys():
         raise TrainingError(f"{config.name} describes no CLIP; expected embed_dim, vision_cfg and text_cfg")
@@ -212,8 +179,8 @@ def _refuse(name: str, architecture: Mapping[str, Any], preprocess: Mapping[str,
     if foreign or text.get("pool_type", "argmax") != "argmax" or "multimodal_cfg" in architecture:
         why = ", ".join(foreign) or f"pool_type {text.get('pool_type')!r}, or a multimodal decoder"
         raise TrainingError(
-            f"the text tower of {name} does not read CLIP's tokens up to an end token ({why}), which bundles need; "
-            "choose an architecture with CLIP's text transformer, such as ViT-B-16"
+            f"the text tower of {name} does not read CLIP's tokens up to an end token ({why}), which bundles need",
+            hint="Choose an architecture with CLIP's text transformer, such as ViT-B-16",
         )
     if preprocess.get("interpolation", "bicubic") not in ("bicubic", "random"):
         raise TrainingError(

@@ -35,13 +35,7 @@ _Z95 = NormalDist().inv_cdf(0.95)
 
 
 class GroupBounds(BaseModel):
-    """Radii of one group: geodesic distances from the origin.
-
-    Attributes:
-        low_05: 5th percentile.
-        up_95: 95th percentile.
-        avg: Mean; ``mean`` is understood too.
-    """
+    """Radii of one group: 5th and 95th percentile, and mean (``avg`` or ``mean``)."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -65,17 +59,13 @@ class GroupBounds(BaseModel):
 
     @property
     def lacking(self) -> str | None:
-        """What would have to be given to say where and how wide the group lies; None if that is known."""
+        """Fields that are missing to say where and how wide the group lies; None if that is known."""
         if self.low_05 is None and self.up_95 is None:
             return "up_95" if self.avg is not None else "avg and up_95"
         return "avg" if self.centre is None else None
 
     def radii(self) -> Floats:
-        """`SAMPLES` radii with these percentiles, ascending.
-
-        Raises:
-            TrainingError: Something is lacking.
-        """
+        """`SAMPLES` radii with these percentiles, ascending (`TrainingError`: something is lacking)."""
         centre = self.centre
         if centre is None or self.lacking is not None:
             raise TrainingError(
@@ -90,9 +80,7 @@ class GroupBounds(BaseModel):
     def published(self, stats: RadiusStats, *, derived: bool) -> RadiusStats:
         """Statistics with the published percentiles in place of the samples'.
 
-        Args:
-            stats: Statistics of samples, or of `radii`.
-            derived: They are of `radii`: the mean is the published one as well, and nothing was counted.
+        If they are `derived` from `radii`, the mean is the published one as well, and nothing was counted.
         """
         given = {p: value for p, value in ((5, self.low_05), (95, self.up_95)) if value is not None}
         # The 95th is what the published traversal compares with.
@@ -113,11 +101,7 @@ class Bounds(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file.
-
-        Raises:
-            TrainingError: It cannot be read, or its values are no radii.
-        """
+        """Read the file (`TrainingError`: it cannot be read, or its values are no radii)."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
@@ -132,18 +116,13 @@ class Bounds(BaseModel):
         return bounds
 
     def lacking(self, modality: Modality) -> list[str]:
-        """What the file lacks to say where safe and unsafe points of a modality lie, such as ``U.avg``."""
+        """Fields that are missing to say where safe and unsafe points of a modality lie, such as ``U.avg``."""
         return [f"{LETTERS[group]}.{name}" for group in PAIRS[modality] if (name := self.of(group).lacking) is not None]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A safety profile, and what of it is no calibration.
-
-    Attributes:
-        profile: The profile.
-        derived: Modalities whose scores are derived from the published percentiles.
-    """
+    """A safety profile, and the modalities whose scores are derived from the published percentiles."""
 
     profile: SafetyProfile
     derived: tuple[Modality, ...]
@@ -157,10 +136,7 @@ def published_profile(
     Percentiles are the published ones where there are any. Scores, threshold and boundary come from samples, or from
     the bounds for a modality of which there are none.
 
-    Args:
-        bounds: The published bounds.
-        radii: Radii of samples by group; of a modality both groups or neither.
-        max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
+    `radii` of samples are by group, of a modality both groups or neither; `max_miss` is as in `calibrate_radii`.
 
     Raises:
         SettingsError: There are too few samples, or samples of one side only.
@@ -174,8 +150,7 @@ def published_profile(
         kinds = " and ".join(f"{modality}s" for modality in lacking)
         raise TrainingError(
             f"the bounds do not tell how safe and unsafe {kinds} differ: {missing} missing",
-            hint=f"Give safe and unsafe "
-            f"{kinds} of your own with --safe and --unsafe, or add the figures to hysac_bounds.json",
+            hint=f"Give safe and unsafe {kinds} with --safe and --unsafe, or add the figures to hysac_bounds.json",
         )
     known |= {group: bounds.of(group).radii() for modality in derived for group in PAIRS[modality]}
     fitted = calibrate_radii(known, max_miss=max_miss)

@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from hysac_export.bundle.onnx import check_target, export_bundle, round_weights
+from hysac_export.bundle.onnx import export_bundle, round_weights
+from hysac_export.bundle.place import check_target
 from hysac_export.config import CLIP_MEAN, CLIP_STD
 from hysac_export.data.batches import normalise
 from hysac_export.evaluation.calibrate import MAX_MISS
@@ -46,15 +47,9 @@ _ROOM = 1.25  # how much farther out than the outermost known radius the lift re
 
 @dataclass(frozen=True)
 class Source:
-    """Files of a checkpoint.
+    """Files of a checkpoint: weights, published bounds, the base model's ``config.json``, its own tokenizer.
 
-    Attributes:
-        name: Repository id, or name of the folder or file.
-        checkpoint: The weights.
-        bounds: The published bounds, if there are any.
-        config: ``config.json`` of the base model, if there is one.
-        tokenizer: A tokenizer of its own, if there is one.
-        revision: Commit of a hub repository.
+    `name` is the repository id, or the name of the folder or file; `revision` the commit of a hub repository.
     """
 
     name: str
@@ -69,12 +64,7 @@ class Source:
 class Published:
     """An imported model in torch, in evaluation mode on the CPU, with adapters merged.
 
-    Attributes:
-        model: The model.
-        tokenizer: Its tokenizer.
-        text: How texts enter it.
-        bounds: The published bounds; empty if there are none.
-        provenance: Where it came from, JSON-serialisable.
+    `bounds` are the published ones, empty if there are none; `provenance` is JSON-serialisable.
     """
 
     model: HySAC
@@ -112,27 +102,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import gave.
-
-    Attributes:
-        bundle: The bundle.
-        derived: Modalities whose scores are derived from published percentiles instead of calibrated.
-    """
+    """A bundle, and the modalities whose scores are derived from published percentiles instead of calibrated."""
 
     bundle: Bundle
     derived: tuple[Modality, ...]
 
 
 def find(source: str | Path, revision: str | None = None) -> Source:
-    """Find the files of a checkpoint.
+    """Find the files of a checkpoint (`BundleNotFoundError`: there is none).
 
     Args:
         source: A folder, a checkpoint file with its other files beside it, or a repository id ``"owner/name"`` on the
             Hugging Face hub.
         revision: Branch, tag or commit of a hub repository.
-
-    Raises:
-        BundleNotFoundError: There is no checkpoint.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -143,9 +125,7 @@ def find(source: str | Path, revision: str | None = None) -> Source:
         return _beside(path / MODEL, path.resolve().name)
     name = str(source)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise BundleNotFoundError(
-            f"no checkpoint {name!r}: it is no folder, no file and no hub repository id of the form owner/name"
-        )
+        raise BundleNotFoundError(f"no checkpoint {name!r}: it is no folder, no file and no hub id owner/name")
     checkpoint = _fetch(name, MODEL, revision)
     if checkpoint is None:
         raise BundleNotFoundError(f"the hub repository {name!r} holds no {MODEL}, so it is no HySAC checkpoint")
@@ -156,12 +136,9 @@ def find(source: str | Path, revision: str | None = None) -> Source:
 
 
 def load_published(source: Source, *, lora_alpha: float = LORA_ALPHA, tokenizer: str | Path | None = None) -> Published:
-    """Read a checkpoint, merge its adapters and put it into our model.
+    """Read a checkpoint and merge its adapters; `lora_alpha` is their α, ranks come from their shapes.
 
-    Args:
-        source: Its files.
-        lora_alpha: α of the adapters; ranks come from their shapes.
-        tokenizer: A ``tokenizer.json`` instead of the one beside the checkpoint, or of CLIP's.
+    A `tokenizer` (``tokenizer.json``) takes the place of the one beside the checkpoint, or of CLIP's.
 
     Raises:
         TrainingError: The checkpoint, its curvature, config, bounds or tokenizer cannot be used.
@@ -194,23 +171,11 @@ def import_published(
     overwrite: bool = False,
     on_step: Callable[[str], None] | None = None,
 ) -> Imported:
-    """Turn a published checkpoint into a bundle.
+    """Turn a published checkpoint into a bundle, in the folder `out`.
 
-    Args:
-        source: See `find`.
-        out: Folder to write.
-        safe: Sources of safe samples to calibrate on; see `encode_samples`.
-        unsafe: Sources of unsafe samples.
-        max_miss: Largest share of unsafe samples that may count as safe, in [0, 1).
-        name: Name of the model; default: that of the source.
-        revision: Branch, tag or commit of a hub repository.
-        lora_alpha: α of the adapters.
-        tokenizer: A ``tokenizer.json`` for a checkpoint with a vocabulary of its own.
-        weights: ``"float16"`` halves the size on disk; see `export_bundle`.
-        description: What the model is, in words.
-        licence: Terms of the weights.
-        overwrite: Replace a bundle that is at `out`.
-        on_step: Called with what is being done.
+    `safe` and `unsafe` are sources of samples to calibrate on (see `encode_samples`); at most a share `max_miss` of the
+    unsafe ones, in [0, 1), may count as safe. `on_step` is called with the name of each step. For the rest see
+    `find`, `load_published` and `export_bundle`.
 
     Raises:
         BundleNotFoundError: There is no such checkpoint.
@@ -248,13 +213,13 @@ def import_published(
 
 
 def _check_curvature(model: HySAC) -> None:
-    """Refuse a curvature that the published code, which keeps it in a range before every step, cannot have left."""
+    """Refuse a curvature that the published code, which clamps it before every step, cannot have left."""
     low, high = CURVATURE_RANGE
     logarithm = float(model.log_curvature)
     if not math.log(low / _STEP) <= logarithm <= math.log(high * _STEP):
         raise TrainingError(
             f"curv of the checkpoint is {logarithm:.6g}; expected the logarithm of a curvature from {low:g} to "
-            f"{high:g}, {math.log(low):.4g} to {math.log(high):.4g}. The training has diverged, or the file is damaged"
+            f"{high:g}, {math.log(low):.4g} to {math.log(high):.4g}: training diverged, or the file is damaged"
         )
 
 
@@ -270,12 +235,7 @@ def _beside(checkpoint: Path, name: str) -> Source:
 def _fetch(repository: str, file: str, revision: str | None) -> Path | None:
     """A file of a hub repository, cached; None if it has no such file."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repository, file, revision=revision))
@@ -288,8 +248,8 @@ def _fetch(repository: str, file: str, revision: str | None) -> Path | None:
         if known is not None and not isinstance(known, str):
             return None
         raise BundleNotFoundError(
-            f"{repository!r} is no folder, and its {file} could not be fetched from the Hugging Face hub: {error}. "
-            "Download the repository where that works, and give the folder"
+            f"{repository!r} is no folder, and its {file} could not be fetched from the Hugging Face hub: {error}",
+            hint="Download the repository where that works, and give the folder",
         ) from error
 
 
@@ -321,13 +281,9 @@ def _settings(path: Path | None) -> Mapping[str, Any] | None:
 
 
 def _provenance(source: Source, checkpoint: Checkpoint, lora_alpha: float) -> dict[str, Any]:
+    file = {"file": source.checkpoint.name, "sha256": sha256_of(source.checkpoint)}
     return {
-        "imported": {
-            "from": source.name,
-            "revision": source.revision,
-            "file": source.checkpoint.name,
-            "sha256": sha256_of(source.checkpoint),
-        },
+        "imported": {"from": source.name, "revision": source.revision} | file,
         "lora": {"alpha": lora_alpha, "ranks": list(checkpoint.ranks), "adapters": len(checkpoint.adapters)},
         "patch_bias": PATCH_BIAS in checkpoint.weights,
         "versions": {package: version(package) for package in ("torch", "open_clip_torch", "hysac-retrieval")},

@@ -1,4 +1,4 @@
-"""What the shapes of CLIP weights do not tell, from the ``config.json`` of the Hugging Face model."""
+"""Settings that the shapes of CLIP weights do not tell, from the ``config.json`` of the Hugging Face model."""
 
 from __future__ import annotations
 
@@ -16,36 +16,25 @@ _QUICK_GELU = {"quick_gelu": True, "gelu": False}
 
 @dataclass(frozen=True)
 class TowerSettings:
-    """Settings of one tower.
-
-    Attributes:
-        heads: Attention heads; they divide the width.
-        quick_gelu: Whether the activation is x · σ(1.702 x) rather than GELU.
-    """
+    """Number of attention heads, and whether the activation is x · σ(1.702 x) rather than GELU."""
 
     heads: int
     quick_gelu: bool
 
 
 def tower_settings(config: Mapping[str, Any] | None, part: str, width: int, layers: int) -> TowerSettings:
-    """Settings of a tower of a given width.
+    """Read the settings of a tower, ``vision_config`` or ``text_config``, of which the weights tell width and layers.
 
-    Args:
-        config: Contents of ``config.json``; None, or one that does not describe a CLIP, for OpenAI's settings.
-        part: ``vision_config`` or ``text_config``.
-        width: Width of the tower, from its weights.
-        layers: Number of its layers, likewise.
+    Without a config, or with one that does not describe a CLIP, they are OpenAI's.
 
     Raises:
-        TrainingError: The settings contradict the weights, are not those of a CLIP that we can build, or are needed.
+        TrainingError: The settings contradict the weights, cannot be built, or are needed.
     """
     given = (config or {}).get(part)
     settings: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     if settings.get("hidden_size", width) != width:
-        raise TrainingError(
-            f"config.json says that the {part} has width {settings['hidden_size']}, the weights say {width}",
-            hint="Put the config.json of the right base model beside them, or take it away",
-        )
+        message = f"config.json says that the {part} has width {settings['hidden_size']}, the weights say {width}"
+        raise TrainingError(message, hint="Put the config.json of the right base model beside them, or take it away")
     if settings.get("num_hidden_layers", layers) != layers:
         raise TrainingError(
             f"config.json says that the {part} has {settings['num_hidden_layers']} layers, the weights have {layers}; "

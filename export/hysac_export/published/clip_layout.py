@@ -69,10 +69,8 @@ _BLOCK = {
 class Checkpoint:
     """A state dict sorted out, whichever peft wrote it.
 
-    Attributes:
-        weights: Weights by their path in the Hugging Face model, ``visual.vision_model.…`` or ``textual.text_model.…``,
-            and the four scalars.
-        adapters: LoRA matrices by the path of the module that they adapt.
+    Weights are by their path in the Hugging Face model, ``visual.vision_model.…`` or ``textual.text_model.…``, with the
+    four scalars; LoRA matrices by the path of the module that they adapt.
     """
 
     weights: Mapping[str, Tensor]
@@ -112,12 +110,10 @@ def sort_out(state: Mapping[Any, Any]) -> Checkpoint:
 
 
 def architecture(checkpoint: Checkpoint, settings: Mapping[str, Any] | None = None) -> ModelConfig:
-    """The model that a checkpoint fits, from the shapes of its weights.
+    """Find the model that a checkpoint fits, from the shapes of its weights.
 
-    Args:
-        checkpoint: What `sort_out` gives.
-        settings: ``config.json`` of the base model, for what shapes do not tell: the number of heads and the
-            activation. Without it heads are 64 wide and the activation is quick GELU, as in all of OpenAI's CLIP.
+    `settings`, the base model's ``config.json``, has the number of heads and the activation. Without it heads are 64
+    wide and the activation is quick GELU, as in all of OpenAI's CLIP.
 
     Raises:
         TrainingError: A weight that decides the architecture is missing, or the shapes or settings contradict it.
@@ -141,34 +137,28 @@ def architecture(checkpoint: Checkpoint, settings: Mapping[str, Any] | None = No
     image: TowerSettings = tower_settings(settings, "vision_config", patch[0], layers["visual"])
     text: TowerSettings = tower_settings(settings, "text_config", tokens[1], layers["textual"])
     if image.quick_gelu != text.quick_gelu:
-        raise TrainingError("the towers differ in their activation, which open_clip's CLIP cannot; nothing to be done")
-    return ModelConfig(
-        dim=projection[0],
-        image=ImageTower(
-            size=grid * patch[2],
-            patch=patch[2],
-            width=patch[0],
-            layers=layers["visual"],
-            head_width=patch[0] // image.heads,
-            mlp_ratio=vision_mlp[0] / patch[0],
-        ),
-        text=TextTower(
-            context_length=context[0],
-            vocab_size=tokens[0],
-            width=tokens[1],
-            layers=layers["textual"],
-            heads=text.heads,
-            mlp_ratio=text_mlp[0] / tokens[1],
-        ),
-        quick_gelu=image.quick_gelu,
+        raise TrainingError("the towers differ in their activation, which open_clip's CLIP cannot")
+    vision = ImageTower(
+        size=grid * patch[2],
+        patch=patch[2],
+        width=patch[0],
+        layers=layers["visual"],
+        head_width=patch[0] // image.heads,
+        mlp_ratio=vision_mlp[0] / patch[0],
     )
+    textual = TextTower(
+        context_length=context[0],
+        vocab_size=tokens[0],
+        width=tokens[1],
+        layers=layers["textual"],
+        heads=text.heads,
+        mlp_ratio=text_mlp[0] / tokens[1],
+    )
+    return ModelConfig(dim=projection[0], image=vision, text=textual, quick_gelu=image.quick_gelu)
 
 
 def places(model: HySAC) -> dict[str, Tensor]:
-    """Where each weight of a checkpoint belongs: its path to a view of the parameter that is to hold it.
-
-    A view has the shape that the weight must have; what is written to it is in the model.
-    """
+    """Map the path of each weight of a checkpoint to a view of the parameter that is to hold it, in its shape."""
     own = {name: parameter.detach() for name, parameter in model.named_parameters()}
     found = {path: own[name] for path, name in (_SCALARS | _PLAIN).items()}
     found |= {path: own[name].T for path, name in _PROJECTIONS.items()}
@@ -179,21 +169,17 @@ def places(model: HySAC) -> dict[str, Tensor]:
         (TEXT, "clip.transformer", model.config.text.layers),
     ):
         for layer in range(layers):
-            theirs, ours = f"{tower}.encoder.layers.{layer}", f"{blocks}.resblocks.{layer}"
+            source, target = f"{tower}.encoder.layers.{layer}", f"{blocks}.resblocks.{layer}"
             for part in ("weight", "bias"):
-                found |= {f"{theirs}.{path}.{part}": own[f"{ours}.{name}.{part}"] for path, name in _BLOCK.items()}
-                stacked = own[f"{ours}.attn.in_proj_{part}"].chunk(3)
+                found |= {f"{source}.{path}.{part}": own[f"{target}.{name}.{part}"] for path, name in _BLOCK.items()}
+                stacked = own[f"{target}.attn.in_proj_{part}"].chunk(3)
                 for path, view in zip(("q_proj", "k_proj", "v_proj"), stacked, strict=True):
-                    found[f"{theirs}.self_attn.{path}.{part}"] = view
+                    found[f"{source}.self_attn.{path}.{part}"] = view
     return found
 
 
 def check(checkpoint: Checkpoint, views: Mapping[str, Tensor]) -> None:
-    """Compare keys and shapes with what the model needs, before anything is written.
-
-    Raises:
-        TrainingError: Weights are missing, unexpected or of a wrong shape; all of them are named.
-    """
+    """Raise a `TrainingError` that names all weights that are missing, unexpected or of a wrong shape."""
     weights = checkpoint.weights
     optional = {PATCH_BIAS: views[f"{VISION}.embeddings.class_embedding"].shape}
     expected = {path: view.shape for path, view in views.items()} | optional
@@ -221,16 +207,7 @@ def check(checkpoint: Checkpoint, views: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def fill(model: HySAC, checkpoint: Checkpoint, lora_alpha: float = 1.0) -> None:
-    """Write a checkpoint into a model, adapters merged. One weight at a time: nothing is held twice.
-
-    Args:
-        model: Of the architecture that `architecture` gives.
-        checkpoint: What `sort_out` gives.
-        lora_alpha: The α of the adapters; the rank comes from their shapes.
-
-    Raises:
-        TrainingError: The checkpoint does not fit; see `check`.
-    """
+    """Write a checkpoint into a model of its `architecture`, adapters with their α merged; see `check` for errors."""
     views = places(model)
     check(checkpoint, views)
     for path, view in views.items():
@@ -277,7 +254,6 @@ def _complain(problems: Mapping[str, list[str]]) -> None:
             parts.append(f"{len(items)} {kind} ({', '.join(items[:_SHOWN])}{more})")
     if parts:
         raise TrainingError(
-            f"this is no HySAC checkpoint that can be imported: {'; '.join(parts)}. Expected the state dict of the "
-            "published code: Hugging Face's CLIP towers under 'visual.' and 'textual.', with or without LoRA adapters "
-            "of peft, and logit_scale, curv, visual_alpha, textual_alpha"
+            f"this is no HySAC checkpoint that can be imported: {'; '.join(parts)}; expected the state dict of the "
+            "published code: Hugging Face's CLIP under 'visual.' and 'textual.', logit_scale, curv, and both alphas"
         )

@@ -22,16 +22,9 @@ from hysac_retrieval.errors import TrainingError
 
 
 class Processes:
-    """This process among those that train together.
+    """This process among those that train together: `rank` of `count`, on `device`.
 
-    Args:
-        device: ``"cpu"``, ``"cuda"``, or one GPU such as ``"cuda:1"`` for a process that is alone; default: a GPU where
-            there is one.
-
-    Attributes:
-        device: Where this process computes.
-        rank: Number of this process, from 0.
-        count: How many there are.
+    The device is ``"cpu"``, ``"cuda"``, or one GPU such as ``"cuda:1"`` for a single process; by default a GPU.
 
     Raises:
         TrainingError: There is no such device.
@@ -53,10 +46,8 @@ class Processes:
                 f"there is no GPU that torch can use, but {str(self.device)!r} is asked for", hint="Use cpu"
             )
         if asked is not None and asked.type != self.device.type:
-            raise TrainingError(
-                f"accelerate launched these processes on {self.device.type!r}, not on {device!r}",
-                hint=f"Launch them with {'--cpu' if device == 'cpu' else '--multi_gpu'}",
-            )
+            message = f"accelerate launched these processes on {self.device.type!r}, not on {device!r}"
+            raise TrainingError(message, hint=f"Launch them with {'--cpu' if device == 'cpu' else '--multi_gpu'}")
 
     @property
     def first(self) -> bool:
@@ -70,7 +61,7 @@ class Processes:
 
     @contextmanager
     def first_ahead(self) -> Iterator[None]:
-        """Let the first process do something before the others do it: what it downloads or writes is there for them."""
+        """Let the first process go ahead: the files that it downloads or writes are there for the others."""
         if not self.first:
             self.wait()
         yield
@@ -78,22 +69,16 @@ class Processes:
             self.wait()
 
     def share(self, batch: Tensor) -> Tensor:
-        """This process's rows of a whole batch, safe half first: (2B, …) to (2B / count, …).
-
-        Raises:
-            TrainingError: The batch cannot be divided.
-        """
+        """This process's rows of a whole batch, safe half first: (2B, …) to (2B / count, …)."""
         if batch.shape[0] % (2 * self.count):
-            raise TrainingError(
-                f"a batch of {batch.shape[0] // 2} quadruplets does not divide among {self.count} processes",
-                hint="Set batch_size to a multiple of their number",
-            )
+            message = f"a batch of {batch.shape[0] // 2} quadruplets does not divide among {self.count} processes"
+            raise TrainingError(message, hint="Set batch_size to a multiple of their number")
         return split_halves(batch, self.count)[self.rank]
 
     def gather(self, points: Tensor) -> Tensor:
         """The rows of all processes, with gradient, in the order of the whole batch: (2b, …) to (2b · count, …).
 
-        What is computed from them has to be the same in all processes.
+        All processes have to compute the same from them.
         """
         if self.count == 1:
             return points
@@ -122,18 +107,13 @@ class Processes:
         return float(shared)
 
     def synchronise(self, module: torch.nn.Module) -> None:
-        """Make a module the same in all processes: the first one's weights, and batch norms that see all shares.
-
-        Raises:
-            TrainingError: There are batch norms, and no GPUs to synchronise them with.
-        """
+        """Make a module the same in all processes: the first one's weights, and batch norms that see all shares."""
         if self.count == 1:
             return
         if any(isinstance(child, _BatchNorm) for child in module.modules()):
             if self.device.type != "cuda":
                 raise TrainingError(
-                    "batch norms cannot be synchronised between processes without GPUs",
-                    hint="Train the convolutional stem in one process",
+                    "batch norms need GPUs to be synchronised", hint="Train a convolutional stem in one process"
                 )
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         for tensor in module.state_dict().values():

@@ -29,13 +29,9 @@ from hysac_retrieval.errors import TrainingError
 
 @dataclass(frozen=True)
 class _Part:
-    """What is encoded at once, safe half first.
+    """A part of a batch that is encoded at once, safe half first: (2b, 3, S, S) normalised pixels, (2b, L) tokens.
 
-    Attributes:
-        pixels: (2b, 3, S, S), normalised.
-        tokens: (2b, L) int64.
-        shown: Which rows have a picture, (2b,) bool; None: all.
-        seed: Of dropout.
+    `shown` tells which rows have a picture, (2b,) bool or None for all; `seed` is that of dropout.
     """
 
     pixels: Tensor
@@ -44,17 +40,17 @@ class _Part:
     seed: int
 
     def pictures(self) -> Tensor:
-        """The pixels of the rows that have a picture; one row at least."""
+        """Pixels of the rows that have a picture; one row at least."""
         return self.pixels if self.shown is None else self.pixels[_rows(self.shown)]
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values of the pictures on the rows that they belong to, 0 on all others: (k, …) to (2b, …)."""
+        """Values of the pictures on their rows, 0 on all others: (k, …) to (2b, …)."""
         if self.shown is None:
             return values
         return values.new_zeros(len(self.pixels), *values.shape[1:]).index_copy(0, _rows(self.shown), values)
 
-    def told(self, words: WordHead) -> Tensor:
-        """The words that each picture's caption holds, (2b, w) 0 or 1; none where there is no picture."""
+    def words(self, words: WordHead) -> Tensor:
+        """Words of each picture's caption, (2b, w) 0 or 1; none for a row without a picture."""
         targets = words.targets(self.tokens)
         return targets if self.shown is None else targets * self.shown[:, None]
 
@@ -63,7 +59,7 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fastest_precision(device: torch.device) -> Literal["bf16", "fp32"]:
-    """What ``precision: auto`` stands for on a device: bf16 where it has instructions for products in it, else fp32."""
+    """Return what ``precision: auto`` means on a device: bf16 if it has instructions for it, else fp32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -73,29 +69,13 @@ def fastest_precision(device: torch.device) -> Literal["bf16", "fp32"]:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision that a device has only in name.
-
-    Raises:
-        TrainingError: It is float16 on a CPU, which computes in it slowly and with overflows that bf16 does not have.
-    """
+    """Refuse float16 on a CPU, which computes in it slowly and with overflows that bf16 does not have."""
     if precision == "fp16" and device.type == "cpu":
-        raise TrainingError("precision fp16 needs a GPU; on a CPU train with fp32, bf16, or auto, which chooses")
+        raise TrainingError("precision fp16 needs a GPU", hint="On a CPU train with fp32, bf16, or auto, which chooses")
 
 
 class Engine:
-    """A model, its optimiser, and what a step does to them.
-
-    Args:
-        config: What to train.
-        model: The model, on its device; parameters that are frozen stay as they are.
-        words: The auxiliary word prediction, if the loss has it.
-        processes: Who trains along.
-
-    Attributes:
-        optimizer: AdamW.
-        precision: Of the towers.
-        scaler: Keeps gradients of float16 within its range; does nothing at other precisions.
-    """
+    """A model on its device, its optimiser, and the steps of its training; frozen parameters stay as they are."""
 
     def __init__(
         self, config: TrainConfig, model: HySAC, words: WordHead | None = None, processes: Processes | None = None
@@ -104,32 +84,20 @@ class Engine:
         self.model = model
         self.words = words
         self.processes = processes or Processes(next(model.parameters()).device.type)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.modules(), config.optim.weight_decay),
-            lr=config.optim.lr,
-            betas=config.optim.betas,
-            fused=True,
-        )
+        groups = _parameter_groups(self.modules(), config.optim.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=True)
         device = self.processes.device
         self.precision = fastest_precision(device) if config.precision == "auto" else config.precision
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def modules(self) -> list[torch.nn.Module]:
-        """What has weights to train."""
+        """The modules with weights to train."""
         return [self.model, *([self.words] if self.words else [])]
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
-        """Learn from a whole batch, of which this process takes its share.
+        """Learn from a whole batch, of which this process takes its share; `step` is the number of steps done.
 
-        Args:
-            batch: On any device.
-            step: Number of steps that are done.
-
-        Returns:
-            Every term of the loss, radii and scalars, of the whole batch.
-
-        Raises:
-            TrainingError: The loss is not finite.
+        Returns every term of the loss, radii and scalars, of the whole batch (`TrainingError`: the loss is not finite).
         """
         processes, image = self.processes, self.config.model.image
         own = Batch(processes.share(batch.pixels), processes.share(batch.tokens)).to(processes.device)
@@ -141,16 +109,9 @@ class Engine:
         return self.learn(pixels, own.tokens, step, shown)
 
     def learn(self, pixels: Tensor, tokens: Tensor, step: int, shown: Tensor | None = None) -> dict[str, float]:
-        """A step of the main phase, on this process's share, safe half first.
+        """A step of the main phase, on this process's share, safe half first: normalised pixels and (2b, L) tokens.
 
-        Args:
-            pixels: (2b, 3, S, S), normalised.
-            tokens: (2b, L) int64.
-            step: Number of steps that are done.
-            shown: Which rows of the *whole* batch have a picture, (2B,) bool; None: all.
-
-        Returns:
-            See `step`.
+        `shown` tells which rows of the *whole* batch have a picture, (2B,) bool; None: all.
         """
         config, done = self.config, (step - self.config.stem_steps) / self.config.steps
         self._set_lr(learning_rate(config.optim, done))
@@ -176,7 +137,7 @@ class Engine:
         total, terms, points = self._loss(texts, images, done, shown)
         if self.words and logits is not None:
             gather = self.processes.gather
-            terms["words"] = words_loss(gather(logits), gather(part.told(self.words)))
+            terms["words"] = words_loss(gather(logits), gather(part.words(self.words)))
             total = total + weight * terms["words"]
         self._scaled_backward(total)
         return total, terms, points
@@ -237,7 +198,7 @@ class Engine:
             self.optimizer.zero_grad(set_to_none=True)
             with self._precision():
                 logits = words(self.model.stem(part.pictures()))
-            loss = words_loss(gather(part.spread(logits)), gather(part.told(words)))
+            loss = words_loss(gather(part.spread(logits)), gather(part.words(words)))
             self._scaled_backward(loss)
             self._update()
             losses.append(loss.item())
@@ -300,10 +261,7 @@ def learning_rate(config: OptimConfig, progress: float) -> float:
 
 
 def _rows(shown: Tensor) -> Tensor:
-    """Numbers of the rows that have a picture, (k,) int64.
-
-    The first row if none has: all processes need a gradient, be it 0, for every weight.
-    """
+    """Numbers of the rows that have a picture, (k,) int64; the first if none has, for every weight needs a gradient."""
     rows = torch.nonzero(shown).flatten()
     return rows if len(rows) else rows.new_zeros(1)
 

@@ -1,4 +1,4 @@
-"""The losses of HySAC (arXiv 2503.12127, section 3) and the ones we add.
+"""The losses of HySAC (arXiv 2503.12127, section 3) and further ones.
 
 Points are space components of points on the hyperboloid, (B, d) float32 or float64; row i of every group belongs to
 quadruplet i. `curvature` and `logit_scale` are positive scalars (the exponentials of the learned parameters).
@@ -27,15 +27,9 @@ Rows = Tensor | EllipsisType
 
 @dataclass(frozen=True)
 class Quadruplets:
-    """Encoded quadruplets: four groups of points, each (B, d).
+    """Encoded quadruplets: four groups of points, each (B, d), any values for a missing picture.
 
-    Attributes:
-        safe_text: Points of the safe captions.
-        safe_image: Points of their pictures; where there is none, any values.
-        unsafe_text: Points of the unsafe twins' captions.
-        unsafe_image: Points of their pictures; where there is none, any values.
-        safe_shown: Rows that have a safe picture.
-        unsafe_shown: Rows that have an unsafe picture.
+    `safe_shown` and `unsafe_shown` are the rows that have a safe and an unsafe picture.
     """
 
     safe_text: Tensor
@@ -67,10 +61,7 @@ class Quadruplets:
 
 
 def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
-    """Symmetric InfoNCE of a (B, B) matrix whose diagonal holds the pairs: texts in rows, images in columns.
-
-    For HySAC the similarity is the negative geodesic distance, for CLIP the cosine. Without pairs it is 0.
-    """
+    """Symmetric InfoNCE of a (B, B) matrix whose diagonal holds the pairs: texts in rows, images in columns."""
     if not similarity.numel():
         return similarity.sum()
     labels = torch.arange(similarity.shape[0], device=similarity.device)
@@ -81,8 +72,7 @@ def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
 def entailment(apex: Tensor, inside: Tensor, curvature: Tensor | float, aperture_scale: float = 1.0) -> Tensor:
     """Penalty for each point of `inside` outside of its `apex`'s cone, 0-d.
 
-    mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))); arXiv 2503.12127, section 3. Without pairs it
-    is 0.
+    mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))); arXiv 2503.12127, section 3.
     """
     if not apex.numel():
         return apex.sum()
@@ -106,8 +96,7 @@ def published_total(
 ) -> Tensor:
     """Weighted sum of the terms, divided by their number and the sum of their weights as the published code does.
 
-    Of all seven that is 7 (4 w_c + 3 w_e). Terms that all weigh nothing, as entailment alone does before its ramp, are
-    nothing.
+    Of all seven that is 7 (4 w_c + 3 w_e). If no term has a weight, as before the ramp of entailment alone, it is 0.
     """
     weights = {name: entailment_weight if "<" in name else contrastive_weight for name in terms}
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
@@ -116,7 +105,7 @@ def published_total(
 
 
 def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> Tensor:
-    """Ours: mean hinge that orders the radii of all six pairs of groups, within and across quadruplets.
+    """Mean hinge that orders the radii of all six pairs of groups, within and across quadruplets.
 
     For groups a before b in `GROUPS`: max(0, r_a + gap · (rank_b − rank_a) − r_b) over every pair of rows. All six
     pairs are needed: with neighbours only, the pulls on the middle groups cancel out.
@@ -129,7 +118,7 @@ def radius_hinge(points: Quadruplets, curvature: Tensor | float, gap: float) -> 
 
 
 def redirection(points: Quadruplets, curvature: Tensor | float, scale: Tensor | float) -> Tensor:
-    """Ours: what the traversal of unsafe queries is for, as a contrastive term, 0-d.
+    """Redirection of unsafe queries as a contrastive term, 0-d.
 
     Unsafe points beyond the mean radius of the batch's safe texts are moved along their geodesics onto it; there,
     among safe and unsafe candidates of the other modality (2B), the nearest is to be the safe twin's. The radius is
@@ -149,7 +138,7 @@ def redirection(points: Quadruplets, curvature: Tensor | float, scale: Tensor | 
 
 
 def words_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Ours: cross-entropy per word between (B, w) logits and the words that each caption holds, (B, w) 0 or 1.
+    """Cross-entropy per word between (B, w) logits and the words that each caption holds, (B, w) 0 or 1.
 
     Softmax over the words, not a sigmoid for each: with hundreds of rare words it learns several times faster.
     """
@@ -159,14 +148,9 @@ def words_loss(logits: Tensor, targets: Tensor) -> Tensor:
 def hyperbolic_loss(
     points: Quadruplets, curvature: Tensor, scale: Tensor, config: LossConfig, progress: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The training loss of HySAC.
+    """The training loss of HySAC; curvature and scale are 0-d.
 
-    Args:
-        points: Encoded quadruplets.
-        curvature: Curvature c, 0-d.
-        scale: Logit scale, 0-d.
-        config: Weights of the terms.
-        progress: Share of the run that is done, in [0, 1]; drives the ramp of the entailment terms.
+    `progress`, the share of the run that is done, in [0, 1], drives the ramps.
 
     Returns:
         The total, 0-d, and every term by name (unweighted).
@@ -175,7 +159,7 @@ def hyperbolic_loss(
     pairs = _contrastive_terms(points, distances, scale)
     # All three are reported, for they are cheap; only those that the config names count.
     every = _entailment_terms(points, curvature, config.aperture_scale)
-    if "T<T*" in config.cones:  # ours: what the other two of the chain imply, and all that captions alone can learn
+    if "T<T*" in config.cones:  # implied by the other two of the chain, and all that captions alone can learn
         every["T<T*"] = entailment(points.safe_text, points.unsafe_text, curvature, config.aperture_scale)
     cones: dict[str, Tensor] = {name: every[name] for name in config.cones}
     terms = {**pairs, **every}
@@ -201,16 +185,9 @@ def hyperbolic_loss(
 def euclidean_loss(
     points: Quadruplets, scale: Tensor, config: LossConfig | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a Euclidean model: CLIP's, or Safe-CLIP's where the config gives that a weight.
+    """The loss of a Euclidean model, whose points are unit vectors; total and terms as in `hyperbolic_loss`.
 
-    Args:
-        points: Unit vectors.
-        scale: Logit scale, 0-d.
-        config: Only `safe_clip` of it counts; default: none of that.
-
-    Returns:
-        The total, 0-d, and every term by name (unweighted). CLIP's only term is InfoNCE of cosines over the joint
-        batch (2B × 2B).
+    CLIP's, InfoNCE of cosines over the joint batch (2B × 2B), or Safe-CLIP's if ``config.safe_clip`` has a weight.
     """
     if config is None or not config.safe_clip:
         loss = contrastive(_paired(points, points.texts() @ points.images().T), scale)
@@ -281,7 +258,7 @@ def _entailment_terms(points: Quadruplets, curvature: Tensor | float, aperture_s
 
 
 def select(values: Tensor, rows: Rows) -> Tensor:
-    """Some rows of an array, (B, …) to (b, …); the array itself if it is all of them."""
+    """Some rows of an array, (B, …) to (b, …)."""
     # Not `values[...]`, which is another node of the graph: gradients would be summed in another order.
     return values if isinstance(rows, EllipsisType) else values[rows]
 

@@ -33,19 +33,13 @@ DATA = "data.json"
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "model.safetensors"
 
-DAMAGED = "put back a copy of the file, or train again in another folder"
-"""What mends a file of a run folder that cannot be read."""
+DAMAGED = "Put back a copy of the file, or train again in another folder"
+"""Hint for a file of a run folder that cannot be read."""
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Encoders of a finished (or interrupted) run; the model is in evaluation mode.
-
-    Attributes:
-        model: The torch model.
-        tokenizer: Cuts and pads to the model's context length.
-        config: What it was trained with.
-    """
+    """Encoders of a finished (or interrupted) run, in evaluation mode; the tokenizer cuts and pads to the context."""
 
     model: HySAC
     tokenizer: Tokenizer
@@ -61,9 +55,8 @@ class TrainedRun:
         folder = Path(folder)
         missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (folder / name).is_file()]
         if missing:
-            raise TrainingError(
-                f"{folder} holds no finished run: {', '.join(missing)} missing; `hysac train` makes one"
-            )
+            found = f"{folder} holds no finished run: {', '.join(missing)} missing"
+            raise TrainingError(found, hint="`hysac train` makes one")
         config = read_config(folder)
         model = HySAC(config.model)
         weights = read_weights(folder / WEIGHTS)
@@ -72,9 +65,8 @@ class TrainedRun:
                 {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
             )
         except RuntimeError as error:
-            raise TrainingError(
-                f"the weights in {folder} do not fit its {CONFIG}", hint=f"Train again: {error}"
-            ) from error
+            found = f"the weights in {folder} do not fit its {CONFIG}: {error}"
+            raise TrainingError(found, hint="Train again") from error
         return cls(model.eval(), open_tokenizer(folder / TOKENIZER, config.model.text.context_length), config)
 
     def save(self, folder: str | Path, *, half: bool = False) -> int:
@@ -131,28 +123,20 @@ class TrainedRun:
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """The config in a run folder.
-
-    Raises:
-        TrainingError: It is damaged.
-    """
+    """The config in a run folder (`TrainingError`: it is damaged)."""
     path = folder / CONFIG
     try:
         return TrainConfig.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise TrainingError(f"{path} is not a valid run config: {error}; {DAMAGED}") from error
+        raise TrainingError(f"{path} is not a valid run config: {error}", hint=DAMAGED) from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights by name.
-
-    Raises:
-        TrainingError: The file is damaged.
-    """
+    """Weights by name (`TrainingError`: the file is damaged)."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path} cannot be read as weights: {error}; {DAMAGED}") from error
+        raise TrainingError(f"{path} cannot be read as weights: {error}", hint=DAMAGED) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a run begins with: a model and a vocabulary, new ones or those of towers that are trained already."""
+"""The start of a run: a model and a vocabulary, new ones or those of trained towers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,14 @@ from hysac_export.training.run import TrainedRun
 from hysac_retrieval.errors import TrainingError
 
 _MAY_DIFFER = {"geometry", "curvature", "learn_curvature", "open_clip"}
-"""What a model may have otherwise than the one whose weights it starts from."""
+"""Settings of a model that may differ from those of the one whose weights it starts from."""
 
 
 class Beginning:
     """The start of a run.
 
-    Args:
-        config: Of the run, its model resolved (`towers.resolve`).
-        given: The model as the user wrote it.
-        fresh: False for a run that is resumed: its weights are in its checkpoint.
-
-    Raises:
-        TrainingError: The run that it starts from is none, or its model has other towers.
+    The config's model is resolved (`towers.resolve`), `given` is as the user wrote it. A run that is not `fresh` is
+    resumed: its weights are in its checkpoint.
     """
 
     def __init__(self, config: TrainConfig, given: ModelConfig, *, fresh: bool = True) -> None:
@@ -60,25 +55,19 @@ class Beginning:
 
 
 def _start(config: TrainConfig) -> TrainedRun:
-    """The run that another starts from.
-
-    Raises:
-        TrainingError: There is none, or its model has other towers.
-    """
+    """The run that another starts from (`TrainingError`: there is none, or its model has other towers)."""
     run = TrainedRun.load(str(config.start_from))
     there, here = _towers(run.config.model), _towers(config.model)
     differing = [
         f"model.{name} is {there[name]!r} there, {here[name]!r} here" for name in here if there[name] != here[name]
     ]
     if differing:
-        raise TrainingError(
-            f"the weights of {config.start_from} do not fit: {'; '.join(differing)}",
-            hint="Make the config's model like that run's",
-        )
+        message = f"the weights of {config.start_from} do not fit: {'; '.join(differing)}"
+        raise TrainingError(message, hint="Make the config's model like that run's")
     return run
 
 
 def _towers(model: ModelConfig) -> dict[str, Any]:
-    """What the weights of a model hang on, by name of the setting."""
+    """Settings that decide whether weights fit, by name."""
     architecture = None if model.open_clip is None else model.open_clip.architecture
     return model.model_dump(exclude=_MAY_DIFFER) | {"open_clip.architecture": architecture}

@@ -15,27 +15,16 @@ Name = Literal["tensorboard", "wandb"]
 
 
 def check_trackers(names: Sequence[Name]) -> None:
-    """Refuse trackers that are not installed.
-
-    Raises:
-        MissingExtraError: A tracker's package is missing.
-    """
+    """Refuse trackers that are not installed (`MissingExtraError`: A tracker's package is missing)."""
     for name in names:
         if find_spec(name) is None:
             raise MissingExtraError(name, "tracking", f"trackers: [{name}]")
 
 
 def open_trackers(names: Sequence[Name], run: str, folder: Path, config: Mapping[str, Any]) -> list[GeneralTracker]:
-    """Start trackers; the first process alone does.
+    """Start trackers, in the first process alone (`MissingExtraError`: one is not installed).
 
-    Args:
-        names: Which.
-        run: Name of the run; the project in Weights & Biases.
-        folder: The run folder; TensorBoard writes to ``tensorboard/`` in it, Weights & Biases to ``wandb/``.
-        config: The run's config, JSON-serialisable, to be kept beside the metrics.
-
-    Raises:
-        MissingExtraError: A tracker's package is not installed.
+    TensorBoard writes to ``tensorboard/`` in the run folder, Weights & Biases to ``wandb/``, with `run` as its project.
     """
     check_trackers(names)
     trackers: list[GeneralTracker] = []

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from hysac_export.config import TrainConfig
+from hysac_export.config import LoRAConfig, TrainConfig
 from hysac_export.data.batches import open_tokenizer
 from hysac_export.data.feed import Feed, open_feed, telling_words
 from hysac_export.data.quadruplets.check import DataReport
@@ -64,24 +64,19 @@ class Trainer:
 
     Started in several processes by ``accelerate launch``, they train together; the first one writes.
 
-    Args:
-        config: What to train.
-        folder: The run folder; created. A folder that holds another run is refused unless `resume` is set.
-        resume: Continue from the folder's checkpoint.
-        device: Where to train; default: CUDA when there is one.
+    The folder is created; one that holds another run is refused, unless `resume` continues from its checkpoint. The
+    device is by default CUDA, if there is one.
 
     Attributes:
-        config: The config, with what it names looked up (`towers.resolve`).
-        processes: Who trains along.
-        tokenizer: Cuts and pads to the model's context length.
+        config: The config, its model resolved (`towers.resolve`).
         model: The model as it is trained, adapters and all.
         step: Number of finished steps.
         best: The best validation so far.
 
     Raises:
         TrainingError: The folder holds a run already, has nothing to resume, or was made with another config or other
-            data; or what the config names cannot be had, or cannot be trained on.
-        MissingExtraError: A tracker is asked for that is not installed.
+            data; or the config's towers or data cannot be used.
+        MissingExtraError: A tracker is not installed.
     """
 
     def __init__(self, config: TrainConfig, folder: Path, *, resume: bool = False, device: str | None = None) -> None:
@@ -110,13 +105,9 @@ class Trainer:
         self.model.to(self.processes.device)
         if config.gradient_checkpointing:
             self.model.clip.set_grad_checkpointing(True)
-        words: WordHead | None = None
-        if config.loss.words:
-            telling = telling_words(self._feed.captions(), config.model.text.vocab_size, self.tokenizer)
-            words = WordHead(telling, config.model.text.vocab_size).to(self.processes.device)
         self.step = 0
         self.best = Best()
-        self._engine = Engine(config, self.model, words, self.processes)
+        self._engine = Engine(config, self.model, self._word_head(), self.processes)
         if resume:
             self._load_checkpoint()
         elif self.processes.first:  # nothing can fail any more: the folder holds a run from here on
@@ -128,6 +119,12 @@ class Trainer:
         named = config.trackers if self.processes.first else ()
         self._trackers = open_trackers(named, config.name, folder, config.model_dump(mode="json"))
 
+    def _word_head(self) -> WordHead | None:
+        if not self.config.loss.words:
+            return None
+        size = self.config.model.text.vocab_size
+        return WordHead(telling_words(self._feed.captions(), size, self.tokenizer), size).to(self.processes.device)
+
     @property
     def done(self) -> bool:
         """Whether all steps are done, or validation has not got better for as long as patience goes."""
@@ -138,8 +135,7 @@ class Trainer:
         """Train to the end (or for `stop_after` steps at most), then write the weights.
 
         Returns:
-            The trained encoders, those of the best validation if there was any; also readable later with
-            `TrainedRun.load`.
+            The trained encoders, those of the best validation if there was any.
         """
         config = self.config
         if self.done and (self.folder / WEIGHTS).is_file():
@@ -152,8 +148,8 @@ class Trainer:
                 break
             began = time.perf_counter()
             metrics = self._engine.step(batch, self.step)
-            if self.step == start:
-                self._check_adapters()
+            if self.step == start and self._lora is not None:
+                check_gradients(self.model)
             self.step += 1
             metrics["seconds"] = time.perf_counter() - began
             validated = self._validate(metrics)
@@ -189,24 +185,20 @@ class Trainer:
             write_weights(self._plain(), self.folder / BEST)
         return True
 
-    def _plain(self) -> dict[str, torch.Tensor]:
-        """The weights as a model without adapters has them."""
+    @property
+    def _lora(self) -> LoRAConfig | None:
         towers = self.config.model.open_clip
-        if towers is None or towers.lora is None:
-            return self.model.state_dict()
-        return merged_state(self.model, towers.lora)
+        return None if towers is None else towers.lora
 
-    def _check_adapters(self) -> None:
-        towers = self.config.model.open_clip
-        if towers is not None and towers.lora is not None:
-            check_gradients(self.model)
+    def _plain(self) -> dict[str, torch.Tensor]:
+        """The weights of the model, adapters merged."""
+        return self.model.state_dict() if self._lora is None else merged_state(self.model, self._lora)
 
     def _trained(self) -> TrainedRun:
         """The encoders so far; of a run that is done, the best."""
-        towers = self.config.model.open_clip
         weights = read_weights(self.folder / BEST) if self.done and (self.folder / BEST).is_file() else None
         model = self.model
-        if weights is not None or (towers and towers.lora):
+        if weights is not None or self._lora is not None:
             model = HySAC(self.config.model)
             model.load_state_dict(self._plain() if weights is None else weights)
         return TrainedRun(model.eval(), self.tokenizer, self.config)
@@ -222,13 +214,9 @@ class Trainer:
         if not self.processes.first:
             return
         engine = self._engine
-        state = {
-            "step": self.step,
-            "modules": [module.state_dict() for module in engine.modules()],
-            "optimizer": engine.optimizer.state_dict(),
-            "scaler": engine.scaler.state_dict(),
-            "best": self.best.state(),
-        }
+        state = {"step": self.step, "best": self.best.state()}
+        state |= {name: getattr(engine, name).state_dict() for name in ("optimizer", "scaler")}
+        state["modules"] = [module.state_dict() for module in engine.modules()]
         temporary = self.folder / (CHECKPOINT + ".new")
         torch.save(state, temporary)
         os.replace(temporary, self.folder / CHECKPOINT)
@@ -236,7 +224,7 @@ class Trainer:
     def _load_checkpoint(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.is_file():
-            raise TrainingError(f"{self.folder} holds no {CHECKPOINT} to resume from; {DAMAGED}")
+            raise TrainingError(f"{self.folder} holds no {CHECKPOINT} to resume from", hint=DAMAGED)
         engine = self._engine
         try:
             state: dict[str, Any] = torch.load(path, map_location=self.processes.device, weights_only=True)
@@ -247,19 +235,17 @@ class Trainer:
             self.best = Best(**state.get("best", {}))
             self.step = int(state["step"])
         except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.PickleError) as error:
-            raise TrainingError(f"{path} cannot be resumed from: {error}; {DAMAGED}") from error
+            raise TrainingError(f"{path} cannot be resumed from: {error}", hint=DAMAGED) from error
         if self.processes.first:
             _truncate_metrics(self.folder / METRICS, self.step)
 
 
 def _check_shares(config: TrainConfig, count: int) -> None:
-    """Refuse a batch that does not divide among processes and the parts that each of them encodes its share in."""
-    if config.batch_size % (count * config.accumulate):
-        raise TrainingError(
-            f"batch_size {config.batch_size} does not divide among {count} processes with {config.accumulate} parts "
-            f"each (accumulate)",
-            hint=f"Set batch_size to a multiple of {count * config.accumulate}",
-        )
+    """Refuse a batch that does not divide among processes and their parts."""
+    parts = count * config.accumulate
+    if config.batch_size % parts:
+        found = f"batch_size {config.batch_size} does not divide among {count} processes of {config.accumulate} parts"
+        raise TrainingError(found, hint=f"Set batch_size to a multiple of {parts}")
 
 
 def _precision(config: TrainConfig, folder: Path, resume: bool, device: torch.device) -> str:
@@ -288,14 +274,13 @@ def _check(config: TrainConfig, folder: Path, resume: bool) -> None:
 
 
 def _check_data(feed: Feed, tokenizer: Tokenizer, folder: Path, resume: bool) -> None:
-    """Refuse a data set that cannot be trained on, or another one than the run began with; note what it holds."""
+    """Refuse a data set that cannot be trained on, or another one than the run began with; write down its contents."""
     path = folder / DATA
     if resume:
         begun = _digest(path) if path.is_file() else ""
         if feed.digest != begun:
-            raise TrainingError(
-                f"the data is not what {folder} was trained on", hint="Put it back, or train in another folder"
-            )
+            found = f"the data is not what {folder} was trained on"
+            raise TrainingError(found, hint="Put it back, or train in another folder")
     elif (report := feed.check(tokenizer)) is not None:
         report.refuse()
         path.write_text(json.dumps({"digest": feed.digest, **report.to_dict()}, indent=1) + "\n", encoding="utf-8")
@@ -306,16 +291,11 @@ def _digest(path: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise TrainingError(f"{path} does not hold the digest of the data: {error}; {DAMAGED}") from error
+        raise TrainingError(f"{path} does not hold the digest of the data: {error}", hint=DAMAGED) from error
 
 
 def check_data(config: TrainConfig, progress: Progress | None = None) -> DataReport | None:
-    """Look through the data of a config as a run would before its first step; None for scenes.
-
-    Raises:
-        SourceError: A source cannot be read.
-        TrainingError: There is nothing to train on, or what the config names cannot be had.
-    """
+    """Look through the data of a config as a run would before its first step; None for scenes."""
     given = config.model
     config = config.model_copy(update={"model": resolve(given)})
     feed = open_feed(config)

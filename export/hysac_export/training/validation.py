@@ -18,11 +18,7 @@ def recall_sum(encoded: EncodedSplit, curvature: float | None) -> float:
 
     Safe texts with safe images, safe texts with their unsafe twins' images, and unsafe texts with safe images, in both
     directions; every pool is of the one kind of the other modality. Unsafe texts with unsafe images are left out, as
-    published.
-
-    Args:
-        encoded: Encoded quadruplets.
-        curvature: c > 0, or None to rank by dot product.
+    published. Without a curvature, points rank by dot product.
     """
     targets = np.arange(len(encoded))
     total = 0.0
@@ -35,13 +31,7 @@ def recall_sum(encoded: EncodedSplit, curvature: float | None) -> float:
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation so far.
-
-    Attributes:
-        recall_sum: Its value; −1 before the first.
-        step: Steps that were done then.
-        since: Validations since then, none of them better.
-    """
+    """The best validation so far: its value, the steps done then, and the number of validations since."""
 
     recall_sum: float = -1.0
     step: int = 0
@@ -58,5 +48,5 @@ class Best:
         return patience is not None and self.since >= patience
 
     def state(self) -> dict[str, Any]:
-        """As plain values, for a checkpoint."""
+        """Plain values for a checkpoint."""
         return asdict(self)

@@ -30,18 +30,9 @@ _THUMBNAIL = 8  # decoded whole, but little has to come back from the worker
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a split holds.
+    """Counts of a split: usable rows, by the pictures they have and by category; captions beyond the context are cut.
 
-    Attributes:
-        rows: Quadruplets that can be used.
-        both_images: Those with both pictures.
-        safe_image_only: Those with the safe picture alone.
-        unsafe_image_only: Those with the unsafe picture alone.
-        text_only: Those with captions alone.
-        repeated: Rows that repeat an earlier one.
-        long_captions: Captions that are cut, because they have more tokens than the model's context.
-        longest_caption: Tokens of the longest one.
-        categories: Rows of each category.
+    `repeated` rows repeat an earlier one; `longest_caption` is in tokens.
     """
 
     rows: int
@@ -57,7 +48,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong with some rows, and the first of them in words."""
+    """A kind of trouble: the number of rows, and the first of them in words."""
 
     count: int
     examples: tuple[str, ...]
@@ -65,15 +56,10 @@ class Trouble:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a set of quadruplets holds, and what is wrong with it.
+    """Contents of a set of quadruplets, and what is wrong with them.
 
-    Attributes:
-        train: What is trained on.
-        validation: What is validated and calibrated on.
-        troubles: What cannot be used, by kind.
-        context_length: Tokens that the model reads of a caption.
-        errors: Why it cannot be trained on.
-        warnings: What may be meant, or not.
+    Troubles are rows and pictures that cannot be used, by kind; errors are reasons why the set cannot be trained on,
+    warnings what may or may not be meant.
     """
 
     train: SplitReport
@@ -88,11 +74,7 @@ class DataReport:
         return asdict(self)
 
     def refuse(self) -> None:
-        """Raise what is wrong, if something is.
-
-        Raises:
-            TrainingError: The set cannot be trained on.
-        """
+        """Raise a `TrainingError` if the set cannot be trained on."""
         if self.errors:
             raise TrainingError("the data cannot be trained on: " + "; ".join(self.errors))
 
@@ -100,14 +82,7 @@ class DataReport:
 def check_sets(
     config: TrainConfig, sets: QuadrupletSets, tokenizer: Tokenizer, progress: Progress | None = None
 ) -> DataReport:
-    """Look through sets.
-
-    Args:
-        config: What is to be trained on them.
-        sets: The sets.
-        tokenizer: The model's.
-        progress: Called with the number of pictures that have been decoded since the last call.
-    """
+    """Look through the sets of a run; `progress` is called as pictures are decoded."""
     troubles: dict[str, list[str]] = {}
     for bad in sets.bad:
         troubles.setdefault(bad.kind, []).append(f"{bad.origin}: {bad.what}")
@@ -148,7 +123,7 @@ def _judge(
         if config.data.skip_bad:
             warnings.append(f"left out: {found}")
         else:
-            errors.append(f"{found} (mend them, or set data.skip_bad to do without)")
+            errors.append(f"{found} (mend them, or set data.skip_bad)")
     if train.rows < config.batch_size:
         errors.append(f"{train.rows} rows to train on are less than one batch of {config.batch_size}")
     if train.text_only and not learns_from_texts(config.loss, config.model):

@@ -59,15 +59,9 @@ Picture = Path | Slice
 
 @dataclass(frozen=True, slots=True)
 class QuadrupletRow:
-    """A quadruplet in files.
+    """A quadruplet in files: captions and pictures of a safe scene and its unsafe twin, and what is unsafe about it.
 
-    Attributes:
-        origin: Where it stands, for people: ``file:line``.
-        safe: The safe caption.
-        unsafe: The caption of its unsafe twin.
-        safe_image: The safe picture; None if there is none.
-        unsafe_image: The twin's picture; None if there is none.
-        category: What is unsafe about the twin.
+    `origin` tells people where it stands: ``file:line``.
     """
 
     origin: str
@@ -85,13 +79,7 @@ class QuadrupletRow:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that is no quadruplet.
-
-    Attributes:
-        origin: Where it stands.
-        kind: ``"damaged row"`` or ``"empty caption"``.
-        what: What is wrong with it and what mends it.
-    """
+    """A row that is no quadruplet: its origin, a kind (``"damaged row"``, ``"empty caption"``), and what is wrong."""
 
     origin: str
     kind: str
@@ -99,9 +87,9 @@ class BadRow:
 
 
 class Spool:
-    """A temporary file of the pictures that tables, datasets and compressed shards hold within themselves.
+    """Temporary file of the pictures inside tables, datasets and compressed shards, so that any process can read them.
 
-    So they can be read in any order, by any process, without being in memory. It goes away with this object.
+    The file is removed with this object.
     """
 
     def __init__(self) -> None:
@@ -128,7 +116,7 @@ def read_quadruplets(sources: Iterable[str], spool: Spool) -> Iterator[Quadruple
     Args:
         sources: Tables, JSON files and shards, where ``{000..010}`` stands for several; ``hf:NAME`` is a Hugging Face
             dataset on the hub or in a folder, ``hf:NAME#SPLIT`` and ``hf:NAME#SUBSET/SPLIT`` a part of it.
-        spool: Takes pictures that are no files.
+        spool: Keeps pictures that are not files.
 
     Raises:
         SourceError: A source cannot be read, or has no column of captions.
@@ -148,10 +136,8 @@ def _records(name: str, path: Path) -> Iterator[tuple[str, Any]]:
     def check(columns: Iterable[str]) -> None:
         found = list(columns)
         if not set(SAFE) & set(found) or not set(UNSAFE) & set(found):
-            raise SourceError(
-                f"{name} has the columns {', '.join(found)}; quadruplets have the captions 'safe' and 'unsafe', and "
-                "where there are pictures 'safe_image' and 'unsafe_image'"
-            )
+            message = f"{name} has the columns {', '.join(found)}; quadruplets have the captions 'safe' and 'unsafe'"
+            raise SourceError(message, hint="Pictures are in 'safe_image' and 'unsafe_image'")
 
     suffix = path.suffix.lower()
     if name.startswith(PREFIX) or is_saved_dataset(path):

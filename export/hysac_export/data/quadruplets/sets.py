@@ -27,8 +27,8 @@ class QuadrupletSets:
     Attributes:
         train: Rows to train on.
         validation: Rows to validate and calibrate on, none of them trained on.
-        bad: What the sources hold besides, and cannot be used.
-        spool: Where pictures are that are no files; has to live as long as the rows are used.
+        bad: Rows that cannot be used.
+        spool: Pictures that are not files; has to live as long as the rows are used.
     """
 
     train: Sequence[QuadrupletRow]
@@ -38,13 +38,7 @@ class QuadrupletSets:
 
     @classmethod
     def open(cls, data: DataConfig) -> QuadrupletSets:
-        """Read the sources of a config.
-
-        Raises:
-            SourceError: A source cannot be read.
-            MissingExtraError: It needs a package that is not installed.
-            TrainingError: There are no rows to train on.
-        """
+        """Read the sources of a config (`TrainingError`: there are no rows to train on); see `read_quadruplets`."""
         spool = Spool()
         bad: list[BadRow] = []
 
@@ -88,11 +82,7 @@ def image_spec(size: int) -> ImageSpec:
 
 
 def read_picture(picture: Picture, spec: ImageSpec) -> NDArray[np.uint8]:
-    """Decode a picture and resize it as bundles do, (S, S, 3).
-
-    Raises:
-        ImageError: It is missing or cannot be decoded.
-    """
+    """Decode a picture and resize it as bundles do, (S, S, 3) (`ImageError`: it is missing or cannot be decoded)."""
     if isinstance(picture, Slice):
         try:
             return preprocess(load_image(picture.read()), spec)
@@ -111,16 +101,9 @@ def whole_quadruplets(
     name: str = "validation",
     progress: Progress | None = None,
 ) -> DrawnSplit:
-    """The first n quadruplets that have both pictures, in an order by seed; all of them where there are fewer.
+    """Draw at most n quadruplets that have both pictures, in an order by seed.
 
-    Args:
-        rows: The rows to choose from.
-        n: How many, at least 1.
-        spec: How pictures are resized.
-        seed: Seed of the order.
-        skip_bad: Pass over rows whose pictures cannot be read.
-        name: What the split is called.
-        progress: Called as quadruplets are done.
+    With `skip_bad`, rows whose pictures cannot be read are passed over. `name` is that of the split.
 
     Raises:
         TrainingError: No row has both pictures.
@@ -148,30 +131,21 @@ def whole_quadruplets(
         if progress:
             progress(1)
     if not chosen:
-        raise TrainingError(
-            f"none of {len(rows)} rows for {name} has a safe and an unsafe picture",
-            hint="Give some that have (for a run, in data.validation)",
-        )
-    return DrawnSplit(
-        name,
-        [row.safe for row in chosen],
-        np.stack(pixels[0]),
-        [row.unsafe for row in chosen],
-        np.stack(pixels[1]),
-        np.array([row.category for row in chosen], dtype=np.str_),
-        np.zeros(len(chosen), dtype=np.bool_),
-    )
+        message = f"none of {len(rows)} rows for {name} has a safe and an unsafe picture"
+        raise TrainingError(message, hint="Give some that have (for a run, in data.validation)")
+    safe, unsafe = [row.safe for row in chosen], [row.unsafe for row in chosen]
+    categories = np.array([row.category for row in chosen], dtype=np.str_)
+    context = np.zeros(len(chosen), dtype=np.bool_)
+    return DrawnSplit(name, safe, np.stack(pixels[0]), unsafe, np.stack(pixels[1]), categories, context)
 
 
 def draw_files(
     sources: Sequence[str], n: int, seed: int = 0, size: int = 64, progress: Progress | None = None
 ) -> DrawnSplit:
-    """At most n quadruplets of sources that have both pictures, for evaluation; see `whole_quadruplets`.
+    """Draw at most n quadruplets of sources that have both pictures, for evaluation; see `whole_quadruplets`.
 
     Raises:
-        SourceError: A source cannot be read.
-        TrainingError: A row of it is no quadruplet, or none has both pictures.
-        ImageError: A picture cannot be read.
+        TrainingError: A row is no quadruplet, or none has both pictures.
     """
     spool = Spool()
     found = list(read_quadruplets(sources, spool))

@@ -8,15 +8,7 @@ them and in nothing else; `checks` measures that.
 """
 
 from hysac_export.data.scenes.captions import caption
-from hysac_export.data.scenes.catalogue import (
-    CATEGORIES,
-    KNOWN_STYLES,
-    TRAIN_STYLES,
-    UNSEEN_STYLES,
-    Catalogue,
-    Entity,
-    catalogue,
-)
+from hysac_export.data.scenes.catalogue import CATEGORIES, KNOWN_STYLES, TRAIN_STYLES, UNSEEN_STYLES, catalogue
 from hysac_export.data.scenes.draw import Artist
 from hysac_export.data.scenes.sampling import Quadruplet, Scene, label, quadruplets
 from hysac_export.data.scenes.splits import SPLITS, styles_for
@@ -28,8 +20,6 @@ __all__ = [
     "TRAIN_STYLES",
     "UNSEEN_STYLES",
     "Artist",
-    "Catalogue",
-    "Entity",
     "Quadruplet",
     "Scene",
     "caption",

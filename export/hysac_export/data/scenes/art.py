@@ -73,22 +73,15 @@ def main(packages: Path | None, out: Path) -> None:
 
 
 def write_atlases(packages: Path, out: Path) -> None:
-    """Draw every entity in every style that has it, into `out/<style>.webp` and `out/index.json`.
-
-    Raises:
-        TrainingError: the catalogue names an icon that its package lacks, or an entity is drawn in fewer than two
-            of the known styles.
-    """
+    """Draw every entity in every style that has it, into `out/<style>.webp` and `out/index.json`."""
     entities = catalogue().entities.values()
     drawings: dict[str, dict[str, str]] = {}
     for style in PACKAGES:
         icons = json.loads((packages / style / "icons.json").read_text("utf-8"))
         drawings[style] = {entity.id: art for entity in entities if (art := _art(entity, style, icons))}
     if few := [e.id for e in entities if sum(e.id in drawings[style] for style in KNOWN_STYLES) < 2]:
-        raise TrainingError(
-            f"{few} are drawn in fewer than two of the styles {', '.join(KNOWN_STYLES)}",
-            hint="Give them other icons or drop them",
-        )
+        message = f"{few} are drawn in fewer than two of the styles {', '.join(KNOWN_STYLES)}"
+        raise TrainingError(message, hint="Give them other icons or drop them")
     out.mkdir(parents=True, exist_ok=True)
     styles = {}
     for style, package in PACKAGES.items():
@@ -118,9 +111,7 @@ def _fetch(style: str, folder: Path) -> None:
             ["npm", "pack", "--silent", spec], cwd=folder, check=True, capture_output=True, text=True
         ).stdout.split()[-1]
     except FileNotFoundError as error:
-        raise TrainingError(
-            "npm was not found", hint="Install Node.js, or pass --packages with the unpacked packages"
-        ) from error
+        raise TrainingError("npm was not found", hint="Install Node.js, or give unpacked --packages") from error
     except subprocess.CalledProcessError as error:
         raise TrainingError(f"npm could not fetch {spec}: {error.stderr.strip()}") from error
     with tarfile.open(folder / packed) as archive:

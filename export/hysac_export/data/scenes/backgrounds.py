@@ -222,17 +222,5 @@ def _stage(p: Painter) -> None:
     p.texture(4, 10, floor)
 
 
-_SETTINGS: dict[str, Callable[[Painter], None]] = {
-    "meadow": _meadow,
-    "beach": _beach,
-    "desert": _desert,
-    "snow": _snow,
-    "street": _street,
-    "sea": _sea,
-    "forest": _forest,
-    "mountains": _mountains,
-    "field": _field,
-    "kitchen": _kitchen,
-    "room": _room,
-    "stage": _stage,
-}
+_PAINTERS = (_meadow, _beach, _desert, _snow, _street, _sea, _forest, _mountains, _field, _kitchen, _room, _stage)
+_SETTINGS: dict[str, Callable[[Painter], None]] = {paint.__name__.removeprefix("_"): paint for paint in _PAINTERS}

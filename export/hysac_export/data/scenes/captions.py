@@ -21,75 +21,31 @@ _LINKS = (
 )  # fmt: skip
 
 _WITH_PLACE = (
-    "{things} {place}",
-    "{things} {place}",
-    "{things} {place}",
-    "{things}, {place}",
-    "{place}, {things}",
-    "{place} there is {things}",
-    "{place} we see {things}",
-    "{place} you can find {things}",
-    "{place} one can see {things}",
-    "there is {things} {place}",
-    "here is {things} {place}",
-    "we see {things} {place}",
-    "you can see {things} {place}",
-    "{things} can be seen {place}",
-    "{things} seen {place}",
-    "a photo of {things} {place}",
-    "a photo {place} of {things}",
-    "a photo {place}: {things}",
-    "a picture of {things} {place}",
-    "a picture {place} with {things}",
-    "an image of {things} {place}",
-    "an image {place}: {things}",
-    "a drawing of {things} {place}",
-    "an illustration of {things} {place}",
-    "a cartoon of {things} {place}",
-    "a scene {place} with {things}",
-    "a scene with {things} {place}",
-    "a view of {things} {place}",
-    "a snapshot of {things} {place}",
-    "a snapshot {place}: {things}",
-    "this picture shows {things} {place}",
-    "the picture shows {things} {place}",
-    "the image contains {things} {place}",
-    "{place}: {things}",
-)
+    "{things} {place}", "{things} {place}", "{things} {place}", "{things}, {place}", "{place}, {things}",
+    "{place} there is {things}", "{place} we see {things}", "{place} you can find {things}",
+    "{place} one can see {things}", "there is {things} {place}", "here is {things} {place}",
+    "we see {things} {place}", "you can see {things} {place}", "{things} can be seen {place}",
+    "{things} seen {place}", "a photo of {things} {place}", "a photo {place} of {things}",
+    "a photo {place}: {things}", "a picture of {things} {place}", "a picture {place} with {things}",
+    "an image of {things} {place}", "an image {place}: {things}", "a drawing of {things} {place}",
+    "an illustration of {things} {place}", "a cartoon of {things} {place}", "a scene {place} with {things}",
+    "a scene with {things} {place}", "a view of {things} {place}", "a snapshot of {things} {place}",
+    "a snapshot {place}: {things}", "this picture shows {things} {place}", "the picture shows {things} {place}",
+    "the image contains {things} {place}", "{place}: {things}",
+)  # fmt: skip
 _WITHOUT_PLACE = (
-    "{things}",
-    "{things}",
-    "{things}",
-    "{things}",
-    "there is {things}",
-    "here is {things}",
-    "we see {things}",
-    "you can see {things}",
-    "{things} in one picture",
-    "a photo of {things}",
-    "a picture of {things}",
-    "an image of {things}",
-    "a drawing of {things}",
-    "an illustration of {things}",
-    "a cartoon of {things}",
-    "a scene with {things}",
-    "a view of {things}",
-    "a snapshot of {things}",
-    "this picture shows {things}",
-    "the picture shows {things}",
-    "the image contains {things}",
-)
+    "{things}", "{things}", "{things}", "{things}", "there is {things}", "here is {things}", "we see {things}",
+    "you can see {things}", "{things} in one picture", "a photo of {things}", "a picture of {things}",
+    "an image of {things}", "a drawing of {things}", "an illustration of {things}", "a cartoon of {things}",
+    "a scene with {things}", "a view of {things}", "a snapshot of {things}", "this picture shows {things}",
+    "the picture shows {things}", "the image contains {things}",
+)  # fmt: skip
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """Describe a scene: all its entities, its setting in 70 % of the captions and its light in 35 %.
 
-    Args:
-        scene: what to describe; its label plays no part.
-        rng: chooses words, order and template.
-
-    Returns:
-        Lower case, at most `MAX_WORDS` words.
+    Lower case, at most `MAX_WORDS` words; `rng` chooses words, order and template. The label plays no part.
     """
     known = catalogue()
     draws = iter(rng.random(24).tolist())

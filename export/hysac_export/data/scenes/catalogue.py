@@ -29,15 +29,12 @@ class Entity:
     """Something a scene can hold.
 
     Attributes:
-        id: key of the catalogue.
-        kind: table of the catalogue, such as `animal`; `context` and `unsafe` for what is not always safe.
+        kind: table of the catalogue, such as `animal`; `context` and `unsafe` for things that are not always safe.
         nouns: words that people type for it, the usual one first; mass and plural nouns start with `some`.
         category: one of `CATEGORIES` when it is or can be unsafe, else empty.
-        held_out: an unsafe entity that training never sees.
-        safe_with: companions that make a context-dependent entity safe.
-        unsafe_with: companions that make it unsafe.
-        icons: icon name by style, for the styles where it is not the default name; "" for none.
-        icon: icon name in the training styles.
+        held_out: whether training never sees it.
+        safe_with: companions that make a context-dependent entity safe; `unsafe_with` those that make it unsafe.
+        icons: icon name by style, if it differs from `icon`, that of the training styles; "" for none.
     """
 
     id: str
@@ -97,18 +94,11 @@ def catalogue() -> Catalogue:
 
 
 def parse_catalogue(text: str) -> Catalogue:
-    """Read a catalogue from TOML.
-
-    Raises:
-        TrainingError: the file contradicts itself; the message names the entity.
-    """
+    """Read a catalogue from TOML (`TrainingError`: the file contradicts itself; the message names the entity)."""
     tables = tomllib.loads(text)
     settings, lights = (
-        {
-            key: Surrounding(key, tuple(value["phrases"]), value.get("indoor", False))
-            for key, value in tables.pop(t).items()
-        }
-        for t in ("settings", "lights")
+        {key: Surrounding(key, tuple(v["phrases"]), v.get("indoor", False)) for key, v in tables.pop(table).items()}
+        for table in ("settings", "lights")
     )
     entities: dict[str, Entity] = {}
     for kind, table in tables.items():

@@ -1,4 +1,4 @@
-"""Does anything but the content tell safe scenes from unsafe ones? A classifier on each suspect must be at chance.
+"""Checks that nothing but the content tells safe scenes from unsafe ones: a classifier on each suspect is at chance.
 
 The suspects: the background (colours of the pixels that no sprite covers), the length of the caption, the layout
 (number, places and sizes of sprites), and the place of the unsafe thing among the other sprites of its scene.
@@ -10,6 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from hysac_export.data.scenes.captions import caption
 from hysac_export.data.scenes.catalogue import catalogue
@@ -22,11 +26,7 @@ _CELLS = 8
 
 
 def leaks(split: str = "train", n: int = 4000, seed: int = 0) -> dict[str, float]:
-    """Held-out AUC of a logistic classifier on each suspect; 0.5 is chance.
-
-    Returns:
-        AUC by suspect: `background`, `length`, `layout` and `place`.
-    """
+    """Held-out AUC of a logistic classifier on `background`, `length`, `layout` and `place`; 0.5 is chance."""
     found = quadruplets(split, n, seed)
     rng = np.random.default_rng(seed)
     artist = Artist(styles_for(split))
@@ -71,9 +71,7 @@ def layout_features(drawing: Drawing) -> Floats:
 def place_features(found: Sequence[Quadruplet], drawings: Sequence[Drawing]) -> tuple[Floats, NDArray[np.bool_]]:
     """Place of the always unsafe sprite and of one other, from every unsafe scene that has one.
 
-    Args:
-        found: quadruplets.
-        drawings: of their safe and unsafe scenes in turn.
+    Drawings are of the safe and unsafe scenes in turn.
 
     Returns:
         (2m, 8): left, top, edge and rank in the order of drawing, with squares; and which rows are the unsafe ones.
@@ -94,32 +92,8 @@ def place_features(found: Sequence[Quadruplet], drawings: Sequence[Drawing]) -> 
 
 
 def held_out_auc(features: Floats, labels: NDArray[np.bool_]) -> float:
-    """AUC on the second half of the rows of a logistic classifier fitted to the first half.
-
-    Args:
-        features: (n, k).
-        labels: (n,).
-    """
+    """AUC on the second half of the rows, (n, k), of a logistic classifier fitted to the first half."""
     half = len(labels) // 4 * 2  # twins stay together
-    mean, std = features[:half].mean(0), features[:half].std(0) + 1e-9
-    x = np.hstack([(features - mean) / std, np.ones((len(features), 1))])
-    return auc(x[half:] @ fit_logistic(x[:half], labels[:half]), labels[half:])
-
-
-def fit_logistic(x: Floats, labels: NDArray[np.bool_], ridge: float = 1.0, steps: int = 6) -> Floats:
-    """Weights of a ridge logistic regression by Newton's method, (k,) for x of (n, k)."""
-    weights = np.zeros(x.shape[1])
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(x @ weights, -30, 30)))
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(x.shape[1])
-        weights = weights - np.linalg.solve(hessian, x.T @ (p - labels) + ridge * weights)
-    return weights
-
-
-def auc(scores: Floats, labels: NDArray[np.bool_]) -> float:
-    """Probability that an unsafe row scores higher than a safe one, ties counting half."""
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks = (last - (counts - 1) / 2)[inverse]
-    positive = int(labels.sum())
-    return float((ranks[labels].sum() - positive * (positive + 1) / 2) / (positive * (len(labels) - positive)))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    classifier.fit(features[:half], labels[:half])
+    return float(roc_auc_score(labels[half:], classifier.decision_function(features[half:])))

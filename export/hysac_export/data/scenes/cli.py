@@ -38,9 +38,8 @@ def scenes() -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="PNG to write.")
 def sheet(split: str, seed: int, count: int, columns: int, out: Path) -> None:
     """Write a contact sheet: each safe scene next to its unsafe twin, with a caption of each."""
-    contact_sheet(
-        quadruplets(split, count, seed), Artist(styles_for(split)), np.random.default_rng(seed), columns
-    ).save(out)
+    artist, rng = Artist(styles_for(split)), np.random.default_rng(seed)
+    contact_sheet(quadruplets(split, count, seed), artist, rng, columns).save(out)
 
 
 @scenes.command()
@@ -58,11 +57,8 @@ def write(split: str, seed: int, count: int, out: Path) -> None:
             for side, scene in (("safe", q.safe), ("unsafe", q.unsafe)):
                 file = f"images/{place:06d}-{side}.webp"
                 _save(artist.draw(scene, rng), out / file)
-                row |= {
-                    f"{side}_image": file,
-                    f"{side}_caption": caption(scene, rng),
-                    f"{side}_entities": scene.entities,
-                }
+                row |= {f"{side}_image": file, f"{side}_caption": caption(scene, rng)}
+                row[f"{side}_entities"] = scene.entities
             row |= {"setting": q.safe.setting, "light": q.safe.light, "category": q.category, "context": q.context}
             lines.write(json.dumps(row) + "\n")
 

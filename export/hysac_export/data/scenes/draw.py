@@ -47,12 +47,10 @@ _EDGES = {2: (22, 34), 3: (20, 31), 4: (18, 28)}
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and how it came about.
+    """A picture, (size, size, 3), and how it came about.
 
-    Attributes:
-        pixels: (size, size, 3).
-        covered: where sprites cover the background, (size, size).
-        boxes: left, top and edge of each entity's sprite in pixels, in the order of drawing.
+    `covered` tells where sprites cover the background, (size, size); `boxes` are left, top and edge of each entity's
+    sprite in pixels, in the order of drawing.
     """
 
     pixels: Pixels
@@ -69,21 +67,12 @@ class Artist:
     def __init__(
         self, styles: Sequence[str] = KNOWN_STYLES, size: int = 64, noise: float = 1.0, restyled: float = 0.0
     ) -> None:
-        """Decode the sprites.
+        """Decode the sprites of one or more art styles, for pictures of an edge of 32 pixels or more.
 
-        Args:
-            styles: one or more art styles.
-            size: edge of the pictures in pixels, at least 32.
-            noise: how grainy the pictures are; 0 for none.
-            restyled: share of the sprites that are drawn in colours and shapes of their own; for training.
-
-        Raises:
-            SettingsError: no styles, an unknown one, or a size that is too small.
+        `noise` is their graininess; a share `restyled` of the sprites is drawn in new colours and shapes, for training.
         """
         if not styles or size < 32:
-            raise SettingsError(
-                f"An artist needs at least one style and a size of 32 or more, not {styles!r} and {size}."
-            )
+            raise SettingsError(f"an artist needs a style and a size of 32 or more; found {styles!r} and {size}")
         self.styles = tuple(styles)
         self.size = size
         self._sprites = {style: load_sprites(style) for style in self.styles}
@@ -152,13 +141,8 @@ class Artist:
         key = (scene.setting, scene.light, variant)
         if (painted := self._backgrounds.get(key)) is None:
             seed = stable_hash(scene.setting, scene.light, str(variant))
-            painted = paint(
-                scene.setting,
-                scene.light,
-                rng=np.random.default_rng(seed),
-                size=size + self._margin,
-                grain=3 * self._grain,
-            )
+            rng, grain = np.random.default_rng(seed), 3 * self._grain
+            painted = paint(scene.setting, scene.light, rng=rng, size=size + self._margin, grain=grain)
             self._backgrounds[key] = painted
         y, x = (int(v * (self._margin + 1)) for v in u[1:3])
         crop = painted[y : y + size, x : x + size]

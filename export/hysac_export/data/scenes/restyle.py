@@ -24,15 +24,7 @@ _AXIS = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32) / np.float32(
 
 
 def restyle(sprite: NDArray[np.uint8], u: Sequence[float]) -> NDArray[np.uint8]:
-    """Draw a sprite anew.
-
-    Args:
-        sprite: (edge, edge, 4), colours multiplied by alpha.
-        u: `DRAWS` uniform numbers in [0, 1).
-
-    Returns:
-        Same shape, colours multiplied by alpha.
-    """
+    """Draw a sprite anew, (edge, edge, 4) with colours multiplied by alpha, by `DRAWS` uniform numbers in [0, 1)."""
     edge = sprite.shape[0]
     # Corners from the upper left against the clock, as QUAD takes them.
     corners = [

@@ -33,14 +33,7 @@ CONTEXT_SHARE = 0.35
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in a picture.
-
-    Attributes:
-        entities: 2 to 4 ids of the catalogue, in no order.
-        setting: the background.
-        light: the time of day.
-        unsafe: the true label.
-    """
+    """Contents of a picture: 2 to 4 ids of the catalogue in no order, background, time of day, and the true label."""
 
     entities: tuple[str, ...]
     setting: str
@@ -50,12 +43,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Quadruplet:
-    """A safe scene and its unsafe twin; each is drawn and described to give image and caption.
-
-    Attributes:
-        category: what is unsafe about the twin, one of `CATEGORIES`.
-        context: whether the company of something decides.
-    """
+    """A safe scene and its unsafe twin, of one of `CATEGORIES`; `context` if the company of something decides."""
 
     safe: Scene
     unsafe: Scene
@@ -65,7 +53,7 @@ class Quadruplet:
 
 @dataclass(frozen=True)
 class _Pools:
-    """What the scenes of a split may hold."""
+    """Entities that the scenes of a split may hold."""
 
     harmless: tuple[str, ...]
     unsafe: tuple[str, ...]
@@ -84,10 +72,7 @@ def quadruplets(split: str, n: int, seed: int = 0) -> list[Quadruplet]:
     The first k of n are the same for every n, and no scene of a split occurs in another one: training scenes hold no
     pair of entities that is kept for another split, while every other scene holds one of its own.
 
-    Args:
-        split: one of `SPLITS`.
-        n: how many, at least 0.
-        seed: another seed gives other quadruplets of the same split.
+    Another seed gives other quadruplets of the same split, one of `SPLITS`.
 
     Raises:
         SettingsError: no such split, or a negative n.
@@ -131,7 +116,7 @@ def label(entities: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What is settled before the entities: how many each twin has, and which kind of quadruplet it is, in [0, 1)."""
+    """Number of entities of each twin, and kind of the quadruplet in [0, 1); drawn before the entities."""
 
     n_safe: int
     n_unsafe: int
@@ -153,7 +138,7 @@ def _plain(rng: Random, pools: _Pools, shape: _Shape) -> _Draft:
     shared: list[str] = []
     while (
         len(shared) < shape.n_unsafe - 1
-    ):  # licensors often keep company with what is unsafe, so that they license nothing else
+    ):  # licensors often accompany unsafe things, so that they license nothing else
         _add(shared, _pick(rng, pools.licensors if rng.random() < 0.3 else pools.harmless))
     replaced: list[str] = []
     while len(shared) + len(replaced) < shape.n_safe:  # and the endangered often stand in safe scenes alone

@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test", "context", "entities", "style")
 
 
 class Use(IntEnum):
-    """What a pair of entities is used for."""
+    """Use of a pair of entities."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -72,10 +72,6 @@ def check_split(split: str) -> None:
 
 
 def styles_for(split: str) -> tuple[str, ...]:
-    """The art styles in which the scenes of a split are drawn.
-
-    Raises:
-        SettingsError: there is no such split.
-    """
+    """The art styles in which the scenes of a split are drawn (`SettingsError`: there is no such split)."""
     check_split(split)
     return {"style": UNSEEN_STYLES, "train": TRAIN_STYLES}.get(split, KNOWN_STYLES)

@@ -41,11 +41,7 @@ def styles_of(entity: str) -> tuple[str, ...]:
 
 
 def load_sprites(style: str) -> dict[str, Image.Image]:
-    """All sprites of a style by entity, RGBA.
-
-    Raises:
-        SettingsError: there is no atlas of this style.
-    """
+    """All sprites of a style by entity, RGBA (`SettingsError`: there is no atlas of this style)."""
     index = sprite_index()
     if style not in index.styles:
         raise SettingsError(f"There is no art style {style!r}; there are {', '.join(index.styles)}.")
