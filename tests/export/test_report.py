@@ -112,7 +112,7 @@ def test_paper_table_sets_the_published_bounds_beside_ours(evaluations: list[Eva
     assert [row[:2] for row in table.rows] == [*(("model", way) for way in ways), ("clip", "none")]
     figures = evaluations[0].figures
     assert _row(table, "model", "none")["I* → T* R@1"] == percent(figures["unsafe_i2t.r1"])
-    ours = _row(table, "model", "ours")
+    ours = _row(table, "model", "calibrated boundary")
     # Our traversal is the one of the other tables.
     assert ours["T* → I in I ∪ I* R@1"] == percent(figures["twin_t2i.traversal.r1"])
     assert ours["harmful@1"] == percent(figures["twin_t2i.traversal.harmful1"])
@@ -131,7 +131,7 @@ def test_published_table_has_all_five_searches_and_a_dash_for_what_does_not_appl
     assert len(table.rows) == 2 * 5
     outward = _row(table, "T* → I* in I ∪ I* (U2GandV)", "model")
     assert outward["R@1, percentile"] == percent(evaluations[0].figures["published.U2GandV.percentile.r1"])
-    assert outward["R@1, ours"] == "–"
+    assert outward["R@1, calibrated"] == "–"
     assert _row(table, "T* → I in I ∪ I* (U2VandG)", "clip")["score, mean"] == "–"
 
 
