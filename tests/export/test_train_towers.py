@@ -368,7 +368,7 @@ def test_adapters_that_cannot_be_merged_again_are_refused_before_the_first_step(
         return {}
 
     monkeypatch.setattr("hysac_export.model.lora.merged_state", lost)
-    with pytest.raises(TrainingError, match=r"cannot be merged.*lora\.targets"):
+    with pytest.raises(TrainingError, match=r"(?s)cannot be merged.*lora\.targets"):
         Trainer(TrainConfig.model_validate(settings(files)), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
 
