@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from hysac_retrieval.collection.index import Index
@@ -100,7 +99,7 @@ def fill(
     encoding = encoding_for(encoder, batch_size, workers, max_pixels)
     index.collection.expect(encoder.fingerprint)
     sink = AttachedSink(index)
-    with Journal(None if journal is None else Path(journal)) as notes:
+    with Journal(journal) as notes:
         source = AttachedSource(index, content, notes.noted, sink.withdraw)
         run = Run(source, AttachedPlanner(resume), encoding, sink, notes, encoder.text_spec.context_length)
         return replace(run(on_progress, should_stop), lacking=source.lacking)

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from hysac_retrieval.collection.index import Index
@@ -85,18 +84,13 @@ def index_sources(
     began = time.perf_counter()
     encoding = encoding_for(encoder, batch_size, workers, max_pixels, ray)
     index.collection.expect(encoder.fingerprint)
-    with (
-        _open(sources, options, only, resume, journal) as listing,
-        Journal(None if journal is None else Path(journal)) as notes,
-    ):
+    with _open(sources, options, only, resume, journal) as listing, Journal(journal) as notes:
         planner = CollectionPlanner(index, notes.earlier, only, resume=resume)
         run = Run(listing, planner, encoding, CollectionSink(index), notes, encoder.text_spec.context_length)
         report = run(on_progress, should_stop)
         if not report.interrupted:
-            if prune and listing.complete:
-                report = replace(report, pruned=_prune(index, listing))
-            elif prune:
-                report = replace(report, unpruned=UNREADABLE)
+            if prune:
+                report = _pruned(report, index, listing)
             index.optimize()
     return replace(report, seconds=time.perf_counter() - began)
 
@@ -189,9 +183,11 @@ def _open(
     return Listing(sources, options)
 
 
-def _prune(index: Index, listing: Listing) -> int:
+def _pruned(report: IndexReport, index: Index, listing: Listing) -> IndexReport:
+    if not listing.complete:
+        return replace(report, unpruned=UNREADABLE)
     pruned = 0
     for left in left_points(index, listing.whole, listing.seen):
         index.delete(left)
         pruned += len(left)
-    return pruned
+    return replace(report, pruned=pruned)

@@ -44,7 +44,7 @@ class Journal:
         SourceError: The file cannot be read or written, or is no journal.
     """
 
-    path: Path | None = None
+    path: str | os.PathLike[str] | None = None
     failed: list[FailedItem] = field(default_factory=list)
     failures: int = 0
     truncated: list[str] = field(default_factory=list)
@@ -53,7 +53,8 @@ class Journal:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._stream: IO[str] | None = None
-        self._entries = {} if self.path is None else read_journal(self.path)
+        self._file = None if self.path is None else Path(self.path)
+        self._entries = {} if self._file is None else read_journal(self._file)
         self._new: set[str] = set()
 
     @property
@@ -105,16 +106,16 @@ class Journal:
                     self._write({"event": _MENDED, "id": key})
 
     def _write(self, entry: dict[str, Any]) -> None:
-        if self.path is None:
+        if self._file is None:
             return
         try:
             if self._stream is None:
                 self._tidy()
-                self._stream = self.path.open("a", encoding="utf-8")
+                self._stream = self._file.open("a", encoding="utf-8")
             self._stream.write(json.dumps(entry, ensure_ascii=True) + "\n")
             self._stream.flush()  # a run that is killed leaves its journal
         except OSError as error:
-            raise SourceError(f"the journal {self.path} cannot be written: {error}", hint=_CHOOSE) from error
+            raise SourceError(f"the journal {self._file} cannot be written: {error}", hint=_CHOOSE) from error
         if entry["event"] == _MENDED:
             self._entries.pop(entry["id"], None)
         else:
@@ -122,8 +123,8 @@ class Journal:
             self._new.add(entry["id"])
 
     def __enter__(self) -> Self:
-        if self.path is not None and not os.access(self.path if self.path.exists() else self.path.parent, os.W_OK):
-            raise SourceError(f"the journal {self.path} cannot be written", hint=_CHOOSE)
+        if self._file is not None and not os.access(self._file if self._file.exists() else self._file.parent, os.W_OK):
+            raise SourceError(f"the journal {self._file} cannot be written", hint=_CHOOSE)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,10 +134,10 @@ class Journal:
 
     def _tidy(self) -> None:
         """Leave one line per item in place of all that happened; the file is replaced whole or not at all."""
-        if self.path is not None and self.path.exists():
-            fresh = self.path.with_name(self.path.name + ".new")
+        if self._file is not None and self._file.exists():
+            fresh = self._file.with_name(self._file.name + ".new")
             fresh.write_text("".join(json.dumps(entry) + "\n" for entry in self._entries.values()), encoding="utf-8")
-            fresh.replace(self.path)
+            fresh.replace(self._file)
 
 
 def read_journal(path: Path) -> dict[str, dict[str, Any]]:

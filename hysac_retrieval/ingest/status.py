@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from hysac_retrieval.collection.index import Index
@@ -81,7 +80,7 @@ def status_of(
         ThreadPoolExecutor(_THREADS, thread_name_prefix="hysac-hash") as pool,
         closing(item_groups(listing, fail)) as groups,
     ):
-        planner = CollectionPlanner(index, Journal(None if journal is None else Path(journal)).earlier)
+        planner = CollectionPlanner(index, Journal(journal).earlier)
         for items in groups:
             for state in pool.map(_state, planner.tasks(items)):
                 counts[state] += 1
