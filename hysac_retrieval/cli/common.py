@@ -52,7 +52,7 @@ def require_training(purpose: str) -> None:
     Raises:
         MissingExtraError: It is not.
     """
-    for package in ("torch", "open_clip", "yaml", "onnx", "accelerate", "peft"):
+    for package in ("torch", "open_clip", "yaml", "onnx", "accelerate", "peft", "sklearn"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "train", purpose)
 
