@@ -65,7 +65,7 @@ def index_sources(
             script that uses processes needs ``if __name__ == "__main__":``.
         max_pixels: Largest width × height of an image.
         resume: Whether to skip what is stored already; False does everything again.
-        only: States to do: ``missing``, ``stale`` (stored from other content), ``failed`` (by the journal); all if empty.
+        only: States to do: ``missing``, ``stale`` (stored from other content), ``failed`` (by the journal); empty: all.
         prune: Remove the points of the sources whose items are no longer there. Nothing is removed unless every source
             could be read whole, and never a point of another source, or one that was not indexed from a source.
         journal: File of failed items and cut texts; see `Journal`.
