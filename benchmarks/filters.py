@@ -22,7 +22,7 @@ from points import Data, stored, synthetic
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.safety.profile import RedirectMode, redirect
+from hysac_retrieval.safety.redirect import RedirectMode, redirect
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.stores.types import Quantization
 from hysac_retrieval.types import Modality

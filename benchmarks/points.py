@@ -17,7 +17,8 @@ from common import WALKED, Points
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.lift import PaddedLift
-from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile, redirect
+from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
+from hysac_retrieval.safety.redirect import redirect
 from hysac_retrieval.stores.types import Quantization
 
 GROUPS = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")

@@ -34,6 +34,9 @@ from points import SPREADS, Data, encoded, stored, synthetic
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import OVERSAMPLING
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.interpret import hits_of
+from hysac_retrieval.collection.plan import plan_search
+from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.errors import InvalidVectorError
 from hysac_retrieval.stores.types import Quantization
 
@@ -70,12 +73,13 @@ def one_by_one(index: Index, data: Data, truth: ExactSearch, *, safe: bool, ef: 
 def cost_of_ranking(index: Index, queries: Points) -> dict[str, float]:
     """Median milliseconds of the parts of a query: the engine's, and the reading of its answer here."""
     engine, ranking = [], []
+    plan = plan_search(index.collection, PageRequest(limit=K, safe=False))
     for query in queries:
-        plan = index.collection.plan(query[None], limit=K, safe=False)
+        request = plan.query(query[None])
         start = time.perf_counter()
-        answer = index.store.query(index.name, plan.query)
+        (answer,) = index.store.query(index.name, request)
         middle = time.perf_counter()
-        index.collection.interpret(plan, answer)
+        hits_of(plan, query, answer)
         engine.append(middle - start)
         ranking.append(time.perf_counter() - middle)
     found = {"engine_ms": engine, "ranking_ms": ranking}
@@ -113,12 +117,14 @@ def by_default(data: Data) -> dict[str, Any]:
 def search(index: Index, queries: Points, candidates: int, ef: int, oversampling: float | None = None) -> list[Any]:
     """Ids of the L hits of each query, nearest first."""
     found = []
+    plan = plan_search(index.collection, PageRequest(limit=candidates, candidates=candidates, ef=ef, safe=False))
+    if oversampling is not None:
+        plan = replace(plan, oversampling=oversampling)
     for start in range(0, len(queries), _BATCH):
         part = queries[start : start + _BATCH]
-        plan = index.collection.plan(part, limit=candidates, candidates=candidates, ef=ef, safe=False)
-        request = plan.query if oversampling is None else replace(plan.query, oversampling=oversampling)
-        hits = index.collection.interpret(plan, index.store.query(index.name, request))
-        found += [[hit.id for hit in each] for each in hits]
+        answers = index.store.query(index.name, plan.query(part))
+        for query, answer in zip(part, answers, strict=True):
+            found.append([hit.id for hit in hits_of(plan, query, answer)[:candidates]])
     return found
 
 
@@ -143,7 +149,7 @@ def cell(
         seconds[f"L={number}"] = round(1e3 * (time.perf_counter() - start) / count, 3)
 
     # Where the engine's score does not rank, the searches that vary something else have the usual candidates.
-    usual = K if index.collection.lift.exact else USUAL
+    usual = K if index.collection.lift.ranks else USUAL
 
     def at_10(**options: Any) -> list[float]:
         options = {"ef": EFFORT} | options

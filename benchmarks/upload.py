@@ -34,6 +34,7 @@ from points import Synthetic
 from qdrant_client import QdrantClient, models
 
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.records import records
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.ingest import collection_for, index_sources
 from hysac_retrieval.lift import PaddedLift
@@ -73,9 +74,9 @@ def through_index(points: Points, make: Callable[[Path], Index], folder: Path) -
         return timed(work)
 
 
-def through_shard(records: Records, make: Callable[[Path], Index], folder: Path) -> float:
+def through_shard(made: Records, make: Callable[[Path], Index], folder: Path) -> float:
     """Seconds of the embedded engine's own upserts, into a collection of the same settings."""
-    ids, vectors, payloads = records
+    ids, vectors, payloads = made
     make(folder).close()
     shard = edge.EdgeShard.load(str(folder / "points" / "shard"))
 
@@ -90,9 +91,9 @@ def through_shard(records: Records, make: Callable[[Path], Index], folder: Path)
         shard.close()
 
 
-def through_client(records: Records, make: Callable[[QdrantClient], Index]) -> float:
+def through_client(made: Records, make: Callable[[QdrantClient], Index]) -> float:
     """Seconds of `QdrantClient.upload_points`, into a collection of the same settings."""
-    ids, vectors, payloads = records
+    ids, vectors, payloads = made
     client = QdrantClient(":memory:")
     make(client)
 
@@ -119,7 +120,7 @@ def measure_points(dim: int, count: int, rounds: int) -> dict[str, Any]:
         return Index.create("points", **space, lift=lift, client=client)
 
     with tempfile.TemporaryDirectory() as scratch, embedded(Path(scratch)) as index:
-        records: Records = index.collection.records(range(count), points, "image", [payload(i) for i in range(count)])
+        made: Records = records(index.collection, range(count), points, "image", [payload(i) for i in range(count)])
     seconds: dict[str, list[float]] = {
         "Index.upsert": [],
         "EdgeShard": [],
@@ -129,11 +130,11 @@ def measure_points(dim: int, count: int, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             seconds["Index.upsert"].append(through_index(points, embedded, Path(one)))
-            seconds["EdgeShard"].append(through_shard(records, embedded, Path(other)))
+            seconds["EdgeShard"].append(through_shard(made, embedded, Path(other)))
         seconds["Index.upsert, :memory:"].append(
             through_index(points, lambda _: local(QdrantClient(":memory:")), Path())
         )
-        seconds["upload_points"].append(through_client(records, local))
+        seconds["upload_points"].append(through_client(made, local))
     rates = {name: count / float(np.median(all_)) for name, all_ in seconds.items()}
     return {
         "dim": dim,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.search.asynchronous import AsyncSafeSearch, aconnect
     from hysac_retrieval.search.blocking import SafeSearch, connect
     from hysac_retrieval.search.explain import Explanation
-    from hysac_retrieval.search.queries import Examples, PointRef, Text
+    from hysac_retrieval.search.queries import Examples, PointRef
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,6 @@ __all__ = [
     "SafetyPolicy",
     "SafetyProfile",
     "SearchResult",
-    "Text",
     "aconnect",
     "connect",
     "lorentz",
@@ -70,7 +69,6 @@ _HOMES = {
     "SafetyPolicy": "safety.policy",
     "SafetyProfile": "safety.profile",
     "SearchResult": "results",
-    "Text": "search.queries",
     "aconnect": "search.asynchronous",
     "connect": "search.blocking",
 }

@@ -12,14 +12,14 @@ from typing import Any, Self
 
 from qdrant_client import models
 
-from hysac_retrieval.collection.plans import SearchOptions
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.results import Hit, SearchResult
 from hysac_retrieval.safety.filters import as_filter, checked_count
 from hysac_retrieval.search.asynchronous import AsyncSafeSearch
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.search.queries import Query, Text
+from hysac_retrieval.search.queries import Query
+from hysac_retrieval.search.request import SearchOptions
 from hysac_retrieval.types import Modality
 
 CONTENT_KEYS = ("text", "caption")
@@ -82,12 +82,12 @@ class FixedSearch:
             raise SettingsError(
                 "there is only an asynchronous engine", hint="Use the asynchronous method, or give engine="
             )
-        return self.engine.search(as_asked(query), **self._options(limit, filter))
+        return self.engine.search(query, **self._options(limit, filter))
 
     async def asearch(self, query: Query, limit: int | None = None, filter: UserFilter | None = None) -> SearchResult:
         """As `search`, without blocking."""
         if self.async_engine is not None:
-            return await self.async_engine.search(as_asked(query), **self._options(limit, filter))
+            return await self.async_engine.search(query, **self._options(limit, filter))
         return await asyncio.to_thread(self.search, query, limit, filter)
 
     def _options(self, limit: int | None, filter: UserFilter | None) -> SearchOptions:
@@ -141,11 +141,6 @@ class Fields:
 def closeness(hit: Hit) -> float:
     """Return 1 / (1 + distance), in (0, 1], for frameworks in which a larger score is better."""
     return 1.0 / (1.0 + hit.distance)
-
-
-def as_asked(query: Query) -> Query:
-    """Take a string from an application's user as text and nothing else."""
-    return Text(query) if isinstance(query, str) else query
 
 
 def joined_filter(*given: UserFilter | None) -> models.Filter | None:

@@ -126,6 +126,8 @@ def stored_modality(ours: Mapping[str, Any]) -> Modality | None:
 
 def finite_number(value: Any) -> float | None:
     """A finite number of 0 or more; None for anything else, True and False included."""
+    if type(value) is float:  # as nearly always
+        return value if 0 <= value < math.inf else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) and value >= 0 else None

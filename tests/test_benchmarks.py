@@ -69,7 +69,10 @@ def test_recall_grid_covers_lifts_quantizations_and_candidates(load: Load, tmp_p
 def test_latency_compares_with_the_plain_query(load: Load, tmp_path: Path) -> None:
     report, shown = run(load("latency"), tmp_path, "--quick")
     (found,) = report["runs"]
+    assert found["safe"] == 0.95
     assert found["latency"]["plain cosine"]["ratio"]["p50"] == 1.0
+    met = found["latency"]["safe search"]["ratio"]["p50"] <= found["goals"]["median"]["at_most"]
+    assert found["goals"]["median"]["met"] == met
     assert all(row["p99_ms"] >= row["p50_ms"] > 0 for row in found["latency"].values())
     assert set(found["queries_per_second_by_threads"]["safe search"]["per_second"]) == {"1", "2", "8"}
     assert shown.index("p50 ratio") < shown.index("p50 ms")

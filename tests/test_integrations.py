@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from qdrant_client import models
-from support.hostile import ODD_RECORDS, ODD_SCORES, allowed, fill
+from support.hostile import ODD_RECORDS, ODD_SCORES, ODD_VERDICTS, allowed, fill
 from support.spaces import index_on, random_points
 
 from hysac_retrieval import SafetyPolicy, aconnect, connect
@@ -21,7 +21,7 @@ from hysac_retrieval.integrations import Fields, FixedSearch, closeness, joined_
 from hysac_retrieval.results import Hit
 from hysac_retrieval.safety.policy import LabelRule
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.search.queries import Text, kind_of
+from hysac_retrieval.search.queries import kind_of
 
 TEXTS = ["a man in the park", "a man with a gun", "a dog", "a cat with a knife", "the red house", "blood in the house"]
 SAFE = {0, 2, 4}
@@ -99,8 +99,8 @@ def test_settings_that_cannot_be_are_errors_at_construction(
 def test_a_text_that_names_a_file_is_still_a_text(engine: SafeSearch, tmp_path: Path) -> None:
     picture = tmp_path / "red.png"
     Image.new("RGB", (8, 8), "red").save(picture)
-    assert kind_of(str(picture)) == "image"
-    assert kind_of(Text(picture)) == "text"
+    assert kind_of(str(picture)) == "text"
+    assert kind_of(picture) == "image"
     assert FixedSearch(engine).search(str(picture)).query.modality == "text"
     assert FixedSearch(engine).search(picture).query.modality == "image"
 
@@ -132,9 +132,11 @@ def test_joined_filters_must_all_hold() -> None:
 @pytest.mark.parametrize("lift", ["padded", "poincare"])
 @pytest.mark.parametrize("store", ["edge", "memory"])
 def test_permitted_are_the_points_whose_own_record_says_so(store: str, lift: str, tmp_path: Path) -> None:
-    own: list[Any] = [{"unsafe": 0.1, "model": "own"}, {"unsafe": 0.5, "model": "own"}]
+    safe = {"model": "own", "safe": {"own": True}}
+    own: list[Any] = [{"unsafe": 0.1, **safe}, {"unsafe": 0.5, **safe}]
     scores = [score for score in ODD_SCORES if store == "edge" or not isinstance(score, list)]  # see test_safety_matrix
-    odd = [{"unsafe": score, "model": "own"} for score in scores] + ODD_RECORDS
+    odd = [{"unsafe": score, **safe} for score in scores] + ODD_RECORDS
+    odd += [{"unsafe": 0.1, "model": "own", "safe": verdict} for verdict in ODD_VERDICTS]
     with index_on(store, tmp_path, lift=lift) as index:
         there = fill(index, [{"hysac": record} for record in [*own, *odd]], seed=3)
         engine = SafeSearch(index, None)
@@ -161,7 +163,7 @@ def test_ids_that_are_none_are_an_error(tmp_path: Path) -> None:
         SafeSearch(index, None).permitted(["a dog"])
 
 
-@pytest.mark.parametrize("traversal", ["geodesic", "adaptive", "reference", "none"])
+@pytest.mark.parametrize("traversal", ["geodesic", "adaptive", "none"])
 def test_permitted_does_not_depend_on_the_traversal(traversal: Any, tmp_path: Path) -> None:
     with index_on("memory", tmp_path) as index:
         index.upsert([1], np.zeros((1, 6)), modality="image")

@@ -29,19 +29,19 @@ def one_query(given: str, kind: Kind) -> Single:
     Raises:
         ImageError: It is named as an image's file is, but there is no such file.
     """
-    from hysac_retrieval.search.queries import IMAGE_SUFFIXES, Text
+    from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
 
     path = Path(given)
     named_so = path.suffix.lower() in IMAGE_SUFFIXES
     if kind == "text":
         if named_so and path.is_file():
             click.echo(f"Searching for the text {given!r}; --image would search by the picture of that name.", err=True)
-        return Text(given)
+        return given
     if kind == "image" or (named_so and path.is_file()):
         return path
     if named_so and " " not in given:
         raise ImageError(f"the image {given} does not exist", hint="Give --text to search for these words")
-    return Text(given)
+    return given
 
 
 def _query(

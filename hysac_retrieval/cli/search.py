@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hysac_retrieval.results import GroupedResult, Hit, SearchResult
-    from hysac_retrieval.safety.profile import Traversal
+    from hysac_retrieval.safety.redirect import Traversal
     from hysac_retrieval.search.queries import Query
 
 

@@ -16,10 +16,12 @@ from typing import Any, Self
 from numpy.typing import ArrayLike
 from qdrant_client import models
 
-from hysac_retrieval.collection.collection import PAYLOAD_INDEXES, Collection
+from hysac_retrieval.collection.collection import Collection, payload_indexes
 from hysac_retrieval.collection.metadata import Attached, CollectionMetadata, read_metadata
+from hysac_retrieval.collection.records import records
 from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, normal_ids
+from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.types import VECTOR_NAME, CollectionSpec, HnswOptions, Opened, Quantization
 from hysac_retrieval.types import Modality, PointId
@@ -67,7 +69,7 @@ def attach(
         size=made.size,
         metric=made.metric,
         metadata=metadata.model_dump(mode="json", exclude_none=True),
-        indexes=PAYLOAD_INDEXES,
+        indexes=payload_indexes(metadata.fingerprint),
         hnsw=hnsw,
     )
     if companion is None:
@@ -111,6 +113,23 @@ def _is_companion(store: Store, companion: str, name: str) -> bool:
     return found.metadata is not None and read_metadata(companion, found).attached == Attached(
         collection=name, companion=companion
     )
+
+
+def open_collection(name: str, expect_fingerprint: str | None = None) -> Steps[Collection]:
+    """Open the collection that holds the vectors of one of some name: itself, or its companion.
+
+    Raises:
+        CollectionNotFoundError: There is none of that name.
+        NotACollectionError: It has no vector or metadata.
+        ModelMismatchError: Another model made it.
+    """
+    opened: Opened = yield Ask("open", name)
+    if opened.size is None and opened.metadata is not None:
+        attached = read_metadata(name, opened).attached
+        if attached is not None and attached.companion is not None:
+            name = attached.companion
+            opened = yield Ask("open", name)
+    return Collection.read(name, opened, expect_fingerprint)
 
 
 def open_attached(store: Store, name: str) -> Attachment:
@@ -196,7 +215,7 @@ class Attachment:
         self, ids: Sequence[Any], points: ArrayLike, modality: Modality, marks: Sequence[Mapping[str, Any]] | None
     ) -> int:
         """See `Index.annotate`."""
-        keys, vectors, rows = self.collection.records(ids, points, modality, None, marks)
+        keys, vectors, rows = records(self.collection, ids, points, modality, None, marks)
         if not keys:
             return 0
         if self.companion:
@@ -248,5 +267,5 @@ class Attachment:
         home = self.collection.name
         if self.companion and self.store.exists(home) and _is_companion(self.store, home, self.name):
             self.store.drop(home)
-        extension.retract(PAYLOAD_INDEXES)
+        extension.retract(payload_indexes(self.collection.metadata.fingerprint))
         return taken

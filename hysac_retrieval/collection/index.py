@@ -10,18 +10,29 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from qdrant_client import models
 
-from hysac_retrieval.collection.attach import Attachment, attach, expect_removable
-from hysac_retrieval.collection.collection import PAYLOAD_INDEXES, Collection
+from hysac_retrieval.collection.attach import Attachment, attach, expect_removable, open_collection
+from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.interpret import groups_of, hits_of
 from hysac_retrieval.collection.metadata import CollectionMetadata
-from hysac_retrieval.collection.plans import QueryOptions
-from hysac_retrieval.collection.schema import LiftChoice, collection_metadata
-from hysac_retrieval.errors import CollectionExistsError, InvalidVectorError, ModelMismatchError, SettingsError
+from hysac_retrieval.collection.plan import plan_search
+from hysac_retrieval.collection.records import checked_point, checked_points, found_points, records
+from hysac_retrieval.collection.request import CommonOptions, GroupRequest, PageRequest, QueryOptions
+from hysac_retrieval.collection.schema import (
+    LiftChoice,
+    PointModel,
+    collection_metadata,
+    make_collection,
+    model_options,
+)
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import BEYOND, normal_ids, point_id
-from hysac_retrieval.results import Hit, IndexInfo
+from hysac_retrieval.results import GroupedResult, Hit, IndexInfo
 from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.stores import CollectionSpec, Connection, HnswOptions, Store, StoredPoint, opening
-from hysac_retrieval.stores.types import Quantization, StorageOptions
+from hysac_retrieval.safety.redirect import query_info
+from hysac_retrieval.steps import run
+from hysac_retrieval.stores import Connection, HnswOptions, Store, StoredPoint, opening
+from hysac_retrieval.stores.types import GroupQuery, Quantization, StorageOptions
 from hysac_retrieval.types import Modality, PointId
 
 __all__ = ["Index", "IndexInfo", "point_id"]
@@ -58,10 +69,12 @@ class Index:
     ) -> Self:
         """Make a collection.
 
-        How points are stored is fixed here, once: by `lift` (a model bundle carries one), else fitted on `sample`,
-        else a default without boost whose norm holds radii up to eight standard deviations beyond the calibration's.
-        ``"padded"`` suits points of encoders, whose radii are narrow; ``"poincare"`` points whose radii spread widely,
-        such as those of trees; ``"auto"`` measures both on the sample and records what it found.
+        How points are stored is fixed here, once: by `lift` (a model bundle carries one), else fitted on `sample`.
+        Without either it is a default without boost, whose padding makes room for radii up to eight standard deviations
+        beyond the calibration's and so dwarfs the points: scores are exact, but the graph finds less. Give a sample
+        wherever there is one. ``"padded"`` suits points of encoders, whose radii are narrow; ``"poincare"`` points
+        whose radii spread widely, such as those of trees; ``"auto"`` measures both on the sample and records what it
+        found.
 
         Args:
             name: Name of the collection.
@@ -86,48 +99,39 @@ class Index:
             StorageLockedError: Another process has the folder.
         """
         if exist_ok and recreate:
-            raise SettingsError("exist_ok keeps a collection that exists and recreate removes it; give one of them")
+            raise SettingsError(
+                "exist_ok keeps a collection that exists and recreate removes it", hint="Give one of them"
+            )
         metadata = collection_metadata(
             dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
         )
-        made = Collection(name, metadata).lift
         with opening(connection) as (store, owned):
             if recreate and store.exists(name):
                 expect_removable(store, name)
                 store.drop(name)
-            try:
-                store.create(
-                    name,
-                    CollectionSpec(
-                        size=made.size,
-                        metric=made.metric,
-                        metadata=metadata.model_dump(mode="json", exclude_none=True),
-                        indexes=PAYLOAD_INDEXES,
-                        hnsw=hnsw or HnswOptions(),
-                        quantization=quantization,
-                        storage=storage or StorageOptions(),
-                    ),
-                )
-            except CollectionExistsError:
-                if not exist_ok:
-                    raise
-            collection = Collection.read(name, store.open(name), metadata.fingerprint)
-            found = (collection.metadata.dim, collection.metadata.curvature)
-            if found[0] != dim or not np.isclose(found[1], curvature, rtol=1e-12, atol=0):
-                raise ModelMismatchError(
-                    f"collection {name!r} holds points of dimension {found[0]} and curvature {found[1]}; "
-                    f"asked for dimension {dim} and curvature {curvature}. Give it another name, or recreate it"
-                )
+            collection = make_collection(store, name, metadata, hnsw=hnsw, storage=storage, exist_ok=exist_ok)
             if quantization not in (None, collection.metadata.quantization):
                 raise SettingsError(
                     f"collection {name!r} exists with quantization {collection.metadata.quantization}, not "
-                    f"{quantization}; leave the option out, or recreate the collection"
+                    f"{quantization}",
+                    hint="Leave the option out, or recreate the collection",
                 )
         return cls(collection, store, owns_store=owned)
 
     @classmethod
+    def for_model(cls, model: PointModel, name: str, **options: Any) -> Self:
+        """Make a collection for the points of a model; see `create`, of which it takes the other arguments.
+
+        Args:
+            model: An `Encoder`, or whatever else says what its points are.
+            name: Name of the collection.
+            **options: Arguments of `create`; ``lift`` takes the place of the model's own.
+        """
+        return cls.create(name, **model_options(model, options))
+
+    @classmethod
     def open(cls, name: str, *, expect_fingerprint: str | None = None, **connection: Unpack[Connection]) -> Self:
-        """Open a collection that exists.
+        """Open a collection that exists; of one with a companion that holds its vectors, the companion.
 
         Args:
             name: Name of the collection.
@@ -141,7 +145,7 @@ class Index:
             StorageLockedError: Another process has the folder.
         """
         with opening(connection) as (store, owned):
-            return cls(Collection.read(name, store.open(name), expect_fingerprint), store, owns_store=owned)
+            return cls(run(open_collection(name, expect_fingerprint), store), store, owns_store=owned)
 
     @classmethod
     def attach(
@@ -232,7 +236,7 @@ class Index:
                 "which an upsert would replace whole; write them with the application's own client, then fill or "
                 "annotate them"
             )
-        keys, vectors, rows = self._collection.records(ids, points, modality, payloads, marks)
+        keys, vectors, rows = records(self._collection, ids, points, modality, payloads, marks)
         if keys:
             self._store.upsert(self.name, keys, vectors, rows)
         return len(keys)
@@ -271,43 +275,44 @@ class Index:
         return Attachment.of(self._store, self._collection).detach()
 
     def query(self, point: ArrayLike, **options: Unpack[QueryOptions]) -> list[Hit]:
-        """Nearest points by geodesic distance.
+        """Return the nearest points by geodesic distance, nearest first.
 
         Args:
             point: Shape (d,), space components.
             **options: See `QueryOptions`.
 
-        Returns:
-            Hits, nearest first.
-
         Raises:
             InvalidVectorError: The point is not finite or not of dimension d.
             SettingsError: An option is out of range.
         """
-        return self.query_batch(self._row(point), **options)[0]
+        return self.query_batch(checked_point(self._collection, point)[None, :], **options)[0]
 
     def query_batch(self, points: ArrayLike, **options: Unpack[QueryOptions]) -> list[list[Hit]]:
         """As `query`, for points of shape (n, d) in one request to the store."""
-        plan = self._collection.plan(points, **options)
-        return self._collection.interpret(plan, self._store.query(self.name, plan.query))
+        request, x = PageRequest.of(options), checked_points(self._collection, points)
+        plan = plan_search(self._collection, request)
+        answers = self._store.query(self.name, plan.query(x))
+        pages = (hits_of(plan, point, answer) for point, answer in zip(x, answers, strict=True))
+        return [hits[request.offset :][: request.limit] for hits in pages]
 
     def query_groups(
-        self, point: ArrayLike, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[QueryOptions]
-    ) -> dict[str | int, list[Hit]]:
-        """Nearest points, grouped by the value of a payload field.
+        self, point: ArrayLike, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[CommonOptions]
+    ) -> GroupedResult:
+        """Return the nearest points, grouped by the value of a payload field; the group with the nearest hit first.
 
         Args:
             point: Shape (d,), space components.
             by: Field to group by; points without it are in no group.
             groups: Groups to return at most, 1 or more.
             size: Hits of each group at most, 1 or more.
-            **options: See `QueryOptions`; without `limit` and `offset`.
-
-        Returns:
-            Hits by value, nearest first; the group with the nearest hit first.
+            **options: See `CommonOptions`.
         """
-        plan, grouping = self._collection.plan_groups(self._row(point), by, groups, size, **options)
-        return self._collection.interpret_groups(plan, self._store.query_groups(self.name, plan.query, grouping))
+        request = GroupRequest.of({**options, "by": by, "groups": groups, "size": size})
+        x = checked_point(self._collection, point)
+        plan = plan_search(self._collection, request)
+        answer = self._store.query_groups(self.name, plan.query(x[None, :]), GroupQuery(by, groups, size))
+        info = query_info(x, None, x, self.metadata.safety, self.metadata.curvature, plan.threshold)
+        return GroupedResult(info, groups_of(plan, x, answer))
 
     def points(self, ids: Sequence[Any]) -> tuple[NDArray[np.float64], list[Modality | None]]:
         """Stored points, (n, d), and what they were encoded from, in the order of `ids`.
@@ -315,15 +320,7 @@ class Index:
         Raises:
             PointNotFoundError: There is none with one of the ids.
         """
-        return self._collection.found_points(normal_ids(ids), self.retrieve(ids))
-
-    def _row(self, point: ArrayLike) -> NDArray[Any]:
-        row = np.asarray(point)
-        if row.ndim != 1:
-            raise InvalidVectorError(
-                f"the point has shape {row.shape}; expected ({self.metadata.dim},). For several use query_batch"
-            )
-        return row[None, :]
+        return found_points(self._collection, normal_ids(ids), self.retrieve(ids))
 
     def retrieve(self, ids: Sequence[Any]) -> list[StoredPoint]:
         """Points by id with their whole payload, scored or not, in no particular order."""
@@ -335,7 +332,7 @@ class Index:
         Raises:
             StoreError: The collection is no longer there, or no longer ours.
         """
-        self._collection = Collection.read(self.name, self._store.open(self.name))
+        self._collection = run(open_collection(self.name), self._store)
 
     def count(self, filter: models.Filter | None = None) -> int:
         """Exact number of points (that match a filter)."""

@@ -29,6 +29,7 @@ from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, Sett
 from hysac_retrieval.payload import MODALITY, RADIUS, UNSAFE, finite_number, own_payload, short_numbers, stored_modality
 from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.safety.verdict import flag_key, verdict
 from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.types import StoredPoint
@@ -131,12 +132,16 @@ def rescore(
         else:
             continue
         break
+    left = {name: _left(index.store, name, metadata) for name in names}
+    for name in (name for name, some in left.items() if not some):
+        for calibration in metadata.earlier:
+            index.store.drop_index(name, flag_key(calibration.fingerprint))
     return RescoreReport(
         collection=index.name,
         fingerprint=metadata.fingerprint,
         threshold=metadata.safety.threshold,
         **asdict(counts),
-        left=sum(_left(index.store, name, metadata) for name in names),
+        left=sum(left.values()),
         safe=index.count(safety_filter(metadata.safety.threshold, metadata.fingerprint)),
         points=index.count(),
         seconds=time.perf_counter() - start,
@@ -190,6 +195,7 @@ def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprin
     replaced = Calibration(fingerprint=metadata.fingerprint, safety=metadata.safety)
     earlier = [known for known in (*metadata.earlier, replaced) if known.fingerprint != target]
     changed = metadata.model_copy(update={"fingerprint": target, "safety": safety, "earlier": tuple(earlier)})
+    store.add_index(name, flag_key(target), "bool")
     store.write_metadata(name, changed.model_dump(mode="json", exclude_none=True))
 
 
@@ -233,7 +239,8 @@ def _amended(point: StoredPoint, metadata: CollectionMetadata, before: Calibrati
     counts.withdrawn += was_safe and not is_safe
     counts.released += is_safe and not was_safe
     counts.unreadable += radius is None
-    return Amendment(point.id, {"unsafe": unsafe, "model": metadata.fingerprint}, before.fingerprint, radius)
+    entries = verdict(unsafe, metadata.safety.threshold, metadata.fingerprint)
+    return Amendment(point.id, entries, before.fingerprint, radius)
 
 
 def _score(safety: SafetyProfile, radius: float, modality: Modality | None) -> float:

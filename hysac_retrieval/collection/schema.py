@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import ValidationError
 
+from hysac_retrieval.collection.collection import Collection, payload_indexes
 from hysac_retrieval.collection.metadata import CollectionMetadata, raw_fingerprint
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.errors import CollectionExistsError, ModelMismatchError, SettingsError
 from hysac_retrieval.lift import Lift, PaddedLift, PoincareLift, lift_from_dict
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.stores.types import Quantization
+from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.types import CollectionSpec, HnswOptions, Quantization, StorageOptions
 from hysac_retrieval.types import MODALITIES
 
 LiftChoice = Lift | Mapping[str, Any] | Literal["padded", "poincare", "auto"]
@@ -25,6 +27,38 @@ ROTATE_SEED = 0
 """Seed of the rotation that int8 quantization needs; kept with the lift, so that any process rebuilds it."""
 
 _MARGIN_SIGMAS = 8.0
+
+
+class PointModel(Protocol):
+    """What a collection is told of the model that makes its points; an `Encoder` is one."""
+
+    @property
+    def dim(self) -> int:
+        """Number d of space components of a point."""
+
+    @property
+    def curvature(self) -> float:
+        """Curvature c > 0 of the space (−c)."""
+
+    @property
+    def safety(self) -> SafetyProfile:
+        """The model's calibration."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of what the model computes."""
+
+    @property
+    def lift(self) -> Lift | None:
+        """How the model's points are best stored; None if it does not say."""
+
+
+def model_options(model: PointModel, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Index.create` and `Index.attach` for a model, and others that they take."""
+    own = {"dim": model.dim, "curvature": model.curvature, "safety": model.safety, "fingerprint": model.fingerprint}
+    if options.get("sample") is None and options.get("lift") is None:
+        own["lift"] = model.lift
+    return {**options, **own}
 
 
 def collection_metadata(
@@ -102,3 +136,44 @@ def _reach(safety: SafetyProfile, curvature: float) -> float:
     groups = [group for kind in MODALITIES for group in (safety.of(kind).safe, safety.of(kind).unsafe)]
     # The norm grows as e^(2√c r); 20/√c is the largest that a lift accepts.
     return float(min(max(group.mean + _MARGIN_SIGMAS * group.std for group in groups), 20 / curvature**0.5))
+
+
+def make_collection(
+    store: Store,
+    name: str,
+    metadata: CollectionMetadata,
+    *,
+    hnsw: HnswOptions | None,
+    storage: StorageOptions | None,
+    exist_ok: bool,
+) -> Collection:
+    """Make a collection, or open one of the same model and space.
+
+    Raises:
+        CollectionExistsError: It exists, and `exist_ok` is not given.
+        ModelMismatchError: It exists, and is of another model or space.
+    """
+    lift = lift_from_dict(metadata.lift)
+    spec = CollectionSpec(
+        size=lift.size,
+        metric=lift.metric,
+        metadata=metadata.model_dump(mode="json", exclude_none=True),
+        indexes=payload_indexes(metadata.fingerprint),
+        hnsw=hnsw or HnswOptions(),
+        quantization=metadata.quantization,
+        storage=storage or StorageOptions(),
+    )
+    try:
+        store.create(name, spec)
+    except CollectionExistsError:
+        if not exist_ok:
+            raise
+    collection = Collection.read(name, store.open(name), metadata.fingerprint)
+    found, wanted = collection.metadata, metadata
+    if found.dim != wanted.dim or not math.isclose(found.curvature, wanted.curvature, rel_tol=1e-12):
+        raise ModelMismatchError(
+            f"collection {name!r} holds points of dimension {found.dim} and curvature {found.curvature}; asked for "
+            f"dimension {wanted.dim} and curvature {wanted.curvature}",
+            hint="Give it another name, or recreate it",
+        )
+    return collection

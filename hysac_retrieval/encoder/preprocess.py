@@ -30,6 +30,12 @@ DEFAULT_MAX_PIXELS = 89_478_485
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI")
 """Decoders that may run. Pillow has more; some take almost any bytes for theirs, EPS starts Ghostscript."""
 
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".qoi", ".tga", ".tif"}
+    | {".tiff", ".webp"}
+)
+"""Ends of file names that mean an image."""
+
 _ELONGATED = 32  # aspect ratio from which only the cropped part is resized
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {

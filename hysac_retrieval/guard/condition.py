@@ -10,7 +10,7 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadata
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.safety.filters import effective_threshold, search_filter
+from hysac_retrieval.safety.filters import effective_threshold, safety_filter, search_filter
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.stores import Connection, open_store
 from hysac_retrieval.types import Modality
@@ -94,9 +94,8 @@ class Guard:
         Raises:
             SettingsError: The filter is none.
         """
-        joined = search_filter(
-            threshold=self.threshold, fingerprint=self.fingerprint, modality=modality, user=user, rules=self.rules
-        )
+        safety = safety_filter(self.threshold, self.fingerprint)
+        joined = search_filter(safety, modality=modality, user=user, rules=self.rules)
         if joined is None:  # cannot be: there is a threshold
             raise SettingsError("a guard without a condition would let everything through")
         return joined.model_copy(deep=True)  # its parts are shared by all searches

@@ -38,7 +38,7 @@ class Lift(Protocol):
         """How the engine must compare stored vectors."""
 
     @property
-    def exact(self) -> bool:
+    def ranks(self) -> bool:
         """Whether the engine's score orders points as the geodesic distance does.
 
         If not, a search must fetch more candidates than it returns, and order them by `formula` or `distances`.
@@ -71,7 +71,7 @@ class Lift(Protocol):
         """Values that `formula` takes for extras that a stored point lacks, such that it comes last."""
 
     def distances(
-        self, point: ArrayLike, scores: ArrayLike, extras: Sequence[Mapping[str, Any]]
+        self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]
     ) -> NDArray[np.float64]:
         """What `formula` computes, computed here.
 

@@ -78,7 +78,7 @@ def choose_lift(
         wanted = min(k, len(stored))
         truth = exact_neighbours(stored, asked, wanted, curvature)
         for lift in lifts:
-            recall[lift.kind] = _recall(lift, stored, asked, truth, wanted if lift.exact else candidates, curvature)
+            recall[lift.kind] = _recall(lift, stored, asked, truth, wanted if lift.ranks else candidates, curvature)
     padded, poincare = (recall[lift.kind] or 0.0 for lift in lifts)
     chosen = lifts[1] if poincare > padded + _TIE else lifts[0]
     measured = {"points": len(stored), "queries": len(asked), "candidates": candidates, "k": k}

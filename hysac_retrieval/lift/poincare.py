@@ -96,7 +96,7 @@ class PoincareLift(BaseModel):
         return "Euclid"
 
     @property
-    def exact(self) -> Literal[False]:
+    def ranks(self) -> Literal[False]:
         """False: Euclidean distances between Poincaré coordinates shrink toward the boundary."""
         return False
 
@@ -195,7 +195,7 @@ class PoincareLift(BaseModel):
         return {f"hysac.{_SCALE}": 0.0}
 
     def distances(
-        self, point: ArrayLike, scores: ArrayLike, extras: Sequence[Mapping[str, Any]]
+        self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]
     ) -> NDArray[np.float64]:
         """Geodesic distances from the scores of the engine: 2 asinh(score · sqrt(s(q) s(p))) / √c.
 

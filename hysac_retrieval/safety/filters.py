@@ -8,8 +8,7 @@ collection's own model. A caller's filter is nested whole as one more ``must``, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -18,24 +17,42 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import MODALITY, MODEL, UNSAFE
-from hysac_retrieval.types import MODALITIES, Modality
+from hysac_retrieval.safety.verdict import flag_key
+from hysac_retrieval.types import MODALITIES, Modality, PointId
 
 MAX_LIMIT = 10_000
 """Largest number of hits of one search."""
 
 
-def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
-    """Points with a score of 0 to `threshold` given by the model `fingerprint`.
+def verdict_filter(fingerprint: str, threshold: float | None = None) -> models.Filter:
+    """Points that a model's calibration found safe: one indexed boolean.
 
-    A payload value may be a list, and an engine takes a list for a match when any element matches: hence the
-    conditions that no score may be above the threshold and no model may be another.
+    A payload value may be a list, and an engine takes a list for a match when any element matches. So what comes back
+    is held to `verdict.is_safe`; where nothing comes back, as in a count, `safety_filter` is the condition.
+
+    Args:
+        fingerprint: The model.
+        threshold: Stricter threshold than the calibration's, which joins a range; None for the calibration's.
     """
+    must = [models.FieldCondition(key=flag_key(fingerprint), match=models.MatchValue(value=True))]
+    if threshold is not None:
+        must.append(models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=threshold)))
+    return models.Filter(must=[*must])
+
+
+def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
+    """Points that a model found safe, with a score of 0 to `threshold`, whatever is in lists.
+
+    Hence the conditions that no score may be above the threshold, no model another, and no verdict false.
+    """
+    unsafe = models.FieldCondition(key=flag_key(fingerprint), match=models.MatchValue(value=False))
     return models.Filter(
         must=[
-            models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=threshold)),
+            *verdict_filter(fingerprint, threshold).must,  # type: ignore[misc]  # a list, made above
             models.FieldCondition(key=MODEL, match=models.MatchValue(value=fingerprint)),
         ],
         must_not=[
+            unsafe,
             models.FieldCondition(key=UNSAFE, range=models.Range(gt=threshold)),
             models.FieldCondition(key=MODEL, match=models.MatchExcept(**{"except": [fingerprint]})),
         ],
@@ -49,18 +66,16 @@ def scored_by(fingerprints: Iterable[str]) -> models.Filter:
 
 
 def search_filter(
+    safety: models.Filter | None,
     *,
-    threshold: float | None,
-    fingerprint: str,
     modality: Modality | None = None,
     user: models.Filter | Mapping[str, Any] | None = None,
     rules: models.Filter | None = None,
 ) -> models.Filter | None:
-    """Filter of a search: safety, modality, the policy's rules and the caller's own, all of which must hold.
+    """Return the filter of a search: safety, modality, the policy's rules and the caller's own, all of which must hold.
 
     Args:
-        threshold: Largest unsafe score of a hit; None for a search that may return anything.
-        fingerprint: Model of the collection.
+        safety: Condition of a safe search; None for a search that may return anything.
         modality: Kind of points to find; None for any.
         user: The caller's filter, as a model or as its JSON form.
         rules: The policy's own condition.
@@ -68,26 +83,23 @@ def search_filter(
     Raises:
         SettingsError: The modality is unknown or the caller's filter is none.
     """
-    if modality is not None and modality not in MODALITIES:
-        raise SettingsError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}, or None")
-    own = _own_filter(threshold, fingerprint, modality)
-    further = [condition for condition in (rules, None if user is None else as_filter(user)) if condition is not None]
-    if own is None or not further:
-        return models.Filter(must=further) if further else own
-    return models.Filter(must=[*own.must, *further], must_not=own.must_not)  # type: ignore[misc]
-
-
-@lru_cache(maxsize=64)
-def _own_filter(threshold: float | None, fingerprint: str, modality: Modality | None) -> models.Filter | None:
-    """Safety and modality; made once, since most searches have the same, and changed by nobody."""
     must: list[Any] = []
-    must_not: list[Any] = []
-    if threshold is not None:
-        safe = safety_filter(threshold, fingerprint)
-        must, must_not = list(safe.must), list(safe.must_not)  # type: ignore[arg-type]
     if modality is not None:
+        if modality not in MODALITIES:
+            raise SettingsError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}, or None")
         must.append(models.FieldCondition(key=MODALITY, match=models.MatchValue(value=modality)))
-    return models.Filter(must=must, must_not=must_not or None) if must else None
+    must += [condition for condition in (rules, None if user is None else as_filter(user)) if condition is not None]
+    if safety is None:
+        return models.Filter(must=must) if must else None
+    return models.Filter(must=[*safety.must, *must], must_not=safety.must_not)  # type: ignore[misc]  # a list, always
+
+
+def without(condition: models.Filter | None, ids: Sequence[PointId]) -> models.Filter | None:
+    """Return a condition that also leaves out some points."""
+    if not ids:
+        return condition
+    hidden: Any = models.HasIdCondition(has_id=list(ids))
+    return models.Filter(must=None if condition is None else [condition], must_not=[hidden])
 
 
 def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:

@@ -12,7 +12,7 @@ from qdrant_client import models
 from hysac_retrieval.errors import SettingsError, UnsafeNotAllowedError
 from hysac_retrieval.results import Hit, QueryInfo
 from hysac_retrieval.safety.filters import checked_count, checked_safe, effective_threshold
-from hysac_retrieval.safety.profile import Traversal
+from hysac_retrieval.safety.redirect import Traversal
 from hysac_retrieval.types import PointId
 
 Label: TypeAlias = str | int | bool

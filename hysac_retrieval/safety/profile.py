@@ -1,4 +1,4 @@
-"""From radius to safety: scores, thresholds and the redirection of unsafe queries.
+"""From radius to safety: the calibration of a model, its scores and its threshold.
 
 In a HySAC space the distance from the origin grows along safe text < safe image < unsafe text <
 unsafe image, so a radius is a safety score once the modality is known. A `SafetyProfile` holds what
@@ -8,23 +8,19 @@ was measured on a model's validation set; it travels in the model bundle and in 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self, get_args
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.types import MODALITIES, Modality
 
-RedirectMode = Literal["geodesic", "reference", "none"]
-Traversal = Literal[RedirectMode, "adaptive"]
 PERCENTILES = (5, 25, 50, 75, 95)
 """Percentiles kept of each calibration set."""
 
-REFERENCE_ALPHA = 0.8
-"""Default of the published traversal's offset α."""
+_FARTHEST = 700.0  # exp cannot overflow there, and σ is 0 or 1 to the last bit of float64 long before
 
 
 class RadiusStats(BaseModel):
@@ -115,9 +111,21 @@ class SafetyProfile(BaseModel):
         profile = self.of(modality)
         r = np.asarray(radius, dtype=np.float64)
         finite = np.isfinite(r)
-        # Clipped so that exp cannot overflow; σ is 0 or 1 to the last bit of float64 long before ±700.
-        logit = np.clip(profile.slope * (np.where(finite, r, 0.0) - profile.midpoint), -700.0, 700.0)
+        logit = np.clip(profile.slope * (np.where(finite, r, 0.0) - profile.midpoint), -_FARTHEST, _FARTHEST)
         return np.where(finite, 1.0 / (1.0 + np.exp(-logit)), 1.0)
+
+    def score(self, radius: float, modality: Modality | None) -> float:
+        """Return P(unsafe | radius, modality) of one query; for an unknown modality the larger of both.
+
+        The same as `unsafe`, for a single number, without the cost of arrays.
+        """
+        if modality is None:
+            return max(self.score(radius, kind) for kind in MODALITIES)
+        if not math.isfinite(radius):
+            return 1.0
+        profile = self.of(modality)
+        logit = min(max(profile.slope * (radius - profile.midpoint), -_FARTHEST), _FARTHEST)
+        return 1.0 / (1.0 + math.exp(-logit))
 
     def reach(self, modality: Modality) -> float:
         """Largest radius whose score is at most the threshold, ≥ 0, up to rounding."""
@@ -126,69 +134,3 @@ class SafetyProfile(BaseModel):
             return 0.0
         logit = math.log(self.threshold) - math.log1p(-self.threshold)
         return max(profile.midpoint + logit / profile.slope, 0.0)
-
-
-def redirect(
-    points: NDArray[Any],
-    modality: Modality,
-    profile: SafetyProfile,
-    curvature: float,
-    mode: RedirectMode = "geodesic",
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Move unsafe query points toward the origin.
-
-    Args:
-        points: Space components, shape (n, d).
-        modality: Kind of the queries; each has its own boundary.
-        profile: The model's calibration.
-        curvature: Curvature c > 0 of the space (−c).
-        mode: ``"geodesic"`` puts a point whose score is above the profile's threshold exactly onto the boundary, if it
-            lies beyond it, and leaves a safe query as it is; ``"reference"`` is the formula of
-            the published code (see `traverse_reference`); ``"none"`` moves nothing. (``"adaptive"`` depends on what
-            is found; see `traversal`.)
-
-    Returns:
-        The points to search with, (n, d) float64, and which of them were moved, (n,) bool. No point is ever
-        farther from the origin than before.
-    """
-    x = np.asarray(points, dtype=np.float64)
-    if mode == "none":
-        return x, np.zeros(x.shape[0], dtype=np.bool_)
-    calibration = profile.of(modality)
-    if mode == "geodesic":
-        radius = lorentz.dist0(x, curvature)
-        moved = (profile.unsafe(radius, modality) > profile.threshold) & (radius > calibration.boundary)
-        if not moved.any():
-            return x, moved
-        return np.where(moved[:, None], lorentz.traverse(x, calibration.boundary, curvature), x), moved
-    if mode == "reference":
-        # The published bounds: 95th percentile of safe images for image queries, of safe texts for the others.
-        return traverse_reference(x, calibration.safe.percentiles[95], curvature)
-    raise SettingsError(f"unknown redirection {mode!r}; expected one of {', '.join(get_args(RedirectMode))}")
-
-
-def traverse_reference(
-    points: NDArray[Any], bound: float, curvature: float, alpha: float = REFERENCE_ALPHA
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The traversal of the published HySAC code, number for number.
-
-    B = b + 1 + tanh((b − α) / c). A point whose *geodesic* distance from the origin exceeds B has the *Euclidean*
-    norm of its space components set to B, so that it ends up at radius asinh(√c B)/√c < B. Kept for comparison with
-    published results; ``geodesic`` is exact.
-
-    Args:
-        points: Space components, shape (n, d).
-        bound: The bound b, a percentile of the radii of safe samples.
-        curvature: Curvature c > 0.
-        alpha: The offset α.
-
-    Returns:
-        The points, (n, d) float64, and which of them were moved, (n,) bool.
-    """
-    x = np.asarray(points, dtype=np.float64)
-    target = bound + 1.0 + math.tanh((bound - alpha) / curvature)
-    norm = np.linalg.norm(x, axis=-1)
-    # The norm is never increased: asinh(√c B)/√c < B, so whatever passes the first test has a larger norm.
-    moved = lorentz.dist0(x, curvature) > target
-    scale = np.where(moved, target / np.where(norm > 0, norm, 1.0), 1.0)
-    return x * scale[:, None], moved

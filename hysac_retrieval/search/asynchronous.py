@@ -16,16 +16,16 @@ from typing import Any, Self, TypeVar, Unpack
 
 from qdrant_client import AsyncQdrantClient
 
-from hysac_retrieval.collection.collection import Collection
-from hysac_retrieval.collection.plans import AskOptions, SearchOptions
+from hysac_retrieval.collection.attach import open_collection
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import GroupedResult, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import connect, load_encoder
-from hysac_retrieval.search.engine import SearchCore
-from hysac_retrieval.search.explain import ExplainOptions, Explanation, explain
+from hysac_retrieval.search.engine import SearchEngine
+from hysac_retrieval.search.explain import Explanation, explain
 from hysac_retrieval.search.permitted import permitted
-from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
+from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder, several
+from hysac_retrieval.search.request import ExplainOptions, GroupOptions, SearchOptions
 from hysac_retrieval.steps import Steps, arun
 from hysac_retrieval.stores import Connection, HnswOptions, Store, server_options
 from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Session:
-    core: SearchCore
+    core: SearchEngine
     store: Any
     close: Callable[[], Awaitable[None]]
 
@@ -58,27 +58,28 @@ class AsyncSafeSearch:
 
     async def search_batch(self, queries: Iterable[Query], **options: Unpack[SearchOptions]) -> list[SearchResult]:
         """See `SafeSearch.search_batch`."""
-        return await self._run(lambda core: core.search(queries, **options))
+        asked = several(queries)
+        return await self._run(lambda core: core.search(asked, options))
 
     async def similar(self, id: PointId, **options: Unpack[SearchOptions]) -> SearchResult:
         """See `SafeSearch.similar`."""
         return await self.search(PointRef(id), **options)
 
     async def search_groups(
-        self, query: Query, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[AskOptions]
+        self, query: Query, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[GroupOptions]
     ) -> GroupedResult:
         """See `SafeSearch.search_groups`."""
-        return await self._run(lambda core: core.groups(query, by, groups, size, **options))
+        return await self._run(lambda core: core.groups(query, {**options, "by": by, "groups": groups, "size": size}))
 
     async def explain(self, query: Query, **options: Unpack[ExplainOptions]) -> Explanation:
         """See `SafeSearch.explain`."""
-        return await self._run(lambda core: explain(core, query, **options))
+        return await self._run(lambda core: explain(core, query, options))
 
     async def permitted(self, ids: Iterable[PointId]) -> frozenset[PointId]:
         """See `SafeSearch.permitted`."""
         return await self._run(lambda core: permitted(core, ids))
 
-    async def _run(self, begin: Callable[[SearchCore], Steps[T]]) -> T:
+    async def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
         session = await self._opened()
         # A search encodes and computes between its questions, which must not hold up the event loop.
         return await arun(begin(session.core), session.store, in_thread=True)
@@ -145,7 +146,7 @@ def aconnect(
         if async_client is not None:
             encoder = await asyncio.to_thread(load_encoder, model)
             store = AsyncQdrantStore(async_client)
-            core = SearchCore.make(Collection.read(name, await store.open(name)), encoder, policy)
+            core = SearchEngine.make(await arun(open_collection(name), store), encoder, policy)
             return _Session(core, store, store.close)
         engine = await asyncio.to_thread(
             lambda: connect(name, model=model, policy=policy, create=create, hnsw=hnsw, **connection)

@@ -11,14 +11,14 @@ from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.collection.plans import AskOptions, SearchOptions
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import GroupedResult, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.search.engine import SearchCore
-from hysac_retrieval.search.explain import ExplainOptions, Explanation, explain
+from hysac_retrieval.search.engine import SearchEngine
+from hysac_retrieval.search.explain import Explanation, explain
 from hysac_retrieval.search.permitted import permitted
-from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder
+from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder, several
+from hysac_retrieval.search.request import ExplainOptions, GroupOptions, SearchOptions
 from hysac_retrieval.steps import Steps, run
 from hysac_retrieval.stores import Connection, HnswOptions
 from hysac_retrieval.types import PointId
@@ -41,7 +41,7 @@ class SafeSearch:
 
     def __init__(self, index: Index, encoder: QueryEncoder | None, *, policy: SafetyPolicy | None = None) -> None:
         self._index = index
-        self._core = SearchCore.make(index.collection, encoder, policy)
+        self._core = SearchEngine.make(index.collection, encoder, policy)
 
     @property
     def index(self) -> Index:
@@ -59,7 +59,7 @@ class SafeSearch:
         return self._core.policy
 
     @property
-    def core(self) -> SearchCore:
+    def core(self) -> SearchEngine:
         """Everything of a search but the sending."""
         return self._core
 
@@ -79,11 +79,11 @@ class SafeSearch:
             PointNotFoundError: A stored point is not there.
             SettingsError: An option is out of range.
         """
-        return self.search_batch([query], **options)[0]
+        return self._run(self._core.search([query], options))[0]
 
     def search_batch(self, queries: Iterable[Query], **options: Unpack[SearchOptions]) -> list[SearchResult]:
         """As `search`, for many queries (kinds may be mixed) in one request to the store; same order."""
-        return self._run(self._core.search(queries, **options))
+        return self._run(self._core.search(several(queries), options))
 
     def similar(self, id: PointId, **options: Unpack[SearchOptions]) -> SearchResult:
         """Find what is nearest to a stored point, which is judged and redirected as any query and not among the hits.
@@ -95,7 +95,7 @@ class SafeSearch:
         return self.search(PointRef(id), **options)
 
     def search_groups(
-        self, query: Query, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[AskOptions]
+        self, query: Query, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[GroupOptions]
     ) -> GroupedResult:
         """As `search`, with the hits grouped by a payload field: the nearest groups, the nearest hits of each.
 
@@ -104,13 +104,13 @@ class SafeSearch:
             by: The payload field, such as ``album`` or ``meta.album``; points without it are left out.
             groups: Groups at most.
             size: Hits of each group at most.
-            **options: See `AskOptions`.
+            **options: See `GroupOptions`.
         """
-        return self._run(self._core.groups(query, by, groups, size, **options))
+        return self._run(self._core.groups(query, {**options, "by": by, "groups": groups, "size": size}))
 
     def explain(self, query: Query, **options: Unpack[ExplainOptions]) -> Explanation:
         """Show the way of a query to the origin, and which stored texts entail it on the way; see `explain.explain`."""
-        return self._run(explain(self._core, query, **options))
+        return self._run(explain(self._core, query, options))
 
     def permitted(self, ids: Iterable[PointId]) -> frozenset[PointId]:
         """Those of some stored points that a safe search may return; see `permitted.permitted`."""
@@ -162,17 +162,7 @@ def connect(
     if create:
         if encoder is None:
             raise SettingsError("create=True needs a model; use Index.create for a collection of points")
-        index = Index.create(
-            name,
-            dim=encoder.dim,
-            curvature=encoder.curvature,
-            safety=encoder.safety,
-            fingerprint=encoder.fingerprint,
-            lift=encoder.lift,
-            hnsw=hnsw,
-            exist_ok=True,
-            **connection,
-        )
+        index = Index.for_model(encoder, name, hnsw=hnsw, exist_ok=True, **connection)
     else:
         index = Index.open(name, expect_fingerprint=encoder.fingerprint if encoder else None, **connection)
     try:

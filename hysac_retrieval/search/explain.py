@@ -1,4 +1,4 @@
-"""The way of a query to the origin, as figure 3 of the paper (arXiv 2503.12127) shows it.
+"""The path of a query to the origin, as figure 3 of the paper (arXiv 2503.12127) shows it.
 
 At points of equal spacing along the geodesic from the query to the origin: how unsafe it is there, and which stored
 texts entail it. A text entails a point that lies in its entailment cone: the exterior angle at the text is at most the
@@ -8,22 +8,23 @@ half aperture of its cone (MERU, eq. 5 and 6).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypedDict, Unpack, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from qdrant_client import models
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.collection.collection import Collection
-from hysac_retrieval.collection.plans import SearchPlan
+from hysac_retrieval.collection.interpret import hits_of
+from hysac_retrieval.collection.plan import SearchPlan, plan_search
+from hysac_retrieval.collection.records import stored_points
+from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.results import Hit, QueryInfo
-from hysac_retrieval.safety.filters import checked_count
-from hysac_retrieval.search.engine import SearchCore
-from hysac_retrieval.search.queries import Query
+from hysac_retrieval.safety.redirect import radius_of
+from hysac_retrieval.search.engine import Prepared, SearchEngine
+from hysac_retrieval.search.points import Point
+from hysac_retrieval.search.queries import Query, describe
+from hysac_retrieval.search.request import ExplainRequest
 from hysac_retrieval.search.steps import find
-from hysac_retrieval.search.traversal import joined, profile_score
 from hysac_retrieval.steps import Steps
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import MODALITIES, Modality
@@ -32,34 +33,9 @@ CANDIDATES = 100
 """Nearest texts of a point among which those that entail it are sought."""
 
 
-class ExplainOptions(TypedDict, total=False):
-    """Options of `explain`.
-
-    Attributes:
-        steps: Points from the query to the origin, both included, 2 to 64. Default 9.
-        near: Texts and points to show at each, 1 to 20. Default 3.
-        safe: Whether only safe points may be shown (the default).
-        filter: The caller's own Qdrant filter or its JSON form; it can only narrow what is shown.
-        threshold: As of a search.
-        query_modality: What a point was encoded from.
-        context: For an audit, as of a search.
-    """
-
-    steps: int
-    near: int
-    safe: bool
-    filter: models.Filter | Mapping[str, Any] | None
-    threshold: float | None
-    query_modality: Modality | None
-    context: Mapping[str, Any] | None
-
-
-_OPTIONS = tuple(name for name in get_type_hints(ExplainOptions) if name not in ("steps", "near"))
-
-
 @dataclass(frozen=True, slots=True)
 class ExplainedStep:
-    """A point of the way.
+    """A point of the path.
 
     Attributes:
         radius: Its distance from the origin.
@@ -82,15 +58,15 @@ class ExplainedStep:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The way of a query to the origin.
+    """The path of a query to the origin.
 
     Attributes:
         asked: The query in words.
         query: What a search does to the query.
         boundary: Radius that an unsafe query is moved to.
-        cones: Whether any stored text entails the query anywhere on the way. Where none does, the collection has no
+        cones: Whether any stored text entails the query anywhere on the path. Where none does, the collection has no
             such texts or the model has not learned entailment, and only the nearest points tell something.
-        steps: The way, from the query to the origin.
+        steps: The path, from the query to the origin.
     """
 
     asked: str
@@ -104,73 +80,82 @@ class Explanation:
         return asdict(self)
 
 
-def explain(core: SearchCore, query: Query, **options: Unpack[ExplainOptions]) -> Steps[Explanation]:
+def explain(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> Steps[Explanation]:
     """Follow a query to the origin and say what is there; `SafeSearch.explain` drives it.
 
-    Everything is asked of the store in one request (two or three where the query is a stored point or the traversal
-    adaptive), under the policy: with ``safe=True`` nothing unsafe is shown.
+    The store is asked twice, for texts and for whatever is near (and once or twice before, where the query is a stored
+    point or the traversal adaptive), under the policy: with ``safe=True`` nothing unsafe is shown.
 
     Raises:
         UnsafeNotAllowedError: ``safe=False`` where the policy forbids it.
         SettingsError: An option is out of range.
     """
-    rest: dict[str, Any] = dict(options)
-    steps = checked_count(rest.pop("steps", 9), "steps", 64, least=2)
-    near = checked_count(rest.pop("near", 3), "near", 20)
-    asked = core.checked(rest, _OPTIONS, steps=steps, near=near)
-    located = yield from core.locate([query], asked)
-    ((searched, info),) = yield from core.settle(located, asked)
-    metadata = core.collection.metadata
-    curvature, profile, kind = metadata.curvature, metadata.safety, located.kinds[0]
-    way = _way(located.points[0], searched, steps, curvature)
-    texts = core.collection.plan(way, **{**asked.plan, "limit": CANDIDATES, "modality": "text"})
-    others = core.collection.plan(way, **{**asked.plan, "limit": near})
-    # Cones are computed from the stored points, so the vectors must come along.
-    texts = replace(texts, query=replace(texts.query, with_vectors=True))
-    answers = yield from find(core.collection.name, joined(texts, others, list(located.hidden) * 2 * len(way)))
-    boundary = min(profile.of(name).boundary for name in ([kind] if kind else MODALITIES))
-    nearest = core.collection.interpret(others, answers[len(way) :])
-    found = []
-    for row, point in enumerate(way):
-        radius = float(lorentz.dist0(point, curvature))
-        score = profile_score(radius, kind, profile)
-        entailing = _entailing(core.collection, texts, row, answers[row])
-        found.append(
+    prepared = engine.prepare(ExplainRequest, options)
+    request, collection = prepared.request, engine.collection
+    (settled,) = yield from engine.settled([query], prepared)
+    metadata, info = collection.metadata, settled.info
+    path = _path_to_origin(settled.asked, settled.point, request.steps, metadata.curvature)
+    texts = _plan(engine, prepared, limit=CANDIDATES, modality="text")
+    others = _plan(engine, prepared, limit=request.near)
+    hidden = [settled.hidden] * len(path)
+    near_texts = yield from find(collection.name, texts.query(path, hidden))
+    near_all = yield from find(collection.name, others.query(path, hidden))
+    boundary = min(metadata.safety.of(kind).boundary for kind in ([info.modality] if info.modality else MODALITIES))
+    steps = []
+    for point, some, every in zip(path, near_texts, near_all, strict=True):
+        radius = radius_of(point, metadata.curvature)
+        score = metadata.safety.score(radius, info.modality)
+        entailing = engine.policy.admitted(_entailing(texts, point, some), request.safe)
+        nearest = engine.policy.admitted(hits_of(others, point, every)[: request.near], request.safe)
+        steps.append(
             ExplainedStep(
                 radius=radius,
                 unsafe=score,
-                counts_unsafe=score > profile.threshold,
+                counts_unsafe=score > metadata.safety.threshold,
                 # What has been moved onto the boundary is not beyond it, whatever the last digit says.
                 beyond=radius > boundary * (1 + 1e-9),
-                searched=np.array_equal(point, searched),
-                entailing=core.policy.admitted(entailing, asked.safe)[:near],
-                nearest=core.policy.admitted(nearest[row], asked.safe),
+                searched=np.array_equal(point, settled.point),
+                entailing=entailing[: request.near],
+                nearest=nearest,
             )
         )
-    shown = {hit.id: hit for step in found for hit in (*step.entailing, *step.nearest)}
-    core.audit("explain", asked, located, [(info, list(shown.values()))])
-    return Explanation(located.asked[0], info, boundary, any(step.entailing for step in found), tuple(found))
+    shown = {hit.id: hit for step in steps for hit in (*step.entailing, *step.nearest)}
+    engine.audit("explain", prepared, [query], [(info, list(shown.values()))])
+    return Explanation(describe(query), info, boundary, any(step.entailing for step in steps), tuple(steps))
 
 
-def _way(
-    point: NDArray[np.float64], searched: NDArray[np.float64], steps: int, curvature: float
-) -> NDArray[np.float64]:
+def _plan(
+    engine: SearchEngine, prepared: Prepared[ExplainRequest], limit: int, modality: Modality | None = None
+) -> SearchPlan:
+    """How neighbours of a point are searched; cones are computed from stored points, so their vectors come along."""
+    request = prepared.request
+    shown = PageRequest(
+        safe=request.safe,
+        threshold=prepared.bound,
+        filter=request.filter,
+        limit=limit,
+        modality=modality or request.modality,
+    )
+    rules = engine.policy.condition(request.safe)
+    return plan_search(engine.collection, shown, rules=rules, with_vectors=modality == "text")
+
+
+def _path_to_origin(asked: Point, searched: Point, steps: int, curvature: float) -> Point:
     """Points from a query to the origin at equal spacing, and the one that a search uses, (s, d)."""
-    way: NDArray[np.float64] = lorentz.geodesic_to_origin(point, steps, curvature)
-    way[0] = point
-    if not (way == searched).all(axis=1).any():
-        way = np.concatenate([way, searched[None, :]])
-        way = way[np.argsort(-lorentz.dist0(way, curvature), kind="stable")]
-    return way
+    path: Point = lorentz.geodesic_to_origin(asked, steps, curvature)
+    path[0] = asked
+    if not (path == searched).all(axis=1).any():
+        path = np.concatenate([path, searched[None, :]])
+        path = path[np.argsort(-lorentz.dist0(path, curvature), kind="stable")]
+    return path
 
 
-def _entailing(collection: Collection, plan: SearchPlan, row: int, answer: Sequence[StoredPoint]) -> list[Hit]:
-    """Of the texts near a point, those that entail it, nearest first."""
+def _entailing(plan: SearchPlan, point: Point, answer: Sequence[StoredPoint]) -> list[Hit]:
+    """Of the texts near a point, those whose cone contains it, nearest first."""
     if not answer:
         return []
-    curvature = collection.metadata.curvature
-    stored, _ = collection.stored_points(answer)
-    angles = lorentz.exterior_angle(stored, plan.points[row][None, :], curvature)
-    entails = angles <= lorentz.half_aperture(stored, curvature)
-    ids = {point.id for point, inside in zip(answer, entails, strict=True) if inside}
-    return [hit for hit in collection.hits(plan, row, answer) if hit.id in ids]
+    curvature = plan.collection.metadata.curvature
+    stored, _ = stored_points(plan.collection, answer)
+    inside = lorentz.exterior_angle(stored, point[None, :], curvature) <= lorentz.half_aperture(stored, curvature)
+    ids = {text.id for text, entails in zip(answer, inside, strict=True) if entails}
+    return [hit for hit in hits_of(plan, point, answer) if hit.id in ids]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -13,23 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.errors import InputError, InvalidVectorError
-from hysac_retrieval.lift import Lift
+from hysac_retrieval.collection.schema import PointModel
+from hysac_retrieval.errors import InputError
 from hysac_retrieval.payload import normal_ids
-from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import Modality, PointId
 
 NEGATIVE_WEIGHT = 0.5
 """How far negative examples turn a query: their direction counts half as much as that of the positive ones."""
-
-
-class Text(str):
-    """A text that is only ever text: a plain `str` that ends as an image's name does may name a file.
-
-    For queries from strangers, who must not make a server open its files.
-    """
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +69,9 @@ class Examples:
 Query: TypeAlias = Single | Examples
 """What can be searched with."""
 
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".dib", ".gif", ".j2k", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".qoi", ".tga", ".tif"}
-    | {".tiff", ".webp"}
-)
 
-
-class QueryEncoder(Protocol):
-    """What a search needs of an `Encoder`."""
-
-    @property
-    def dim(self) -> int:
-        """Number of space components of a point."""
-
-    @property
-    def curvature(self) -> float:
-        """Curvature c > 0 of the space (−c)."""
-
-    @property
-    def safety(self) -> SafetyProfile:
-        """The model's calibration."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of what the model computes."""
-
-    @property
-    def lift(self) -> Lift | None:
-        """How the model's points are best stored; None if it does not say."""
+class QueryEncoder(PointModel, Protocol):
+    """A model that encodes queries, such as an `Encoder`."""
 
     def encode_text(self, texts: list[str], /) -> NDArray[np.float32]:
         """Texts to points (n, d)."""
@@ -117,22 +81,17 @@ class QueryEncoder(Protocol):
 
 
 def kind_of(query: Any) -> Modality | None:
-    """What a query is: text, image, or None for a point.
-
-    A string is a text, unless it ends as an image's name does and names a file, and is no `Text`.
+    """Return what a query is: text, image, or None for a point. A string is always a text.
 
     Raises:
         InputError: It is none of them.
     """
-    if isinstance(query, Text):
-        return "text"
-    if isinstance(query, str):
-        is_image = Path(query).suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(query)
-        return "image" if is_image else "text"
-    if isinstance(query, os.PathLike | bytes | Image.Image):
-        return "image"
     if isinstance(query, np.ndarray | list | tuple):
         return None
+    if isinstance(query, str):
+        return "text"
+    if isinstance(query, os.PathLike | bytes | Image.Image):
+        return "image"
     raise InputError(f"a query is text, a path, bytes, a PIL image or a point, not {type(query).__name__}")
 
 
@@ -193,21 +152,3 @@ def _direction(v: NDArray[np.float64]) -> NDArray[np.float64]:
     """Unit vector along v; zero for zero."""
     length = float(np.linalg.norm(v))
     return v / length if length > 0 else np.zeros_like(v)
-
-
-def point_of(query: Any, dim: int) -> NDArray[Any]:
-    """A query as a point, (d,).
-
-    Raises:
-        InvalidVectorError: It is not an array of that shape.
-    """
-    try:
-        point = np.asarray(query)
-    except (ValueError, TypeError) as error:
-        raise InvalidVectorError(f"the query cannot be read as a point: {error}") from error
-    if point.shape != (dim,):
-        raise InvalidVectorError(
-            f"the query is an array of shape {point.shape}; a point of this collection has shape ({dim},). "
-            "Give a picture as a PIL image"
-        )
-    return point

@@ -1,165 +1,125 @@
-"""Where an unsafe query is searched: at one point, or at the least moved of several that finds what is safe.
+"""Where a query is searched: settled before the search itself.
 
-`safety.redirect` knows one target per query. The adaptive traversal goes the same way in steps: every point from the
-query itself to its boundary is searched, twice in the same request, once for what a safe search may return and once for
-what is nearest whatever its score. The second decides, and never leaves this process; the first answers.
+A geodesic traversal knows one target per query. An adaptive one goes the same way in steps: every point from the query
+to its boundary is probed in one request, for what is nearest whatever its score, and the least moved one around which
+everything is safe is searched. What the probes found never leaves this process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from qdrant_client import models
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.collection.plans import SearchPlan
-from hysac_retrieval.results import Hit, PathStep
-from hysac_retrieval.safety.profile import SafetyProfile, Traversal, redirect
-from hysac_retrieval.stores.types import VectorQuery
-from hysac_retrieval.types import MODALITIES, Modality, PointId
+from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.interpret import hits_of
+from hysac_retrieval.collection.plan import plan_search
+from hysac_retrieval.collection.request import PageRequest
+from hysac_retrieval.results import Hit, PathStep, QueryInfo
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.safety.redirect import boundary_of, moved_to, query_info, radius_of
+from hysac_retrieval.search.points import Point, QueryPoint
+from hysac_retrieval.search.request import AnyRequest
+from hysac_retrieval.search.steps import find
+from hysac_retrieval.steps import Steps
 
 
-@dataclass(frozen=True)
-class Route:
-    """Where one query may be searched.
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A query whose point to search with is known.
 
     Attributes:
-        points: (s, d) float64, least moved first; a single one unless what is found decides.
-        modality: Kind of the query; None if unknown.
+        asked: The query as a point, (d,).
+        point: The point to search with, (d,); `asked` itself where it was not moved.
+        info: What was done to the query.
+        hidden: Ids that its hits leave out.
     """
 
-    points: NDArray[np.float64]
-    modality: Modality | None
-
-    @property
-    def undecided(self) -> bool:
-        """Whether what is found decides where the query is searched."""
-        return len(self.points) > 1
+    asked: Point
+    point: Point
+    info: QueryInfo
+    hidden: tuple[int | str, ...]
 
 
-def routes(
-    points: NDArray[np.float64],
-    kinds: Sequence[Modality | None],
-    profile: SafetyProfile,
-    curvature: float,
-    mode: Traversal,
-    steps: int,
-) -> list[Route]:
-    """Where queries may be searched.
+def settle(
+    collection: Collection, policy: SafetyPolicy, queries: Sequence[QueryPoint], request: AnyRequest, bound: float
+) -> Steps[list[Settled]]:
+    """Assess queries, and redirect those that are unsafe; an adaptive traversal asks the store once more.
 
     Args:
-        points: The queries, (n, d) float64.
-        kinds: Their modalities; a point of unknown kind is held to both calibrations.
-        profile: The model's calibration.
-        curvature: Curvature c > 0 of the space (−c).
-        mode: How unsafe queries are redirected.
-        steps: Points of an adaptive route, 2 or more.
+        collection: The collection searched.
+        policy: How unsafe queries are redirected.
+        queries: The queries.
+        request: What is asked for.
+        bound: Largest score of a hit that counts as safe.
     """
-    searched = points
-    for kind in MODALITIES:
-        # A point of unknown kind is held to both calibrations; the one that moves it farther in wins.
-        rows = [row for row, found in enumerate(kinds) if found in (kind, None)]
-        if not rows:
-            continue
-        nearer, moved = redirect(points[rows], kind, profile, curvature, "geodesic" if mode == "adaptive" else mode)
-        if not moved.any():
-            continue
-        searched = searched.copy()
-        # The radius grows with the norm.
-        wins = (nearer**2).sum(axis=1) < (searched[rows] ** 2).sum(axis=1)
-        searched[rows] = np.where(wins[:, None], nearer, searched[rows])
-    if mode != "adaptive":
-        return [Route(point[None, :], kind) for point, kind in zip(searched, kinds, strict=True)]
-    return [
-        Route(_path(point, end, curvature, steps), kind)
-        for point, end, kind in zip(points, searched, kinds, strict=True)
-    ]
+    profile, curvature = collection.metadata.safety, collection.metadata.curvature
+    threshold = bound if request.safe else None
+    settled: list[Settled] = []
+    paths: dict[int, Point] = {}
+    for row, query in enumerate(queries):
+        searched = query.point
+        if request.safe and policy.traversal != "none":
+            target = boundary_of(radius_of(query.point, curvature), query.modality, profile)
+            if target is not None:
+                searched = moved_to(query.point, target, curvature)
+                if policy.traversal == "adaptive":
+                    paths[row] = _path(query.point, searched, curvature, policy.steps)
+        info = query_info(query.point, query.modality, searched, profile, curvature, threshold)
+        settled.append(Settled(query.point, searched, info, query.hidden))
+    if not paths:
+        return settled
+    nearest = yield from _probed(collection, policy, request, [queries[row] for row in paths], [*paths.values()])
+    for row, path in paths.items():
+        step, seen = _choose(path, queries[row], nearest[: len(path)], bound, collection)
+        nearest = nearest[len(path) :]
+        searched = queries[row].point if step == 0 else path[step]
+        info = query_info(queries[row].point, queries[row].modality, searched, profile, curvature, threshold, seen)
+        settled[row] = Settled(queries[row].point, searched, info, queries[row].hidden)
+    return settled
 
 
-def _path(point: NDArray[np.float64], end: NDArray[np.float64], curvature: float, steps: int) -> NDArray[np.float64]:
-    """Points at equal spacing from one to another that lies on its way to the origin, both included."""
-    if np.array_equal(point, end):
-        return point[None, :]
-    radii = np.linspace(float(lorentz.dist0(point, curvature)), float(lorentz.dist0(end, curvature)), steps)
-    path: NDArray[np.float64] = lorentz.traverse(np.repeat(point[None, :], steps, axis=0), radii, curvature)
-    # The ends exactly, so that a route of several points ends where the geodesic traversal does.
+def _path(point: Point, end: Point, curvature: float, steps: int) -> Point:
+    """Points at equal spacing from one to another that lies on its way to the origin, both included, (steps, d)."""
+    radii = np.linspace(radius_of(point, curvature), radius_of(end, curvature), steps)
+    path: Point = lorentz.traverse(np.repeat(point[None, :], steps, axis=0), radii, curvature)
+    # The ends exactly, so that a path of several points ends where the geodesic traversal does.
     path[0], path[-1] = point, end
     return path
 
 
-def choose(
-    route: Route, nearest: Sequence[Sequence[Hit]], threshold: float, profile: SafetyProfile, curvature: float
+def _probed(
+    collection: Collection,
+    policy: SafetyPolicy,
+    request: AnyRequest,
+    queries: Sequence[QueryPoint],
+    paths: Sequence[Point],
+) -> Steps[list[list[Hit]]]:
+    """What is nearest to each point of some paths, whatever its score, and so without a penalty on it."""
+    probe = PageRequest(safe=False, limit=policy.top, filter=request.filter, modality=request.modality, ef=request.ef)
+    plan = plan_search(collection, probe, rules=policy.condition(request.safe))
+    points = np.concatenate(paths)
+    hidden = [query.hidden for query, path in zip(queries, paths, strict=True) for _ in path]
+    answers = yield from find(collection.name, plan.query(points, hidden))
+    return [hits_of(plan, point, answer)[: policy.top] for point, answer in zip(points, answers, strict=True)]
+
+
+def _choose(
+    path: Point, query: QueryPoint, nearest: Sequence[Sequence[Hit]], bound: float, collection: Collection
 ) -> tuple[int, tuple[PathStep, ...]]:
-    """The least moved point of a route around which everything is safe; the most moved if there is none.
-
-    Args:
-        route: The route.
-        nearest: What is nearest to each of its points, whatever its score.
-        threshold: Largest score that counts as safe.
-        profile: The model's calibration.
-        curvature: Curvature c > 0.
-
-    Returns:
-        Index of the point, and the whole path.
-    """
-    shares = [_safe_share(hits, threshold) for hits in nearest]
+    """The least moved point of a path around which everything is safe, the most moved if there is none; the path."""
+    profile, curvature = collection.metadata.safety, collection.metadata.curvature
+    shares = [_safe_share(hits, bound) for hits in nearest]
     chosen = next((step for step, share in enumerate(shares) if share == 1.0), len(shares) - 1)
-    radii = lorentz.dist0(route.points, curvature)
+    radii = [radius_of(point, curvature) for point in path]
     return chosen, tuple(
-        PathStep(float(radius), profile_score(float(radius), route.modality, profile), share, step == chosen)
+        PathStep(radius, profile.score(radius, query.modality), share, step == chosen)
         for step, (radius, share) in enumerate(zip(radii, shares, strict=True))
     )
 
 
-def profile_score(radius: float, modality: Modality | None, profile: SafetyProfile) -> float:
-    """P(unsafe | radius, modality); for an unknown modality the larger of both."""
-    kinds = MODALITIES if modality is None else (modality,)
-    return max(float(profile.unsafe(radius, kind)) for kind in kinds)
-
-
-def _safe_share(hits: Sequence[Hit], threshold: float) -> float:
-    safe = sum(hit.unsafe is not None and hit.unsafe <= threshold for hit in hits)
+def _safe_share(hits: Sequence[Hit], bound: float) -> float:
+    safe = sum(hit.unsafe is not None and hit.unsafe <= bound for hit in hits)
     return safe / len(hits) if hits else 1.0
-
-
-def without(condition: models.Filter | None, ids: Sequence[PointId]) -> models.Filter | None:
-    """A condition that also leaves out some points."""
-    if not ids:
-        return condition
-    hidden: Any = models.HasIdCondition(has_id=list(ids))
-    return models.Filter(must=None if condition is None else [condition], must_not=[hidden])
-
-
-def joined(plan: SearchPlan, probes: SearchPlan | None, hidden: Sequence[Sequence[PointId]]) -> VectorQuery:
-    """A plan and its probes in one request.
-
-    Args:
-        plan: Searches that answer.
-        probes: Searches that only decide; None if nothing is to be decided.
-        hidden: Ids that each search leaves out, those of the plan first.
-    """
-    query = plan.query
-    conditions = [query.filter] * len(query.vectors)
-    if probes is not None:
-        other = probes.query
-        conditions += [other.filter] * len(other.vectors)
-        query = replace(
-            query,
-            vectors=np.concatenate([query.vectors, other.vectors]),
-            limit=max(query.limit, other.limit),
-            ef=_larger(query.ef, other.ef),
-            candidates=_larger(query.candidates, other.candidates),
-            formulas=None if query.formulas is None else [*query.formulas, *(other.formulas or ())],
-        )
-    if probes is None and not any(hidden):
-        return query
-    # `filter` stays that of the plan: a store that knew no conditions of single searches would still be safe.
-    return replace(query, filters=[without(base, ids) for base, ids in zip(conditions, hidden, strict=True)])
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    return max((value for value in (one, other) if value is not None), default=None)

@@ -16,7 +16,15 @@ from qdrant_client import models
 
 from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.extension import Extension
-from hysac_retrieval.stores.types import CollectionSpec, Group, GroupQuery, Opened, StoredPoint, VectorQuery
+from hysac_retrieval.stores.types import (
+    CollectionSpec,
+    Group,
+    GroupQuery,
+    IndexKind,
+    Opened,
+    StoredPoint,
+    VectorQuery,
+)
 from hysac_retrieval.types import PointId
 
 
@@ -61,6 +69,12 @@ class Store(Protocol):
 
     def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
         """Change entries under our payload key, of points that still are what they were. Durable when it returns."""
+
+    def add_index(self, name: str, key: str, kind: IndexKind) -> None:
+        """Index a payload field; one that is indexed already is no error."""
+
+    def drop_index(self, name: str, key: str) -> None:
+        """Index a payload field no longer; one that is not indexed is no error."""
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """Best points for each vector, best first, with payload and score, and with vector where asked for."""

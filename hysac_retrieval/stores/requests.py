@@ -150,8 +150,7 @@ def stored(point: models.ScoredPoint | models.Record, score: float | None = None
 
 
 def _params(query: VectorQuery) -> models.SearchParams | None:
-    if query.exact:
-        return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
+    # Local mode searches exactly and warns about parameters of a graph that it does not have; it gets none at all.
     if query.ef is None and query.oversampling is None:
         return None
     quantization = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +146,6 @@ class VectorQuery:
         oversampling: How many times as many quantized candidates are compared again by their original vectors, 1 or
             more; None where nothing is quantized.
         with_vectors: Whether stored vectors are returned.
-        exact: Compare with every point instead of walking the graph.
     """
 
     vectors: NDArray[np.float32]
@@ -157,7 +156,6 @@ class VectorQuery:
     candidates: int | None = None
     oversampling: float | None = None
     with_vectors: bool = True
-    exact: bool = False
     filters: Sequence[models.Filter | None] | None = None
 
     def condition(self, row: int) -> models.Filter | None:
@@ -180,8 +178,7 @@ class GroupQuery:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPoint:
+class StoredPoint(NamedTuple):
     """A point as the engine returned it; `score` and `vector` are None where not asked for."""
 
     id: PointId

@@ -22,6 +22,7 @@ from hysac_retrieval.collection.metadata import raw_fingerprint, same_points
 from hysac_retrieval.collection.rescore import RescoreReport, rescore
 from hysac_retrieval.errors import ModelMismatchError, SettingsError, StoreUnavailableError
 from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.safety.verdict import verdict
 from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.types import MODALITIES
 
@@ -209,7 +210,7 @@ def test_a_point_without_a_usable_radius_becomes_unsafe(store: str, spoilt: dict
         point = index.retrieve([3])[0]
         ours = {key: value for key, value in point.payload["hysac"].items() if key != "radius"} | spoilt
         vector = np.asarray([point.vector], dtype=np.float32)
-        index.store.upsert(index.name, [3], vector, [{"hysac": ours | {"unsafe": 0.0}}])
+        index.store.upsert(index.name, [3], vector, [{"hysac": ours | verdict(0.0, 0.5, index.metadata.fingerprint)}])
         assert 3 in found(index)
         report = rescore(index, shifted(0.3))
         assert (report.unreadable, report.left) == (1, 0)

@@ -22,7 +22,7 @@ from hysac_export.model.encoded import EncodedSplit, radii_of
 from hysac_export.model.retrieval import MISS, retrieve
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import InvalidVectorError, SettingsError
-from hysac_retrieval.safety.profile import traverse_reference
+from hysac_retrieval.safety.redirect import traverse_reference
 
 
 @pytest.mark.parametrize("case", range(3))

@@ -129,7 +129,13 @@ def passes(payload: dict[str, Any], bound: float, own: str) -> bool:
     record = payload.get("hysac")
     if not isinstance(record, dict) or not numbers(payload):
         return False
-    return 0 <= max(numbers(payload)) <= bound and set(np.atleast_1d(record.get("model", ""))) == {own}
+    verdicts = record.get("safe")
+    found = verdicts.get(own) if isinstance(verdicts, dict) else None
+    return (
+        0 <= max(numbers(payload)) <= bound
+        and set(np.atleast_1d(record.get("model", ""))) == {own}
+        and found in (True, [True])
+    )
 
 
 def nested(point: list[float], user: models.Filter | None, some: list[int]) -> models.Prefetch:
@@ -326,7 +332,7 @@ def test_a_filter_that_was_handed_out_can_be_changed_without_changing_any_other(
         handed_out.must = []
         handed_out.must_not.clear()  # type: ignore[union-attr]
         deeper = made.filter()
-        deeper.must[0].range.lte = 1.0  # type: ignore[index, union-attr]
+        deeper.must[1].range.lte = 1.0  # type: ignore[index, union-attr]
         assert made.filter().model_dump() == before
 
 
@@ -492,7 +498,7 @@ def test_a_guard_is_found_anew_when_told(small: Index) -> None:
     assert safe.count("points").count == 1
     changed = small.metadata.model_copy(update={"fingerprint": "another"})
     small.store.write_metadata("points", changed.model_dump(mode="json", exclude_none=True))
-    client.set_payload("points", {"model": "another"}, [1], key="hysac")
+    client.set_payload("points", {"model": "another", "safe": {"another": True}}, [1], key="hysac")
     assert safe.count("points").count == 0
     safe.refresh()
     assert safe.count("points").count == 1

@@ -151,7 +151,7 @@ def test_default_makes_room_for_the_radius_it_is_given():
     assert not lift.beyond(inside)[0]
     assert lift.beyond(outside)[0]
     assert lift.centroid == (0.0,) * DIM
-    assert (lift.dim, lift.size, lift.metric, lift.exact) == (DIM, DIM + 2, "Dot", True)
+    assert (lift.dim, lift.size, lift.metric, lift.ranks) == (DIM, DIM + 2, "Dot", True)
 
 
 def test_without_margin_the_outermost_point_of_the_sample_is_just_within():

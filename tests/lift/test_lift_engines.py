@@ -93,11 +93,11 @@ def test_formula_and_distances_are_the_geodesic_distance(engine, kind, seed, cur
     there = -np.array([staged[row] for row in range(N)]) * curv**0.5
     # The same number from the same score, but that an engine keeps the constants of a formula in float32.
     np.testing.assert_allclose(np.cosh(there), np.cosh(here), rtol=2e-6)
-    if not lift.exact:
+    if not lift.ranks:
         np.testing.assert_allclose(there, here, rtol=1e-6, atol=1e-6)
     # A float32 inner product of size T² leaves the root of its rounding at distance 0, and less beyond.
     largest = float(np.max(1 + curv * (points**2).sum(axis=1)))
-    floor = 2e-3 * largest**0.5 if lift.exact else 1e-5
+    floor = 2e-3 * largest**0.5 if lift.ranks else 1e-5
     np.testing.assert_allclose(here, exact, atol=floor, rtol=1e-5)
     far = exact > 0.5
     np.testing.assert_allclose(here[far], exact[far], atol=2e-6 * largest, rtol=1e-5)

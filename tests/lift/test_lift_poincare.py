@@ -171,7 +171,7 @@ def test_a_missing_score_is_infinitely_far_and_no_points_are_no_error():
 
 def test_says_what_it_is_and_survives_json():
     lift = PoincareLift.make(DIM, 0.26)
-    assert (lift.kind, lift.dim, lift.size, lift.metric, lift.exact) == ("poincare", DIM, DIM, "Euclid", False)
+    assert (lift.kind, lift.dim, lift.size, lift.metric, lift.ranks) == ("poincare", DIM, DIM, "Euclid", False)
     back = lift_from_dict(json.loads(json.dumps(lift.to_dict())))
     assert back == lift
     points = spread(0, 0.26)

@@ -114,7 +114,7 @@ def test_what_a_policy_excludes_is_no_query(store: str, indexes: dict[str, Index
             try:
                 ask(engine, row)
             except PointNotFoundError as error:
-                assert str(error) == f"collection 'points' has no point {row}; give the id of one it has"  # noqa: PT017
+                assert str(error) == f"collection 'points' has no point {row}. Give the id of one it has"  # noqa: PT017
                 found.add(row)
         return found
 

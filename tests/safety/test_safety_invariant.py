@@ -20,6 +20,7 @@ from support.hostile import (
     ODD_MODELS,
     ODD_RECORDS,
     ODD_SCORES,
+    ODD_VERDICTS,
     allowed,
     fill,
     modest,
@@ -31,8 +32,11 @@ from support.spaces import CURVATURE, DIM, STORES, index_on, profile, random_poi
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index, point_id
+from hysac_retrieval.collection.plan import plan_search
+from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.errors import SettingsError, StoreError
 from hysac_retrieval.results import Hit
+from hysac_retrieval.safety.filters import safety_filter
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.queries import Examples, PointRef
@@ -56,7 +60,7 @@ WAYS: dict[str, Ask] = {
     "a later page": lambda engine, point, options: engine.search(point, offset=2, limit=5, **options),
     "penalty": penalised,
     "exact": lambda engine, point, options: engine.search(point, rerank="exact", **options),
-    "formula": lambda engine, point, options: engine.search(point, rerank="formula", **options),
+    "within a distance": lambda engine, point, options: engine.search(point, max_distance=3.0, **options),
     "similar": lambda engine, _, options: engine.similar(0, **options),
     "examples": lambda engine, point, options: engine.search(Examples([point, PointRef(0)], [PointRef(0)]), **options),
     "batch": lambda engine, point, options: [
@@ -104,12 +108,18 @@ def test_safe_search_returns_no_point_above_the_threshold(
     there = fill(index, rows, seed)
     own, bound = index.metadata.fingerprint, 0.5 if threshold is None else threshold
     query = random_points(1, seed + 1)
-    plan = index.collection.plan(query, limit=limit, threshold=threshold, filter=user, modality=modality)
-    for found in index.store.query(index.name, plan.query)[0]:
+    request = PageRequest(limit=limit, threshold=threshold, filter=user, modality=modality)
+    plan = plan_search(index.collection, request)
+    for found in index.store.query(index.name, plan.query(query))[0]:
         payload = there[int(found.id)][1]
-        assert numbers(payload), payload
+        assert True in np.atleast_1d(payload["hysac"]["safe"][own]), payload
+        assert threshold is None or min(numbers(payload)) <= bound, payload
+    strict = safety_filter(bound, own)
+    for found in index.store.scroll(index.name, filter=strict)[0]:
+        payload = there[int(found.id)][1]
         assert max(numbers(payload)) <= bound, payload
         assert set(np.atleast_1d(payload["hysac"]["model"])) == {own}, payload
+        assert set(np.atleast_1d(payload["hysac"]["safe"][own])) == {True}, payload
     hits = index.query(query[0], limit=limit, threshold=threshold, filter=user, modality=modality)
     assert len(hits) <= limit
     for hit in hits:
@@ -118,7 +128,7 @@ def test_safe_search_returns_no_point_above_the_threshold(
         assert hit.unsafe <= bound
 
 
-@pytest.mark.parametrize("traversal", ["geodesic", "adaptive", "reference", "none"])
+@pytest.mark.parametrize("traversal", ["geodesic", "adaptive", "none"])
 @pytest.mark.parametrize("store", STORES)
 @modest
 @given(
@@ -154,7 +164,7 @@ def test_a_score_beyond_all_numbers_does_not_keep_a_penalised_search_from_its_pr
     store: str, indexes: dict[str, Index]
 ) -> None:
     index = indexes[store]
-    own = {"radius": 2.0, "modality": "image", "model": "own"}
+    own = {"radius": 2.0, "modality": "image", "model": "own", "safe": {"own": True}}
     fill(index, [{"hysac": {"unsafe": 0.1, **own}}, {"hysac": {"unsafe": 1e300, **own}}], 0)
     engine = SafeSearch(index, None, policy=SafetyPolicy(traversal="adaptive", steps=3, top=2))
     far = random_points(1, 5, low=3.0, high=3.2)[0]
@@ -218,18 +228,20 @@ def test_a_user_filter_only_narrows(
 
 @pytest.mark.parametrize("store", STORES)
 def test_no_odd_record_passes_the_filter_of_the_search(store: str, tmp_path: Path) -> None:
-    good = {"unsafe": 0.5, "radius": 2.0, "modality": "image", "model": "own"}
+    good = {"unsafe": 0.5, "radius": 2.0, "modality": "image", "model": "own", "safe": {"own": True}}
     odd = [
         *({"hysac": good | {"unsafe": score}} for score in ODD_SCORES),
         *({"hysac": good | {"model": name}} for name in ODD_MODELS),
+        *({"hysac": good | {"safe": verdict}} for verdict in ODD_VERDICTS),
         *({"hysac": record} for record in ODD_RECORDS),
         {"hysac.unsafe": 0.1, "hysac.model": "own"},
         {},
     ]
     with index_on(store, tmp_path) as index:
         fill(index, [*odd, {"hysac": good}], 0)
-        plan = index.collection.plan(random_points(1), limit=50)
-        assert [found.id for found in index.store.query(index.name, plan.query)[0]] == [len(odd)]
+        strict = safety_filter(0.5, index.metadata.fingerprint)
+        assert [found.id for found in index.store.scroll(index.name, filter=strict)[0]] == [len(odd)]
+        assert [hit.id for hit in index.query(random_points(1)[0], limit=50)] == [len(odd)]
         assert index.info().safe == 1
         assert index.info().points == len(odd) + 1
         assert len(index.query(random_points(1)[0], limit=50, safe=False)) == len(odd) + 1
@@ -238,7 +250,8 @@ def test_no_odd_record_passes_the_filter_of_the_search(store: str, tmp_path: Pat
 def test_a_score_that_is_not_a_number_is_not_safe(tmp_path: Path) -> None:
     with index_on("memory", tmp_path) as index:
         # The embedded engine and a server refuse NaN in a payload; the client's local mode keeps it.
-        record = {"unsafe": math.nan, "radius": 2.0, "modality": "image", "model": index.metadata.fingerprint}
+        own = index.metadata.fingerprint
+        record = {"unsafe": math.nan, "radius": 2.0, "modality": "image", "model": own, "safe": {own: True}}
         there = fill(index, [{"hysac": record}, {"hysac": record | {"unsafe": 0.1}}], 0)
         query = random_points(1, 1)[0]
         assert [hit.id for hit in index.query(query)] == [1]

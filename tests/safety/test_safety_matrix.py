@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import models
-from support.hostile import ODD_MODELS, ODD_SCORES, allowed, modest, user_filters
+from support.hostile import ODD_MODELS, ODD_SCORES, ODD_VERDICTS, allowed, modest, user_filters
 from support.qdrant_server import QDRANT
 from support.spaces import STORES, index_on, random_points
 
@@ -38,9 +38,13 @@ def spoiled(index: Index) -> dict[int, dict[str, Any]]:
         {"model": [own if name == "own" else name for name in model] if isinstance(model, list) else model}
         for model in ODD_MODELS
     ]
+    hostile += [
+        {"safe": {own: verdict["own"]} if isinstance(verdict, dict) and "own" in verdict else verdict}
+        for verdict in ODD_VERDICTS
+    ]
     rows = list(range(0, POINTS, HOSTILE_EVERY))
     for row, change in zip(rows, hostile * (len(rows) // len(hostile) + 1), strict=False):
-        there[row] = there[row] | {"hysac": there[row]["hysac"] | {"unsafe": 0.1} | change}
+        there[row] = there[row] | {"hysac": there[row]["hysac"] | {"unsafe": 0.1, "safe": {own: True}} | change}
     index.store.upsert(index.name, rows, index.collection.lift.lift(points[rows]), [there[row] for row in rows])
     return there
 
@@ -75,7 +79,7 @@ asked = given(
     limit=st.integers(1, 40),
     offset=st.integers(0, 5),
     penalty=st.sampled_from([0.0, 0.0, 0.8]),
-    rerank=st.sampled_from([None, "exact", "formula"]),
+    rerank=st.sampled_from([None, "exact"]),
 )
 
 

@@ -90,7 +90,7 @@ def test_without_texts_it_says_that_nothing_entails_the_query(index: Index) -> N
     assert found.boundary == min(profile().text.boundary, profile().image.boundary)
 
 
-def test_it_is_one_request(index: Index) -> None:
+def test_texts_and_neighbours_are_asked_for_in_one_request_each(index: Index) -> None:
     asked = []
 
     class Counted:
@@ -102,7 +102,7 @@ def test_it_is_one_request(index: Index) -> None:
             return index.store.query(name, query)
 
     SafeSearch(Index(index.collection, Counted()), None).explain(IMAGES[0], steps=5)  # type: ignore[arg-type]
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from hysac_retrieval.errors import (
     UnsafeNotAllowedError,
 )
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.safety.profile import redirect
+from hysac_retrieval.safety.redirect import redirect
 from hysac_retrieval.search.asynchronous import AsyncSafeSearch
 from hysac_retrieval.search.blocking import SafeSearch
 
@@ -104,14 +104,13 @@ def test_a_safe_query_is_left_as_it_is(engine: SafeSearch) -> None:
     assert result.hits[0].id == 2
 
 
-def test_an_image_may_come_as_path_bytes_picture_or_name_of_a_file(engine: SafeSearch, tmp_path: Path) -> None:
+def test_an_image_may_come_as_path_bytes_or_picture_and_a_string_is_text(engine: SafeSearch, tmp_path: Path) -> None:
     file = tmp_path / "red.PNG"
     file.write_bytes(png(RED))
-    results = [engine.search(query) for query in (file, png(RED), RED, str(file))]
+    results = [engine.search(query) for query in (file, png(RED), RED)]
     assert all(result == results[0] for result in results)
     assert (results[0].query.modality, results[0].query.redirected) == ("image", True)
-    # A text that only looks like the name of a file is a text.
-    assert engine.search("a dog.png").query.modality == "text"
+    assert engine.search(str(file)).query.modality == "text"
     assert engine.search(str(tmp_path)).query.modality == "text"
 
 
@@ -199,7 +198,7 @@ def test_an_engine_may_be_stricter_than_the_model_and_no_search_looser_than_the_
         connect("toy", location=":memory:", model=encoder, create=True, policy=SafetyPolicy(threshold=0.9))
 
 
-@pytest.mark.parametrize("mode", ["geodesic", "reference", "none"])
+@pytest.mark.parametrize("mode", ["geodesic", "none"])
 def test_each_traversal_is_the_one_of_the_safety_module(encoder: Encoder, mode: Any) -> None:
     point = lorentz.exp_map0(np.array([[5.0] + [0.0] * 7]), 1.0)
     with connect("toy", location=":memory:", model=encoder, create=True, policy=SafetyPolicy(traversal=mode)) as engine:

@@ -17,7 +17,8 @@ import pytest
 
 from hysac_retrieval.errors import StorageFullError
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, VectorQuery
-from hysac_retrieval.stores.edge.store import SPACE, EdgeStore
+from hysac_retrieval.stores.edge.files import SPACE
+from hysac_retrieval.stores.edge.store import EdgeStore
 
 DIM, CHUNK = 32, 100
 SPEC = CollectionSpec(DIM, {"v": 1}, "Euclid", hnsw=HnswOptions(full_scan_threshold=10, indexing_threshold=100))
@@ -110,7 +111,7 @@ def test_a_killed_process_leaves_every_point_that_it_had_acknowledged(tmp_path: 
                 break
         assert ids[:acknowledged] == list(range(acknowledged))
         some = np.array([0, acknowledged // 2, acknowledged - 1])
-        asked = VectorQuery(np.concatenate([vectors(int(i), 1) for i in some]), limit=1, exact=True)
+        asked = VectorQuery(np.concatenate([vectors(int(i), 1) for i in some]), limit=1)
         assert [answer[0].id for answer in store.query("c", asked)] == some.tolist()
         store.close()
 
@@ -148,7 +149,8 @@ import os, shutil, sys
 sys.path[:0] = sys.argv[2].split(":")
 from test_edge_faults import CHUNK, SPEC, vectors
 from hysac_retrieval.errors import StorageFullError
-from hysac_retrieval.stores.edge.store import SPACE, EdgeStore
+from hysac_retrieval.stores.edge.files import SPACE
+from hysac_retrieval.stores.edge.store import EdgeStore
 
 folder = sys.argv[1]
 store = EdgeStore(folder)

@@ -302,10 +302,10 @@ def test_a_server_tells_the_size_of_a_collection_and_may_refuse_to() -> None:
 
 
 def test_requests_can_be_made_without_a_store() -> None:
-    (request,) = query_requests(VectorQuery(VECTORS[:1], limit=2, exact=True))
+    (request,) = query_requests(VectorQuery(VECTORS[:1], limit=2, ef=64, oversampling=2.0))
     assert request.params is not None
-    assert request.params.exact
+    assert request.params.hnsw_ef == 64
     assert request.params.quantization is not None
-    assert request.params.quantization.ignore
-    (local,) = query_requests(VectorQuery(VECTORS[:1], limit=2, exact=True), local=True)
+    assert request.params.quantization.rescore
+    (local,) = query_requests(VectorQuery(VECTORS[:1], limit=2, ef=64), local=True)
     assert local.params is None

@@ -9,7 +9,7 @@ import pytest
 from support.rest_server import RestServer, rest_server
 from support.spaces import CURVATURE, DIM, nearest, profile, random_points
 
-from hysac_retrieval.collection.collection import PAYLOAD_INDEXES
+from hysac_retrieval.collection.collection import payload_indexes
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import CollectionNotFoundError, ModelMismatchError, StoreError
 from hysac_retrieval.lorentz import dist0
@@ -70,7 +70,7 @@ def test_payload_indexes_are_made_before_the_first_point(server: RestServer) -> 
     puts = [(path, body) for method, path, body in server.requests if method == "PUT"]
     assert [path for path, _ in puts] == [
         "/collections/c",
-        *["/collections/c/index"] * len(PAYLOAD_INDEXES),
+        *["/collections/c/index"] * len(payload_indexes("f")),
         "/collections/c/points",
     ]
     fields = {body["field_name"]: body["field_schema"] for path, body in puts if path.endswith("index")}

@@ -83,7 +83,7 @@ def own_collection(client: QdrantClient, name: str) -> None:
             expected = SAFE[nearest(QUERY, POINTS[SAFE])].tolist()
             assert best(index.query(QUERY, limit=4)) == expected[:4]
             assert best(index.query(QUERY, limit=3, rerank="exact", candidates=N)) == expected[:3]
-            assert best(index.query(QUERY, limit=3, rerank="formula", candidates=N)) == expected[:3]
+            assert best(index.query(QUERY, limit=3, penalty=0.1, candidates=N)) == expected[:3]
             narrow = models.Filter(must=[match("album", "a1")], must_not=[models.HasIdCondition(has_id=[1])])
             found = index.query(QUERY, limit=N, filter=narrow, threshold=0.3)
             allowed = [row for row in expected if row % 3 == 1 and row != 1 and UNSAFE[row] <= 0.3]

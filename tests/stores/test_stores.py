@@ -181,7 +181,7 @@ def test_a_crash_while_making_a_collection_leaves_none(tmp_path: Path, monkeypat
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("hysac_retrieval.stores.edge.store._write_json", full)
+    monkeypatch.setattr("hysac_retrieval.stores.edge.store.write_json", full)
     with pytest.raises(StoreError, match="No space"):
         store.create("c", SPEC)
     monkeypatch.undo()

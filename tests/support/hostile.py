@@ -30,6 +30,10 @@ scores = st.one_of(
 models_named = st.one_of(st.just("own"), st.just("own"), st.just("own"), st.sampled_from([["own", "own"], *ODD_MODELS]))
 
 
+ODD_VERDICTS = [None, "own", True, [], {}, {"own": False}, {"own": [True, False]}, {"own": "yes"}, {OTHER: True}]
+verdicts = st.one_of(*[st.just({"own": True})] * 4, st.sampled_from([{"own": [True]}, [{"own": True}], *ODD_VERDICTS]))
+
+
 @st.composite
 def payloads(draw: st.DrawFn) -> dict[str, Any] | None:
     record: dict[str, Any] = {
@@ -38,6 +42,7 @@ def payloads(draw: st.DrawFn) -> dict[str, Any] | None:
         "modality": draw(st.sampled_from(["image", "text"])),
     }
     record["model"] = draw(models_named)
+    record["safe"] = draw(verdicts)
     shape = draw(st.integers(0, 9))
     if shape == 1:
         record.pop(draw(st.sampled_from(sorted(record))))
@@ -46,7 +51,19 @@ def payloads(draw: st.DrawFn) -> dict[str, Any] | None:
     return rest if shape == 2 else {**rest, "hysac": ours}
 
 
-keys = st.sampled_from(["hysac.unsafe", "hysac.model", "hysac.modality", "hysac", "k", "nothing", "hysac[].unsafe"])
+keys = st.sampled_from(
+    [
+        "hysac.safe",
+        "hysac.safe.own",
+        "hysac.unsafe",
+        "hysac.model",
+        "hysac.modality",
+        "hysac",
+        "k",
+        "nothing",
+        "hysac[].unsafe",
+    ]
+)
 
 
 @st.composite
@@ -96,7 +113,7 @@ def fill(index: Index, rows: list[dict[str, Any] | None], seed: int) -> dict[int
 
 def _named(value: Any, own: str) -> Any:
     if isinstance(value, dict):
-        return {key: _named(item, own) for key, item in value.items()}
+        return {_named(key, own): _named(item, own) for key, item in value.items()}
     if isinstance(value, list):
         return [_named(item, own) for item in value]
     return own if value == "own" else value
@@ -113,6 +130,8 @@ def allowed(payload: dict[str, Any], threshold: float, own: str) -> bool:
         and not isinstance(score, bool)
         and 0 <= score <= threshold
         and ours.get("model") == own
+        and isinstance(ours.get("safe"), dict)
+        and ours["safe"].get(own) is True
     )
 
 

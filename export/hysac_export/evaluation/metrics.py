@@ -18,7 +18,8 @@ from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.model.encoded import EncodedSplit, Floats, Points, radii_of
 from hysac_export.model.retrieval import Retrieval, retrieve
 from hysac_retrieval import lorentz
-from hysac_retrieval.safety.profile import SafetyProfile, redirect
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.safety.redirect import redirect
 from hysac_retrieval.types import MODALITIES, Modality
 
 KS = (1, 10, 20)

@@ -22,7 +22,8 @@ from hysac_export.evaluation.metrics import KS
 from hysac_export.model.encoded import EncodedSplit
 from hysac_export.model.retrieval import Retrieval, retrieve
 from hysac_retrieval import lorentz
-from hysac_retrieval.safety.profile import REFERENCE_ALPHA, RadiusStats, SafetyProfile, redirect, traverse_reference
+from hysac_retrieval.safety.profile import RadiusStats, SafetyProfile
+from hysac_retrieval.safety.redirect import REFERENCE_ALPHA, redirect, traverse_reference
 from hysac_retrieval.types import MODALITIES, Modality
 
 BoundKind = Literal["percentile", "mean"]
@@ -79,7 +80,7 @@ def published_move(
 ) -> NDArray[np.float64]:
     """Move points by the published formula, inwards or outwards.
 
-    Inwards see `hysac_retrieval.safety.profile.traverse_reference`. Outwards, a point whose distance from the origin is
+    Inwards see `safety.redirect.traverse_reference`. Outwards, a point whose distance from the origin is
     *below* B = b + 1 + tanh((b − α) / c) has the Euclidean norm of its space components set to B.
 
     Points are space components, (n, d); `bound` is b, the curvature c > 0, `alpha` the offset α.

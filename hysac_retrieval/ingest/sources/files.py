@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
@@ -15,7 +16,6 @@ from hysac_retrieval.ingest.sources.rows import Records, image_item
 from hysac_retrieval.ingest.sources.scratch import Captions
 from hysac_retrieval.ingest.sources.tables import TableSource, count_lines
 from hysac_retrieval.payload import is_utf8
-from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 
 class ImageFiles:

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeAlias
 
+from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_tables, is_saved_dataset
@@ -33,7 +34,6 @@ from hysac_retrieval.ingest.sources.scratch import Captions, Seen
 from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, shard
 from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, ROW_SUFFIXES, TableSource, table
 from hysac_retrieval.payload import is_utf8
-from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 

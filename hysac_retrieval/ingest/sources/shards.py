@@ -17,11 +17,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
+from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
 from hysac_retrieval.ingest.sources.rows import Check, Records
 from hysac_retrieval.ingest.sources.tables import TableSource
-from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _TEXTS = (".txt", ".text", ".caption")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import qdrant_edge as edge
+from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.stores.edge.filter import edge_filter
@@ -63,47 +65,40 @@ def _quantization(kind: Quantization) -> Any:
     return edge.TurboQuantQuantizationConfig(always_ram=True, bits=bits)
 
 
-def query_batch(query: VectorQuery) -> Any:
-    """The searches as one batch."""
+def query_requests(query: VectorQuery, translate: Callable[[models.Filter], Any] = edge_filter) -> list[Any]:
+    """Return the searches as requests to the engine.
+
+    Args:
+        query: The searches.
+        translate: Makes a condition of the engine's of a filter; a store remembers what it made.
+    """
     params = _params(query)
-    shape: dict[str, Any] = {
-        "limit": query.limit,
-        "with_payload": True,
-        "with_vector": [VECTOR_NAME] if query.with_vectors else False,
-    }
+    vectors: list[Any] = [VECTOR_NAME] if query.with_vectors else False  # type: ignore[assignment]  # or a boolean
+    filters = query.filters or [query.filter] * len(query.vectors)
+    conditions = [None if filter is None else translate(filter) for filter in filters]
     nearest = [edge.Query.Nearest(vector, using=VECTOR_NAME) for vector in query.vectors.tolist()]
-    conditions = _conditions(query)
     if query.formulas is None:
-        return edge.QueryBatchRequest(
-            [
-                edge.QueryRequest(query=each, params=params, filter=condition, **shape)
-                for each, condition in zip(nearest, conditions, strict=True)
-            ]
-        )
-    candidates = max(query.candidates or 0, query.limit)
-    return edge.QueryBatchRequest(
-        [
+        return [
             edge.QueryRequest(
-                query=edge_formula(formula),
-                prefetches=[edge.Prefetch(limit=candidates, query=each, params=params, filter=condition)],
-                filter=condition,
-                **shape,
+                query=each, params=params, filter=condition, limit=query.limit, with_payload=True, with_vector=vectors
             )
-            for each, formula, condition in zip(nearest, query.formulas, conditions, strict=True)
+            for each, condition in zip(nearest, conditions, strict=True)
         ]
-    )
-
-
-def _conditions(query: VectorQuery) -> list[Any]:
-    """The condition of each search; searches that share one share its translation."""
-    filters = [query.condition(row) for row in range(len(query.vectors))]
-    made = {id(filter): None if filter is None else edge_filter(filter) for filter in filters}
-    return [made[id(filter)] for filter in filters]
+    candidates = max(query.candidates or 0, query.limit)
+    return [
+        edge.QueryRequest(
+            query=edge_formula(formula),
+            prefetches=[edge.Prefetch(limit=candidates, query=each, params=params, filter=condition)],
+            filter=condition,
+            limit=query.limit,
+            with_payload=True,
+            with_vector=vectors,
+        )
+        for each, formula, condition in zip(nearest, query.formulas, conditions, strict=True)
+    ]
 
 
 def _params(query: VectorQuery) -> Any:
-    if query.exact:
-        return edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
     if query.ef is None and query.oversampling is None:
         return None
     quantization = None
@@ -119,7 +114,7 @@ def point_id(identity: Any) -> PointId:
 
 def stored(point: Any, score: float | None = None) -> StoredPoint:
     """A point of an answer."""
-    vector = point.vector  # each access converts it anew
+    identity, vector = point.id, point.vector  # each access converts anew
     if vector is not None:
         vector = vector.get(VECTOR_NAME) if isinstance(vector, dict) else None
-    return StoredPoint(id=point_id(point.id), payload=point.payload or {}, score=score, vector=vector)
+    return StoredPoint(identity if type(identity) is int else point_id(identity), point.payload or {}, score, vector)

@@ -13,12 +13,11 @@ engine locks a shard: one process at a time has a collection open.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -31,19 +30,18 @@ from qdrant_client import models
 from hysac_retrieval.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
-    HysacError,
     NotACollectionError,
     SettingsError,
-    StorageFullError,
-    StorageLockedError,
     StoreError,
 )
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.edge.extension import EdgeExtension, is_shard
+from hysac_retrieval.stores.edge.faults import failed, translated
+from hysac_retrieval.stores.edge.files import SIDECAR, allocated, bytes_of, check_space, sidecar_of, write_json
 from hysac_retrieval.stores.edge.filter import edge_filter
 from hysac_retrieval.stores.edge.grouping import grouped
-from hysac_retrieval.stores.edge.requests import INDEX_TYPES, point_id, query_batch, shard_config, stored
+from hysac_retrieval.stores.edge.requests import INDEX_TYPES, point_id, query_requests, shard_config, stored
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
     UPSERT_CHUNK,
@@ -51,6 +49,7 @@ from hysac_retrieval.stores.types import (
     CollectionSpec,
     Group,
     GroupQuery,
+    IndexKind,
     Metric,
     Opened,
     StoredPoint,
@@ -58,16 +57,8 @@ from hysac_retrieval.stores.types import (
 )
 from hysac_retrieval.types import PointId
 
-SIDECAR = "collection.json"
-SPACE = 64 * 2**20
-"""Free bytes that the engine needs to work in."""
-
-SCARCE = 4 * 2**30
-"""Free bytes from which on the size of what is to be written does not matter."""
-
 _SHARD = "shard"
-_FULL = ("No space left", "Not enough space", "File too large", "Disk quota exceeded")
-_READ_ONLY = ("Permission denied", "Read-only file system")
+_MOST_CONDITIONS = 64
 _FORBIDDEN = frozenset('<>:"/\\|?*') | {chr(code) for code in range(32)} | {"\x7f"}
 
 
@@ -78,6 +69,7 @@ class EdgeStore:
         self._root = Path(location).expanduser()
         self._shards: dict[str, Any] = {}
         self._lock = threading.RLock()
+        self._conditions: dict[int, tuple[models.Filter, Any]] = {}
         self._closed = False
         if self._root.exists() and not self._root.is_dir():
             raise NotACollectionError(f"{self._root} is a file; the location of collections is a folder")
@@ -103,18 +95,18 @@ class EdgeStore:
         try:
             making.mkdir(parents=True)
             self._check_space(name)
-            with _translated(name):
+            with translated(name):
                 shard = edge.EdgeShard.create(str(making / _SHARD), config)
                 for key, kind in spec.indexes.items():
                     shard.update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
                 shard.flush()
                 shard.close()
-            _write_json(making / SIDECAR, _sidecar(spec.size, spec.metric, spec.metadata))
+            write_json(making / SIDECAR, sidecar_of(spec.size, spec.metric, spec.metadata))
             making.rename(folder)
         except OSError as error:
             if folder.exists():
                 raise exists from error
-            raise _failed(name, f"it cannot be made in {self._root}: {error}") from error
+            raise failed(name, f"it cannot be made in {self._root}: {error}") from error
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
@@ -149,7 +141,7 @@ class EdgeStore:
         folder = self._folder(name)
         if not folder.exists():
             return
-        with self._lock, _translated(name):
+        with self._lock, translated(name):
             self._shard(name)  # fails where another process has it open
             self._shards.pop(name).close()
             trash = self._root / f".dropped-{uuid.uuid4().hex}"
@@ -161,9 +153,9 @@ class EdgeStore:
         with self._lock:
             opened = self.open(name)
             try:
-                _write_json(self._folder(name) / SIDECAR, _sidecar(opened.size, opened.metric, metadata))
+                write_json(self._folder(name) / SIDECAR, sidecar_of(opened.size, opened.metric, metadata))
             except OSError as error:
-                raise _failed(name, f"its metadata cannot be written: {error}") from error
+                raise failed(name, f"its metadata cannot be written: {error}") from error
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
@@ -172,8 +164,8 @@ class EdgeStore:
         shard, rows = self._shard(name), vectors.tolist()
         for start in range(0, len(ids), UPSERT_CHUNK):
             chunk = slice(start, start + UPSERT_CHUNK)
-            with counted(start, len(ids)), _translated(name):
-                self._check_space(name, partial(_size, vectors[chunk], payloads[chunk]))
+            with counted(start, len(ids)), translated(name):
+                self._check_space(name, partial(bytes_of, vectors[chunk], payloads[chunk]))
                 points = [
                     edge.Point(i, {VECTOR_NAME: v}, dict(p))
                     for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
@@ -183,19 +175,46 @@ class EdgeStore:
     def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
         """See `Store.amend`."""
         shard = self._shard(name)
-        with _translated(name):
+        with translated(name):
             self._check_space(name)
             for change in amendments:
                 condition = edge_filter(change.condition())
                 shard.update(edge.UpdateOperation.set_payload_by_filter(condition, dict(change.entries), PAYLOAD_KEY))
 
+    def add_index(self, name: str, key: str, kind: IndexKind) -> None:
+        """See `Store.add_index`."""
+        with translated(name):
+            self._shard(name).update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
+
+    def drop_index(self, name: str, key: str) -> None:
+        """See `Store.drop_index`."""
+        with translated(name):
+            self._shard(name).update(edge.UpdateOperation.delete_field_index(key))
+
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """See `Store.query`."""
         if not len(query.vectors):
             return []
-        with _translated(name):
-            answers = self._shard(name).query_batch(query_batch(query))
+        with translated(name):
+            shard, requests = self._shard(name), query_requests(query, self._condition)
+            # A batch of one costs the engine more than a single query.
+            answers = (
+                [shard.query(requests[0])]
+                if len(requests) == 1
+                else shard.query_batch(edge.QueryBatchRequest(requests))
+            )
             return [[stored(point, point.score) for point in answer] for answer in answers]
+
+    def _condition(self, filter: models.Filter) -> Any:
+        """Translate a filter; one that comes again, as those of prepared requests do, only once."""
+        known = self._conditions.get(id(filter))
+        if known is not None and known[0] is filter:  # the reference keeps its id from being given to another
+            return known[1]
+        condition = edge_filter(filter)
+        if len(self._conditions) >= _MOST_CONDITIONS:
+            self._conditions.clear()
+        self._conditions[id(filter)] = (filter, condition)
+        return condition
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
         """See `Store.query_groups`."""
@@ -213,7 +232,7 @@ class EdgeStore:
     ) -> tuple[list[StoredPoint], PointId | None]:
         """See `Store.scroll`."""
         condition = None if filter is None else edge_filter(filter)
-        with _translated(name):
+        with translated(name):
             records, following = self._shard(name).scroll(
                 edge.ScrollRequest(
                     offset=after,
@@ -227,19 +246,19 @@ class EdgeStore:
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
         """See `Store.retrieve`."""
-        with _translated(name):
+        with translated(name):
             records = self._shard(name).retrieve(list(ids), with_payload=True, with_vector=[VECTOR_NAME])
             return [stored(record) for record in records]
 
     def count(self, name: str, filter: models.Filter | None = None) -> int:
         """See `Store.count`."""
         condition = None if filter is None else edge_filter(filter)
-        with _translated(name):
+        with translated(name):
             return int(self._shard(name).count(edge.CountRequest(exact=True, filter=condition)))
 
     def delete(self, name: str, ids: Sequence[PointId]) -> None:
         """See `Store.delete`."""
-        with _translated(name):
+        with translated(name):
             self._check_space(name)
             self._shard(name).update(edge.UpdateOperation.delete_points(list(ids)))
 
@@ -253,28 +272,28 @@ class EdgeStore:
                 if spec is None:
                     path.unlink(missing_ok=True)
                 else:
-                    _write_json(path, _sidecar(spec.size, spec.metric, spec.metadata))
+                    write_json(path, sidecar_of(spec.size, spec.metric, spec.metadata))
             except OSError as error:
-                raise _failed(name, f"its metadata cannot be written: {error}") from error
+                raise failed(name, f"its metadata cannot be written: {error}") from error
 
         return EdgeExtension(
             self._shard_folder(name),
             self._shard(name),
-            partial(_translated, name),
+            partial(translated, name),
             lambda size: self._check_space(name, lambda: size),
             describe,
         )
 
     def optimize(self, name: str) -> None:
         """Build the graph in this process; until then the engine searches new points one by one."""
-        with _translated(name):
+        with translated(name):
             shard = self._shard(name)
             shard.optimize()
             shard.flush()
 
     def indexed(self, name: str) -> int:
         """See `Store.indexed`."""
-        with _translated(name):
+        with translated(name):
             return int(self._shard(name).info().indexed_vectors_count)
 
     def memory(self, name: str) -> int | None:
@@ -284,7 +303,7 @@ class EdgeStore:
         for path in shard.rglob("*"):
             if "wal" not in path.relative_to(shard).parts:
                 with suppress(FileNotFoundError):  # the engine tidies up on its own
-                    total += _allocated(path.stat()) if path.is_file() else 0
+                    total += allocated(path.stat()) if path.is_file() else 0
         return total
 
     def close(self) -> None:
@@ -293,27 +312,12 @@ class EdgeStore:
             self._closed = True
             while self._shards:
                 name, shard = self._shards.popitem()
-                with _translated(name):
+                with translated(name):
                     shard.flush()
                     shard.close()
 
     def _check_space(self, name: str, size: Callable[[], int] = lambda: 0) -> None:
-        """Refuse to write when the disk is nearly full.
-
-        The engine writes through memory maps of files that it makes ahead of need. Where the disk has no page left for
-        one, the operating system ends the process (SIGBUS); no error could be raised any more.
-
-        Args:
-            name: The collection.
-            size: Bytes to be written; only asked for when space is scarce.
-        """
-        free = shutil.disk_usage(self._root).free
-        # Points are written twice, to the log and to a segment, and both round up.
-        if free < SCARCE and free < (needed := SPACE + 4 * size()):
-            raise StorageFullError(
-                f"collection {name!r}: the disk of {self._root} has {free / 2**20:.0f} MB left, and writing needs "
-                f"{needed / 2**20:.0f} MB. Free some space, or move the folder to a larger disk"
-            )
+        check_space(self._root, name, size)
 
     def _folder(self, name: str) -> Path:
         """Folder of a collection: strictly inside the location, whatever the name."""
@@ -334,60 +338,6 @@ class EdgeStore:
             if self._closed:
                 raise StoreError(f"collection {name!r}: this store has been closed; open the collection again")
             if name not in self._shards:
-                with _translated(name):
+                with translated(name):
                     self._shards[name] = edge.EdgeShard.load(str(self._shard_folder(name)))
             return self._shards[name]
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    """The engine raises plain `Exception`s; turn them into ours."""
-    try:
-        yield
-    except HysacError:
-        raise
-    except Exception as error:
-        if "WouldBlock" in str(error):
-            raise StorageLockedError(
-                f"collection {name!r} is open elsewhere (another process, or another Index of this one); "
-                "close that one or share it, or run a Qdrant server and use url= for several processes"
-            ) from error
-        raise _failed(name, str(error)) from error
-
-
-def _failed(name: str, what: str) -> StoreError:
-    if any(sign in what for sign in _FULL):
-        return StorageFullError(f"collection {name!r}: {what}. Free some space, or move the folder to a larger disk")
-    if any(sign in what for sign in _READ_ONLY):
-        return StoreError(
-            f"collection {name!r}: {what}. The embedded engine writes to its folder even to search; give this user "
-            "write permission on it, use a copy, or run a Qdrant server"
-        )
-    return StoreError(f"collection {name!r}: {what}")
-
-
-def _size(vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]) -> int:
-    return vectors.nbytes + sum(len(json.dumps(payload, default=str)) for payload in payloads)
-
-
-def _sidecar(size: int | None, metric: Metric | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {"size": size, "metric": metric, "metadata": dict(metadata)}
-
-
-def _allocated(status: os.stat_result) -> int:
-    # The engine makes files of 32 MB ahead of need; what they hold is what the file system has given them.
-    blocks: int | None = getattr(status, "st_blocks", None)  # not on every platform
-    return status.st_size if blocks is None else blocks * 512
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write so that a reader finds the old file or the new one, whole, even after a power cut."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(value, stream, allow_nan=False, indent=1, sort_keys=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

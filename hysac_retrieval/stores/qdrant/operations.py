@@ -36,6 +36,7 @@ from hysac_retrieval.stores.types import (
     CollectionSpec,
     Group,
     GroupQuery,
+    IndexKind,
     Opened,
     StoredPoint,
     VectorQuery,
@@ -93,9 +94,8 @@ class Operations:
         try:
             if (yield from self._described(name)).metadata is None:
                 raise StoreError("this Qdrant server keeps no collection metadata", hint="Use version 1.16 or later")
-            if not self.local:  # payload indexes have no effect in local mode, which warns about them
-                for key, kind in spec.indexes.items():
-                    yield Ask("create_payload_index", name, key, INDEX_TYPES[kind])
+            for key, kind in spec.indexes.items():
+                yield from self.add_index(name, key, kind)
         except StoreError:
             with suppress(StoreError):  # the first error says what happened
                 yield from self.drop(name)
@@ -118,6 +118,16 @@ class Operations:
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> Steps[None]:
         """See `Store.write_metadata`."""
         yield Ask("update_collection", name, metadata={METADATA_KEY: dict(metadata)})
+
+    def add_index(self, name: str, key: str, kind: IndexKind) -> Steps[None]:
+        """See `Store.add_index`."""
+        if not self.local:  # payload indexes have no effect in local mode, which warns about them
+            yield Ask("create_payload_index", name, key, INDEX_TYPES[kind])
+
+    def drop_index(self, name: str, key: str) -> Steps[None]:
+        """See `Store.drop_index`."""
+        if not self.local:
+            yield Ask("delete_payload_index", name, key)
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]

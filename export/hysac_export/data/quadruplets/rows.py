@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_records, is_saved_dataset
 from hysac_retrieval.ingest.sources.open import expand_braces
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, read_members, sample_of
 from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, ROW_SUFFIXES, table_records
-from hysac_retrieval.search.queries import IMAGE_SUFFIXES
 
 SAFE, UNSAFE = ("safe", "safe_caption"), ("unsafe", "unsafe_caption", "nsfw")
 CATEGORY = ("category", "tag")

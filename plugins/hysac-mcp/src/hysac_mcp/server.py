@@ -19,7 +19,6 @@ from pydantic import ConfigDict, Field
 
 from hysac_retrieval import AsyncSafeSearch, Explanation, SearchResult
 from hysac_retrieval.errors import HysacError
-from hysac_retrieval.search.queries import Text
 
 MAX_LIMIT = 100
 INSTRUCTIONS = (
@@ -60,7 +59,7 @@ def make_server(
         safe: Safe = True,
     ) -> Answer:
         """Find the images and texts whose meaning is nearest to a text."""
-        return await _answer(engine.search(Text(query), limit=limit, modality=modality, filter=filter, safe=safe))
+        return await _answer(engine.search(query, limit=limit, modality=modality, filter=filter, safe=safe))
 
     async def find_by_image(
         image: Annotated[str | None, Field(description="The picture: base64, or a data: URL.")] = None,
@@ -92,7 +91,7 @@ def make_server(
         safe: Safe = True,
     ) -> Answer:
         """Show how unsafe a query is: its path to the origin of the space, and the points found at each step."""
-        return await _answer(engine.explain(Text(query), steps=steps, near=near, filter=filter, safe=safe))
+        return await _answer(engine.explain(query, steps=steps, near=near, filter=filter, safe=safe))
 
     functions = (find_by_text, find_by_image, similar, explain)
     tools = [_tool(function if allow_unsafe else _only_safe(function)) for function in functions]

@@ -1,0 +1,95 @@
+"""What a store answered, as hits: distances, a last look at their safety, order."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.collection.plan import SearchPlan
+from hysac_retrieval.collection.records import stored_points
+from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload, stored_modality
+from hysac_retrieval.results import Hit, ResultGroup
+from hysac_retrieval.safety.verdict import is_safe, valid_score
+from hysac_retrieval.stores.types import Group, StoredPoint
+
+_log = logging.getLogger(__name__)
+
+
+def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[StoredPoint]) -> list[Hit]:
+    """Return the points that a store found for one query as hits, nearest first (with the penalty, if there is one).
+
+    The search itself keeps unsafe points out; one that came back all the same is dropped.
+
+    Args:
+        plan: How the request was answered.
+        point: The point searched with, (d,).
+        answer: What the store returned.
+    """
+    bound, fingerprint = plan.threshold, plan.collection.metadata.fingerprint
+    farthest, penalty = plan.request.max_distance, plan.request.penalty
+    found: list[Hit] = []
+    ordered = penalty == 0
+    for stored, distance in zip(answer, _distances(plan, point, answer), strict=True):
+        payload = {**stored.payload}
+        own = payload.pop(PAYLOAD_KEY, None)
+        if not isinstance(own, dict):
+            own = {}
+        if bound is not None and not is_safe(own, fingerprint, bound):
+            # A value in a list, or an index that outlived its payload.
+            _log.warning(
+                "point %s of %r passed the safety filter, but its payload does not say that it is safe; dropped",
+                stored.id,
+                plan.collection.name,
+            )
+            continue
+        if farthest is not None and not distance <= farthest:
+            continue
+        unsafe, radius = valid_score(own, fingerprint), finite_number(own.get("radius"))
+        ordered = ordered and (not found or found[-1].distance < distance)
+        found.append(Hit(stored.id, distance, unsafe, radius, stored_modality(own), payload))
+    if not ordered:  # an engine's ties are in any order
+        found.sort(key=lambda hit: (_rank(hit, penalty), str(hit.id)))
+    return found
+
+
+def groups_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Group]) -> tuple[ResultGroup, ...]:
+    """Return a store's groups, the one with the nearest hit first, and the hits of each, nearest first."""
+    read = [ResultGroup(group.value, tuple(hits_of(plan, point, group.points))) for group in answer]
+    found = [group for group in read if group.hits]
+    return tuple(sorted(found, key=lambda group: _rank(group.hits[0], plan.request.penalty)))
+
+
+def _distances(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[StoredPoint]) -> list[float]:
+    if not answer:
+        return []
+    collection = plan.collection
+    if plan.recomputed:
+        found, _ = stored_points(collection, answer)
+        distances: list[float] = lorentz.dist(found, point[None, :], collection.metadata.curvature).tolist()
+        return distances
+    scores = [math.nan if stored.score is None else stored.score for stored in answer]
+    if plan.candidates is None:
+        computed = collection.lift.distances(point, scores, [own_payload(stored.payload) for stored in answer])
+        distances = computed.tolist()
+        return distances
+    # A second stage scored them: the distance with the penalty, negative.
+    penalty = plan.request.penalty
+    own = [own_payload(stored.payload) for stored in answer]
+    added = [penalty * _risk(finite_number(each.get("unsafe"))) for each in own]
+    return [max(-score - more, 0.0) for score, more in zip(scores, added, strict=True)]
+
+
+def _rank(hit: Hit, penalty: float) -> float:
+    """What hits are ordered by; a distance that could not be computed comes last."""
+    value = hit.distance + penalty * _risk(hit.unsafe) if penalty > 0 else hit.distance
+    return math.inf if math.isnan(value) else value
+
+
+def _risk(unsafe: float | None) -> float:
+    """A stored score, or the worst there is for a point without one."""
+    return 1.0 if unsafe is None else unsafe

@@ -1,0 +1,148 @@
+"""A request as it is sent to a store: what is asked for, whatever the points searched with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.request import Request
+from hysac_retrieval.payload import UNSAFE
+from hysac_retrieval.safety.filters import effective_threshold, safety_filter, search_filter, verdict_filter, without
+from hysac_retrieval.stores.types import Quantization, VectorQuery
+from hysac_retrieval.types import PointId
+
+OVERSAMPLING: dict[Quantization, float] = {"int8": 2.0, "turbo8": 2.0, "turbo4": 3.0, "binary": 8.0}
+"""Quantized candidates compared again by their originals, per hit; chosen by benchmarks/recall.py."""
+
+COMPARED: dict[Quantization, int] = {"binary": 1800}
+"""How many candidates are compared again at least: one bit of a coordinate says little, so few hits need as many."""
+
+_CANDIDATES = 100
+"""First-stage points for a second stage, where the engine's own ranking is not the final one."""
+# A few candidates more than asked for, so that the float32 scores of an engine do not decide which point is last.
+_SPARE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """How a request is answered. Made once for a request; any number of points can be searched with it.
+
+    Attributes:
+        collection: The collection searched.
+        request: What is asked for.
+        threshold: Largest unsafe score of a hit; None for a search that may return anything.
+        filter: Condition on every hit.
+        fetched: Points that the store returns for each query.
+        candidates: Points that a first stage hands to a second one, which ranks by the geodesic distance; None where
+            there is no second stage.
+        ef: Candidates that the graph search keeps; None for the engine's own.
+        oversampling: Quantized candidates compared again, per hit; None where nothing is quantized.
+        recomputed: Whether distances are computed in float64 from the stored points.
+    """
+
+    collection: Collection
+    request: Request
+    threshold: float | None
+    filter: models.Filter | None
+    fetched: int
+    candidates: int | None
+    ef: int | None
+    oversampling: float | None
+    recomputed: bool
+
+    def query(self, points: NDArray[np.float64], hidden: Sequence[Sequence[PointId]] = ()) -> VectorQuery:
+        """Return the searches with points (n, d).
+
+        Args:
+            points: The points.
+            hidden: Ids that each search leaves out; empty where none does.
+        """
+        formulas = None
+        if self.candidates is not None:
+            formulas = [self._formula(point) for point in points]
+        return VectorQuery(
+            vectors=self.collection.lift.lift_query(points),
+            limit=self.fetched,
+            filter=self.filter,
+            filters=[without(self.filter, ids) for ids in hidden] if any(hidden) else None,
+            ef=self.ef,
+            formulas=formulas,
+            candidates=self.candidates,
+            oversampling=self.oversampling,
+            with_vectors=self.recomputed,
+        )
+
+    def _formula(self, point: NDArray[np.float64]) -> models.FormulaQuery:
+        """Score of the second stage: the geodesic distance with the penalty, negative, as the highest comes first."""
+        distance, defaults = self.collection.lift.formula(point), self.collection.lift.defaults()
+        if self.request.penalty > 0:
+            distance = models.SumExpression(sum=[distance, models.MultExpression(mult=[self.request.penalty, UNSAFE])])
+            defaults = {**defaults, UNSAFE: 1.0}
+        return models.FormulaQuery(formula=models.NegExpression(neg=distance), defaults=defaults or None)
+
+
+def plan_search(
+    collection: Collection,
+    request: Request,
+    *,
+    most: float | None = None,
+    rules: models.Filter | None = None,
+    with_vectors: bool = False,
+) -> SearchPlan:
+    """Decide how a request is answered.
+
+    Args:
+        collection: The collection searched.
+        request: What is asked for.
+        most: Loosest threshold that is allowed; None for the calibration's.
+        rules: A further condition on every hit.
+        with_vectors: Whether distances are computed from the stored points, whatever the request says.
+
+    Raises:
+        SettingsError: The threshold is out of range.
+    """
+    metadata, lift, wanted = collection.metadata, collection.lift, request.wanted
+    calibrated, quantization = metadata.safety.threshold, metadata.quantization
+    bound = effective_threshold(request.threshold, calibrated if most is None else most)
+    recomputed = with_vectors or request.rerank == "exact" or quantization is not None
+    fetched = wanted + (_SPARE if recomputed else 0)
+    first: int | None = None
+    if request.penalty > 0 or not lift.ranks:
+        first = max(fetched, request.candidates or _first_stage(wanted))
+        if not collection.formula:
+            # The engine ranks by its own score and the final ranking is made here, so all candidates come back.
+            fetched, first = first, None
+    elif recomputed and request.candidates is not None:
+        fetched = max(fetched, request.candidates)  # all of them are ranked again
+    safety = None
+    if request.safe and request.penalty > 0:
+        safety = safety_filter(bound, metadata.fingerprint)  # an engine cannot compute with a score that is a list
+    elif request.safe:
+        safety = verdict_filter(metadata.fingerprint, bound if bound < calibrated else None)
+    reached = max(fetched, first or 0, request.candidates or 0)
+    return SearchPlan(
+        collection=collection,
+        request=request,
+        threshold=bound if request.safe else None,
+        filter=search_filter(safety, modality=request.modality, user=request.filter, rules=rules),
+        fetched=fetched,
+        candidates=first,
+        ef=None if request.ef is None else max(request.ef, reached),
+        oversampling=None if quantization is None else _oversampling(quantization, fetched),
+        recomputed=recomputed,
+    )
+
+
+def _oversampling(quantization: Quantization, fetched: int) -> float:
+    return max(OVERSAMPLING[quantization], COMPARED.get(quantization, 0) / fetched)
+
+
+def _first_stage(wanted: int) -> int:
+    """First-stage points for so many hits, in doublings: the pages of a query mostly come from the same ones."""
+    return _CANDIDATES << max(0, math.ceil(math.log2(2 * wanted / _CANDIDATES)))

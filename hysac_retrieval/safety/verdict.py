@@ -1,0 +1,58 @@
+"""The verdict that a point carries: its score, and under `hysac.safe` whether that is safe, by the model's fingerprint.
+
+One indexed boolean keeps unsafe points out of a search, at no cost that can be measured. What comes back is looked at
+once more: an index may outlive the payload, and a value may be a list, of which engines match any element.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from hysac_retrieval.payload import PAYLOAD_KEY, finite_number
+
+SAFE = f"{PAYLOAD_KEY}.safe"
+"""Payload field with a verdict for each model."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@lru_cache(maxsize=64)
+def flag_name(fingerprint: str) -> str:
+    """Return the key of a model's verdict under `SAFE`: its fingerprint, or a hash where that is no plain word."""
+    # A dot, a bracket or a quote would be read as a path by the engines.
+    return fingerprint if _PLAIN.fullmatch(fingerprint) else hashlib.sha256(fingerprint.encode()).hexdigest()[:32]
+
+
+def flag_key(fingerprint: str) -> str:
+    """Return the payload field, such as ``hysac.safe.<fingerprint>``, with the verdict of a model."""
+    return f"{SAFE}.{flag_name(fingerprint)}"
+
+
+def verdict(unsafe: float, threshold: float, fingerprint: str) -> dict[str, Any]:
+    """Return what a point carries for a score: ``unsafe``, ``model`` and ``safe``.
+
+    Args:
+        unsafe: Score in [0, 1].
+        threshold: Largest score that counts as safe.
+        fingerprint: Model that gave the score.
+    """
+    return {"unsafe": unsafe, "model": fingerprint, "safe": {flag_name(fingerprint): unsafe <= threshold}}
+
+
+def valid_score(own: Mapping[str, Any], fingerprint: str) -> float | None:
+    """Return the score in [0, 1] that a model gave, from a point's ``hysac`` payload; None for anything else."""
+    unsafe = finite_number(own.get("unsafe"))
+    return unsafe if unsafe is not None and unsafe <= 1 and own.get("model") == fingerprint else None
+
+
+def is_safe(own: Mapping[str, Any], fingerprint: str, threshold: float) -> bool:
+    """Whether a point's ``hysac`` payload says that it is safe: by score, model and verdict. Fails closed."""
+    unsafe = valid_score(own, fingerprint)
+    if unsafe is None or unsafe > threshold:
+        return False
+    verdicts = own.get("safe")
+    return isinstance(verdicts, Mapping) and verdicts.get(flag_name(fingerprint)) is True
