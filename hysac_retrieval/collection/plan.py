@@ -122,7 +122,10 @@ def plan_search(
         fetched = max(fetched, request.candidates)  # all of them are ranked again
     safety = None
     if request.safe and request.penalty > 0:
-        safety = safety_filter(bound, metadata.fingerprint)  # an engine cannot compute with a score that is a list
+        # An engine cannot compute with a score that is a list: one such point would end the search of all others.
+        safety = safety_filter(bound, metadata.fingerprint)
+        single = models.FieldCondition(key=UNSAFE, values_count=models.ValuesCount(lte=1))
+        safety = models.Filter(must=[*safety.must, single], must_not=safety.must_not)  # type: ignore[misc]  # a list
     elif request.safe:
         safety = verdict_filter(metadata.fingerprint, bound if bound < calibrated else None)
     reached = max(fetched, first or 0, request.candidates or 0)

@@ -197,12 +197,11 @@ class EdgeStore:
             return []
         with translated(name):
             shard, requests = self._shard(name), query_requests(query, self._condition)
-            # A batch of one costs the engine more than a single query.
-            answers = (
-                [shard.query(requests[0])]
-                if len(requests) == 1
-                else shard.query_batch(edge.QueryBatchRequest(requests))
-            )
+            # A batch of one costs the engine more than a single query, but says what is wrong with a formula.
+            if len(requests) == 1 and query.formulas is None:
+                answers = [shard.query(requests[0])]
+            else:
+                answers = shard.query_batch(edge.QueryBatchRequest(requests))
             return [[stored(point, point.score) for point in answer] for answer in answers]
 
     def _condition(self, filter: models.Filter) -> Any:
