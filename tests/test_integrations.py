@@ -21,7 +21,7 @@ from hysac_retrieval.integrations import Fields, FixedSearch, closeness, joined_
 from hysac_retrieval.results import Hit
 from hysac_retrieval.safety.policy import LabelRule
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.search.queries import kind_of
+from hysac_retrieval.search.points import kind_of
 
 TEXTS = ["a man in the park", "a man with a gun", "a dog", "a cat with a knife", "the red house", "blood in the house"]
 SAFE = {0, 2, 4}

@@ -56,18 +56,20 @@ class SearchPlan:
     oversampling: float | None
     recomputed: bool
 
-    def query(self, points: NDArray[np.float64], hidden: Sequence[Sequence[PointId]] = ()) -> VectorQuery:
-        """Return the searches with points (n, d).
+    def query(
+        self, points: Sequence[NDArray[np.float64]] | NDArray[np.float64], hidden: Sequence[Sequence[PointId]] = ()
+    ) -> VectorQuery:
+        """Return the searches with points.
 
         Args:
-            points: The points.
+            points: Shape (n, d), or n points (d,); n ≥ 1.
             hidden: Ids that each search leaves out; empty where none does.
         """
         formulas = None
         if self.candidates is not None:
             formulas = [self._formula(point) for point in points]
         return VectorQuery(
-            vectors=self.collection.lift.lift_query(points),
+            vectors=self.collection.lift.lift_query(np.asarray(points)),
             limit=self.fetched,
             filter=self.filter,
             filters=[without(self.filter, ids) for ids in hidden] if any(hidden) else None,

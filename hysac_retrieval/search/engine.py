@@ -9,24 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
-import numpy as np
-from qdrant_client import models
-
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.interpret import groups_of, hits_of
 from hysac_retrieval.collection.plan import SearchPlan, plan_search
-from hysac_retrieval.collection.records import found_points
-from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, ResultGroup, SearchResult
-from hysac_retrieval.safety.policy import AuditRecord, Operation, SafetyPolicy
-from hysac_retrieval.search.points import QueryPoint, Stored, mentioned, query_points
-from hysac_retrieval.search.queries import Query, QueryEncoder, describe
-from hysac_retrieval.search.request import AnyRequest, GroupSearchRequest, SearchRequest, recorded
-from hysac_retrieval.search.steps import fetch, find, find_groups
+from hysac_retrieval.results import GroupedResult, ResultGroup, SearchResult
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.search.audit import audit
+from hysac_retrieval.search.points import query_points
+from hysac_retrieval.search.queries import Query, QueryEncoder
+from hysac_retrieval.search.request import AnyRequest, GroupSearchRequest, SearchRequest
 from hysac_retrieval.search.traversal import Settled, settle
-from hysac_retrieval.steps import Steps
-from hysac_retrieval.stores.types import GroupQuery, StoredPoint
+from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.stores.types import GroupQuery
 
 R = TypeVar("R", bound=AnyRequest)
 _MOST_PREPARED = 64
@@ -54,7 +49,7 @@ class SearchEngine:
 
     Attributes:
         collection: The collection searched.
-        encoder: Encodes queries; None where only points are searched with.
+        encoder: Encodes queries; None for an engine that is only asked with points.
         policy: What a search may ask for.
     """
 
@@ -89,12 +84,14 @@ class SearchEngine:
         settled = yield from self.settled(queries, prepared)
         if not settled:
             return []
-        answers = yield from find(self.collection.name, plan.query(*_searched(settled)))
+        request_to_store = plan.query([query.point for query in settled], [query.hidden for query in settled])
+        answers = yield Ask("query", self.collection.name, request_to_store)
         results = []
         for query, answer in zip(settled, answers, strict=True):
             page = hits_of(plan, query.point, answer)[request.offset : request.wanted]
             results.append(SearchResult(query.info, self.policy.admitted(page, request.safe)))
-        self.audit("search", prepared, queries, [(result.query, result.hits) for result in results])
+        shown = [(result.query, result.hits) for result in results]
+        audit(self.policy, self.collection.name, "search", request, queries, shown)
         return results
 
     def groups(self, query: Query, options: Mapping[str, Any]) -> Steps[GroupedResult]:
@@ -103,12 +100,14 @@ class SearchEngine:
         request, plan = prepared.request, prepared.plan
         (settled,) = yield from self.settled([query], prepared)
         grouping = GroupQuery(request.by, request.groups, request.size)
-        answer = yield from find_groups(self.collection.name, plan.query(*_searched([settled])), grouping)
+        request_to_store = plan.query([settled.point], [settled.hidden])
+        answer = yield Ask("query_groups", self.collection.name, request_to_store, grouping)
         found = []
         for group in groups_of(plan, settled.point, answer):
             if hits := self.policy.admitted(group.hits, request.safe):
                 found.append(ResultGroup(group.value, hits))
-        self.audit("search_groups", prepared, [query], [(settled.info, [hit for group in found for hit in group])])
+        shown = [(settled.info, [hit for group in found for hit in group])]
+        audit(self.policy, self.collection.name, "search_groups", request, [query], shown)
         return GroupedResult(settled.info, tuple(found))
 
     def prepare(self, kind: type[R], options: Mapping[str, Any]) -> Prepared[R]:
@@ -140,61 +139,7 @@ class SearchEngine:
         return prepared
 
     def settled(self, queries: Sequence[Query], prepared: Prepared[Any]) -> Steps[list[Settled]]:
-        """Turn queries into points to search with.
-
-        Raises:
-            PointNotFoundError: A stored point is not there, or not one that the policy lets a caller know of.
-        """
-        request = prepared.request
-        stored: Stored = {}
-        if ids := mentioned(queries):
-            visible = yield from self._visible((yield from fetch(self.collection.name, ids)), prepared)
-            stored = dict(zip(ids, zip(*found_points(self.collection, ids, visible), strict=True), strict=True))
-        points: list[QueryPoint] = query_points(self.collection, self.encoder, queries, stored, request.query_modality)
-        return (yield from settle(self.collection, self.policy, points, request, prepared.bound))
-
-    def _visible(self, stored: list[StoredPoint], prepared: Prepared[Any]) -> Steps[list[StoredPoint]]:
-        """Return those of some stored points that the policy lets a caller know of.
-
-        What is near a point, and how near, tells what it is. So points that the rules exclude are no queries, and where
-        unsafe points are out of reach altogether, neither are they.
-        """
-        rules, safe = self.policy.condition(prepared.request.safe), not self.policy.allow_unsafe
-        if not stored or (rules is None and not safe):
-            return stored
-        among = models.Filter(must=[models.HasIdCondition(has_id=[point.id for point in stored])])
-        request = PageRequest(limit=len(stored), safe=safe, threshold=prepared.bound, filter=among)
-        plan = plan_search(self.collection, request, rules=rules)
-        origin = np.zeros((1, self.collection.metadata.dim))
-        (answer,) = yield from find(self.collection.name, plan.query(origin))
-        found = {hit.id for hit in self.policy.admitted(hits_of(plan, origin[0], answer), prepared.request.safe)}
-        return [point for point in stored if point.id in found]
-
-    def audit(
-        self,
-        operation: Operation,
-        prepared: Prepared[Any],
-        queries: Sequence[Query],
-        found: Sequence[tuple[QueryInfo, Sequence[Hit]]],
-    ) -> None:
-        """Tell the policy's audit of a search that was allowed unsafe results."""
-        if prepared.request.safe or self.policy.audit is None or not found:
-            return
-        self.policy.audit(
-            AuditRecord(
-                collection=self.collection.name,
-                operation=operation,
-                asked=tuple(describe(query) for query in queries),
-                queries=tuple(info for info, _ in found),
-                options=recorded(prepared.request),
-                hits=tuple(tuple(hit.id for hit in hits) for _, hits in found),
-                context=prepared.request.context,
-            )
-        )
-
-
-def _searched(settled: Sequence[Settled]) -> tuple[Any, list[tuple[int | str, ...]]]:
-    """Points to search with, (n, d), and the ids that each leaves out."""
-    if len(settled) == 1:
-        return settled[0].point[None, :], [settled[0].hidden]
-    return np.stack([query.point for query in settled]), [query.hidden for query in settled]
+        """Turn queries into points to search with; see `query_points` and `settle`."""
+        collection, policy, request, bound = self.collection, self.policy, prepared.request, prepared.bound
+        points = yield from query_points(collection, self.encoder, policy, queries, request, bound)
+        return (yield from settle(collection, policy, points, request, bound))

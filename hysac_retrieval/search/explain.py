@@ -20,12 +20,12 @@ from hysac_retrieval.collection.records import stored_points
 from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.results import Hit, QueryInfo
 from hysac_retrieval.safety.redirect import radius_of
+from hysac_retrieval.search.audit import audit, describe
 from hysac_retrieval.search.engine import Prepared, SearchEngine
 from hysac_retrieval.search.points import Point
-from hysac_retrieval.search.queries import Query, describe
+from hysac_retrieval.search.queries import Query
 from hysac_retrieval.search.request import ExplainRequest
-from hysac_retrieval.search.steps import find
-from hysac_retrieval.steps import Steps
+from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import MODALITIES, Modality
 
@@ -98,8 +98,8 @@ def explain(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> S
     texts = _plan(engine, prepared, limit=CANDIDATES, modality="text")
     others = _plan(engine, prepared, limit=request.near)
     hidden = [settled.hidden] * len(path)
-    near_texts = yield from find(collection.name, texts.query(path, hidden))
-    near_all = yield from find(collection.name, others.query(path, hidden))
+    near_texts = yield Ask("query", collection.name, texts.query(path, hidden))
+    near_all = yield Ask("query", collection.name, others.query(path, hidden))
     boundary = min(metadata.safety.of(kind).boundary for kind in ([info.modality] if info.modality else MODALITIES))
     steps = []
     for point, some, every in zip(path, near_texts, near_all, strict=True):
@@ -120,7 +120,7 @@ def explain(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> S
             )
         )
     shown = {hit.id: hit for step in steps for hit in (*step.entailing, *step.nearest)}
-    engine.audit("explain", prepared, [query], [(info, list(shown.values()))])
+    audit(engine.policy, collection.name, "explain", request, [query], [(info, list(shown.values()))])
     return Explanation(describe(query), info, boundary, any(step.entailing for step in steps), tuple(steps))
 
 

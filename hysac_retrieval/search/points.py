@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from qdrant_client import models
 
+from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import Collection
-from hysac_retrieval.collection.records import checked_point, checked_points
-from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.search.queries import Examples, PointRef, Query, QueryEncoder, examples_point, kind_of
-from hysac_retrieval.types import MODALITIES, Modality, PointId
+from hysac_retrieval.collection.interpret import hits_of
+from hysac_retrieval.collection.plan import plan_search
+from hysac_retrieval.collection.records import checked_point, checked_points, found_points
+from hysac_retrieval.collection.request import PageRequest
+from hysac_retrieval.errors import InputError, SettingsError
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.search.queries import Examples, PointRef, Query, QueryEncoder
+from hysac_retrieval.search.request import AnyRequest
+from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.stores.types import StoredPoint
+from hysac_retrieval.types import Modality, PointId
 
 Point = NDArray[np.float64]
 
@@ -33,69 +44,140 @@ class QueryPoint:
     hidden: tuple[PointId, ...] = ()
 
 
-Stored = Mapping[PointId, tuple[Point, Modality | None]]
-"""Points of the collection by id, with what they were encoded from."""
-
-
-def mentioned(queries: Sequence[Query]) -> tuple[PointId, ...]:
-    """Return the ids of stored points that queries are made of, each once."""
-    return tuple(dict.fromkeys(leaf.id for query in queries for leaf in _leaves(query) if isinstance(leaf, PointRef)))
+NEGATIVE_WEIGHT = 0.5
+"""How far negative examples turn a query: their direction counts half as much as that of the positive ones."""
 
 
 def query_points(
     collection: Collection,
     encoder: QueryEncoder | None,
+    policy: SafetyPolicy,
     queries: Sequence[Query],
-    stored: Stored,
-    modality: Modality | None,
-) -> list[QueryPoint]:
-    """Turn queries into points; texts are encoded together, and images.
+    request: AnyRequest,
+    bound: float,
+) -> Steps[list[QueryPoint]]:
+    """Turn queries into points; texts are encoded together, and images, and stored points are fetched together.
 
     Args:
         collection: The collection searched.
         encoder: Encodes texts and images.
+        policy: Which stored points a caller may know of.
         queries: The queries.
-        stored: The points that `mentioned` names.
-        modality: What points that are given as such were encoded from.
+        request: What is asked for.
+        bound: Largest score that counts as safe.
 
     Raises:
         InputError: A query cannot be read.
+        PointNotFoundError: A stored point is not there, or not one that the policy lets a caller know of.
         SettingsError: A text or an image is asked, and there is no encoder.
     """
-    found: dict[int, tuple[Point, Modality | None]] = {}
+    leaves = [leaf for query in queries for leaf in _leaves(query)]
+    ids = _mentioned(leaves)
+    points: dict[int, tuple[Point, Modality | None]] = {}
+    if ids:
+        stored = yield from _visible(collection, policy, ids, request, bound)
+        known = dict(zip(ids, zip(*found_points(collection, ids, stored), strict=True), strict=True))
+        points = {id(leaf): known[leaf.id] for leaf in leaves if isinstance(leaf, PointRef)}
     to_encode: dict[Modality, list[Any]] = {}
-    for leaf in (leaf for query in queries for leaf in _leaves(query)):
+    for leaf in leaves:
         if isinstance(leaf, PointRef):
-            found[id(leaf)] = stored[leaf.id]
-        elif (kind := kind_of(leaf)) is None:
-            found[id(leaf)] = checked_point(collection, leaf), modality
+            continue
+        if (kind := kind_of(leaf)) is None:
+            points[id(leaf)] = checked_point(collection, leaf), request.query_modality
         else:
             to_encode.setdefault(kind, []).append(leaf)
-    for kind in MODALITIES:
-        if leaves := to_encode.get(kind):
-            if encoder is None:
-                raise SettingsError(
-                    f"a {kind} query needs a model, and this engine has none", hint="Connect with model="
-                )
-            encoded = encoder.encode_text(leaves) if kind == "text" else encoder.encode_image(leaves)
-            rows = checked_points(collection, encoded)
-            found |= {id(leaf): (row, kind) for leaf, row in zip(leaves, rows, strict=True)}
-    return [_made(collection, query, found) for query in queries]
+    for kind, some in to_encode.items():
+        if encoder is None:
+            raise SettingsError(f"a {kind} query needs a model; this engine has none", hint="Connect with model=")
+        rows = checked_points(collection, encoder.encode_text(some) if kind == "text" else encoder.encode_image(some))
+        points |= {id(leaf): (row, kind) for leaf, row in zip(some, rows, strict=True)}
+    return [_query_point(query, points, collection.metadata.curvature) for query in queries]
+
+
+def kind_of(query: Any) -> Modality | None:
+    """Return what a query is: text, image, or None for a point. A string is always a text.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    if isinstance(query, np.ndarray | list | tuple):
+        return None
+    if isinstance(query, str):
+        return "text"
+    if isinstance(query, os.PathLike | bytes | Image.Image):
+        return "image"
+    raise InputError(f"a query is text, a path, bytes, a PIL image or a point, not {type(query).__name__}")
+
+
+def examples_point(
+    positive: NDArray[np.float64], negative: Sequence[NDArray[np.float64]], curvature: float
+) -> NDArray[np.float64]:
+    """Return one point for examples.
+
+    With u the direction of the positive centroid as seen from the origin, and w that of the negative one, the result
+    lies in the direction of u + λ(u − w), λ = `NEGATIVE_WEIGHT`: on the great circle from w through u, beyond u by at
+    most asin(λ / (1 + λ)), 19.5°. Its radius is that of the positive centroid. Only directions enter, because what
+    something is about is its direction, and how unsafe it is its radius.
+
+    Args:
+        positive: Points (n, d), n ≥ 1.
+        negative: Points (d,), none or more.
+        curvature: Curvature c > 0 of the space (−c).
+
+    Returns:
+        The point, (d,).
+    """
+    centre: NDArray[np.float64] = lorentz.centroid(positive, curvature)
+    if not len(negative):
+        return centre
+    sought, shunned = _direction(centre), _direction(lorentz.centroid(np.stack(negative), curvature))
+    # Never zero where u is a direction: |u + λ(u − w)| ≥ (1 + λ) − λ.
+    turned = _direction(sought + NEGATIVE_WEIGHT * (sought - shunned))
+    return turned * float(np.linalg.norm(centre)) if sought.any() else centre
+
+
+def _visible(
+    collection: Collection, policy: SafetyPolicy, ids: tuple[PointId, ...], request: AnyRequest, bound: float
+) -> Steps[list[StoredPoint]]:
+    """Fetch stored points, those of them that the policy lets a caller know of.
+
+    What is near a point, and how near, tells what it is. So points that the rules exclude are no queries, and where
+    unsafe points are out of reach altogether, neither are they.
+    """
+    stored: list[StoredPoint] = yield Ask("retrieve", collection.name, ids)
+    rules, safe = policy.condition(request.safe), not policy.allow_unsafe
+    if not stored or (rules is None and not safe):
+        return stored
+    among = models.Filter(must=[models.HasIdCondition(has_id=[point.id for point in stored])])
+    plan = plan_search(
+        collection, PageRequest(limit=len(stored), safe=safe, threshold=bound, filter=among), rules=rules
+    )
+    origin = np.zeros((1, collection.metadata.dim))
+    (answer,) = yield Ask("query", collection.name, plan.query(origin))
+    found = {hit.id for hit in policy.admitted(hits_of(plan, origin[0], answer), request.safe)}
+    return [point for point in stored if point.id in found]
 
 
 def _leaves(query: Query) -> tuple[Any, ...]:
     return (*query.positive, *query.negative) if isinstance(query, Examples) else (query,)
 
 
-def _made(collection: Collection, query: Query, found: Mapping[int, tuple[Point, Modality | None]]) -> QueryPoint:
+def _mentioned(leaves: Sequence[Any]) -> tuple[PointId, ...]:
+    """Ids of the stored points among single queries, each once."""
+    return tuple(dict.fromkeys(leaf.id for leaf in leaves if isinstance(leaf, PointRef)))
+
+
+def _query_point(query: Query, points: Mapping[int, tuple[Point, Modality | None]], curvature: float) -> QueryPoint:
     if not isinstance(query, Examples):
-        return QueryPoint(*found[id(query)], (query.id,) if isinstance(query, PointRef) else ())
-    positive = [found[id(leaf)] for leaf in query.positive]
-    negative = [found[id(leaf)][0] for leaf in query.negative]
-    made = examples_point(
-        np.stack([point for point, _ in positive]),
-        np.stack(negative) if negative else np.empty((0, collection.metadata.dim)),
-        collection.metadata.curvature,
-    )
+        return QueryPoint(*points[id(query)], (query.id,) if isinstance(query, PointRef) else ())
+    positive = [points[id(leaf)] for leaf in query.positive]
+    negative = [points[id(leaf)][0] for leaf in query.negative]
+    made = examples_point(np.stack([point for point, _ in positive]), negative, curvature)
     kinds = {kind for _, kind in positive}
-    return QueryPoint(made, kinds.pop() if len(kinds) == 1 else None, mentioned([query]))
+    return QueryPoint(made, kinds.pop() if len(kinds) == 1 else None, _mentioned(_leaves(query)))
+
+
+def _direction(v: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unit vector along v; zero for zero."""
+    length = float(np.linalg.norm(v))
+    return v / length if length > 0 else np.zeros_like(v)

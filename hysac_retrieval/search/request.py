@@ -7,7 +7,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo
-from qdrant_client import models
 
 from hysac_retrieval.collection.request import (
     CommonOptions,
@@ -97,15 +96,3 @@ class ExplainRequest(Request):
 
 
 AnyRequest = SearchRequest | GroupSearchRequest | ExplainRequest
-
-_NOT_RECORDED = {"safe", "threshold", "query_modality", "context", "filter"}
-_ALWAYS_RECORDED = {"by", "groups", "size", "steps", "near"}
-
-
-def recorded(request: AnyRequest) -> dict[str, Any]:
-    """Return the options that an audit is told of, as JSON values: those given, and the size of the answer."""
-    given = (request.model_fields_set - _NOT_RECORDED) | (_ALWAYS_RECORDED & type(request).model_fields.keys())
-    options = request.model_dump(mode="json", include=given)
-    if isinstance(request.filter, models.Filter):
-        options["filter"] = request.filter.model_dump(mode="json", exclude_none=True, by_alias=True)
-    return options

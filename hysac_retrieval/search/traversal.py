@@ -22,8 +22,7 @@ from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.safety.redirect import boundary_of, moved_to, query_info, radius_of
 from hysac_retrieval.search.points import Point, QueryPoint
 from hysac_retrieval.search.request import AnyRequest
-from hysac_retrieval.search.steps import find
-from hysac_retrieval.steps import Steps
+from hysac_retrieval.steps import Ask, Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +96,12 @@ def _probed(
     queries: Sequence[QueryPoint],
     paths: Sequence[Point],
 ) -> Steps[list[list[Hit]]]:
-    """What is nearest to each point of some paths, whatever its score, and so without a penalty on it."""
+    """Points nearest to each point of some paths, whatever their score, and so without a penalty on it."""
     probe = PageRequest(safe=False, limit=policy.top, filter=request.filter, modality=request.modality, ef=request.ef)
     plan = plan_search(collection, probe, rules=policy.condition(request.safe))
     points = np.concatenate(paths)
     hidden = [query.hidden for query, path in zip(queries, paths, strict=True) for _ in path]
-    answers = yield from find(collection.name, plan.query(points, hidden))
+    answers = yield Ask("query", collection.name, plan.query(points, hidden))
     return [hits_of(plan, point, answer)[: policy.top] for point, answer in zip(points, answers, strict=True)]
 
 

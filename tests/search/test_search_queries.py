@@ -25,7 +25,8 @@ from hysac_retrieval.errors import InputError, PointNotFoundError, SettingsError
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.safety.redirect import redirect
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.search.queries import NEGATIVE_WEIGHT, Examples, PointRef, examples_point
+from hysac_retrieval.search.points import NEGATIVE_WEIGHT, examples_point
+from hysac_retrieval.search.queries import Examples, PointRef
 from hysac_retrieval.stores import Store, VectorQuery
 from hysac_retrieval.types import Modality
 
