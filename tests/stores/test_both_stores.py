@@ -47,6 +47,8 @@ TOUR = [
     ask("create", "c", SPEC),
     ask("names"),
     ask("open", "c"),
+    ask("add_index", "c", "k", "keyword"),
+    ask("drop_index", "c", "k"),
     ask("upsert", "c", list(range(N)), VECTORS, PAYLOADS),
     ask("upsert", "c", [1], VECTORS[:1, :2], [{}]),
     ask("query", "c", VectorQuery(VECTORS[:2], limit=4, filter=ONE, ef=32)),

@@ -56,8 +56,8 @@ def test_the_safety_filter_is_part_of_every_request(server: RestServer) -> None:
         index.query_batch(random_points(2), ef=64, threshold=0.25, filter={"should": [{"is_empty": {"key": "a"}}]})
     for search in server.bodies("POST", "/collections/c/points/query/batch")[0]["searches"]:
         must = search["filter"]["must"]
-        assert must[0] == {"key": "hysac.unsafe", "range": {"gte": 0.0, "lte": 0.25}}
-        assert must[1] == {"key": "hysac.model", "match": {"value": "f1"}}
+        assert must[0] == {"key": "hysac.safe.f1", "match": {"value": True}}
+        assert must[1] == {"key": "hysac.unsafe", "range": {"gte": 0.0, "lte": 0.25}}
         assert must[2] == {"should": [{"is_empty": {"key": "a"}}]}
         assert "should" not in search["filter"]
         assert search["params"] == {"hnsw_ef": 64}
