@@ -36,7 +36,7 @@ from qdrant_client import QdrantClient, models
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.records import records
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.ingest import collection_for, index_sources
+from hysac_retrieval.ingest import index_sources
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.stores.types import VECTOR_NAME
 
@@ -162,7 +162,10 @@ def pictures(folder: Path, count: int) -> list[Path]:
 
 def end_to_end(folder: Path, encoder: Encoder, workers: int | None, batch_size: int) -> tuple[float, float]:
     """Seconds of indexing a folder without building the graph, and of building it."""
-    with tempfile.TemporaryDirectory() as scratch, collection_for(encoder, "pictures", location=scratch) as index:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Index.for_model(encoder, "pictures", exist_ok=True, location=scratch) as index,
+    ):
         building: list[float] = []
         optimize = index.optimize
         index.optimize = lambda: building.append(timed(optimize))  # type: ignore[method-assign]

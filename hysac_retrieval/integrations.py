@@ -15,11 +15,11 @@ from qdrant_client import models
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.results import Hit, SearchResult
-from hysac_retrieval.safety.filters import as_filter, checked_count
+from hysac_retrieval.safety.filters import as_filter
 from hysac_retrieval.search.asynchronous import AsyncSafeSearch
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.queries import Query
-from hysac_retrieval.search.request import SearchOptions
+from hysac_retrieval.search.request import SearchOptions, SearchRequest
 from hysac_retrieval.types import Modality
 
 CONTENT_KEYS = ("text", "caption")
@@ -65,12 +65,9 @@ class FixedSearch:
                 raise SettingsError(f"{name} is {type(given).__name__}, expected {kind.__name__}", hint=GIVE_ENGINE)
         if self.engine is None and self.async_engine is None:
             raise SettingsError("there is no engine", hint=GIVE_ENGINE)
-        if not isinstance(self.safe, bool):
-            raise SettingsError(f"safe is {self.safe!r}, expected True or False")
+        SearchRequest.of(self._options())
         if self.engine is not None:
             self.engine.policy.expect_allowed(self.safe)
-        checked_count(self.limit, "the number of hits")
-        joined_filter(self.filter)
 
     def search(self, query: Query, limit: int | None = None, filter: UserFilter | None = None) -> SearchResult:
         """Search, blocking. A `str` is text, never the path of an image.
@@ -90,7 +87,7 @@ class FixedSearch:
             return await self.async_engine.search(query, **self._options(limit, filter))
         return await asyncio.to_thread(self.search, query, limit, filter)
 
-    def _options(self, limit: int | None, filter: UserFilter | None) -> SearchOptions:
+    def _options(self, limit: int | None = None, filter: UserFilter | None = None) -> SearchOptions:
         return {
             "safe": self.safe,
             "limit": self.limit if limit is None else limit,

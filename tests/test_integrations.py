@@ -84,7 +84,7 @@ def test_unsafe_results_are_for_construction_and_for_the_policy(encoder: Encoder
         ({}, "there is no engine"),
         ({"engine": "photos"}, "engine is str"),
         ({"safe": 0}, "safe is 0"),
-        ({"limit": 0}, "number of hits"),
+        ({"limit": 0}, "limit is 0"),
         ({"filter": "k = 1"}, "filter is str"),
     ],
 )

@@ -103,10 +103,12 @@ def command(
 def _index(
     sources: Sources, place: Place, encoder: Encoder, notes: Path | None, given: dict[str, Any]
 ) -> tuple[IndexReport, IndexInfo]:
-    from hysac_retrieval.ingest import check_sources, collection_for, index_sources
+    from hysac_retrieval.collection.index import Index
+    from hysac_retrieval.ingest import check_sources, index_sources
     from hysac_retrieval.stores import StorageOptions
 
     made: dict[str, Any] = {name: given.pop(name) for name in ("recreate", "quantization")}
+    made["exist_ok"] = not made["recreate"]
     made["storage"] = StorageOptions(**{name: given.pop(name) for name in _STORAGE})
     if given["max_pixels"] is None:
         del given["max_pixels"]
@@ -118,7 +120,7 @@ def _index(
     # A slip is noticed before a collection is made, or removed.
     check_sources(sources.paths, options=sources.options, only=given["only"], resume=given["resume"], journal=notes)
     given |= {"options": sources.options, "journal": notes}
-    opened = collection_for(encoder, place.collection, **made, **place.connection())
+    opened = Index.for_model(encoder, place.collection, **made, **place.connection())
     with opened as index, stop_on_interrupt() as stopped:
         with item_progress("Indexing") as show:
             report = index_sources(sources.paths, index, encoder, on_progress=show, should_stop=stopped, **given)

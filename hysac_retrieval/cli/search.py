@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--offset", default=0, type=click.IntRange(0), help="Hits to leave out before them.")
 @click.option("--modality", type=click.Choice(["image", "text"]), help="Find only points of this kind.")
+@click.option("--max-distance", type=click.FloatRange(0), help="Leave out hits that are farther away than this.")
 @click.option("--threshold", type=float, help="Stricter threshold of the unsafe score than the model's.")
 @filter_option
 @click.option("--group-by", metavar="KEY", help="Group the hits by a payload field.")

@@ -8,10 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hysac_retrieval.collection.index import IndexInfo
+from hysac_retrieval.collection.index import Index, IndexInfo
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SourceError
-from hysac_retrieval.ingest import IndexReport, OnProgress, SourceOptions, collection_for, index_sources
+from hysac_retrieval.ingest import IndexReport, OnProgress, SourceOptions, index_sources
 from hysac_retrieval.results import SearchResult
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.types import Modality
@@ -132,7 +132,7 @@ def run_demo(
     folder = folder or gallery()
     images = folder / "images"
     encoder = Encoder.load(model)
-    with collection_for(encoder, COLLECTION, recreate=True, location=Path(out) / "collections") as index:
+    with Index.for_model(encoder, COLLECTION, recreate=True, location=Path(out) / "collections") as index:
         options = SourceOptions(captions=folder / "captions.jsonl", namespace=COLLECTION)
         report = index_sources([images], index, encoder, options=options, on_progress=on_progress)
         engine = SafeSearch(index, encoder)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hysac_retrieval.ingest.attaching import attached_collection_for, fill
-    from hysac_retrieval.ingest.indexing import check_sources, collection_for, index_sources
+    from hysac_retrieval.ingest.indexing import check_sources, index_sources
     from hysac_retrieval.ingest.items import FailedItem, Item
     from hysac_retrieval.ingest.journal import Journal
     from hysac_retrieval.ingest.report import IndexReport, OnProgress, Progress
@@ -41,7 +41,6 @@ __all__ = [
     "Status",
     "attached_collection_for",
     "check_sources",
-    "collection_for",
     "fill",
     "index_sources",
     "status_of",
@@ -49,7 +48,7 @@ __all__ = [
 
 _HOMES = {
     "attaching": ("attached_collection_for", "fill"),
-    "indexing": ("check_sources", "collection_for", "index_sources"),
+    "indexing": ("check_sources", "index_sources"),
     "items": ("FailedItem", "Item"),
     "journal": ("Journal",),
     "report": ("IndexReport", "OnProgress", "Progress"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.schema import model_options
 from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
 from hysac_retrieval.ingest.indexing import encoding_for
 from hysac_retrieval.ingest.journal import Journal
@@ -46,16 +47,7 @@ def attached_collection_for(
     with opening(connection) as (store, owned):
         store.open(name)
         expect_content(store, name, content)
-        index = Index.attach(
-            name,
-            dim=encoder.dim,
-            curvature=encoder.curvature,
-            safety=encoder.safety,
-            fingerprint=encoder.fingerprint,
-            lift=encoder.lift,
-            hnsw=hnsw,
-            store=store,
-        )
+        index = Index.attach(name, **model_options(encoder, {"hnsw": hnsw}), store=store)
     return Index(index.collection, store, owns_store=owned)
 
 

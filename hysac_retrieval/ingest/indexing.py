@@ -6,7 +6,12 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Unpack
+=======
+from pathlib import Path
+from typing import TYPE_CHECKING
+>>>>>>> f16ee40 (Index.for_model makes collections everywhere; hysac search takes --max-distance; a fixed search is checked as any search)
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
@@ -21,8 +26,6 @@ from hysac_retrieval.ingest.protocols import Encoding
 from hysac_retrieval.ingest.report import IndexReport, OnProgress
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.stores import Connection, StorageOptions
-from hysac_retrieval.stores.types import Quantization
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
@@ -107,44 +110,6 @@ def check_sources(
     The arguments are those of `index_sources`, as are the errors.
     """
     _open(sources, options, only, resume, journal).close()
-
-
-def collection_for(
-    encoder: Encoder,
-    name: str,
-    *,
-    recreate: bool = False,
-    quantization: Quantization | None = None,
-    storage: StorageOptions | None = None,
-    **connection: Unpack[Connection],
-) -> Index:
-    """Open a collection for an encoder's points; make it if there is none.
-
-    Args:
-        encoder: Its space, calibration and lift become the collection's.
-        name: Name of the collection.
-        recreate: Remove a collection that exists, with all its points.
-        quantization: See `Index.create`; for a collection that is made.
-        storage: See there, too.
-        **connection: Where it lives; see `Connection`.
-
-    Raises:
-        ModelMismatchError: It was indexed with another model.
-        StorageLockedError: Another process has the folder.
-    """
-    return Index.create(
-        name,
-        dim=encoder.dim,
-        curvature=encoder.curvature,
-        safety=encoder.safety,
-        fingerprint=encoder.fingerprint,
-        lift=encoder.lift,
-        quantization=quantization,
-        storage=storage,
-        exist_ok=not recreate,
-        recreate=recreate,
-        **connection,
-    )
 
 
 def encoding_for(

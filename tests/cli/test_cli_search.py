@@ -99,6 +99,14 @@ def test_pages_go_on_where_the_last_one_ended(run: Run, photos: Photos) -> None:
     assert page[-1].split()[0] == "3"
 
 
+def test_hits_that_are_too_far_away_are_left_out(run: Run, photos: Photos) -> None:
+    hits = found(run("search", "a dog", *photos.options, "--json"))["hits"]
+    near = found(run("search", "a dog", *photos.options, "--max-distance", hits[1]["distance"] + 1e-6, "--json"))[
+        "hits"
+    ]
+    assert [hit["id"] for hit in near] == [hit["id"] for hit in hits[:2]]
+
+
 def test_hits_can_be_grouped(run: Run, photos: Photos) -> None:
     options = ("a dog", *photos.options, "--unsafe", "--group-by", "file", "--limit", 2)
     groups = found(run("search", *options, "--json"))["groups"]

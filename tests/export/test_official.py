@@ -16,10 +16,10 @@ from hysac_export.data.batches import normalise
 from hysac_export.published.checkpoint import Published, Source, find, import_published, load_published
 from hysac_retrieval import SafeSearch, lorentz
 from hysac_retrieval.cli import main
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.bundle import Bundle
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import BundleNotFoundError, SettingsError, TrainingError
-from hysac_retrieval.ingest import collection_for
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_the_bundle_can_be_searched_safely(imported: tuple[Path, dict[str, Any],
     texts = [f"a {colour} {thing}" for colour in ("red", "green", "blue") for thing in ("dog", "cat", "house", "tree")]
     points = encoder.encode_text(texts)
     scores = encoder.safety.unsafe(lorentz.dist0(points, encoder.curvature), "text")
-    with collection_for(encoder, "c", location=tmp_path / "data") as index:
+    with Index.for_model(encoder, "c", exist_ok=True, location=tmp_path / "data") as index:
         index.upsert(range(len(texts)), points, modality="text", payloads=[{"text": text} for text in texts])
         engine = SafeSearch(index, encoder)
         everything = engine.search("a green cat", safe=False, limit=20)

@@ -27,7 +27,6 @@ from hysac_retrieval.ingest import (
     Listing,
     Progress,
     SourceOptions,
-    collection_for,
     index_sources,
 )
 from hysac_retrieval.ingest.items import Items
@@ -44,7 +43,7 @@ def encoder(toy_bundle: Path) -> Encoder:
 
 @pytest.fixture
 def index(encoder: Encoder) -> Iterator[Index]:
-    with collection_for(encoder, "things", location=":memory:") as index:
+    with Index.for_model(encoder, "things", exist_ok=True, location=":memory:") as index:
         yield index
 
 
@@ -312,7 +311,7 @@ def test_a_score_is_not_kept_for_content_that_it_was_not_given_for(tmp_path: Pat
     def again(**changes: Any) -> None:
         index_sources([folder, rows], index, encoder, options=options, **changes)
 
-    with collection_for(encoder, "things", location=tmp_path / "data") as index:
+    with Index.for_model(encoder, "things", exist_ok=True, location=tmp_path / "data") as index:
         again()
         before, picture = everything(index), (folder / "sea.jpg").read_bytes()
         safe = {hit.id for hit in index.query([0.0] * encoder.dim)}

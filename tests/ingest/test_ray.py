@@ -15,9 +15,10 @@ from support.listed import listed
 from support.pictures import COLOURS, write_pictures, write_truncated
 from support.shards import shard
 
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import MissingExtraError, SettingsError
-from hysac_retrieval.ingest import collection_for, index_sources
+from hysac_retrieval.ingest import index_sources
 from hysac_retrieval.ingest.pipeline.decode import Decoding
 from hysac_retrieval.ingest.protocols import Outcome, Task
 from hysac_retrieval.ingest.ray import RayOptions
@@ -29,15 +30,16 @@ from pathlib import Path
 def main(root, model):
     import ray
     from support.kill_target import contents
+    from hysac_retrieval.collection.index import Index
     from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.ingest import collection_for, index_sources
+    from hysac_retrieval.ingest import index_sources
     from hysac_retrieval.ingest.ray import RayOptions
 
     ray.init(num_cpus=3, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
     encoder = Encoder.load(model, threads=1)
     sources = [root / "photos", root / "texts.txt", root / "s{0..1}.tar"]
     def run(name, **options):
-        with collection_for(encoder, "things", location=root / name) as index:
+        with Index.for_model(encoder, "things", exist_ok=True, location=root / name) as index:
             report = index_sources(sources, index, encoder, batch_size=8, journal=root / f"{name}.jsonl", **options)
         found = report.to_dict()
         return {key: found[key] for key in ("indexed", "skipped", "left_out", "failures", "cut", "pruned")}
@@ -98,7 +100,7 @@ def test_a_cluster_indexes_as_this_process_does(tmp_path: Path, toy_bundle: Path
 def test_without_ray_the_extra_is_named(tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     encoder = Encoder.load(toy_bundle, threads=1)
-    with collection_for(encoder, "things", location=":memory:") as index:
+    with Index.for_model(encoder, "things", exist_ok=True, location=":memory:") as index:
         with pytest.raises(MissingExtraError, match=r"hysac-retrieval\[ray\]"):
             index_sources([write_pictures(tmp_path)], index, encoder, ray=RayOptions())
         assert index.count() == 0

@@ -12,9 +12,10 @@ from support.listed import listed
 from support.pictures import write_pictures
 from support.shards import shard
 
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SourceError
-from hysac_retrieval.ingest import FailedItem, Fields, Listing, SourceOptions, collection_for, index_sources
+from hysac_retrieval.ingest import FailedItem, Fields, Listing, SourceOptions, index_sources
 from hysac_retrieval.ingest.sources.open import expand_braces
 
 SAMPLES = {
@@ -118,7 +119,7 @@ def test_a_range_of_shards_is_indexed(tmp_path: Path, toy_bundle: Path) -> None:
     for number, path in enumerate(pictures):
         shard(tmp_path / f"s{number}.tar", {f"1{path.suffix}": path.read_bytes(), "1.txt": b"a picture"})
     encoder = Encoder.load(toy_bundle, threads=1)
-    with collection_for(encoder, "web", location=":memory:") as index:
+    with Index.for_model(encoder, "web", exist_ok=True, location=":memory:") as index:
         report = index_sources([tmp_path / f"s{{0..{len(pictures) - 1}}}.tar"], index, encoder)
         assert (report.failures, report.total, index.count()) == (0, len(pictures), len(pictures))
         again = index_sources([tmp_path / f"s{{0..{len(pictures) - 1}}}.tar"], index, encoder)

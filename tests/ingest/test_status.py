@@ -13,7 +13,7 @@ from support.pictures import COLOURS, write_pictures, write_truncated
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.ingest import Fields, IndexReport, SourceOptions, Status, collection_for, index_sources, status_of
+from hysac_retrieval.ingest import Fields, IndexReport, SourceOptions, Status, index_sources, status_of
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def encoder(toy_bundle: Path) -> Encoder:
 @pytest.fixture(params=["memory", "embedded"])
 def index(request: pytest.FixtureRequest, tmp_path: Path, encoder: Encoder) -> Iterator[Index]:
     location = ":memory:" if request.param == "memory" else tmp_path / "data"
-    with collection_for(encoder, "things", location=location) as index:
+    with Index.for_model(encoder, "things", exist_ok=True, location=location) as index:
         yield index
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import onnxruntime  # noqa: F401  loaded here so that a fork of this process starts in no time
 
+from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.ingest import Progress, collection_for, index_sources
+from hysac_retrieval.ingest import Progress, index_sources
 from hysac_retrieval.ingest.pipeline import encode
 
 BATCH = 4
@@ -20,7 +21,7 @@ def index(model: Path, sources: list[Path], location: Path, journal: Path, progr
     encode.DECODED_AT_ONCE = BATCH  # small steps, so that a kill finds something begun at every stage
     encoder = Encoder.load(model, threads=1)
     progress.send(0)
-    with collection_for(encoder, "things", location=location) as collection:
+    with Index.for_model(encoder, "things", exist_ok=True, location=location) as collection:
         index_sources(
             sources,
             collection,

@@ -187,7 +187,7 @@ def test_an_open_engine_cannot_be_saved(engine: SafeSearch) -> None:
         ({"engine": ..., "collection": "toy"}, "either a collection"),
         ({"engine": ..., "policy": SafetyPolicy()}, "brings its own"),
         ({"engine": ..., "filters": {"field": "meta.k"}}, "lacks operator"),
-        ({"engine": ..., "top_k": 0}, "number of hits"),
+        ({"engine": ..., "top_k": 0}, "limit is 0"),
     ],
 )
 def test_settings_that_cannot_be_are_errors_at_construction(
