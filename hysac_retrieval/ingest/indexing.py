@@ -6,12 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Unpack
-=======
-from pathlib import Path
 from typing import TYPE_CHECKING
->>>>>>> f16ee40 (Index.for_model makes collections everywhere; hysac search takes --max-distance; a fixed search is checked as any search)
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
