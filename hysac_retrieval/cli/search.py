@@ -97,7 +97,7 @@ def print_result(result: SearchResult | GroupedResult, threshold: float, *, firs
     """Print a result as a table, or one for each group, with what was done to the query above.
 
     Args:
-        result: What a search returned.
+        result: Result of a search.
         threshold: Scores up to it are green.
         first: Rank of the first hit.
     """
