@@ -17,7 +17,7 @@ from support.shards import shard
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import HysacError, SettingsError, SourceError, StoreError
-from hysac_retrieval.ingest import Listing, SourceOptions, check_sources, collection_for, index_sources, status_of
+from hysac_retrieval.ingest import Listing, SourceOptions, check_sources, index_sources, status_of
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def encoder(toy_bundle: Path) -> Encoder:
 
 @pytest.fixture
 def index(encoder: Encoder) -> Iterator[Index]:
-    with collection_for(encoder, "things", location=":memory:") as index:
+    with Index.for_model(encoder, "things", location=":memory:") as index:
         yield index
 
 
