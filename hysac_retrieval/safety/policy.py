@@ -137,7 +137,7 @@ class SafetyPolicy:
             stricter. What lies beyond the model's threshold is asked for with ``safe=False``.
         allow_unsafe: Whether ``safe=False`` may be asked for.
         traversal: How unsafe queries are redirected: ``"geodesic"`` onto the boundary, ``"adaptive"`` no farther than
-            safe results need, ``"reference"`` by the published formula, ``"none"``.
+            safe results need, ``"none"`` not at all.
         steps: Points of an adaptive path from the query to the boundary, both included, 2 to 64.
         top: Nearest points that must be safe for an adaptive path to stop there, 1 to 100.
         rules: Conditions on the labels of what is found.
