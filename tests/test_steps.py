@@ -86,8 +86,12 @@ def test_an_error_that_is_not_caught_comes_out_as_it_is(drive: Any) -> None:
     with pytest.raises(LookupError, match="no 4"):
         drive(steps())
     assert left == [True]
+
+    def stopped() -> Steps[None]:
+        yield Ask("stop")
+
     with pytest.raises(RuntimeError, match="StopIteration"):
-        drive((lambda: (yield Ask("stop")))())
+        drive(stopped())
 
 
 def test_what_is_computed_between_the_questions_can_leave_the_event_loop_alone() -> None:

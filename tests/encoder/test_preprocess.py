@@ -201,7 +201,7 @@ def test_bad_paths_are_refused_with_what_was_found(tmp_path: Path) -> None:
         "half.jpg": r"half\.jpg",
         "pipe": "regular file",
         ".": "folder",
-        "x" * 5000: "cannot be read",
+        "x" * 5000: "cannot be read|does not exist",  # from Python 3.14 on, what cannot be there is not there
         "nul\0": "does not exist",
     }.items():
         with pytest.raises(ImageError, match=said):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +74,18 @@ def test_points_are_written_replaced_searched_and_removed(store: Store) -> None:
     store.delete("c", [1, 77])
     assert store.count("c") == 2
     assert store.query("c", VectorQuery(np.empty((0, 3), dtype=np.float32), limit=2)) == []
+
+
+def test_a_dropped_collection_leaves_no_database_open(tmp_path: Path) -> None:
+    client = QdrantClient(path=str(tmp_path))
+    store = QdrantStore(client, owned=True)
+    store.create("c", SPEC)
+    local: Any = client._client
+    database = local.collections["c"].storage.storage
+    store.drop("c")
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        database.execute("select 1")
+    store.close()
 
 
 def test_more_points_than_one_request_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

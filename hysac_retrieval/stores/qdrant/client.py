@@ -30,6 +30,12 @@ def is_local(client: Any) -> bool:
     return isinstance(getattr(client, "_client", None), QdrantLocal | AsyncQdrantLocal)
 
 
+def _close_local(client: Any, name: str) -> None:
+    """Close the database of a collection in local mode, which leaves it open when it deletes the collection."""
+    if is_local(client) and name in client._client.collections:
+        client._client.collections[name].close()
+
+
 def make_client(
     kind: type[Client],
     *,
@@ -52,7 +58,8 @@ def make_client(
     """
     try:
         if url is None:
-            return kind(path=path) if path is not None else kind(":memory:")
+            # To find out whether threads may share SQLite, the client opens a database that it never closes.
+            return kind(":memory:") if path is None else kind(path=path, force_disable_check_same_thread=True)
         seconds = math.ceil(TIMEOUT if timeout is None else timeout)
         # The client's check of versions only warns, from a thread of its own. A server that is away or too old is found
         # out by the first request, as an error.
@@ -91,6 +98,13 @@ class Calls:
 
         return call
 
+    def delete_collection(self, name: str) -> bool:
+        """Delete a collection, and close what local mode has open of it."""
+        with self.lock:
+            _close_local(self._client, name)
+            deleted: bool = self.__getattr__("delete_collection")(name)
+        return deleted
+
     def sleep(self, seconds: float) -> None:
         """Wait."""
         time.sleep(seconds)
@@ -113,6 +127,12 @@ class AsyncCalls:
             return await self._retry.acall(once)
 
         return call
+
+    async def delete_collection(self, name: str) -> bool:
+        """As `Calls.delete_collection`."""
+        _close_local(self._client, name)
+        deleted: bool = await self.__getattr__("delete_collection")(name)
+        return deleted
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
