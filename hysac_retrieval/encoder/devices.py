@@ -136,7 +136,7 @@ class BoundRunner:
     """Runs a session whose input and output are bound, so that nothing is copied but the batch and its points.
 
     The batch goes to the device once, from page-locked memory where this build of ONNX Runtime hands such memory out,
-    and the points come back once. Untested on a GPU: see the README.
+    and the points come back once. Untested on a GPU.
 
     Args:
         session: The session.
