@@ -115,7 +115,7 @@ def short_numbers(values: ArrayLike, *, up: bool = False) -> list[float]:
 def own_payload(payload: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what a payload carries under our key; empty where that is nothing of ours."""
     ours = payload.get(PAYLOAD_KEY)
-    return ours if isinstance(ours, Mapping) else {}
+    return ours if isinstance(ours, dict) else {}
 
 
 def stored_modality(ours: Mapping[str, Any]) -> Modality | None:

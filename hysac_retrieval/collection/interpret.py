@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +31,12 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
         point: The point searched with, (d,).
         answer: What the store returned.
     """
-    bound, fingerprint = plan.threshold, plan.collection.metadata.fingerprint
-    farthest, penalty = plan.request.max_distance, plan.request.penalty
+    metadata, request, bound = plan.collection.metadata, plan.request, plan.threshold
+    fingerprint, farthest, penalty = metadata.fingerprint, request.max_distance, request.penalty
+    records = [own_payload(stored.payload) for stored in answer]
     found: list[Hit] = []
     ordered = penalty == 0
-    for stored, distance in zip(answer, _distances(plan, point, answer), strict=True):
-        payload = {**stored.payload}
-        own = payload.pop(PAYLOAD_KEY, None)
-        if not isinstance(own, dict):
-            own = {}
+    for stored, own, distance in zip(answer, records, _distances(plan, point, answer, records), strict=True):
         if bound is not None and not is_safe(own, fingerprint, bound):
             # A value in a list, or an index that outlived its payload.
             _log.warning(
@@ -49,6 +47,7 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
             continue
         if farthest is not None and not distance <= farthest:
             continue
+        payload = {key: value for key, value in stored.payload.items() if key != PAYLOAD_KEY}
         unsafe, radius = valid_score(own, fingerprint), finite_number(own.get("radius"))
         ordered = ordered and (not found or found[-1].distance < distance)
         found.append(Hit(stored.id, distance, unsafe, radius, stored_modality(own), payload))
@@ -64,7 +63,9 @@ def groups_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Gro
     return tuple(sorted(found, key=lambda group: _rank(group.hits[0], plan.request.penalty)))
 
 
-def _distances(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[StoredPoint]) -> list[float]:
+def _distances(
+    plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[StoredPoint], records: Sequence[Mapping[str, Any]]
+) -> list[float]:
     if not answer:
         return []
     collection = plan.collection
@@ -74,13 +75,9 @@ def _distances(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[St
         return distances
     scores = [math.nan if stored.score is None else stored.score for stored in answer]
     if plan.candidates is None:
-        computed = collection.lift.distances(point, scores, [own_payload(stored.payload) for stored in answer])
-        distances = computed.tolist()
-        return distances
+        return collection.lift.distances(point, scores, records)
     # A second stage scored them: the distance with the penalty, negative.
-    penalty = plan.request.penalty
-    own = [own_payload(stored.payload) for stored in answer]
-    added = [penalty * _risk(finite_number(each.get("unsafe"))) for each in own]
+    added = (plan.request.penalty * _risk(finite_number(own.get("unsafe"))) for own in records)
     return [max(-score - more, 0.0) for score, more in zip(scores, added, strict=True)]
 
 

@@ -70,18 +70,16 @@ class Lift(Protocol):
     def defaults(self) -> dict[str, Any]:
         """Values that `formula` takes for extras that a stored point lacks, such that it comes last."""
 
-    def distances(
-        self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]
-    ) -> NDArray[np.float64]:
-        """What `formula` computes, computed here.
+    def distances(self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Compute here what `formula` computes in an engine.
 
         Args:
             point: Shape (d,), the point that was searched with.
-            scores: Shape (k,), the engine's scores of stored points.
+            scores: k scores of stored points, from the engine.
             extras: k mappings that hold the points' extras, such as their ``hysac`` payloads.
 
         Returns:
-            Shape (k,), geodesic distances; infinity where a score or an extra is missing or unusable, so that the
+            k geodesic distances; infinity where a score or an extra is missing or unusable, so that the
             point comes last.
         """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -31,10 +32,12 @@ def checked_matrix(values: ArrayLike, width: int | None, what: str) -> NDArray[n
     if array.ndim != 2 or array.shape[1] == 0 or (width is not None and array.shape[1] != width):
         hint = "; wrap a single one as points[None]" if array.ndim == 1 else ""
         raise InvalidVectorError(f"{what} have shape {array.shape}; expected (n, {width or 'd'}){hint}")
-    if not np.isfinite(array).all():
+    array = array.astype(np.float64)
+    # A sum is finite where all are, unless it overflows, and costs less than asking each.
+    if not math.isfinite(array.sum()) and not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
         raise InvalidVectorError(f"{what} must be finite, but row {bad} holds NaN or infinity")
-    return array.astype(np.float64)
+    return array
 
 
 def checked_point(value: ArrayLike, dim: int) -> NDArray[np.float64]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PaddedLift"]
 
+_LARGEST = float(np.finfo(np.float32).max)
 _DEFAULT_MAX_RADIUS = 4.0  # in units of 1/√c; published HySAC radii stay well within
 
 
@@ -89,7 +90,7 @@ class PaddedLift(BaseModel):
         center = lorentz.centroid(sample, curvature)
         unpadded = validated(cls, {"curvature": curvature, "centroid": tuple(center.tolist()), "norm": 1.0})
         boosted, height = unpadded._boosted(sample)
-        norm = float(np.sqrt(np.max(_sum_squares(boosted) + height**2))) * (1 + margin) / curvature**0.5
+        norm = float(np.sqrt(np.max(_sum_squares(boosted) + height**2))) * (1 + margin)
         entries = {"curvature": curvature, "centroid": unpadded.centroid, "norm": norm, "rotate_seed": rotate_seed}
         return validated(cls, entries)
 
@@ -161,7 +162,7 @@ class PaddedLift(BaseModel):
             InvalidVectorError: Wrong shape or dimension, not numbers, not finite, or too large for float32.
         """
         space, height = self._boosted(checked_matrix(points, self.dim, "points"))
-        room = self.curvature * self.norm**2 - _sum_squares(space) - height**2
+        room = self.norm**2 - _sum_squares(space) - height**2
         return self._finish(space, height, np.sqrt(np.maximum(room, 0.0)))
 
     def lift_query(self, points: ArrayLike) -> NDArray[np.float32]:
@@ -177,7 +178,7 @@ class PaddedLift(BaseModel):
             InvalidVectorError: Wrong shape or dimension, not numbers, not finite, or too large for float32.
         """
         space, height = self._boosted(checked_matrix(points, self.dim, "points"))
-        return self._finish(space, -height, np.zeros_like(height))
+        return self._finish(space, -height, 0.0)
 
     def unlift(self, vectors: ArrayLike, radii: ArrayLike | None = None) -> NDArray[np.float64]:
         """Stored vectors (or query vectors) back to points.
@@ -195,9 +196,7 @@ class PaddedLift(BaseModel):
         stored = checked_matrix(vectors, self.size, "vectors")
         if self.rotate_seed is not None:
             stored = stored @ _rotation(self.size, self.rotate_seed)
-        root = self.curvature**0.5
-        space, _ = _boost(stored[:, : self.dim] * root, -self._shift)
-        return np.asarray(space / root)
+        return _boost(stored[:, : self.dim], -self._shift, self._gamma, self.curvature)[0]
 
     def beyond(self, points: ArrayLike) -> NDArray[np.bool_]:
         """Points that the norm M does not hold: stored with p = 0, found less surely by the graph.
@@ -214,7 +213,7 @@ class PaddedLift(BaseModel):
         space = checked_matrix(points, self.dim, "points") * self.curvature**0.5
         # The time component alone says it, |x'|² being t'² − 1. It cancels a little: hence an allowance of a few
         # digits, so that the very points that set M are within it.
-        height = float(_time(self._shift[None, :])[0]) * _time(space) - space @ self._shift
+        height = self._gamma * _time(space, 1.0) - space @ self._shift
         return np.asarray(2 * height**2 - 1 > self.curvature * self.norm**2 * (1 + 1e-9))
 
     def extras(self, points: ArrayLike) -> list[dict[str, float]]:
@@ -241,18 +240,16 @@ class PaddedLift(BaseModel):
         """Nothing: `formula` uses no payload."""
         return {}
 
-    def distances(
-        self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]
-    ) -> NDArray[np.float64]:
-        """Geodesic distances from the scores of the engine: acosh(max(1, −c · score)) / √c.
+    def distances(self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Compute geodesic distances from the scores of the engine: acosh(max(1, −c · score)) / √c.
 
         Args:
             point: Not needed: the scores say all.
-            scores: Shape (k,), Lorentzian inner products.
+            scores: k Lorentzian inner products.
             extras: k mappings; what they hold is not needed.
 
         Returns:
-            Shape (k,). A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance. Infinity
+            k distances. A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance. Infinity
             where a score is not finite.
 
         Raises:
@@ -262,47 +259,57 @@ class PaddedLift(BaseModel):
             raise InvalidVectorError(f"there are {len(scores)} scores, but extras of {len(extras)} points")
         c, root = self.curvature, self.curvature**0.5
         # Number by number: for the ten hits of a search NumPy costs more than it saves.
-        return np.array([math.acosh(max(1.0, -c * s)) / root if math.isfinite(s) else math.inf for s in scores])
+        return [math.acosh(max(1.0, -c * s)) / root if math.isfinite(s) else math.inf for s in scores]
 
     @cached_property
     def _shift(self) -> NDArray[np.float64]:
         """Space components of the centroid in units where c = 1."""
         return np.array(self.centroid, dtype=np.float64) * np.float64(self.curvature**0.5)
 
+    @cached_property
+    def _gamma(self) -> float:
+        """Time component of the centroid in units where c = 1."""
+        return math.sqrt(1 + float(self._shift @ self._shift))
+
     def _boosted(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Space (n, d) and time (n,) components in the frame of the centroid, in units where c = 1."""
-        return _boost(points * self.curvature**0.5, self._shift)
+        """Space (n, d) and time (n,) components in the frame of the centroid."""
+        return _boost(points, self._shift, self._gamma, self.curvature)
 
     def _finish(
-        self, space: NDArray[np.float64], height: NDArray[np.float64], pad: NDArray[np.float64]
+        self, space: NDArray[np.float64], height: NDArray[np.float64], pad: NDArray[np.float64] | float
     ) -> NDArray[np.float32]:
-        vectors = np.concatenate([space, height[:, None], pad[:, None]], axis=1) / self.curvature**0.5
+        vectors = np.empty((len(space), self.size))
+        vectors[:, :-2], vectors[:, -2], vectors[:, -1] = space, height, pad
         if self.rotate_seed is not None:
             vectors = vectors @ _rotation(self.size, self.rotate_seed).T
-        with np.errstate(over="ignore"):
-            single: NDArray[np.float32] = vectors.astype(np.float32)
-        if not np.isfinite(single).all():
-            raise InvalidVectorError("a point lies so far out that float32 cannot hold it; are these Lorentz points?")
-        return single
+        if len(vectors) and not np.abs(vectors).max() <= _LARGEST:
+            raise InvalidVectorError(
+                "a point lies so far out that float32 cannot hold it", hint="Check that these are Lorentz points"
+            )
+        return vectors.astype(np.float32)
 
 
-def _boost(space: NDArray[np.float64], shift: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Boost that carries the point `shift` to the origin, c = 1; the boost by −shift is its inverse."""
-    height = _time(space)
-    along = space @ shift
-    gamma = float(np.sqrt(1 + shift @ shift))
-    moved = space + (along / (gamma + 1) - height)[:, None] * shift
+def _boost(
+    space: NDArray[np.float64], shift: NDArray[np.float64], gamma: float, curvature: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Boost that carries a point to the origin; `shift` and `gamma` are its components where c = 1.
+
+    The boost by −shift is its inverse.
+    """
+    moved = space + ((space @ shift) / (gamma + 1) - _time(space, curvature))[:, None] * shift
     # t' = γ t − u·x follows from x', and does not cancel this way.
-    return moved, _time(moved)
+    return moved, _time(moved, curvature)
 
 
-def _time(space: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`lorentz.time` for c = 1, without what it does for libraries other than NumPy: this is in the way of a query."""
-    return np.asarray(np.sqrt(1 + _sum_squares(space)))
+def _time(space: NDArray[np.float64], curvature: float) -> NDArray[np.float64]:
+    """`lorentz.time` without what it does for libraries other than NumPy: this is in the way of a query."""
+    time: NDArray[np.float64] = np.sqrt(1 / curvature + _sum_squares(space))
+    return time
 
 
 def _sum_squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.einsum("nd,nd->n", rows, rows))
+    squares: NDArray[np.float64] = np.einsum("nd,nd->n", rows, rows)
+    return squares
 
 
 @lru_cache(maxsize=8)

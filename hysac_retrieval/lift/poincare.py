@@ -194,10 +194,8 @@ class PoincareLift(BaseModel):
         """A weight of 0, which no point has: `formula` puts it last."""
         return {f"hysac.{_SCALE}": 0.0}
 
-    def distances(
-        self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]
-    ) -> NDArray[np.float64]:
-        """Geodesic distances from the scores of the engine: 2 asinh(score · sqrt(s(q) s(p))) / √c.
+    def distances(self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Compute geodesic distances from the scores of the engine: 2 asinh(score · sqrt(s(q) s(p))) / √c.
 
         Args:
             point: Shape (d,), the point that was searched with.
@@ -215,7 +213,8 @@ class PoincareLift(BaseModel):
         found = checked_scores(scores, extras)
         scales = np.array([_weight(extra.get(_SCALE)) for extra in extras], dtype=np.float64)
         distances = 2 * np.arcsinh(np.abs(found) * np.sqrt(weight * scales)) / self.curvature**0.5
-        return np.where(np.isfinite(distances), distances, np.inf)
+        finite: list[float] = np.where(np.isfinite(distances), distances, np.inf).tolist()
+        return finite
 
     def _scale(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Conformal weights (n,) of points (n, d): 1/(1 − |p|²), from a form that does not cancel."""

@@ -223,6 +223,8 @@ class SafetyPolicy:
     def admitted(self, hits: Sequence[Hit], safe: bool) -> tuple[Hit, ...]:
         """Those of a search's hits that meet its rules: nearly always all; see `LabelRule.admits`."""
         rules = [rule for rule in self.rules if safe or rule.always]
+        if not rules:
+            return tuple(hits)
         return tuple(hit for hit in hits if all(rule.admits(hit.payload) for rule in rules))
 
 

@@ -62,6 +62,8 @@ def query_info(
     curvature: float,
     threshold: float | None,
     path: tuple[PathStep, ...] = (),
+    *,
+    radius: float | None = None,
 ) -> QueryInfo:
     """Say what was done to a query.
 
@@ -73,8 +75,9 @@ def query_info(
         curvature: Curvature c > 0 of the space (−c).
         threshold: Largest score of a hit; None for a search that may return anything.
         path: Way of an adaptive traversal.
+        radius: Radius of the query, where it is known.
     """
-    radius = radius_of(point, curvature)
+    radius = radius_of(point, curvature) if radius is None else radius
     moved = searched is not point
     return QueryInfo(
         modality=modality,

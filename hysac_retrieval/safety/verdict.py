@@ -55,4 +55,4 @@ def is_safe(own: Mapping[str, Any], fingerprint: str, threshold: float) -> bool:
     if unsafe is None or unsafe > threshold:
         return False
     verdicts = own.get("safe")
-    return isinstance(verdicts, Mapping) and verdicts.get(flag_name(fingerprint)) is True
+    return isinstance(verdicts, dict) and verdicts.get(flag_name(fingerprint)) is True

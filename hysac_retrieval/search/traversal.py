@@ -59,14 +59,14 @@ def settle(
     settled: list[Settled] = []
     paths: dict[int, Point] = {}
     for row, query in enumerate(queries):
-        searched = query.point
+        searched, radius = query.point, radius_of(query.point, curvature)
         if request.safe and policy.traversal != "none":
-            target = boundary_of(radius_of(query.point, curvature), query.modality, profile)
+            target = boundary_of(radius, query.modality, profile)
             if target is not None:
                 searched = moved_to(query.point, target, curvature)
                 if policy.traversal == "adaptive":
                     paths[row] = _path(query.point, searched, curvature, policy.steps)
-        info = query_info(query.point, query.modality, searched, profile, curvature, threshold)
+        info = query_info(query.point, query.modality, searched, profile, curvature, threshold, radius=radius)
         settled.append(Settled(query.point, searched, info, query.hidden))
     if not paths:
         return settled

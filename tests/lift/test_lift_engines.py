@@ -89,7 +89,7 @@ def test_formula_and_distances_are_the_geodesic_distance(engine, kind, seed, cur
         plain, staged = search(query, None), search(query, second_stage(lift, query))
     exact = lorentz.dist(points, query[None], curv) * curv**0.5
     scores = [plain[row] for row in range(N)]
-    here = lift.distances(query, scores, extras) * curv**0.5
+    here = np.array(lift.distances(query, scores, extras)) * curv**0.5
     there = -np.array([staged[row] for row in range(N)]) * curv**0.5
     # The same number from the same score, but that an engine keeps the constants of a formula in float32.
     np.testing.assert_allclose(np.cosh(there), np.cosh(here), rtol=2e-6)

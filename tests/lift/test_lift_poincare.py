@@ -163,8 +163,8 @@ def test_a_point_without_a_valid_weight_is_infinitely_far(scale):
 
 def test_a_missing_score_is_infinitely_far_and_no_points_are_no_error():
     lift = PoincareLift.make(DIM, 1.0)
-    assert lift.distances(np.zeros(DIM), [math.nan], [{"scale": 1.0}]).tolist() == [math.inf]
-    assert lift.distances(np.zeros(DIM), [], []).shape == (0,)
+    assert lift.distances(np.zeros(DIM), [math.nan], [{"scale": 1.0}]) == [math.inf]
+    assert lift.distances(np.zeros(DIM), [], []) == []
     assert lift.lift(np.empty((0, DIM))).shape == (0, DIM)
     assert lift.extras(np.empty((0, DIM))) == []
 

@@ -112,9 +112,9 @@ def point_id(identity: Any) -> PointId:
     return identity if isinstance(identity, int) else str(identity)
 
 
-def stored(point: Any, score: float | None = None) -> StoredPoint:
-    """A point of an answer."""
-    identity, vector = point.id, point.vector  # each access converts anew
-    if vector is not None:
-        vector = vector.get(VECTOR_NAME) if isinstance(vector, dict) else None
-    return StoredPoint(identity if type(identity) is int else point_id(identity), point.payload or {}, score, vector)
+def stored(point: Any, score: float | None = None, *, with_vector: bool = True) -> StoredPoint:
+    """Return a point of an answer. Each access to the engine's own converts anew, so nothing is read twice."""
+    identity, vector = point.id, None
+    if with_vector and isinstance(vectors := point.vector, dict):
+        vector = vectors.get(VECTOR_NAME)
+    return StoredPoint(identity if type(identity) is int else str(identity), point.payload or {}, score, vector)

@@ -202,7 +202,8 @@ class EdgeStore:
                 answers = [shard.query(requests[0])]
             else:
                 answers = shard.query_batch(edge.QueryBatchRequest(requests))
-            return [[stored(point, point.score) for point in answer] for answer in answers]
+            vectors = query.with_vectors
+            return [[stored(point, point.score, with_vector=vectors) for point in answer] for answer in answers]
 
     def _condition(self, filter: models.Filter) -> Any:
         """Translate a filter; one that comes again, as those of prepared requests do, only once."""
