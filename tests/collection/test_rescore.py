@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -291,8 +292,12 @@ def test_the_reach_is_where_the_score_meets_the_threshold(by: float, threshold: 
 
 
 def _rescore_until_killed(location: Path, pages: Any) -> None:
+    def on_progress(done: int, total: int) -> None:
+        pages.send(done)
+        time.sleep(0.05)  # a busy machine may be slow to kill, and nothing may be finished before
+
     with Index.open("points", location=location) as index:
-        rescore(index, shifted(-0.3), page=5, on_progress=lambda done, total: pages.send(done))
+        rescore(index, shifted(-0.3), page=5, on_progress=on_progress)
     pages.send(-1)
 
 
