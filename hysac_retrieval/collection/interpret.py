@@ -15,7 +15,7 @@ from hysac_retrieval.collection.plan import SearchPlan
 from hysac_retrieval.collection.records import stored_points
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload, stored_modality
 from hysac_retrieval.results import Hit, ResultGroup
-from hysac_retrieval.safety.verdict import is_safe, valid_score
+from hysac_retrieval.safety.verdict import safe_score, valid_score
 from hysac_retrieval.stores.types import Group, StoredPoint
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
     found: list[Hit] = []
     ordered = penalty == 0
     for stored, own, distance in zip(answer, records, _distances(plan, point, answer, records), strict=True):
-        if bound is not None and not is_safe(own, fingerprint, bound):
+        unsafe = valid_score(own, fingerprint) if bound is None else safe_score(own, fingerprint, bound)
+        if bound is not None and unsafe is None:
             # A value in a list, or an index that outlived its payload.
             _log.warning(
                 "point %s of %r passed the safety filter, but its payload does not say that it is safe; dropped",
@@ -48,9 +49,8 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
         if farthest is not None and not distance <= farthest:
             continue
         payload = {key: value for key, value in stored.payload.items() if key != PAYLOAD_KEY}
-        unsafe, radius = valid_score(own, fingerprint), finite_number(own.get("radius"))
         ordered = ordered and (not found or found[-1].distance < distance)
-        found.append(Hit(stored.id, distance, unsafe, radius, stored_modality(own), payload))
+        found.append(Hit(stored.id, distance, unsafe, finite_number(own.get("radius")), stored_modality(own), payload))
     if not ordered:  # an engine's ties are in any order
         found.sort(key=lambda hit: (_rank(hit, penalty), str(hit.id)))
     return found

@@ -28,7 +28,7 @@ def verdict_filter(fingerprint: str, threshold: float | None = None) -> models.F
     """Points that a model's calibration found safe: one indexed boolean.
 
     A payload value may be a list, and an engine takes a list for a match when any element matches. So what comes back
-    is held to `verdict.is_safe`; where nothing comes back, as in a count, `safety_filter` is the condition.
+    is held to `verdict.safe_score`; where nothing comes back, as in a count, `safety_filter` is the condition.
 
     Args:
         fingerprint: The model.

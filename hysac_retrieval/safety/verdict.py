@@ -49,10 +49,20 @@ def valid_score(own: Mapping[str, Any], fingerprint: str) -> float | None:
     return unsafe if unsafe is not None and unsafe <= 1 and own.get("model") == fingerprint else None
 
 
-def is_safe(own: Mapping[str, Any], fingerprint: str, threshold: float) -> bool:
-    """Whether a point's ``hysac`` payload says that it is safe: by score, model and verdict. Fails closed."""
-    unsafe = valid_score(own, fingerprint)
-    if unsafe is None or unsafe > threshold:
-        return False
-    verdicts = own.get("safe")
-    return isinstance(verdicts, dict) and verdicts.get(flag_name(fingerprint)) is True
+def safe_score(own: Mapping[str, Any], fingerprint: str, threshold: float) -> float | None:
+    """Return the score of a point whose ``hysac`` payload says that it is safe; None for any other. Fails closed.
+
+    Safe is a point by its score, by the model that gave it, and by that model's verdict.
+    """
+    unsafe, verdicts = own.get("unsafe"), own.get("safe")
+    if type(unsafe) is not float:  # as nearly always
+        unsafe = finite_number(unsafe)
+    if (
+        unsafe is not None
+        and 0.0 <= unsafe <= threshold
+        and own.get("model") == fingerprint
+        and isinstance(verdicts, dict)
+        and verdicts.get(flag_name(fingerprint)) is True
+    ):
+        return unsafe
+    return None

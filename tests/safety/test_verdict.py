@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.spaces import STORES, index_on, profile, random_points
 
 from hysac_retrieval.safety.redirect import boundary_of, moved_to, radius_of, redirect
-from hysac_retrieval.safety.verdict import flag_key, flag_name, is_safe, valid_score, verdict
+from hysac_retrieval.safety.verdict import flag_key, flag_name, safe_score, valid_score, verdict
 from hysac_retrieval.types import MODALITIES
 
 GOOD: dict[str, Any] = verdict(0.1, 0.5, "m")
@@ -21,10 +21,9 @@ GOOD: dict[str, Any] = verdict(0.1, 0.5, "m")
 def test_a_verdict_is_that_of_the_threshold_and_of_the_model() -> None:
     assert verdict(0.5, 0.5, "m") == {"unsafe": 0.5, "model": "m", "safe": {"m": True}}
     assert verdict(0.51, 0.5, "m")["safe"] == {"m": False}
-    assert is_safe(GOOD, "m", 0.5)
-    assert is_safe(GOOD, "m", 0.1)
-    assert not is_safe(GOOD, "m", 0.09)
-    assert not is_safe(GOOD, "another", 0.5)
+    assert safe_score(GOOD, "m", 0.5) == safe_score(GOOD, "m", 0.1) == 0.1
+    assert safe_score(GOOD, "m", 0.09) is None
+    assert safe_score(GOOD, "another", 0.5) is None
 
 
 @pytest.mark.parametrize(
@@ -37,13 +36,13 @@ def test_a_verdict_is_that_of_the_threshold_and_of_the_model() -> None:
     ],
 )  # fmt: skip
 def test_whatever_is_not_plainly_safe_is_not(change: dict[str, Any]) -> None:
-    assert not is_safe(GOOD | change, "m", 0.5)
+    assert safe_score(GOOD | change, "m", 0.5) is None
 
 
 @given(st.floats(), st.floats(0, 1))
 def test_no_number_above_the_threshold_is_safe(score: float, threshold: float) -> None:
     own = GOOD | {"unsafe": score}
-    assert is_safe(own, "m", threshold) == (0 <= score <= threshold)
+    assert (safe_score(own, "m", threshold) == score) == (0 <= score <= threshold)
     assert (valid_score(own, "m") is not None) == (0 <= score <= 1)
 
 
