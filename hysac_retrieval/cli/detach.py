@@ -21,10 +21,9 @@ def command(place: Place, yes: bool, as_json: bool) -> None:
     hysac-index detach --collection products --url http://localhost:6333
     """
     from hysac_retrieval.collection.attach import open_attached
-    from hysac_retrieval.stores import open_store
+    from hysac_retrieval.stores import opening
 
-    store, _ = open_store(place.connection())
-    try:
+    with opening(place.connection(), keep=False) as (store, _):
         attachment = open_attached(store, place.collection)
         if not yes:
             click.confirm(
@@ -33,8 +32,6 @@ def command(place: Place, yes: bool, as_json: bool) -> None:
         taken = attachment.detach()
         if journal := place.journal():
             journal.unlink(missing_ok=True)
-    finally:
-        store.close()
     if as_json:
         print_json({"collection": place.collection, "points": taken})
     else:

@@ -60,11 +60,10 @@ def command(
 def _collections(names: tuple[str, ...], place: Place) -> list[dict[str, Any]]:
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.errors import NotACollectionError, StorageLockedError
-    from hysac_retrieval.stores import open_store
+    from hysac_retrieval.stores import opening
 
-    store, owned = open_store(place.connection())
-    try:
-        described = []
+    described = []
+    with opening(place.connection(), keep=False) as (store, _):
         for name in names or store.names():
             try:
                 index = Index.open(name, store=store)
@@ -75,10 +74,7 @@ def _collections(names: tuple[str, ...], place: Place) -> list[dict[str, Any]]:
                 described.append({"name": name, "error": error.message})
                 continue
             described.append(index.info().to_dict() | {"safety": index.metadata.safety.model_dump(mode="json")})
-        return described
-    finally:
-        if owned:
-            store.close()
+    return described
 
 
 def _model(name: str) -> dict[str, Any]:

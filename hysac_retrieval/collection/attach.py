@@ -22,7 +22,7 @@ from hysac_retrieval.collection.records import records
 from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, normal_ids
 from hysac_retrieval.steps import Ask, Steps
-from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.base import Store, pages
 from hysac_retrieval.stores.types import VECTOR_NAME, CollectionSpec, HnswOptions, Opened, Quantization
 from hysac_retrieval.types import Modality, PointId
 
@@ -238,9 +238,7 @@ class Attachment:
             How many there were.
         """
         removed = 0
-        after: PointId | None = None
-        while self.companion:
-            page, after = self.store.scroll(self.collection.name, limit=_PAGE, after=after)
+        for page in pages(self.store, self.collection.name, limit=_PAGE) if self.companion else ():
             ids: list[Any] = [point.id for point in page]
             these = models.Filter(must=[models.HasIdCondition(has_id=ids)], must_not=_SCORED.must_not)
             scored, _ = self.store.scroll(self.name, filter=these, limit=_PAGE)
@@ -248,22 +246,15 @@ class Attachment:
             if stale:
                 self.store.delete(self.collection.name, stale)
                 removed += len(stale)
-            if after is None:
-                break
         return removed
 
     def detach(self) -> int:
         """See `Index.detach`. Killed at any moment, it can be called again: the metadata goes last."""
         extension, taken = self.store.extension(self.name), 0
-        after: PointId | None = None
-        while True:
-            page, after = self.store.scroll(self.name, filter=_SCORED, limit=_PAGE, after=after)
-            if page:
-                # The vectors go all at once.
-                extension.erase([point.id for point in page], vector=False)
-                taken += len(page)
-            if after is None:
-                break
+        for page in pages(self.store, self.name, filter=_SCORED, limit=_PAGE):
+            # The vectors go all at once.
+            extension.erase([point.id for point in page], vector=False)
+            taken += len(page)
         home = self.collection.name
         if self.companion and self.store.exists(home) and _is_companion(self.store, home, self.name):
             self.store.drop(home)

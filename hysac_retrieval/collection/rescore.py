@@ -31,7 +31,7 @@ from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.verdict import flag_key, verdict
 from hysac_retrieval.stores.amend import Amendment
-from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.base import Store, pages
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import MODALITIES, Modality
 
@@ -161,14 +161,9 @@ def _left(store: Store, name: str, metadata: CollectionMetadata) -> int:
 def _rewrite(store: Store, name: str, metadata: CollectionMetadata, page: int, counts: _Counts) -> Iterator[int]:
     """Give the points of a collection their new scores; yields how many, after every page."""
     for condition, calibration in _stages(metadata):
-        after = None
-        while True:
-            points, after = store.scroll(name, filter=condition, limit=page, after=after)
-            if points:
-                store.amend(name, [_amended(point, metadata, calibration, counts) for point in points])
-                yield len(points)
-            if after is None:
-                break
+        for points in filter(None, pages(store, name, filter=condition, limit=page)):
+            store.amend(name, [_amended(point, metadata, calibration, counts) for point in points])
+            yield len(points)
 
 
 def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprint: str | None) -> None:

@@ -12,7 +12,7 @@ from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadat
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.safety.filters import effective_threshold, safety_filter, search_filter
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.stores import Connection, open_store
+from hysac_retrieval.stores import Connection, opening
 from hysac_retrieval.types import Modality
 
 
@@ -71,12 +71,8 @@ class Guard:
             CollectionNotFoundError: There is none of that name.
             NotACollectionError: It has no metadata of this package; `hysac index attach` gives it some.
         """
-        store, owned = open_store(connection)
-        try:
+        with opening(connection, keep=False) as (store, _):
             return cls.of(read_metadata(name, store.open(name)), policy)
-        finally:
-            if owned:
-                store.close()
 
     def filter(
         self, user: models.Filter | Mapping[str, Any] | None = None, *, modality: Modality | None = None

@@ -17,38 +17,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hysac_retrieval.ingest.attaching import attached_collection_for, fill
-    from hysac_retrieval.ingest.indexing import check_sources, index_sources
-    from hysac_retrieval.ingest.items import FailedItem, Item
-    from hysac_retrieval.ingest.journal import Journal
-    from hysac_retrieval.ingest.report import IndexReport, OnProgress, Progress
-    from hysac_retrieval.ingest.sources.collections import Content
-    from hysac_retrieval.ingest.sources.open import Listing
-    from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
-    from hysac_retrieval.ingest.status import Status, status_of
-
-__all__ = [
-    "Content",
-    "FailedItem",
-    "Fields",
-    "IndexReport",
-    "Item",
-    "Journal",
-    "Listing",
-    "OnProgress",
-    "Progress",
-    "SourceOptions",
-    "Status",
-    "attached_collection_for",
-    "check_sources",
-    "fill",
-    "index_sources",
-    "status_of",
-]
+    from hysac_retrieval.ingest.attaching import attached_collection_for as attached_collection_for
+    from hysac_retrieval.ingest.attaching import fill as fill
+    from hysac_retrieval.ingest.indexing import RunOptions as RunOptions
+    from hysac_retrieval.ingest.indexing import check_sources as check_sources
+    from hysac_retrieval.ingest.indexing import index_sources as index_sources
+    from hysac_retrieval.ingest.items import FailedItem as FailedItem
+    from hysac_retrieval.ingest.items import Item as Item
+    from hysac_retrieval.ingest.journal import Journal as Journal
+    from hysac_retrieval.ingest.report import IndexReport as IndexReport
+    from hysac_retrieval.ingest.report import OnProgress as OnProgress
+    from hysac_retrieval.ingest.report import Progress as Progress
+    from hysac_retrieval.ingest.sources.collections import Content as Content
+    from hysac_retrieval.ingest.sources.open import Listing as Listing
+    from hysac_retrieval.ingest.sources.options import Fields as Fields
+    from hysac_retrieval.ingest.sources.options import SourceOptions as SourceOptions
+    from hysac_retrieval.ingest.status import Status as Status
+    from hysac_retrieval.ingest.status import status_of as status_of
 
 _HOMES = {
     "attaching": ("attached_collection_for", "fill"),
-    "indexing": ("check_sources", "index_sources"),
+    "indexing": ("RunOptions", "check_sources", "index_sources"),
     "items": ("FailedItem", "Item"),
     "journal": ("Journal",),
     "report": ("IndexReport", "OnProgress", "Progress"),
@@ -57,6 +46,7 @@ _HOMES = {
     "sources.options": ("Fields", "SourceOptions"),
     "status": ("Status", "status_of"),
 }
+__all__ = [name for names in _HOMES.values() for name in names]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.schema import model_options
-from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
-from hysac_retrieval.ingest.indexing import encoding_for
+from hysac_retrieval.ingest.indexing import RunOptions, encoding_for
 from hysac_retrieval.ingest.journal import Journal
-from hysac_retrieval.ingest.pipeline.plan import AttachedPlanner
+from hysac_retrieval.ingest.pipeline.plan import attached_tasks
 from hysac_retrieval.ingest.pipeline.run import Run
 from hysac_retrieval.ingest.pipeline.sinks import AttachedSink
-from hysac_retrieval.ingest.report import IndexReport, OnProgress
+from hysac_retrieval.ingest.report import IndexReport
 from hysac_retrieval.ingest.sources.collections import AttachedSource, Content, expect_content
 from hysac_retrieval.stores import Connection, HnswOptions, opening
 
@@ -51,19 +49,7 @@ def attached_collection_for(
     return Index(index.collection, store, owns_store=owned)
 
 
-def fill(
-    index: Index,
-    encoder: Encoder,
-    content: Content,
-    *,
-    batch_size: int = 64,
-    workers: int | None = 0,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    resume: bool = True,
-    journal: str | os.PathLike[str] | None = None,
-    on_progress: OnProgress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> IndexReport:
+def fill(index: Index, encoder: Encoder, content: Content, **run: Unpack[RunOptions]) -> IndexReport:
     """Encode the content of an application's points, and give them vectors and scores.
 
     The application's vectors and payload stay as they are. Points with a score for the same content are skipped, so a
@@ -75,23 +61,17 @@ def fill(
         index: The collection that is attached to the application's; see `attached_collection_for`.
         encoder: The model it is attached with.
         content: Payload fields to encode.
-        batch_size: Points encoded and written at once, at least 1.
-        workers: Processes that decode images; see `index_sources`.
-        max_pixels: Largest width × height of an image.
-        resume: Whether to skip points that have a score already; False does everything again.
-        journal: File of failed points and cut texts; see `Journal`.
-        on_progress: See `OnProgress`.
-        should_stop: Asked now and then; True ends the run in good order.
+        **run: See `RunOptions`.
 
     Raises:
         ModelMismatchError: Another model is attached.
         SettingsError: The collection is attached to none, or an option is out of range.
         StoreError: The store fails; what was written before stays.
     """
-    encoding = encoding_for(encoder, batch_size, workers, max_pixels)
+    encoding = encoding_for(encoder, run)
     index.collection.expect(encoder.fingerprint)
-    sink = AttachedSink(index)
-    with Journal(journal) as notes:
+    sink, planner = AttachedSink(index), partial(attached_tasks, resume=run.get("resume", True))
+    with Journal(run.get("journal")) as notes:
         source = AttachedSource(index, content, notes.noted, sink.withdraw)
-        run = Run(source, AttachedPlanner(resume), encoding, sink, notes, encoder.text_spec.context_length)
-        return replace(run(on_progress, should_stop), lacking=source.lacking)
+        part = Run(source, planner, encoding, sink, notes, encoder.text_spec.context_length)
+        return replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)

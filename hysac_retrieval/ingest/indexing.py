@@ -6,7 +6,10 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
+
+from pydantic import ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
@@ -30,22 +33,43 @@ UNREADABLE = "some of the sources could not be read, so what has left them is no
 """Why no point is pruned."""
 
 
+@with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class RunOptions(TypedDict, total=False):
+    """Options of every run.
+
+    Attributes:
+        batch_size: Items encoded and written at once, at least 1. Default 64.
+        workers: Processes that decode images; 0, the default, decodes in a thread; None takes as many as there are
+            cores, up to 8. A script that uses processes needs ``if __name__ == "__main__":``.
+        max_pixels: Largest width × height of an image.
+        resume: Whether to skip what is stored already (the default); False does everything again.
+        journal: File of failed items and cut texts; see `Journal`.
+        on_progress: See `OnProgress`.
+        should_stop: Asked now and then; True ends the run in good order.
+    """
+
+    batch_size: Annotated[int, Field(ge=1)]
+    workers: Annotated[int | None, Field(ge=0)]
+    max_pixels: Annotated[int, Field(ge=1)]
+    resume: bool
+    journal: SkipValidation[str | os.PathLike[str] | None]
+    on_progress: OnProgress | None
+    should_stop: Callable[[], bool] | None
+
+
+_RUN_OPTIONS: TypeAdapter[Any] = TypeAdapter(RunOptions)
+
+
 def index_sources(
     sources: Sequence[str | os.PathLike[str]],
     index: Index,
     encoder: Encoder,
     *,
     options: SourceOptions | None = None,
-    batch_size: int = 64,
-    workers: int | None = 0,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
-    resume: bool = True,
     only: Collection[str] = (),
     prune: bool = False,
-    journal: str | os.PathLike[str] | None = None,
     ray: RayOptions | None = None,
-    on_progress: OnProgress | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    **run: Unpack[RunOptions],
 ) -> IndexReport:
     """Index folders, files, tables, shards and datasets; `hysac_retrieval.ingest.sources.open` lists the kinds.
 
@@ -58,18 +82,11 @@ def index_sources(
         index: The collection, indexed with the encoder's model.
         encoder: Encodes the items.
         options: How the sources are read.
-        batch_size: Items encoded and written at once, at least 1.
-        workers: Processes that decode images; 0 decodes in a thread; None takes as many as there are cores, up to 8. A
-            script that uses processes needs ``if __name__ == "__main__":``.
-        max_pixels: Largest width × height of an image.
-        resume: Whether to skip what is stored already; False does everything again.
         only: States to do: ``missing``, ``stale`` (stored from other content), ``failed`` (by the journal); empty: all.
         prune: Remove the points of the sources whose items are no longer there. Nothing is removed unless every source
             could be read whole, and never a point of another source, or one that was not indexed from a source.
-        journal: File of failed items and cut texts; see `Journal`.
         ray: Decode and encode on a Ray cluster, which must reach image files by the same paths; `workers` is ignored.
-        on_progress: See `OnProgress`.
-        should_stop: Asked now and then; True ends the run in good order.
+        **run: See `RunOptions`.
 
     Raises:
         SourceError: A source is missing or cannot be read from its beginning; nothing has been indexed.
@@ -79,12 +96,12 @@ def index_sources(
         StoreError: The store fails; what was written before stays.
     """
     began = time.perf_counter()
-    encoding = encoding_for(encoder, batch_size, workers, max_pixels, ray)
+    encoding, journal, resume = encoding_for(encoder, run, ray), run.get("journal"), run.get("resume", True)
     index.collection.expect(encoder.fingerprint)
     with _open(sources, options, only, resume, journal) as listing, Journal(journal) as notes:
         planner = CollectionPlanner(index, notes.earlier, only, resume=resume)
-        run = Run(listing, planner, encoding, CollectionSink(index), notes, encoder.text_spec.context_length)
-        report = run(on_progress, should_stop)
+        part = Run(listing, planner, encoding, CollectionSink(index), notes, encoder.text_spec.context_length)
+        report = part(run.get("on_progress"), run.get("should_stop"))
         if not report.interrupted:
             if prune:
                 report = _pruned(report, index, listing)
@@ -107,21 +124,21 @@ def check_sources(
     _open(sources, options, only, resume, journal).close()
 
 
-def encoding_for(
-    encoder: Encoder, batch_size: int, workers: int | None, max_pixels: int, ray: RayOptions | None = None
-) -> Encoding:
-    """Return what decodes and encodes; the arguments are those of `index_sources`.
+def encoding_for(encoder: Encoder, run: RunOptions, ray: RayOptions | None = None) -> Encoding:
+    """Return what decodes and encodes in a run.
 
     Raises:
-        SettingsError: One is out of range.
+        SettingsError: An option is unknown or out of range.
     """
-    least = (("batch_size", batch_size, 1), ("workers", workers, 0), ("max_pixels", max_pixels, 1))
-    for name, value, smallest in least:
-        if value is not None and value < smallest:
-            raise SettingsError(f"{name} is {value}; expected at least {smallest}")
-    decoding = Decoding(encoder.image_spec, max_pixels)
+    try:
+        _RUN_OPTIONS.validate_python(run)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from None
+    batch_size = run.get("batch_size", 64)
+    decoding = Decoding(encoder.image_spec, run.get("max_pixels", DEFAULT_MAX_PIXELS))
     if ray is None:
-        return LocalEncoding(encoder, batch_size, workers, decoding)
+        return LocalEncoding(encoder, batch_size, run.get("workers", 0), decoding)
     from hysac_retrieval.ingest.ray import RayEncoding
 
     return RayEncoding(encoder, batch_size, decoding, ray)

@@ -8,7 +8,7 @@ by `hysac index` or belongs to an application. This machine or a Ray cluster enc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -75,29 +75,16 @@ class Source(Protocol):
         """About how many items there are; None if that takes too long to find out."""
 
 
-class Planner(Protocol):
-    """Selects what is to be done."""
-
-    def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
-        """Return those of the items that are to be done, or compared by their hash."""
-
+Planner = Callable[[Sequence[Item]], Iterator[Task]]
+"""Selects those of the items that are to be done, or compared by their hash."""
 
 Groups = Generator[list[Task], None, None]
 """Tasks that were planned together."""
 
 
-class Encoding(Protocol):
-    """Decodes and encodes."""
-
-    def __call__(self, groups: Groups) -> Generator[list[Outcome], None, None]:
-        """Encode tasks.
-
-        Args:
-            groups: The tasks; taken in another thread, a bounded number of them ahead, and closed there.
-
-        Yields:
-            What is finished, in any order; now and then nothing, so that the run can be stopped.
-        """
+Encoding = Callable[[Groups], Generator[list[Outcome], None, None]]
+"""Decodes and encodes tasks. It takes the groups in another thread, a bounded number of them ahead, and closes them
+there. It yields what is finished, in any order, and now and then nothing, so that the run can be stopped."""
 
 
 class Sink(Protocol):

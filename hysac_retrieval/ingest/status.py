@@ -82,7 +82,7 @@ def status_of(
     ):
         planner = CollectionPlanner(index, Journal(journal).earlier)
         for items in groups:
-            for state in pool.map(_state, planner.tasks(items)):
+            for state in pool.map(_state, planner(items)):
                 counts[state] += 1
         left = 0 if listing.complete else None
         if listing.complete and index is not None:

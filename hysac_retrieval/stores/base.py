@@ -7,7 +7,7 @@ everywhere; a store whose engine has types of its own translates them whole or r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -129,3 +129,13 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections. Closing twice is no error."""
+
+
+def pages(store: Store, name: str, **options: Any) -> Iterator[list[StoredPoint]]:
+    """Scroll through the points of a collection to the end; the options are those of `Store.scroll`."""
+    after: PointId | None = None
+    while True:
+        page, after = store.scroll(name, after=after, **options)
+        yield page
+        if after is None:
+            return

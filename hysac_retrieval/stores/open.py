@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,15 +79,15 @@ def open_store(connection: Connection) -> tuple[Store, bool]:
 
 
 @contextmanager
-def opening(connection: Connection) -> Iterator[tuple[Store, bool]]:
-    """As `open_store`; a store that is up to the caller is closed again if what follows fails."""
+def opening(connection: Connection, *, keep: bool = True) -> Iterator[tuple[Store, bool]]:
+    """As `open_store`; a store that is up to the caller is closed again if what follows fails, or not to be kept."""
     store, owned = open_store(connection)
-    try:
-        yield store, owned
-    except BaseException:
+    with ExitStack() as closing:
         if owned:
-            store.close()
-        raise
+            closing.callback(store.close)
+        yield store, owned
+        if keep:
+            closing.pop_all()
 
 
 def server_options(connection: Connection) -> dict[str, Any]:

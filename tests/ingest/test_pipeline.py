@@ -402,14 +402,13 @@ class Memory:
 def test_a_run_takes_any_source_and_any_sink(encoder: Encoder, tmp_path: Path) -> None:
     texts = ["a dog", "ein Hündchen", "refused", "a cat", "left out"]
 
-    class Choosing:
-        def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
-            return (Task(item, "missing") for item in items if item.origin != "left out")
+    def choose(items: Sequence[Item]) -> Iterator[Task]:
+        return (Task(item, "missing") for item in items if item.origin != "left out")
 
     sink, decoding = Memory(), Decoding(encoder.image_spec, 10**6)
     with Journal(tmp_path / "journal.jsonl") as journal:
         local = LocalEncoding(encoder, 8, 0, decoding)
-        report = pipeline_run.Run(Lines(texts), Choosing(), local, sink, journal, 77)()
+        report = pipeline_run.Run(Lines(texts), choose, local, sink, journal, 77)()
     assert report.indexed == {"text": 2, "image": 0}
     assert (report.failures, report.left_out, report.skipped, report.interrupted) == (2, 1, 0, False)
     assert sorted(sink.rejected) == ["ein Hündchen", "refused"]

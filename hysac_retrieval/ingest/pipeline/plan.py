@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from qdrant_client import models
@@ -15,6 +14,7 @@ from hysac_retrieval.ingest.items import HASH, FailedItem, Item
 from hysac_retrieval.ingest.protocols import Source, Task, Unfinished
 from hysac_retrieval.payload import SOURCE as SOURCE_KEY
 from hysac_retrieval.payload import own_payload
+from hysac_retrieval.stores.base import pages
 from hysac_retrieval.types import PointId
 
 State = Literal["present", "missing", "stale", "failed"]
@@ -26,11 +26,7 @@ _BYTES = 4_000_000  # of images, in the tables and shards that hold them, listed
 
 
 def expect_choice(only: Collection[str], resume: bool) -> None:
-    """Check that states can be chosen.
-
-    Raises:
-        SettingsError: One is unknown, or some are chosen although everything is to be done.
-    """
+    """Check that states can be chosen; raise `SettingsError` otherwise."""
     unknown = set(only) - set(get_args(Unfinished))
     if unknown:
         raise SettingsError(f"unknown state {sorted(unknown)[0]!r}; expected {', '.join(get_args(Unfinished))}")
@@ -74,31 +70,22 @@ class CollectionPlanner:
         self._failed = failed
         self._only = frozenset(only or get_args(Unfinished))
 
-    def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
-        """See `Planner.tasks`."""
+    def __call__(self, items: Sequence[Item]) -> Iterator[Task]:
+        """See `Planner`."""
         stored = {} if self._index is None else marks(self._index, [item.id for item in items])
         for item in items:
-            mark, state = stored.get(item.id), self._state(item.id, item.id in stored)
+            state: Unfinished = "stale" if item.id in stored else "missing"
+            if item.id in self._failed:
+                state = "failed"
             if state in self._only:
-                yield Task(item, state, mark.get(HASH) if mark else None)
-
-    def _state(self, identity: str, is_stored: bool) -> Unfinished:
-        if identity in self._failed:
-            return "failed"
-        return "stale" if is_stored else "missing"
+                yield Task(item, state, stored.get(item.id, {}).get(HASH))
 
 
-@dataclass(frozen=True, slots=True)
-class AttachedPlanner:
-    """Decides about points by the content hash that they carry; without `resume` everything is done again."""
-
-    resume: bool
-
-    def tasks(self, items: Sequence[Item]) -> Iterator[Task]:
-        """See `Planner.tasks`."""
-        for item in items:
-            known = item.known if self.resume else None
-            yield Task(item, "missing" if known is None else "stale", known)
+def attached_tasks(items: Sequence[Item], *, resume: bool) -> Iterator[Task]:
+    """Decide about points by the content hash that they carry; without `resume` everything is done again."""
+    for item in items:
+        known = item.known if resume else None
+        yield Task(item, "missing" if known is None else "stale", known)
 
 
 def marks(index: Index, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -117,12 +104,6 @@ def left_points(index: Index, sources: Sequence[str], seen: Container[Any]) -> I
     """
     for source in sources:
         condition = models.FieldCondition(key=SOURCE_KEY, match=models.MatchValue(value=source))
-        after: PointId | None = None
-        while True:
-            page, after = index.store.scroll(
-                index.name, filter=models.Filter(must=[condition]), limit=_PAGE, after=after
-            )
+        for page in pages(index.store, index.name, filter=models.Filter(must=[condition]), limit=_PAGE):
             if left := [point.id for point in page if point.id not in seen]:
                 yield left
-            if after is None:
-                break

@@ -92,7 +92,7 @@ class Run:
     def _tasks(self) -> Groups:
         with closing(item_groups(self.source, self._fail)) as groups:
             for items in groups:
-                tasks = list(self.planner.tasks(items))
+                tasks = list(self.planner(items))
                 self._left_out += len(items) - len(tasks)
                 yield tasks
 

@@ -21,7 +21,7 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import HASH, FailedItem, Item, Items
 from hysac_retrieval.payload import PAYLOAD_KEY, own_payload
-from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.base import Store, pages
 from hysac_retrieval.stores.types import VECTOR_NAME, StoredPoint
 from hysac_retrieval.types import Modality, PointId
 
@@ -100,14 +100,9 @@ class Content:
 
 
 def expect_content(store: Store, name: str, content: Content) -> None:
-    """Check that points have the fields, before anything is changed.
-
-    Raises:
-        SettingsError: There are points, and none has any of the fields.
-    """
-    for field in content.fields:
-        if store.count(name, _having(field)):
-            return
+    """Raise `SettingsError` if there are points and none of them has any of the fields."""
+    if any(store.count(name, _having(field)) for field in content.fields):
+        return
     page, _ = store.scroll(name, limit=10)
     if page:
         known = sorted({key for point in page for key in point.payload} - {PAYLOAD_KEY})
@@ -155,17 +150,13 @@ class AttachedSource:
     def __iter__(self) -> Items:
         # An application that reads a point and writes it back whole takes the score along and leaves the vector.
         suspect = not self._attachment.companion and self._vectors_are_missing()
-        after: PointId | None = None
-        while True:
-            page, after = self._store.scroll(self._attachment.name, limit=_PAGE, after=after, with_vectors=suspect)
+        for page in pages(self._store, self._attachment.name, limit=_PAGE, with_vectors=suspect):
             for point in page:
                 found = self._item(point, suspect)
                 if found is not None:
                     if found.id in self._noted:
                         self.seen.add(found.id)
                     yield found
-            if after is None:
-                return
 
     def _item(self, point: StoredPoint, suspect: bool) -> Item | FailedItem | None:
         key, source, origin = str(point.id), self._attachment.name, f"point {point.id}"

@@ -11,14 +11,14 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.payload import PAYLOAD_KEY
-from hysac_retrieval.stores.extension import Facts, inherited_quantization, write_present
+from hysac_retrieval.stores.extension import Extension, Facts, inherited_quantization, write_present
 from hysac_retrieval.stores.qdrant.client import Calls
 from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES, VECTOR_VERSION, at_least, read_collection
 from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec
 from hysac_retrieval.types import PointId
 
 
-class QdrantExtension:
+class QdrantExtension(Extension):
     """The part of this package in one collection of an application.
 
     Args:
@@ -33,7 +33,6 @@ class QdrantExtension:
         self._local = local
 
     def facts(self) -> Facts:
-        """See `Extension.facts`."""
         config = self._calls.get_collection(self._name).config
         dense, sparse = config.params.vectors, config.params.sparse_vectors
         names = {*(dense if isinstance(dense, Mapping) else ()), *(sparse or ())}
@@ -49,7 +48,6 @@ class QdrantExtension:
         return Facts(VECTOR_NAME in names, inherited, obstacle)
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
-        """See `Extension.extend`."""
         indexed = {} if self._local else spec.indexes  # local mode has no use for indexes and warns about them
         for key, kind in indexed.items():
             self._calls.create_payload_index(self._name, key, INDEX_TYPES[kind])
@@ -75,8 +73,6 @@ class QdrantExtension:
     def write(
         self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]
     ) -> int:
-        """See `Extension.write`."""
-
         def send(rows: Sequence[int]) -> None:
             operations: list[Any] = []
             if vectors is not None:
@@ -94,8 +90,6 @@ class QdrantExtension:
         return write_present(ids, send, self._there)
 
     def erase(self, ids: Sequence[PointId], *, vector: bool = True) -> None:
-        """See `Extension.erase`."""
-
         def send(rows: Sequence[int]) -> None:
             few = models.PointIdsList(points=[ids[row] for row in rows])
             self._calls.delete_payload(self._name, [PAYLOAD_KEY], few)
@@ -105,7 +99,6 @@ class QdrantExtension:
         write_present(ids, send, self._there)
 
     def retract(self, indexes: Collection[str]) -> None:
-        """See `Extension.retract`."""
         if not self._local:
             for key in indexes:
                 self._calls.delete_payload_index(self._name, key)

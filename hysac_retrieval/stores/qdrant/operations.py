@@ -52,7 +52,7 @@ _TELEMETRY_OF_SHARDS = 3  # the least level of detail at which a server describe
 
 
 class Operations:
-    """Operations as computations that ask a client; each does what the method of `Store` of its name says.
+    """Operations as computations that ask a client; `Store` documents them, under the same names.
 
     Args:
         local: Whether the client keeps its collections in this process.
@@ -63,17 +63,14 @@ class Operations:
         self._formulas = True if local else None
 
     def names(self) -> Steps[list[str]]:
-        """See `Store.names`."""
         found: models.CollectionsResponse = yield Ask("get_collections")
         return sorted(collection.name for collection in found.collections)
 
     def exists(self, name: str) -> Steps[bool]:
-        """See `Store.exists`."""
         exists: bool = yield Ask("collection_exists", name)
         return exists
 
     def create(self, name: str, spec: CollectionSpec) -> Steps[None]:
-        """See `Store.create`."""
         storage = spec.storage
         if self.local and any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
             raise SettingsError(
@@ -102,7 +99,6 @@ class Operations:
             raise
 
     def open(self, name: str) -> Steps[Opened]:
-        """See `Store.open`."""
         if not (yield from self.exists(name)):
             found = ", ".join((yield from self.names())) or "none"
             hint = "Index something first, or create it"
@@ -112,27 +108,22 @@ class Operations:
         return (yield from self._described(name))
 
     def drop(self, name: str) -> Steps[None]:
-        """See `Store.drop`."""
         yield Ask("delete_collection", name)
 
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> Steps[None]:
-        """See `Store.write_metadata`."""
         yield Ask("update_collection", name, metadata={METADATA_KEY: dict(metadata)})
 
     def add_index(self, name: str, key: str, kind: IndexKind) -> Steps[None]:
-        """See `Store.add_index`."""
         if not self.local:  # payload indexes have no effect in local mode, which warns about them
             yield Ask("create_payload_index", name, key, INDEX_TYPES[kind])
 
     def drop_index(self, name: str, key: str) -> Steps[None]:
-        """See `Store.drop_index`."""
         if not self.local:
             yield Ask("delete_payload_index", name, key)
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
     ) -> Steps[None]:
-        """See `Store.upsert`."""
         rows = vectors.tolist()
         for start in range(0, len(ids), UPSERT_CHUNK):
             chunk = slice(start, start + UPSERT_CHUNK)
@@ -155,7 +146,6 @@ class Operations:
             yield from self._send(name, points[half:])
 
     def amend(self, name: str, amendments: Sequence[Amendment]) -> Steps[None]:
-        """See `Store.amend`."""
         for start in range(0, len(amendments), UPSERT_CHUNK):
             few = amendments[start : start + UPSERT_CHUNK]
             changes: Sequence[Any] = [change.operation() for change in few]
@@ -165,13 +155,11 @@ class Operations:
                 yield Ask("batch_update_points", name, changes, wait=True)
 
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
-        """See `Store.query`."""
         if not len(query.vectors):
             return []
         return read_responses((yield Ask("query_batch_points", name, query_requests(query, local=self.local))))
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
-        """See `Store.query_groups`."""
         return read_groups((yield Ask("query_points_groups", name, **group_request(query, groups, local=self.local))))
 
     def scroll(
@@ -183,7 +171,6 @@ class Operations:
         after: PointId | None = None,
         with_vectors: bool = False,
     ) -> Steps[tuple[list[StoredPoint], PointId | None]]:
-        """See `Store.scroll`."""
         records, following = yield Ask(
             "scroll",
             name,
@@ -196,7 +183,6 @@ class Operations:
         return [stored(record) for record in records], following
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> Steps[list[StoredPoint]]:
-        """See `Store.retrieve`."""
         found: list[StoredPoint] = []
         for start in range(0, len(ids), UPSERT_CHUNK):
             few = list(ids[start : start + UPSERT_CHUNK])
@@ -205,12 +191,10 @@ class Operations:
         return found
 
     def count(self, name: str, filter: models.Filter | None = None) -> Steps[int]:
-        """See `Store.count`."""
         found: models.CountResult = yield Ask("count", name, count_filter=filter, exact=True)
         return found.count
 
     def delete(self, name: str, ids: Sequence[PointId]) -> Steps[None]:
-        """See `Store.delete`."""
         for start in range(0, len(ids), UPSERT_CHUNK):
             few = models.PointIdsList(points=list(ids[start : start + UPSERT_CHUNK]))
             yield Ask("delete", name, few, wait=True)
@@ -227,7 +211,6 @@ class Operations:
             yield Ask("sleep", _POLL)
 
     def indexed(self, name: str) -> Steps[int]:
-        """See `Store.indexed`."""
         info: models.CollectionInfo = yield Ask("get_collection", name)
         return info.indexed_vectors_count or 0
 

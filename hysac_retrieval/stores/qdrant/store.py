@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
-from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from hysac_retrieval.steps import Steps, arun, run
 from hysac_retrieval.stores.amend import Amendment
+from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.qdrant.client import AsyncCalls, Calls, Client, is_local, make_client
 from hysac_retrieval.stores.qdrant.extension import QdrantExtension
 from hysac_retrieval.stores.qdrant.operations import Operations
@@ -53,6 +54,7 @@ def _blocking(operation: Operation[P, T]) -> Callable[Concatenate[QdrantStore, P
     def method(self: QdrantStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return run(operation(self._do, *args, **kwargs), self._calls)
 
+    method.__doc__ = getattr(Store, operation.__name__).__doc__
     return method
 
 
@@ -61,6 +63,7 @@ def _awaited(operation: Operation[P, T]) -> Callable[Concatenate[AsyncQdrantStor
     async def method(self: AsyncQdrantStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await arun(operation(self._do, *args, **kwargs), self._calls)
 
+    method.__doc__ = getattr(Store, operation.__name__).__doc__
     return method
 
 
@@ -116,27 +119,16 @@ class AsyncQdrantStore(_Store[AsyncQdrantClient]):
 
     _client_kind, _calls_kind = AsyncQdrantClient, AsyncCalls
 
-    names = _awaited(Operations.names)
-    exists = _awaited(Operations.exists)
-    create = _awaited(Operations.create)
-    open = _awaited(Operations.open)
-    drop = _awaited(Operations.drop)
-    write_metadata = _awaited(Operations.write_metadata)
-    add_index = _awaited(Operations.add_index)
-    drop_index = _awaited(Operations.drop_index)
-    upsert = _awaited(Operations.upsert)
-    amend = _awaited(Operations.amend)
-    query = _awaited(Operations.query)
-    query_groups = _awaited(Operations.query_groups)
-    scroll = _awaited(Operations.scroll)
-    retrieve = _awaited(Operations.retrieve)
-    count = _awaited(Operations.count)
-    delete = _awaited(Operations.delete)
-    optimize = _awaited(Operations.optimize)
-    indexed = _awaited(Operations.indexed)
-    memory = _awaited(Operations.memory)
+    if TYPE_CHECKING:  # its operations are added below
+
+        def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]: ...
 
     async def close(self) -> None:
         """See `Store.close`."""
         if self._owned:
             await self._client.close()
+
+
+for _name, _operation in vars(Operations).items():
+    if not _name.startswith("_"):
+        setattr(AsyncQdrantStore, _name, _awaited(_operation))
