@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
-from hysac_retrieval.cli.progress import exit_after, item_progress, print_report, stop_on_interrupt
+from hysac_retrieval.cli.options import Place, journal_option, json_option, place_options, run_options
+from hysac_retrieval.cli.progress import exit_after, followed, print_report
 
 
 @click.command("attach", cls=Command)
@@ -18,13 +18,8 @@ from hysac_retrieval.cli.progress import exit_after, item_progress, print_report
 @click.option("--image-field", metavar="NAME", help="Payload field with the path or URL of an image.")
 @click.option("--root", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images.")
 @click.option("--prefix", metavar="TEXT", help="Beginning of image values that is no part of the path below --root.")
-@model_option
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes that decode images  [default: one per core, up to 8]"
-)
-@click.option("--resume/--no-resume", default=True, show_default=True, help="Skip points that are done, unchanged.")
-@click.option("--journal", metavar="FILE", help="Journal of failed points  [default: beside the collection]")
+@run_options
+@journal_option
 @json_option
 @click.pass_context
 def command(
@@ -38,7 +33,7 @@ def command(
     model: str,
     journal: str | None,
     as_json: bool,
-    **options: Any,
+    **run: Any,
 ) -> None:
     """Add safe search to a collection of an application.
 
@@ -60,9 +55,9 @@ def command(
     content, notes = Content(text_field, image_field, root, prefix), place.journal(journal)
     encoder = Encoder.load(model)
     opened = attached_collection_for(encoder, place.collection, content, **place.connection())
-    with opened as index, stop_on_interrupt() as stopped:
-        with item_progress("Attaching") as show:
-            report = fill(index, encoder, content, journal=notes, on_progress=show, should_stop=stopped, **options)
+    with opened as index:
+        with followed("Attaching") as hooks:
+            report = fill(index, encoder, content, journal=notes, **hooks, **run)
         if place.location is not None and not report.interrupted:
             index.optimize()
         info = index.info()

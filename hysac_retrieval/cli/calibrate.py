@@ -45,13 +45,14 @@ Radii: TypeAlias = Mapping[str, Any]
 @click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times.")
 @click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise.")
 @click.option("--update", is_flag=True, help="Put the profile into the bundle, which thereby gets another fingerprint.")
-@click.option(
-    "--apply",
-    "collection",
-    metavar="COLLECTION",
-    help="Also give the points of this collection their new scores, see `hysac rescore`; implies --update.",
+@place_options(
+    click.option(
+        "--apply",
+        "collection",
+        metavar="COLLECTION",
+        help="Also give the points of this collection their new scores, see `hysac rescore`; implies --update.",
+    )
 )
-@place_options(collection=False)
 @click.option(
     "--roc",
     metavar="FILE",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.options import Place, Sources, json_option, model_option, place_options, source_options
-from hysac_retrieval.cli.progress import exit_after, item_progress, print_report, stop_on_interrupt
+from hysac_retrieval.cli.options import Place, Sources, json_option, place_options, run_options, source_options
+from hysac_retrieval.cli.progress import exit_after, followed, print_report
 from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
 
 if TYPE_CHECKING:
@@ -23,16 +23,9 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 @click.command("index", cls=Command)
 @source_options
 @place_options()
-@model_option
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1))
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    help="Processes that decode images; 0 decodes in this one; with --ray, encoders  [default: one per core, up to 8]",
-)
+@run_options
 @click.option("--max-pixels", type=click.IntRange(1, 178_956_970), help="Largest width × height of an image.")
 @click.option("--recreate", is_flag=True, help="Remove the collection first, with all its points.")
-@click.option("--resume/--no-resume", default=True, show_default=True, help="Skip what is stored already, unchanged.")
 @click.option(
     "--only",
     multiple=True,
@@ -52,7 +45,9 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
     "--write-consistency-factor", type=click.IntRange(min=1), help="Copies that confirm a write, on a cluster."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--ray", is_flag=True, help="Encode on a Ray cluster; the sources must lie there under the same paths.")
+@click.option(
+    "--ray", is_flag=True, help="Encode on a Ray cluster, by --workers actors; the sources lie there by the same paths."
+)
 @click.option(
     "--ray-address", metavar="ADDRESS", help="Address of the Ray cluster  [default: RAY_ADDRESS, else this machine]"
 )
@@ -121,9 +116,9 @@ def _index(
     check_sources(sources.paths, options=sources.options, only=given["only"], resume=given["resume"], journal=notes)
     given |= {"options": sources.options, "journal": notes}
     opened = Index.for_model(encoder, place.collection, **made, **place.connection())
-    with opened as index, stop_on_interrupt() as stopped:
-        with item_progress("Indexing") as show:
-            report = index_sources(sources.paths, index, encoder, on_progress=show, should_stop=stopped, **given)
+    with opened as index:
+        with followed("Indexing") as hooks:
+            report = index_sources(sources.paths, index, encoder, **hooks, **given)
         return report, index.info()
 
 

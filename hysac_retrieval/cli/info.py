@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("info", cls=Command)
 @click.argument("collections", metavar="[COLLECTION]...", nargs=-1)
-@place_options(collection=False)
+@place_options(None)
 @click.option("--model", help="Describe this model: bundled name, folder or hub repository.")
 @click.option("--all", "everything", is_flag=True, help="Metrics, training and verification of a model, too.")
 @json_option

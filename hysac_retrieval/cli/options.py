@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,22 +33,18 @@ collection_option = click.option("--collection", required=True, help="Name of th
 
 
 def gathered(name: str, make: Callable[..., Any], *options: Decorator) -> Decorator:
-    """Decorate a command so that several options reach it as one argument.
-
-    Args:
-        name: Name of the argument.
-        make: Makes it; has a parameter for each option.
-        options: Decorators of click.
-    """
+    """Decorate a command so that several options of click reach it as one argument, `name`, that `make` makes."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def command(*arguments: Any, **given: Any) -> Any:
-            taken = {key: given.pop(key) for key in signature(make).parameters if key in given}
+            taken = {key: given.pop(key) for key in names}
             return function(*arguments, **given, **{name: make(**taken)})
 
+        earlier = len(getattr(command, "__click_params__", ()))
         for option in reversed(options):
             option(command)
+        names = {parameter.name for parameter in vars(command)["__click_params__"][earlier:]}
         return command
 
     return decorate
@@ -90,23 +85,19 @@ class Place:
         return None if self.location is None else Path(self.location).expanduser() / self.collection / JOURNAL_NAME
 
 
-def place_options(*, collection: bool = True) -> Decorator:
-    """Add ``--location``, ``--url`` and what goes with them, and ``--collection``, as the argument `place`."""
+def place_options(collection: Decorator | None = collection_option) -> Decorator:
+    """Add ``--location``, ``--url`` and what goes with them, and an option for the collection, as `place`."""
+
+    def option(name: str, variable: str, **how: Any) -> Decorator:
+        return click.option(name, envvar=f"HYSAC_{variable}", show_envvar=True, **how)
+
     return gathered(
         "place",
         _place,
-        *([collection_option] if collection else []),
-        click.option(
-            "--location",
-            metavar="DIR",
-            envvar="HYSAC_LOCATION",
-            show_envvar=True,
-            help="Folder of collections on the embedded engine.",
-        ),
-        click.option(
-            "--url", metavar="URL", envvar="HYSAC_URL", show_envvar=True, help="Qdrant server or cloud cluster."
-        ),
-        click.option("--api-key", envvar="HYSAC_API_KEY", show_envvar=True, help="Key of the server."),
+        *filter(None, [collection]),
+        option("--location", "LOCATION", metavar="DIR", help="Folder of collections on the embedded engine."),
+        option("--url", "URL", metavar="URL", help="Qdrant server or cloud cluster."),
+        option("--api-key", "API_KEY", help="Key of the server."),
         click.option("--prefer-grpc", is_flag=True, envvar="HYSAC_PREFER_GRPC", help="Speak gRPC to the server."),
     )
 
@@ -115,14 +106,26 @@ def _place(
     location: str | None, url: str | None, api_key: str | None, prefer_grpc: bool, collection: str | None = None
 ) -> Place:
     if location is not None and url is not None:  # the command line counts before the environment
-        location, url = _if_typed("location", location), _if_typed("url", url)
+        source = click.get_current_context().get_parameter_source
+        typed = [source(name) is ParameterSource.COMMANDLINE for name in ("location", "url")]
+        location, url = location if typed[0] else None, url if typed[1] else None
     return Place(location, url, api_key, prefer_grpc, collection or "")
 
 
-def _if_typed(name: str, value: str) -> str | None:
-    """Return the value of an option if it was given on the command line."""
-    source = click.get_current_context().get_parameter_source(name)
-    return value if source is ParameterSource.COMMANDLINE else None
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the model and the options of every run of indexing."""
+    for option in (
+        click.option("--resume/--no-resume", default=True, show_default=True, help="Skip what is done, unchanged."),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=0),
+            help="Processes that decode images; 0 decodes in this one  [default: one per core, up to 8]",
+        ),
+        click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1)),
+        model_option,
+    ):
+        function = option(function)
+    return function
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +137,16 @@ class Sources:
     journal: str | None
 
 
-def _sources(
-    sources: tuple[str, ...],
-    captions: str | None,
-    index_captions: bool,
-    text_field: str | None,
-    image_field: str | None,
-    id_field: str | None,
-    namespace: str | None,
-    split: str | None,
-    subset: str | None,
-    journal: str | None,
-) -> Sources:
+def _sources(sources: tuple[str, ...], journal: str | None, **given: Any) -> Sources:
     from hysac_retrieval.ingest import Fields, SourceOptions
 
-    fields = Fields(image_field, text_field, id_field)
-    return Sources(sources, SourceOptions(captions, fields, index_captions, namespace, split, subset), journal)
+    fields = Fields(**{kind: given.pop(f"{kind}_field") for kind in ("image", "text", "id")})
+    return Sources(sources, SourceOptions(fields=fields, **given), journal)
+
+
+journal_option = click.option(
+    "--journal", metavar="FILE", help="Journal of failed items  [default: beside the collection]"
+)
 
 
 source_options = gathered(
@@ -164,6 +161,6 @@ source_options = gathered(
     click.option("--namespace", help="Stands for the source's path in ids, so that moving the source keeps them."),
     click.option("--split", metavar="NAME", help="Split of a Hugging Face dataset  [default: all of them]"),
     click.option("--subset", metavar="NAME", help="Subset (configuration) of a Hugging Face dataset."),
-    click.option("--journal", metavar="FILE", help="Journal of failed items  [default: beside the collection]"),
+    journal_option,
 )
 """Decorator that adds the sources and how they are read, as the argument `sources`."""

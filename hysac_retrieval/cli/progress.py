@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,13 @@ _SHOWN = 20
 
 
 @contextmanager
-def item_progress(what: str) -> Iterator[Callable[[Progress], None]]:
-    """Show a bar with the number of items, of failed ones, the rate and the time left."""
-    with progress_bar("rate", "failed") as bar:
+def followed(what: str) -> Iterator[dict[str, Any]]:
+    """Show a bar with items, failed ones, rate and time left, and let Ctrl-C end a run; yield what a run takes for it.
+
+    The first Ctrl-C finishes the current batch; a second one interrupts at once.
+    """
+    stopped = threading.Event()
+    with progress_bar("rate", "failed") as bar, ExitStack() as restored:
         task = bar.add_task(what, total=None, rate="", failed="")
 
         def show(now: Progress) -> None:
@@ -30,18 +34,18 @@ def item_progress(what: str) -> Iterator[Callable[[Progress], None]]:
             rate = f"{speed:.0f}/s" if speed else ""
             bar.update(task, completed=now.done, total=now.total, rate=rate, failed=failed)
 
-        yield show
+        def handle(number: int, frame: Any) -> None:
+            restored.close()
+            stopped.set()
+
+        # Signals belong to the main thread; elsewhere (a test, a notebook) nothing is changed.
+        if threading.current_thread() is threading.main_thread():
+            restored.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, handle))
+        yield {"on_progress": show, "should_stop": stopped.is_set}
 
 
 def print_report(report: IndexReport, notes: Path | None, done: str, skipped: str) -> None:
-    """Print what a run did, and what needs attention.
-
-    Args:
-        report: Outcome of the run.
-        notes: Its journal.
-        done: Beginning of the first line, before the number of items.
-        skipped: End of the line about the items that were skipped.
-    """
+    """Print what a run did, in words that begin with `done`, and what needs attention; `notes` is its journal."""
     counts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in report.indexed.items() if count]
     rate = f" ({report.total / report.seconds:.0f}/s)" if report.total else ""
     click.echo(f"{done} {', '.join(counts) or 'nothing'} in {report.seconds:.1f} s{rate}.")
@@ -73,23 +77,3 @@ def exit_after(ctx: click.Context, report: IndexReport) -> None:
         click.echo("Interrupted. What was done is stored; the same command goes on from there.", err=True)
         ctx.exit(1)
     ctx.exit(FAILED_ITEMS if report.failures else 0)
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C finish the current batch; a second one interrupts at once."""
-    stopped = threading.Event()
-    # Signals belong to the main thread; elsewhere (a test, a notebook) nothing is changed.
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped.is_set
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, previous)
-        stopped.set()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stopped.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

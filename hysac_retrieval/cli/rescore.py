@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("rescore", cls=Command)
 @click.argument("name", metavar="[COLLECTION]", required=False)
-@click.option("--collection", help="The collection, as `hysac index` names it.")
-@place_options(collection=False)
+@place_options(click.option("--collection", help="The collection, as `hysac index` names it."))
 @click.option("--model", help="The model with its new calibration: bundled name, folder or hub repository.")
 @click.option(
     "--profile",
