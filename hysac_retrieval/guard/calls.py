@@ -33,10 +33,10 @@ def call(guard_of: GuardOf, name: str, args: tuple[Any, ...], kwargs: Mapping[st
     given.pop("self", None)
     given |= given.pop("kwargs", {})
     if unknown := given.keys() - METHODS[name].arguments:
-        raise SettingsError(
-            f"argument {sorted(unknown)[0]!r} of {name} is not known to the guard, which refuses what it cannot judge",
-            hint="Leave it out",
+        what = (
+            f"argument {sorted(unknown)[0]!r} of {name} is not known to the guard, which refuses what it cannot judge"
         )
+        raise SettingsError(what, hint="Leave it out")
     guard = yield from guard_of(given["collection_name"])
     if name == "retrieve":
         return (yield from _retrieve(guard, given))
@@ -71,9 +71,7 @@ def _rewritten(guard: Guard, name: str, given: Mapping[str, Any]) -> tuple[dict[
         if prefetch is not None:
             arguments["prefetch"] = prefetch
     if given.get("with_lookup") is not None:
-        raise SettingsError(
-            "with_lookup returns points of another collection, which are not judged", hint="Look them up apart"
-        )
+        raise SettingsError("with_lookup returns points of another collection, not judged", hint="Look them up apart")
     return arguments, ids
 
 

@@ -11,7 +11,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 from hysac_retrieval.collection.metadata import read_metadata
 from hysac_retrieval.errors import NotGuardedError, SettingsError
 from hysac_retrieval.guard.calls import call
-from hysac_retrieval.guard.condition import Guard
+from hysac_retrieval.guard.condition import Guard, expect_kind
 from hysac_retrieval.guard.methods import METHODS, REFUSED, TOLD
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.steps import Ask, Steps, arun, run
@@ -28,14 +28,10 @@ class _Guarded:
             raise SettingsError(f"client is {type(client).__name__}; expected a qdrant_client.{self._kind.__name__}")
         if policy is not None and guard is not None:
             raise SettingsError("policy and guard both say what is safe", hint="Give one of them")
-        if policy is not None and not isinstance(policy, SafetyPolicy):
-            raise SettingsError(f"policy is {type(policy).__name__}; expected a SafetyPolicy")
-        if guard is not None and not isinstance(guard, Guard):
-            raise SettingsError(f"guard is {type(guard).__name__}; expected a Guard")
         # The names are mangled, so that code which reaches for the insides of a client finds nothing.
         self.__client = client
-        self.__policy = policy
-        self.__guard = guard
+        self.__policy = expect_kind(policy, SafetyPolicy, "policy")
+        self.__guard = expect_kind(guard, Guard, "guard")
         self.__known: dict[str, Guard] = {}
 
     def refresh(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from qdrant_client import models
 
@@ -14,6 +14,15 @@ from hysac_retrieval.safety.filters import effective_threshold, safety_filter, s
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.stores import Connection, opening
 from hysac_retrieval.types import Modality
+
+Kind = TypeVar("Kind")
+
+
+def expect_kind(value: Any, kind: type[Kind], name: str) -> Kind | None:
+    """Return an argument; raise `SettingsError` if it is given and of another type."""
+    if value is not None and not isinstance(value, kind):
+        raise SettingsError(f"{name} is {type(value).__name__}; expected a {kind.__name__}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +62,7 @@ class Guard:
         Raises:
             SettingsError: The policy is looser than the model's calibration.
         """
-        chosen = SafetyPolicy() if policy is None else policy
-        if not isinstance(chosen, SafetyPolicy):
-            raise SettingsError(f"policy is {type(chosen).__name__}; expected a SafetyPolicy")
+        chosen = expect_kind(policy, SafetyPolicy, "policy") or SafetyPolicy()
         return cls(metadata.fingerprint, chosen.threshold_for(None, metadata.safety.threshold), chosen.condition(True))
 
     @classmethod

@@ -30,29 +30,23 @@ _VECTORS = (list, tuple, np.ndarray, models.SparseVector, models.Document, model
 
 
 def mentioned(query: Any) -> Iterator[PointId]:
-    """Ids of the points that a query is made of, such as examples of a recommendation.
-
-    Raises:
-        SettingsError: It is no kind of query that is known here.
-    """
+    """Ids of the points that a query is made of, such as examples; `SettingsError` for an unknown kind of query."""
     if query is None or isinstance(query, _WITHOUT_POINTS):
         return
     if isinstance(query, models.NearestQuery):
-        yield from _point(query.nearest)
+        yield from _points(query.nearest)
     elif isinstance(query, models.RecommendQuery):
-        for example in (*(query.recommend.positive or ()), *(query.recommend.negative or ())):
-            yield from _point(example)
+        yield from _points(*(query.recommend.positive or ()), *(query.recommend.negative or ()))
     elif isinstance(query, models.DiscoverQuery):
-        yield from _point(query.discover.target)
+        yield from _points(query.discover.target)
         yield from _pairs(query.discover.context)
     elif isinstance(query, models.ContextQuery):
         yield from _pairs(query.context)
     elif isinstance(query, models.RelevanceFeedbackQuery):
-        yield from _point(query.relevance_feedback.target)
-        for item in query.relevance_feedback.feedback:
-            yield from _point(item.example)
+        feedback = query.relevance_feedback
+        yield from _points(feedback.target, *(item.example for item in feedback.feedback))
     else:
-        yield from _point(query)
+        yield from _points(query)
 
 
 def guarded_prefetch(guard: Guard, collection: str, prefetch: Any) -> tuple[Any, set[PointId]]:
@@ -66,7 +60,7 @@ def guarded_prefetch(guard: Guard, collection: str, prefetch: Any) -> tuple[Any,
 def guarded_stages(
     guard: Guard, collection: str, stages: Iterable[Any], kind: type[Stage]
 ) -> tuple[list[Stage], set[PointId]]:
-    """Requests or prefetches with the condition in each of them and in the prefetches that they nest.
+    """Put the condition into requests or prefetches, and into the prefetches that they nest.
 
     Returns:
         The stages, and the ids of the points that their queries are made of.
@@ -88,30 +82,18 @@ def guarded_stages(
 
 
 def expect_here(collection: str, lookup: Any) -> None:
-    """Check that points are looked up in the collection itself, where it is known which are safe.
-
-    Raises:
-        SettingsError: They are looked up in another one.
-    """
+    """Raise `SettingsError` if points are looked up in another collection, where it is not known which are safe."""
     if lookup is None or (isinstance(lookup, models.LookupLocation) and lookup.collection == collection):
         return
-    raise SettingsError(
-        f"lookup_from names another place than collection {collection!r}; which of its points are safe is not known",
-        hint="Look the vector up yourself and search with it",
-    )
+    what = f"lookup_from names another place than collection {collection!r}; which of its points are safe is not known"
+    raise SettingsError(what, hint="Look the vector up yourself and search with it")
 
 
 def checked_params(params: Any) -> models.SearchParams | None:
-    """Parameters of a search, unless they choose the points over which the weights of words are counted.
-
-    Raises:
-        SettingsError: They do: the scores would tell what is in points that are not returned.
-    """
-    if params is None:
-        return None
-    if not isinstance(params, models.SearchParams):
+    """Return the parameters of a search; raise `SettingsError` if their scores would tell of points not returned."""
+    if params is not None and not isinstance(params, models.SearchParams):
         raise SettingsError(f"search parameters are {type(params).__name__}; expected models.SearchParams")
-    if isinstance(params.idf, models.IdfCorpusParams):
+    if params is not None and isinstance(params.idf, models.IdfCorpusParams):  # weights of words, over chosen points
         raise SettingsError("idf over a chosen corpus tells what is in points that are not safe", hint="Leave it out")
     return params
 
@@ -120,15 +102,14 @@ def _pairs(context: Any) -> Iterator[PointId]:
     for pair in context if isinstance(context, list | tuple) else [context]:
         if not isinstance(pair, models.ContextPair):
             raise SettingsError(f"a context pair is {type(pair).__name__}; expected a models.ContextPair")
-        yield from _point(pair.positive)
-        yield from _point(pair.negative)
+        yield from _points(pair.positive, pair.negative)
 
 
-def _point(value: Any) -> Iterator[PointId]:
-    """The id, if this is one instead of a vector or something to make one of."""
-    if isinstance(value, int | np.integer | str | uuid.UUID):
-        yield from normal_ids([value])
-    elif not isinstance(value, _VECTORS):
-        raise SettingsError(
-            f"a query is {type(value).__name__}; expected a vector, the id of a point, or one of qdrant_client.models"
-        )
+def _points(*values: Any) -> Iterator[PointId]:
+    """The ids among values; others must be vectors, or something to make one of."""
+    for value in values:
+        if isinstance(value, int | np.integer | str | uuid.UUID):
+            yield from normal_ids([value])
+        elif not isinstance(value, _VECTORS):
+            expected = "a vector, the id of a point, or one of qdrant_client.models"
+            raise SettingsError(f"a query is {type(value).__name__}; expected {expected}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -52,8 +52,7 @@ def _fault(error: Exception) -> StoreError:
             return _answered(error)
         case ResponseHandlingException():
             return _unanswered(error.source)
-        case ResourceExhaustedResponse():
-            seconds = error.retry_after_s
+        case ResourceExhaustedResponse(retry_after_s=seconds):
             message = f"Qdrant is overloaded and asks to wait {seconds} seconds: {error}"
             return StoreUnavailableError(message, hint=_LATER, retry_after=float(seconds))
         case QdrantException():  # told to wait, in a form that the client cannot read
@@ -126,8 +125,7 @@ def _tls(detail: str, variable: str) -> StoreError | None:
         message = f"the certificate of the Qdrant server is not accepted: {detail}"
         return StoreError(message, hint=_CERTIFICATE.format(variable=variable))
     if "WRONG_VERSION_NUMBER" in detail:
-        hint = "What answers there does not speak TLS; use http:// in url="
-        return StoreError(f"no TLS connection to Qdrant: {detail}", hint=hint)
+        return StoreError(f"no TLS connection to Qdrant: {detail}", hint="It does not speak TLS; use http:// in url=")
     return None
 
 
@@ -136,11 +134,8 @@ def _retry_after(headers: httpx.Headers | None) -> float | None:
     header = headers.get("retry-after") if headers else None
     if not header:
         return None
-    try:
+    with suppress(ValueError):
         return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError, TypeError):
         return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+    return None

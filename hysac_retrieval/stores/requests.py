@@ -75,17 +75,10 @@ def _quantization(kind: Quantization) -> models.QuantizationConfig:
 
 
 def read_collection(info: models.CollectionInfo, *, formula: bool = False) -> Opened:
-    """Read the description of a collection.
-
-    Args:
-        info: The description.
-        formula: Whether the engine that holds it computes geodesic distances; see `FORMULA_VERSION`.
-    """
+    """Read the description of a collection; `formula` says whether its engine computes geodesic distances."""
     vectors = info.config.params.vectors
     vector = vectors.get(VECTOR_NAME) if isinstance(vectors, Mapping) else None
-    metric = None
-    if vector is not None and vector.multivector_config is None:
-        metric = _METRICS.get(vector.distance)
+    metric = _METRICS.get(vector.distance) if vector is not None and vector.multivector_config is None else None
     metadata = (info.config.metadata or {}).get(METADATA_KEY)
     return Opened(
         metadata=metadata if isinstance(metadata, Mapping) else None,
@@ -150,7 +143,6 @@ def stored(point: models.ScoredPoint | models.Record, score: float | None = None
 
 
 def _params(query: VectorQuery) -> models.SearchParams | None:
-    # Local mode searches exactly and warns about parameters of a graph that it does not have; it gets none at all.
     if query.ef is None and query.oversampling is None:
         return None
     quantization = None

@@ -13,13 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    wait_exponential,
-)
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 from hysac_retrieval.errors import StoreError, StoreUnavailableError
 

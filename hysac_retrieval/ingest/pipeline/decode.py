@@ -65,8 +65,7 @@ class Decoding:
             # Without its cause, which need not survive a pipe.
             return Decoded(found, error=ImageError(error.message, hint=error.hint))
         except MemoryError:
-            wrong = ImageError("there is not enough memory to decode the image", hint="Scale it down")
-            return Decoded(found, error=wrong)
+            return Decoded(found, error=ImageError("the memory is too small to decode the image", hint="Scale it down"))
 
 
 def content_hash(salt: bytes, data: bytes) -> str:

@@ -38,28 +38,27 @@ class ImageFiles:
         self._captions = captions
 
     def __iter__(self) -> Items:
-        if not self.whole:
-            yield self._item(self.path) if is_utf8(str(self.path)) else _misnamed(self.path, self.source)
-            return
         unreadable: list[OSError] = []
         empty = True
-        for path in _images(self.root, unreadable):
+        for path in _images(self.root, unreadable) if self.whole else (self.path,):
             empty = False
-            yield self._item(path) if is_utf8(str(path)) else _misnamed(path, self.source)
+            yield self._item(path)
         for error in unreadable:
             wrong = SourceError(f"folder cannot be read: {error}")
             yield FailedItem.of(str(error.filename), wrong, source=self.source)
         if empty and not unreadable:
-            known = " ".join(sorted(IMAGE_SUFFIXES))
-            raise SourceError(
-                f"{self.root} holds no images; looked for {known}", hint="For texts give a text file or a table"
-            )
+            what = f"{self.root} holds no images; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
+            raise SourceError(what, hint="For texts give a text file or a table")
 
     def count(self) -> int:
         """See `NamedSource.count`."""
         return sum(1 for _ in _images(self.root, [])) if self.whole else 1
 
-    def _item(self, path: Path) -> Item:
+    def _item(self, path: Path) -> Item | FailedItem:
+        if not is_utf8(str(path)):  # no payload can name it
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            wrong = SourceError("the name of the file is not UTF-8", hint="Rename it")
+            return FailedItem.of(shown, wrong, source=self.source)
         file = path.relative_to(self.root).as_posix()
         whole = Path(os.path.realpath(path)).as_posix()  # as `resolve`, in half the time
         rows = [] if self._captions is None else self._captions.of(file, whole)
@@ -98,9 +97,3 @@ def _images(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 yield Path(parent, name)
-
-
-def _misnamed(path: Path, source: str) -> FailedItem:
-    """An image that no payload can name."""
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return FailedItem.of(shown, SourceError("the name of the file is not UTF-8", hint="Rename it"), source=source)

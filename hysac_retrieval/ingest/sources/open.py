@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -29,7 +29,7 @@ from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_tables, is_saved_dataset
 from hysac_retrieval.ingest.sources.files import ImageFiles, text_file
 from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.ingest.sources.rows import normal
+from hysac_retrieval.ingest.sources.rows import Row, normal
 from hysac_retrieval.ingest.sources.scratch import Captions, Seen
 from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, shard
 from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, ROW_SUFFIXES, TableSource, table
@@ -107,15 +107,14 @@ class Listing:
     def count(self) -> int | None:
         """See `Source.count`."""
         total = 0
-        for source in self._sources.values():
-            try:
+        with suppress(OSError, SourceError):
+            for source in self._sources.values():
                 found = source.count()
-            except (OSError, SourceError):
-                found = None
-            if found is None:
-                return None
-            total += found
-        return total
+                if found is None:
+                    return None
+                total += found
+            return total
+        return None
 
     def __iter__(self) -> Items:
         with closing(self._all()) as all_items:
@@ -153,18 +152,13 @@ class Listing:
         if same:
             return None
         if item.modality == "image":
-            wrong = SourceError(
-                f"another item has the same key ({item.key})",
-                hint="Put rows of one image next to each other, and index sources that share file names in separate "
-                "namespaces",
-            )
+            hint = "Put rows of one image next to each other; sources that share file names need separate namespaces"
+            wrong = SourceError(f"another item has the same key ({item.key})", hint=hint)
             return FailedItem.of(item.origin, wrong, source=item.source)
         if item.payload.keys() <= {"text"}:
             return None
         # Rows with the same text and other fields are points of their own.
-        again = Item(
-            item.origin, f"{item.key}#{before + 1}", item.source, "text", item.content, item.payload, item.place
-        )
+        again = replace(item, key=f"{item.key}#{before + 1}")
         return None if self.seen.add(again.id, again.place)[0] else again
 
     def _open_all(self, sources: Sequence[str | os.PathLike[str]]) -> None:
@@ -172,13 +166,12 @@ class Listing:
             for path in expand_braces(os.fspath(name)):
                 for source in self._open(path):
                     self._sources.setdefault(os.path.abspath(source.name), source)
-        if self._captions is not None and not any(isinstance(source, ImageFiles) for source in self._sources.values()):
+        opened = self._sources.values()
+        if self._captions is not None and not any(isinstance(source, ImageFiles) for source in opened):
             raise SettingsError("--captions describes the images of a folder, but no source is a folder or an image")
-        for source in self._sources.values():
+        for source in opened:
             if not is_utf8(source.source):
-                raise SourceError(
-                    f"the name of {source.source!r} is not UTF-8, which points are stored in", hint="Rename it"
-                )
+                raise SourceError(f"the name of {source.source!r} is not UTF-8, as points need", hint="Rename it")
             with closing(iter(source)) as items:
                 next(items, None)  # what cannot be read at all is an error before anything is indexed
 
@@ -186,32 +179,30 @@ class Listing:
         if name.startswith(PREFIX):
             return dataset_tables(name.removeprefix(PREFIX), self._options)
         path = Path(name).expanduser()
-        lower = path.name.lower()
+        suffix = path.suffix.lower()
         if path.is_dir():
             if is_saved_dataset(path):
                 return dataset_tables(str(path), self._options)
             return [ImageFiles(path, self._options, self._captions)]
         if not path.exists():
-            raise SourceError(
-                f"{path} does not exist",
-                hint="Give a folder of images, an image, a text file, a table, a shard, or "
-                f"{PREFIX}NAME for a Hugging Face dataset",
-            )
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+            kinds = f"a folder of images, an image, a text file, a table, a shard, or {PREFIX}NAME for a dataset"
+            raise SourceError(f"{path} does not exist", hint=f"Give {kinds}")
+        if suffix in IMAGE_SUFFIXES:
             return [ImageFiles(path.parent, self._options, self._captions, only=path)]
-        if path.suffix.lower() in ROW_SUFFIXES | PARQUET_SUFFIXES:
+        if suffix in ROW_SUFFIXES | PARQUET_SUFFIXES:
             return [table(path, self._options)]
-        return [shard(path, self._options) if lower.endswith(SHARD_SUFFIXES) else text_file(path, self._options)]
+        is_shard = path.name.lower().endswith(SHARD_SUFFIXES)
+        return [shard(path, self._options) if is_shard else text_file(path, self._options)]
 
     def _read_captions(self, path: Path, captions: Captions) -> None:
         for row in table(path, self._options).rows():
-            if isinstance(row, FailedItem):
-                self._bad_captions.append(replace(row, source=str(path)))
-            elif row.file is None:
-                wrong = SourceError(f"the row names no image; it has {', '.join(row.extra) or 'no fields'}")
-                self._bad_captions.append(FailedItem.of(row.origin, wrong, source=str(path)))
-            else:
+            if isinstance(row, Row) and row.file is not None:
                 captions.add(normal(row.file), row)
+                continue
+            if isinstance(row, Row):
+                wrong = SourceError(f"the row names no image; it has {', '.join(row.extra) or 'no fields'}")
+                row = FailedItem.of(row.origin, wrong)
+            self._bad_captions.append(replace(row, source=str(path)))
 
 
 def expand_braces(name: str) -> list[str]:

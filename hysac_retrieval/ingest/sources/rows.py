@@ -69,24 +69,23 @@ def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
         wrong = f"the row has none of the fields {known}; it has {', '.join(map(str, extra)) or 'nothing'}"
     if wrong is not None:
         return FailedItem.of(origin, SourceError(wrong))
-    extra = {name: value for name, value in extra.items() if not _binary(value)}
+    extra = {name: value for name, value in extra.items() if _image_of(value)[1] is None}
     return Row(origin, file or None, text, extra, data, None if identity is None else str(identity))
 
 
 def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record of a columnar table without nulls and NaN: missing values, as empty cells are in CSV."""
-    return {name: value for name, value in record.items() if not _missing(value)}
+
+    def missing(value: Any) -> bool:
+        return value is None or (isinstance(value, float) and math.isnan(value))
+
+    return {name: value for name, value in record.items() if not missing(value)}
 
 
 def require_column(what: str, columns: Iterable[str], fields: Fields) -> None:
-    """Check that a table has a column to index.
-
-    Raises:
-        SourceError: It has none.
-    """
-    known: Sequence[str] = (*fields.images, *fields.texts)
-    found = list(columns)
-    if not set(known) & set(found):
+    """Raise `SourceError` if a table has no column to index."""
+    known, found = (*fields.images, *fields.texts), list(columns)
+    if not {*known} & {*found}:
         raise SourceError(
             f"{what} has the columns {', '.join(found)}, none of which is {' or '.join(known)}",
             hint="Name them with --image-field and --text-field",
@@ -144,11 +143,3 @@ def _image_of(value: Any) -> tuple[str | None, bytes | None]:
     if isinstance(value, bytes):
         return None, value
     return (value if isinstance(value, str) else None), None
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _binary(value: Any) -> bool:
-    return isinstance(value, bytes) or (isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes))

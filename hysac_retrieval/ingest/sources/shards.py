@@ -63,7 +63,8 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Members:
                     archive.members.clear()  # else it remembers every one
                     if member.isfile() and not Path(member.name).name.startswith("."):
                         number += 1
-                        yield member, _contents(archive, member) if wanted(member.name) else b""
+                        with archive.extractfile(member) as file:
+                            yield member, file.read() if wanted(member.name) else b""
             if watched.last != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end of archive")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
@@ -113,14 +114,6 @@ def _record(files: list[tuple[str, bytes]], fields: Fields) -> dict[str, Any] | 
     return record
 
 
-def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    if file is None:
-        return b""
-    with file:
-        return file.read()
-
-
 def _open(path: Path) -> IO[bytes]:
     return path.open("rb") if path.suffix == ".tar" else gzip.open(path)  # type: ignore[return-value]
 
@@ -129,18 +122,12 @@ class _Watched:
     """A stream that remembers its last block: `tarfile` takes an archive cut between two members for a whole one."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+        self._stream, self.seek, self.tell = stream, stream.seek, stream.tell
         self.last = b""
 
     def read(self, size: int = -1) -> bytes:
         self.last = self._stream.read(size)
         return self.last
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
 
 
 def sample_of(member: str) -> str:

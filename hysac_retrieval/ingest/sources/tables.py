@@ -66,12 +66,7 @@ class TableSource:
         return self.options.namespace or self.base
 
     def rows(self) -> Rows:
-        """Read the rows.
-
-        Raises:
-            SourceError: They cannot be read (any further), or there is no column to index.
-            MissingExtraError: A package that is needed is not installed.
-        """
+        """Read the rows; raises `SourceError` if that cannot be done (any further) or there is no column to index."""
         fields = self.options.fields
         with closing(self.records(lambda columns: require_column(self.name, columns, fields))) as records:
             for origin, record in records:
@@ -164,10 +159,8 @@ def _csv(stream: Any, suffix: str, check: Check) -> Iterator[tuple[int, Any]]:
         check(reader.fieldnames)
     for record in reader:
         if None in record:
-            yield (
-                reader.line_num,
-                SourceError("the row has more cells than the header", hint="Quote cells that hold commas"),
-            )
+            error = SourceError("the row has more cells than the header", hint="Quote cells that hold commas")
+            yield reader.line_num, error
         else:
             # An empty cell is a missing value, also in the payload.
             yield reader.line_num, {name: cell for name, cell in record.items() if cell not in ("", None)}

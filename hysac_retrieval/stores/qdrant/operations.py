@@ -15,19 +15,8 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from hysac_retrieval.errors import CollectionExistsError, CollectionNotFoundError, SettingsError, StoreError
 from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.stores import requests
 from hysac_retrieval.stores.amend import Amendment, fitting
-from hysac_retrieval.stores.requests import (
-    FORMULA_VERSION,
-    INDEX_TYPES,
-    at_least,
-    collection_request,
-    group_request,
-    query_requests,
-    read_collection,
-    read_groups,
-    read_responses,
-    stored,
-)
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
     METADATA_KEY,
@@ -67,21 +56,17 @@ class Operations:
         return sorted(collection.name for collection in found.collections)
 
     def exists(self, name: str) -> Steps[bool]:
-        exists: bool = yield Ask("collection_exists", name)
-        return exists
+        return bool((yield Ask("collection_exists", name)))
 
     def create(self, name: str, spec: CollectionSpec) -> Steps[None]:
         storage = spec.storage
         if self.local and any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
-            raise SettingsError(
-                "shards, replication_factor and write_consistency_factor are for a Qdrant server; this client keeps "
-                "its collections in this process",
-                hint="Leave them out, or use url=",
-            )
+            what = "shards, replication_factor and write_consistency_factor are for a Qdrant server, not for local mode"
+            raise SettingsError(what, hint="Leave them out, or use url=")
         if (yield from self.exists(name)):
             raise _exists(name)
         try:
-            yield Ask("create_collection", name, **collection_request(spec))
+            yield Ask("create_collection", name, **requests.collection_request(spec))
         except StoreError as error:
             # An attempt whose answer was lost may have made the collection, or another process may have.
             if not (yield from self.exists(name)):
@@ -104,7 +89,7 @@ class Operations:
             hint = "Index something first, or create it"
             raise CollectionNotFoundError(f"no collection {name!r}; there are: {found}", hint=hint)
         if self._formulas is None:
-            self._formulas = at_least((yield Ask("info")).version, FORMULA_VERSION)
+            self._formulas = requests.at_least((yield Ask("info")).version, requests.FORMULA_VERSION)
         return (yield from self._described(name))
 
     def drop(self, name: str) -> Steps[None]:
@@ -115,7 +100,7 @@ class Operations:
 
     def add_index(self, name: str, key: str, kind: IndexKind) -> Steps[None]:
         if not self.local:  # payload indexes have no effect in local mode, which warns about them
-            yield Ask("create_payload_index", name, key, INDEX_TYPES[kind])
+            yield Ask("create_payload_index", name, key, requests.INDEX_TYPES[kind])
 
     def drop_index(self, name: str, key: str) -> Steps[None]:
         if not self.local:
@@ -157,10 +142,14 @@ class Operations:
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
         if not len(query.vectors):
             return []
-        return read_responses((yield Ask("query_batch_points", name, query_requests(query, local=self.local))))
+        return requests.read_responses(
+            (yield Ask("query_batch_points", name, requests.query_requests(query, local=self.local)))
+        )
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
-        return read_groups((yield Ask("query_points_groups", name, **group_request(query, groups, local=self.local))))
+        return requests.read_groups(
+            (yield Ask("query_points_groups", name, **requests.group_request(query, groups, local=self.local)))
+        )
 
     def scroll(
         self,
@@ -180,14 +169,14 @@ class Operations:
             with_payload=True,
             with_vectors=[VECTOR_NAME] if with_vectors else False,
         )
-        return [stored(record) for record in records], following
+        return [requests.stored(record) for record in records], following
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> Steps[list[StoredPoint]]:
         found: list[StoredPoint] = []
         for start in range(0, len(ids), UPSERT_CHUNK):
             few = list(ids[start : start + UPSERT_CHUNK])
             records = yield Ask("retrieve", name, few, with_payload=True, with_vectors=[VECTOR_NAME])
-            found.extend(stored(record) for record in records)
+            found.extend(requests.stored(record) for record in records)
         return found
 
     def count(self, name: str, filter: models.Filter | None = None) -> Steps[int]:
@@ -229,7 +218,7 @@ class Operations:
         return None
 
     def _described(self, name: str) -> Steps[Opened]:
-        return read_collection((yield Ask("get_collection", name)), formula=bool(self._formulas))
+        return requests.read_collection((yield Ask("get_collection", name)), formula=bool(self._formulas))
 
 
 def _exists(name: str) -> CollectionExistsError:
