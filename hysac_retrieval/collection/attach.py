@@ -1,16 +1,15 @@
-"""Our vectors and scores beside those of an application, in a collection that it uses.
+"""Vectors and scores added to a collection of an application, and taken away again.
 
-What is ours is one named vector, one payload key with its indexes, and one key of the collection's metadata. They are
-added and taken away without writing to anything else. An engine that cannot add a vector to a collection gets the
-vectors in a companion collection, under the same ids; scores and metadata are in the application's own all the same,
-because the guard needs them there.
+These are one named vector, one payload key with its indexes, and one key of the collection's metadata; nothing else is
+written to. Where an engine cannot add a vector to a collection, a companion collection holds the vectors, under the
+same ids; scores and metadata are in the application's collection all the same, because the guard needs them there.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from numpy.typing import ArrayLike
@@ -19,15 +18,16 @@ from qdrant_client import models
 from hysac_retrieval.collection.collection import Collection, payload_indexes
 from hysac_retrieval.collection.metadata import Attached, CollectionMetadata, read_metadata
 from hysac_retrieval.collection.records import records
+from hysac_retrieval.collection.schema import spec_of
 from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, normal_ids
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.base import Store, pages
-from hysac_retrieval.stores.types import VECTOR_NAME, CollectionSpec, HnswOptions, Opened, Quantization
+from hysac_retrieval.stores.types import VECTOR_NAME, HnswOptions, Opened, Quantization
 from hysac_retrieval.types import Modality, PointId
 
 COMPANION = "-hysac"
-"""What the name of a companion collection has behind that of the application's."""
+"""Suffix of the name of a companion collection, after the name of the application's."""
 
 _PAGE = 1000
 _SCORED = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=PAYLOAD_KEY))])
@@ -38,22 +38,18 @@ _log = logging.getLogger(__name__)
 def attach(
     store: Store, name: str, describe: Callable[[Quantization | None], CollectionMetadata], hnsw: HnswOptions
 ) -> Collection:
-    """Make room for our vectors and scores in a collection of an application; again opens what is attached.
+    """Prepare a collection of an application for vectors and scores, or open it if that was done; see `Index.attach`.
 
     Killed at any moment, it can be called again: the metadata, which says that something is attached, comes last.
 
     Args:
-        store: Where it is.
+        store: Store of the collection.
         name: The application's collection.
-        describe: Puts together our metadata for vectors that are compressed in some way.
+        describe: Returns the metadata to keep, for vectors that are compressed in some way.
         hnsw: Options of the graph.
 
     Returns:
         The collection that holds the vectors.
-
-    Raises:
-        CollectionExistsError: It is one of our own, or has a vector or payload key ``hysac`` that is not ours.
-        ModelMismatchError: It is attached already, with another model.
     """
     opened = store.open(name)
     if opened.metadata is not None:
@@ -64,14 +60,7 @@ def attach(
     companion = name + COMPANION if facts.obstacle else None
     own = describe(None if facts.obstacle else facts.quantization)
     metadata = own.model_copy(update={"attached": Attached(collection=name, companion=companion)})
-    made = Collection(name, metadata).lift
-    spec = CollectionSpec(
-        size=made.size,
-        metric=made.metric,
-        metadata=metadata.model_dump(mode="json", exclude_none=True),
-        indexes=payload_indexes(metadata.fingerprint),
-        hnsw=hnsw,
-    )
+    spec = replace(spec_of(metadata, hnsw), quantization=None)  # of an added vector it is that of the collection
     if companion is None:
         extension.extend(spec)
         return Collection.read(name, store.open(name), metadata.fingerprint)
@@ -87,8 +76,8 @@ def attach(
         store.create(companion, spec)
     elif not _is_companion(store, companion, name):
         raise CollectionExistsError(
-            f"the vectors of {name!r} would go into a collection {companion!r}, and there is another one of that name; "
-            "rename or remove it, or attach with a Qdrant of 1.18 or later, which needs none"
+            f"the vectors of {name!r} would go into a collection {companion!r}, and there is another one of that name",
+            hint="Rename or remove it, or attach with a Qdrant of 1.18 or later, which needs none",
         )
     collection = Collection.read(companion, store.open(companion), metadata.fingerprint)
     extension.extend(spec, vector=False)
@@ -101,14 +90,15 @@ def _attached_before(
     found = read_metadata(name, opened)
     if found.attached is None:
         raise CollectionExistsError(
-            f"collection {name!r} was made by hysac-index, so there is nothing to attach; index into it, or search it"
+            f"collection {name!r} was made by hysac-index, so there is nothing to attach",
+            hint="Index into it, or search it",
         )
     home = found.attached.companion or name
     return Collection.read(home, store.open(home), describe(found.quantization).fingerprint)
 
 
 def _is_companion(store: Store, companion: str, name: str) -> bool:
-    """Whether a collection holds our vectors of the application's collection `name`, and nothing else."""
+    """Whether a collection is the companion of the application's collection `name`."""
     found = store.open(companion)
     return found.metadata is not None and read_metadata(companion, found).attached == Attached(
         collection=name, companion=companion
@@ -116,7 +106,7 @@ def _is_companion(store: Store, companion: str, name: str) -> bool:
 
 
 def open_collection(name: str, expect_fingerprint: str | None = None) -> Steps[Collection]:
-    """Open the collection that holds the vectors of one of some name: itself, or its companion.
+    """Open the collection that holds the vectors of the collection `name`: itself, or its companion.
 
     Raises:
         CollectionNotFoundError: There is none of that name.
@@ -133,11 +123,11 @@ def open_collection(name: str, expect_fingerprint: str | None = None) -> Steps[C
 
 
 def open_attached(store: Store, name: str) -> Attachment:
-    """What is attached to a collection of an application, even if it is there only in part.
+    """Return what is attached to a collection of an application, even if it is there only in part.
 
     Raises:
         SettingsError: Nothing is.
-        NotACollectionError: Our metadata cannot be read.
+        NotACollectionError: The metadata cannot be read.
     """
     metadata = read_metadata(name, store.open(name))
     home = (metadata.attached.companion if metadata.attached else None) or name
@@ -145,25 +135,25 @@ def open_attached(store: Store, name: str) -> Attachment:
 
 
 def expect_removable(store: Store, name: str) -> None:
-    """Check that a collection may be removed: no application keeps points of its own in it.
+    """Check that a collection may be removed: it holds no points of an application.
 
     Raises:
         CollectionExistsError: One does.
     """
     try:
         opened = store.open(name)
-        theirs = opened.metadata is None or read_metadata(name, opened).attached is not None
+        foreign = opened.metadata is None or read_metadata(name, opened).attached is not None
     except NotACollectionError:
-        return  # ours, and damaged: of others the metadata is not there at all
-    if theirs:
+        return  # made by this package and damaged: others have no such metadata at all
+    if foreign:
         raise CollectionExistsError(
-            f"collection {name!r} holds points of an application, which recreating would remove; give another name, or "
-            "add safe search to it with `hysac-index attach`"
+            f"collection {name!r} holds points of an application, which recreating would remove",
+            hint="Give another name, or add safe search to it with `hysac-index attach`",
         )
 
 
 def _expect_free(store: Store, name: str, has_vector: bool) -> None:
-    """Check that the names we use are not the application's; what a killed `attach` left behind is no obstacle."""
+    """Check that vector and payload key are not the application's; what a killed `attach` left is no obstacle."""
     held = models.Filter(must=[models.HasVectorCondition(has_vector=VECTOR_NAME)])
     if has_vector and store.count(name, held):
         what = f"vectors named {VECTOR_NAME!r}"
@@ -172,17 +162,17 @@ def _expect_free(store: Store, name: str, has_vector: bool) -> None:
     else:
         return
     raise CollectionExistsError(
-        f"collection {name!r} has {what}, but no metadata of ours that says what they are; rename or remove them, "
-        "or attach to another collection"
+        f"collection {name!r} has {what}, but no metadata of hysac that says what they are",
+        hint="Rename or remove them, or attach to another collection",
     )
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """What is ours in a collection of an application.
+    """Vectors and scores in a collection of an application.
 
     Attributes:
-        store: Where the collections are.
+        store: Store of the collections.
         name: The application's collection.
         collection: The collection that holds the vectors: the application's own, or a companion.
     """
@@ -193,22 +183,22 @@ class Attachment:
 
     @classmethod
     def of(cls, store: Store, collection: Collection) -> Self:
-        """What a collection is attached to.
+        """Return the attachment that a collection with vectors belongs to.
 
         Raises:
-            SettingsError: Nothing.
+            SettingsError: It belongs to none.
         """
         attached = collection.metadata.attached
         if attached is None:
             raise SettingsError(
-                f"collection {collection.name!r} is attached to none of an application; it was made by hysac-index, "
+                f"collection {collection.name!r} is attached to none of an application: it was made by hysac-index, "
                 "or by Index.create"
             )
         return cls(store, attached.collection, collection)
 
     @property
     def companion(self) -> bool:
-        """Whether the vectors are in a collection of their own."""
+        """Whether the vectors are in a companion collection."""
         return self.collection.name != self.name
 
     def write(
@@ -237,8 +227,10 @@ class Attachment:
         Returns:
             How many there were.
         """
+        if not self.companion:
+            return 0
         removed = 0
-        for page in pages(self.store, self.collection.name, limit=_PAGE) if self.companion else ():
+        for page in pages(self.store, self.collection.name, limit=_PAGE):
             ids: list[Any] = [point.id for point in page]
             these = models.Filter(must=[models.HasIdCondition(has_id=ids)], must_not=_SCORED.must_not)
             scored, _ = self.store.scroll(self.name, filter=these, limit=_PAGE)
@@ -252,8 +244,7 @@ class Attachment:
         """See `Index.detach`. Killed at any moment, it can be called again: the metadata goes last."""
         extension, taken = self.store.extension(self.name), 0
         for page in pages(self.store, self.name, filter=_SCORED, limit=_PAGE):
-            # The vectors go all at once.
-            extension.erase([point.id for point in page], vector=False)
+            extension.erase([point.id for point in page], vector=False)  # the vectors go all at once
             taken += len(page)
         home = self.collection.name
         if self.companion and self.store.exists(home) and _is_companion(self.store, home, self.name):

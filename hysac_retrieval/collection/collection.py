@@ -1,4 +1,4 @@
-"""What a collection is, apart from where it lives: name, metadata, what its engine can do."""
+"""A collection apart from its store: name, metadata, abilities of its engine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadata, same_points
+from hysac_retrieval.collection.metadata import ATTACH_HINT, CollectionMetadata, read_metadata, same_points
 from hysac_retrieval.errors import ModelMismatchError, NotACollectionError
 from hysac_retrieval.lift import Lift, lift_from_dict
 from hysac_retrieval.payload import BEYOND, MODALITY, MODEL, SOURCE, UNSAFE
 from hysac_retrieval.safety.verdict import flag_key
 from hysac_retrieval.stores.types import IndexKind, Opened
-
-ATTACH_HINT = "Create one of another name, index with hysac-index, or add ours to this one with `hysac-index attach`"
 
 
 def payload_indexes(fingerprint: str) -> dict[str, IndexKind]:
@@ -30,11 +28,11 @@ def payload_indexes(fingerprint: str) -> dict[str, IndexKind]:
 
 @dataclass(frozen=True)
 class Collection:
-    """A collection by name, metadata and what its engine can do.
+    """A collection apart from its store.
 
     Attributes:
         name: Its name.
-        metadata: What is kept with it.
+        metadata: Its metadata.
         formula: Whether the engine can compute geodesic distances in a second stage.
     """
 
@@ -44,7 +42,7 @@ class Collection:
 
     @classmethod
     def read(cls, name: str, opened: Opened, expect_fingerprint: str | None = None) -> Self:
-        """Understand what a store says about a collection.
+        """Check what a store says about a collection, and read it.
 
         Raises:
             NotACollectionError: It lacks the vector or the metadata, or they do not fit each other.
@@ -94,5 +92,5 @@ class Collection:
 
     @cached_property
     def lift(self) -> Lift:
-        """How points are stored."""
+        """Lift by which points are stored."""
         return lift_from_dict(self.metadata.lift)

@@ -23,6 +23,7 @@ from hysac_retrieval.collection.schema import (
     collection_metadata,
     make_collection,
     model_options,
+    spec_of,
 )
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import BEYOND, normal_ids, point_id
@@ -70,27 +71,25 @@ class Index:
         """Make a collection.
 
         How points are stored is fixed here, once: by `lift` (a model bundle carries one), else fitted on `sample`.
-        Without either it is a default without boost, whose padding makes room for radii up to eight standard deviations
-        beyond the calibration's and so dwarfs the points: scores are exact, but the graph finds less. Give a sample
-        wherever there is one. ``"padded"`` suits points of encoders, whose radii are narrow; ``"poincare"`` points
-        whose radii spread widely, such as those of trees; ``"auto"`` measures both on the sample and records what it
-        found.
+        Without either the padding makes room for radii eight standard deviations beyond the calibration's and dwarfs
+        the points: scores are exact, but the graph finds less. So give a sample if there is one. ``"padded"`` suits
+        the narrow radii of encoders, ``"poincare"`` radii that spread widely, such as those of trees; ``"auto"``
+        measures both on the sample and records the result.
 
         Args:
             name: Name of the collection.
             dim: Number d of space components of a point.
             curvature: Curvature c > 0 of the space (−c).
             safety: Calibration that scores the points.
-            fingerprint: Identity of the model; None for points that come from no bundle, which derives one from the
-                space and its calibration.
-            lift: How points are stored.
+            fingerprint: Identity of the model; None derives one from space and calibration, for points of no bundle.
+            lift: Lift, or the name of one to fit.
             sample: Points (n, d) to fit the lift on, or to choose it by.
-            quantization: How the vectors that the graph compares are compressed; hits are then ranked again in float64.
+            quantization: Compression of the vectors that the graph compares; hits are then ranked again in float64.
             hnsw: Options of the graph.
-            storage: Where things are kept; shards and copies in a cluster.
+            storage: Memory or disk; shards and copies in a cluster.
             exist_ok: Open a collection that exists already, if it is of the same model.
             recreate: Remove a collection that exists already, with all its points, unless it is an application's.
-            **connection: Where it lives; see `Connection`.
+            **connection: Store of the collection; see `Connection`.
 
         Raises:
             CollectionExistsError: It exists, and neither `exist_ok` nor `recreate` is given; or it is an application's.
@@ -109,13 +108,8 @@ class Index:
             if recreate and store.exists(name):
                 expect_removable(store, name)
                 store.drop(name)
-            collection = make_collection(store, name, metadata, hnsw=hnsw, storage=storage, exist_ok=exist_ok)
-            if quantization not in (None, collection.metadata.quantization):
-                raise SettingsError(
-                    f"collection {name!r} exists with quantization {collection.metadata.quantization}, not "
-                    f"{quantization}",
-                    hint="Leave the option out, or recreate the collection",
-                )
+            spec = spec_of(metadata, hnsw, storage)
+            collection = make_collection(store, name, metadata, spec, exist_ok=exist_ok)
         return cls(collection, store, owns_store=owned)
 
     @classmethod
@@ -123,7 +117,7 @@ class Index:
         """Make a collection for the points of a model; see `create`, of which it takes the other arguments.
 
         Args:
-            model: An `Encoder`, or whatever else says what its points are.
+            model: An `Encoder`, or anything else that is a `PointModel`.
             name: Name of the collection.
             **options: Arguments of `create`; ``lift`` takes the place of the model's own.
         """
@@ -131,16 +125,16 @@ class Index:
 
     @classmethod
     def open(cls, name: str, *, expect_fingerprint: str | None = None, **connection: Unpack[Connection]) -> Self:
-        """Open a collection that exists; of one with a companion that holds its vectors, the companion.
+        """Open a collection that exists, or the companion that holds its vectors.
 
         Args:
             name: Name of the collection.
             expect_fingerprint: Model that it must have been indexed with; None for any.
-            **connection: Where it lives; see `Connection`.
+            **connection: Store of the collection; see `Connection`.
 
         Raises:
             CollectionNotFoundError: There is none of that name.
-            NotACollectionError: It lacks our vector or our metadata.
+            NotACollectionError: It lacks the vector or the metadata.
             ModelMismatchError: It was indexed with another model.
             StorageLockedError: Another process has the folder.
         """
@@ -161,17 +155,17 @@ class Index:
         hnsw: HnswOptions | None = None,
         **connection: Unpack[Connection],
     ) -> Self:
-        """Make room for our vectors and scores in a collection of an application; its own are not touched.
+        """Prepare a collection of an application for vectors and scores; its own vectors and payloads stay untouched.
 
-        Points get theirs from `annotate`, or from `ingest.fill`, which encodes what their payload holds. Attaching
-        again opens what is attached. Where the engine cannot add a vector (a server before 1.18 cannot), a companion
-        collection takes the vectors.
+        Points get theirs from `annotate`, or from `ingest.fill`, which encodes the content that their payload holds.
+        Attaching again opens what is attached. If the engine cannot add a vector (a server before 1.18 cannot), a
+        companion collection takes the vectors.
 
-        The arguments are those of `create`; `hnsw` counts where the engine takes it for a single vector.
+        The arguments are those of `create`; `hnsw` counts if the engine takes it for a single vector.
 
         Raises:
             CollectionNotFoundError: There is none of that name.
-            CollectionExistsError: It is one of ours, or has a vector or payload key ``hysac`` of its own.
+            CollectionExistsError: `create` made it, or it has another vector or payload key ``hysac``.
             ModelMismatchError: It is attached already, with another model.
             StorageLockedError: Another process has the folder.
         """
@@ -184,6 +178,11 @@ class Index:
         with opening(connection) as (store, owned):
             return cls(attach(store, name, describe, hnsw or HnswOptions()), store, owns_store=owned)
 
+    @classmethod
+    def attach_model(cls, model: PointModel, name: str, **options: Any) -> Self:
+        """Attach the space of a model to a collection of an application; see `attach` and `for_model`."""
+        return cls.attach(name, **model_options(model, options))
+
     @property
     def name(self) -> str:
         """Name of the collection."""
@@ -191,17 +190,17 @@ class Index:
 
     @property
     def collection(self) -> Collection:
-        """What the collection is, apart from where it lives."""
+        """The collection apart from its store."""
         return self._collection
 
     @property
     def metadata(self) -> CollectionMetadata:
-        """What is kept with the collection: model, dimension, curvature, lift, calibration."""
+        """Metadata of the collection: model, dimension, curvature, lift, calibration."""
         return self._collection.metadata
 
     @property
     def store(self) -> Store:
-        """Where the collection lives."""
+        """Store of the collection."""
         return self._store
 
     def upsert(
@@ -218,9 +217,9 @@ class Index:
         Args:
             ids: n integers or UUIDs; `point_id` makes one of any text.
             points: Shape (n, d), space components.
-            modality: What the points were encoded from; it decides which calibration scores them.
+            modality: Kind of content that the points were encoded from; its calibration scores them.
             payloads: n mappings of JSON values, without a key ``hysac``.
-            marks: n mappings of JSON values to keep beside our own under that key, such as a source and its hash.
+            marks: n mappings of further JSON values to keep under that key, such as a source and its hash.
 
         Returns:
             The number of points written.
@@ -233,8 +232,8 @@ class Index:
         if self.metadata.attached is not None:
             raise SettingsError(
                 f"collection {self.name!r} holds the points of an application ({self.metadata.attached.collection!r}), "
-                "which an upsert would replace whole; write them with the application's own client, then fill or "
-                "annotate them"
+                "which an upsert would replace whole",
+                hint="Write them with the application's client, then fill or annotate them",
             )
         keys, vectors, rows = records(self._collection, ids, points, modality, payloads, marks)
         if keys:
@@ -251,20 +250,19 @@ class Index:
     ) -> int:
         """Give vectors and scores to points of the application that this collection is attached to.
 
-        Nothing else of these points changes. Points that the application has removed are left out.
-
-        The arguments and errors are those of `upsert`.
+        Nothing else of these points changes. Points that the application has removed are left out. The arguments and
+        errors are those of `upsert`.
 
         Returns:
             The number of points that were there.
 
         Raises:
-            SettingsError: The collection is attached to none; `upsert` writes points of one's own.
+            SettingsError: The collection is attached to none; `upsert` is for those.
         """
         return Attachment.of(self._store, self._collection).write(ids, points, modality, marks)
 
     def detach(self) -> int:
-        """Take everything of ours away from the application's collection; the index is of no use afterwards.
+        """Remove vectors, scores and metadata from the application's collection; the index is of no use afterwards.
 
         Returns:
             The number of points that had a score.
@@ -315,7 +313,7 @@ class Index:
         return GroupedResult(info, groups_of(plan, x, answer))
 
     def points(self, ids: Sequence[Any]) -> tuple[NDArray[np.float64], list[Modality | None]]:
-        """Stored points, (n, d), and what they were encoded from, in the order of `ids`.
+        """Return stored points, (n, d), and their modalities, in the order of `ids`.
 
         Raises:
             PointNotFoundError: There is none with one of the ids.
@@ -323,31 +321,31 @@ class Index:
         return found_points(self._collection, normal_ids(ids), self.retrieve(ids))
 
     def retrieve(self, ids: Sequence[Any]) -> list[StoredPoint]:
-        """Points by id with their whole payload, scored or not, in no particular order."""
+        """Return points by id with their whole payload, scored or not, in no particular order."""
         return self._store.retrieve(self.name, normal_ids(ids))
 
     def reload(self) -> None:
-        """Read again what is kept with the collection, which another process may have calibrated anew.
+        """Read the metadata again: another process may have calibrated the collection anew.
 
         Raises:
-            StoreError: The collection is no longer there, or no longer ours.
+            StoreError: The collection is no longer there, or has no metadata.
         """
         self._collection = run(open_collection(self.name), self._store)
 
     def count(self, filter: models.Filter | None = None) -> int:
-        """Exact number of points (that match a filter)."""
+        """Return the exact number of points (that match a filter)."""
         return self._store.count(self.name, filter)
 
     def delete(self, ids: Sequence[Any]) -> None:
         """Remove points by id; ids that are not there are no error.
 
         Raises:
-            SettingsError: They are those of an application that this collection is attached to.
+            SettingsError: They belong to an application that this collection is attached to.
         """
         if (attached := self.metadata.attached) is not None:
             raise SettingsError(
-                f"the points of collection {self.name!r} are those of an application ({attached.collection!r}); remove "
-                "them with its own client, or take only what is ours from all of them with detach"
+                f"the points of collection {self.name!r} are those of an application ({attached.collection!r})",
+                hint="Remove them with its own client, or only the vectors and scores of all of them with detach",
             )
         keys: list[PointId] = normal_ids(ids)
         if keys:
@@ -358,7 +356,7 @@ class Index:
         self._store.optimize(self.name)
 
     def info(self) -> IndexInfo:
-        """Count what is there."""
+        """Return facts about the collection, counted now."""
         metadata = self.metadata
         points, size = self.count(), self._store.memory(self.name)
         safe = self.count(safety_filter(metadata.safety.threshold, metadata.fingerprint))
@@ -382,7 +380,7 @@ class Index:
         )
 
     def close(self) -> None:
-        """Let go of the store, unless it was the caller's. Closing twice is no error."""
+        """Close the store, unless it was the caller's. Closing twice is no error."""
         if self._owns_store:
             self._store.close()
 

@@ -1,4 +1,4 @@
-"""What is kept with a collection, and without which its vectors cannot be read."""
+"""Metadata that is kept with a collection, without which its vectors cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.stores.types import Opened, Quantization
 
 FORMAT_VERSION: Literal[1] = 1
-_LENGTH = 32  # characters of a fingerprint that we make
+ATTACH_HINT = "Create one of another name, index with hysac-index, or add vectors to it with `hysac-index attach`"
+_LENGTH = 32  # characters of a bundle's fingerprint
 
 
 class Calibration(BaseModel):
@@ -31,12 +32,12 @@ class Calibration(BaseModel):
 
 
 class Attached(BaseModel):
-    """How a collection came to hold our vectors without being made for them.
+    """Link from vectors to the collection of an application whose points they belong to.
 
     Attributes:
-        collection: The collection of an application, whose points they belong to.
-        companion: Collection that holds the vectors, under the same ids, where the engine could not add them to the
-            application's own; None where it could.
+        collection: The application's collection.
+        companion: Collection that holds the vectors, under the same ids, if the engine could not add them to the
+            application's; None if it could.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -46,7 +47,7 @@ class Attached(BaseModel):
 
 
 class CollectionMetadata(BaseModel):
-    """What is needed to read a collection's vectors, kept with it.
+    """Metadata that is needed to read a collection's vectors.
 
     Attributes:
         format_version: Version of this contract.
@@ -56,10 +57,10 @@ class CollectionMetadata(BaseModel):
         lift: How points are stored, as `Lift.to_dict`.
         safety: Calibration that gave the points their scores.
         quantization: How the vectors that the graph compares are compressed; None for not at all.
-        measured: What the choice of the lift was based on (``lift="auto"``).
-        attached: Whose points these are, where they are those of an application; None for a collection of our own.
-        earlier: Calibrations that came before, oldest first; what still carries scores of theirs is found by no safe
-            search until `rescore` has been there.
+        measured: Measurements that the choice of the lift was based on (``lift="auto"``).
+        attached: Application's collection that the points belong to; None if they were written to this one.
+        earlier: Calibrations that came before, oldest first; points that still carry their scores are found by no safe
+            search until `rescore` has rewritten them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -79,14 +80,14 @@ class CollectionMetadata(BaseModel):
 def same_points(one: str, other: str) -> bool:
     """Whether two fingerprints are of models that give the same points, perhaps with different scores.
 
-    The first half of a fingerprint is a hash of what makes the points, the second half of everything. Fingerprints of a
-    caller's own making are the same or not.
+    The first half of a bundle's fingerprint is a hash of what makes the points, the second half of everything.
+    Fingerprints that a caller made are the same or not.
     """
     return one == other or (len(one) == len(other) == _LENGTH and one[: _LENGTH // 2] == other[: _LENGTH // 2])
 
 
 def raw_fingerprint(dim: int, curvature: float, safety: SafetyProfile) -> str:
-    """Identity for points that come from no bundle: a hash of the space and its calibration."""
+    """Return an identity for points that come from no bundle: a hash of the space and its calibration."""
     space = {"dim": dim, "curvature": curvature}
     whole = space | {"safety": safety.model_dump(mode="json", exclude={"source"})}
     first, second = (hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in (space, whole))
@@ -94,18 +95,15 @@ def raw_fingerprint(dim: int, curvature: float, safety: SafetyProfile) -> str:
 
 
 def read_metadata(name: str, opened: Opened) -> CollectionMetadata:
-    """Our metadata of a collection.
+    """Return the metadata of a collection.
 
     Raises:
         NotACollectionError: It has none, or such as this version cannot read.
     """
     what = f"collection {name!r}"
     if opened.metadata is None:
-        lack = "vector named 'hysac'" if opened.size is None else "metadata"
-        raise NotACollectionError(
-            f"{what} exists but has no {lack} of ours; create one of another name, index with hysac-index, or add ours "
-            "to it with hysac-index attach"
-        )
+        lack = "vector named 'hysac'" if opened.size is None else "metadata of hysac"
+        raise NotACollectionError(f"{what} exists but has no {lack}", hint=ATTACH_HINT)
     try:
         return CollectionMetadata.model_validate(dict(opened.metadata))
     except ValueError as error:

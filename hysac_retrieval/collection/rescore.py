@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,12 @@ PAGE = 1000
 _ROUNDING = 5e-13
 """Radii are stored to 12 decimals; a score is that of the farthest radius that may have been meant."""
 _MARGIN = 1e-9
+_COUNTED = ("rescored", "withdrawn", "released", "unreadable")
 
 
 @dataclass(frozen=True, slots=True)
 class RescoreReport:
-    """What a rewrite of scores did.
+    """Outcome of a rewrite of scores.
 
     Attributes:
         collection: The collection.
@@ -56,7 +58,7 @@ class RescoreReport:
         left: Points that still carry an earlier score, because the rewrite was stopped or they were written meanwhile.
         safe: Points that a safe search can return now.
         points: All points of the collection.
-        seconds: How long it took.
+        seconds: Duration.
     """
 
     collection: str
@@ -72,16 +74,8 @@ class RescoreReport:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-serialisable values."""
+        """Return the report as JSON-serialisable values."""
         return asdict(self)
-
-
-@dataclass(slots=True)
-class _Counts:
-    rescored: int = 0
-    withdrawn: int = 0
-    released: int = 0
-    unreadable: int = 0
 
 
 def rescore(
@@ -90,16 +84,15 @@ def rescore(
     *,
     fingerprint: str | None = None,
     page: int = PAGE,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> RescoreReport:
-    """Apply a calibration to a collection, or go on with one that was interrupted.
+    """Apply a calibration to a collection, or continue an application that was interrupted.
 
     Args:
         index: The collection. It has the new calibration afterwards; other `Index` objects must be opened again.
         safety: The calibration.
-        fingerprint: Identity of the model with this calibration, as its bundle has it; None for points that come from
-            no bundle.
+        fingerprint: Identity of the model with this calibration, from its bundle; None for points of no bundle.
         page: Points read and written at once, 1 or more.
         on_progress: Called with the number of points that are done and of all that are to be done.
         should_stop: Asked between pages.
@@ -110,37 +103,29 @@ def rescore(
     """
     if page < 1:
         raise SettingsError(f"page is {page}; expected at least 1")
-    start = time.perf_counter()
+    start, store = time.perf_counter(), index.store
     index.reload()
     names = _names(index)
     for name in names:
-        _name_calibration(index.store, name, safety, fingerprint)
+        _name_calibration(store, name, safety, fingerprint)
     index.reload()
-    metadata = index.metadata
-    total = sum(_left(index.store, name, metadata) for name in names)
-    done = 0
-    if on_progress:
-        on_progress(0, total)
-    for name in names:
-        counts = _Counts()
-        for amended in _rewrite(index.store, name, metadata, page, counts):
-            done += amended
-            if on_progress:
-                on_progress(done, total)
-            if should_stop():
-                break
-        else:
-            continue
-        break
-    left = {name: _left(index.store, name, metadata) for name in names}
+    metadata, counts, done = index.metadata, dict.fromkeys(_COUNTED, 0), 0
+    total = sum(_left(store, name, metadata) for name in names)
+    on_progress(0, total)
+    for amended in chain.from_iterable(_rewrite(store, name, metadata, page, counts) for name in names):
+        done += amended
+        on_progress(done, total)
+        if should_stop():
+            break
+    left = {name: _left(store, name, metadata) for name in names}
     for name in (name for name, some in left.items() if not some):
         for calibration in metadata.earlier:
-            index.store.drop_index(name, flag_key(calibration.fingerprint))
+            store.drop_index(name, flag_key(calibration.fingerprint))
     return RescoreReport(
         collection=index.name,
         fingerprint=metadata.fingerprint,
         threshold=metadata.safety.threshold,
-        **asdict(counts),
+        **counts,
         left=sum(left.values()),
         safe=index.count(safety_filter(metadata.safety.threshold, metadata.fingerprint)),
         points=index.count(),
@@ -149,7 +134,7 @@ def rescore(
 
 
 def _names(index: Index) -> list[str]:
-    """Collections with scores of these points: where vectors lie beside an application's, its own has scores, too."""
+    """Return the collections with scores of these points: a companion, and the application's collection."""
     attached = index.metadata.attached
     return [*({attached.collection} - {index.name} if attached else ()), index.name]
 
@@ -158,10 +143,11 @@ def _left(store: Store, name: str, metadata: CollectionMetadata) -> int:
     return store.count(name, scored_by(c.fingerprint for c in metadata.earlier)) if metadata.earlier else 0
 
 
-def _rewrite(store: Store, name: str, metadata: CollectionMetadata, page: int, counts: _Counts) -> Iterator[int]:
-    """Give the points of a collection their new scores; yields how many, after every page."""
+def _rewrite(store: Store, name: str, metadata: CollectionMetadata, page: int, counts: dict[str, int]) -> Iterator[int]:
+    """Give the points of a collection their new scores and count them anew; yields how many, after every page."""
+    counts.update(dict.fromkeys(_COUNTED, 0))
     for condition, calibration in _stages(metadata):
-        for points in filter(None, pages(store, name, filter=condition, limit=page)):
+        for points in pages(store, name, filter=condition, limit=page):
             store.amend(name, [_amended(point, metadata, calibration, counts) for point in points])
             yield len(points)
 
@@ -171,20 +157,22 @@ def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprin
     opened = store.open(name)
     if opened.metadata is None:
         raise NotACollectionError(
-            f"collection {name!r} has no metadata of ours, so no scores; index or attach it first"
+            f"collection {name!r} has no metadata of hysac, so no scores", hint="Index or attach it first"
         )
     metadata = CollectionMetadata.model_validate(dict(opened.metadata))
     target = fingerprint or raw_fingerprint(metadata.dim, metadata.curvature, safety)
     if not same_points(target, metadata.fingerprint):
         raise ModelMismatchError(
             f"collection {name!r} holds points of model {metadata.fingerprint}, but the calibration is of model "
-            f"{target}, which gives other points. Calibrate the model that the collection was indexed with"
+            f"{target}, which gives other points",
+            hint="Calibrate the model that the collection was indexed with",
         )
     if target == metadata.fingerprint:
         if safety.threshold != metadata.safety.threshold:
             raise SettingsError(
                 f"collection {name!r} knows {target} with the threshold {metadata.safety.threshold}, not "
-                f"{safety.threshold}; a calibration of its own needs a fingerprint of its own"
+                f"{safety.threshold}",
+                hint="Give the calibration another fingerprint",
             )
         return
     replaced = Calibration(fingerprint=metadata.fingerprint, safety=metadata.safety)
@@ -195,7 +183,7 @@ def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprin
 
 
 def _stages(metadata: CollectionMetadata) -> list[tuple[models.Filter, Calibration]]:
-    """What to rewrite in which order: conditions on points, and the calibration that scored them."""
+    """Return the order of the rewrite: conditions on points, and the calibration that scored them."""
     beyond = _beyond(metadata.safety)
     stages: list[list[tuple[models.Filter, Calibration]]] = [[], [], [], []]
     for calibration in metadata.earlier:
@@ -213,7 +201,7 @@ def _stages(metadata: CollectionMetadata) -> list[tuple[models.Filter, Calibrati
 
 
 def _beyond(safety: SafetyProfile) -> models.Filter:
-    """Points whose radius makes them unsafe, and perhaps some within a rounding error."""
+    """Return the condition of points whose radius makes them unsafe, and some within a rounding error."""
     sides: list[Any] = []
     for modality in MODALITIES:
         span = models.Range(gte=max(safety.reach(modality) - _MARGIN, 0.0))
@@ -222,24 +210,25 @@ def _beyond(safety: SafetyProfile) -> models.Filter:
     return models.Filter(should=sides)
 
 
-def _amended(point: StoredPoint, metadata: CollectionMetadata, before: Calibration, counts: _Counts) -> Amendment:
-    """The new score of a point."""
-    ours = own_payload(point.payload)
-    radius, modality = finite_number(ours.get("radius")), stored_modality(ours)
+def _amended(
+    point: StoredPoint, metadata: CollectionMetadata, before: Calibration, counts: dict[str, int]
+) -> Amendment:
+    """Return the new score of a point, and count it."""
+    own = own_payload(point.payload)
+    radius, modality = finite_number(own.get("radius")), stored_modality(own)
     unsafe = 1.0 if radius is None else _score(metadata.safety, radius, modality)
-    old = finite_number(ours.get("unsafe"))
+    old = finite_number(own.get("unsafe"))
     was_safe = old is not None and old <= before.safety.threshold
     is_safe = unsafe <= metadata.safety.threshold
-    counts.rescored += 1
-    counts.withdrawn += was_safe and not is_safe
-    counts.released += is_safe and not was_safe
-    counts.unreadable += radius is None
+    facts = (True, was_safe and not is_safe, is_safe and not was_safe, radius is None)
+    for counted, fact in zip(_COUNTED, facts, strict=True):
+        counts[counted] += fact
     entries = verdict(unsafe, metadata.safety.threshold, metadata.fingerprint)
     return Amendment(point.id, entries, before.fingerprint, radius)
 
 
 def _score(safety: SafetyProfile, radius: float, modality: Modality | None) -> float:
-    """The score to store; a point of unknown kind is held to both calibrations."""
+    """Return the score to store; a point of unknown kind is held to both calibrations."""
     kinds: Sequence[Modality] = MODALITIES if modality is None else (modality,)
     exact = max(float(safety.unsafe(radius + _ROUNDING, kind)) for kind in kinds)
     return float(np.minimum(short_numbers([exact], up=True)[0], 1.0))

@@ -1,4 +1,4 @@
-"""How a collection is laid out when it is made."""
+"""Layout of a collection when it is made."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MARGIN_SIGMAS = 8.0
 
 
 class PointModel(Protocol):
-    """What a collection is told of the model that makes its points; an `Encoder` is one."""
+    """A model that makes points, as far as a collection needs it; an `Encoder` is one."""
 
     @property
     def dim(self) -> int:
@@ -50,7 +50,7 @@ class PointModel(Protocol):
 
     @property
     def lift(self) -> Lift | None:
-        """How the model's points are best stored; None if it does not say."""
+        """Lift fitted on the model's points; None if it has none."""
 
 
 def model_options(model: PointModel, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +78,10 @@ def collection_metadata(
         InvalidVectorError: The sample is not usable.
     """
     if isinstance(dim, bool) or not isinstance(dim, Integral) or dim < 1:
-        raise SettingsError(f"dim is {dim!r}; it must be a whole number of 1 or more")
+        raise SettingsError(f"dim is {dim!r}; expected a whole number of 1 or more")
     dim = int(dim)
     if not (math.isfinite(curvature) and curvature > 0):
-        raise SettingsError(f"curvature is {curvature}; it must be finite and above 0 (the space has curvature −c)")
+        raise SettingsError(f"curvature is {curvature}; expected a finite number above 0 (the space has curvature −c)")
     if quantization is not None and quantization not in get_args(Quantization):
         raise SettingsError(
             f"unknown quantization {quantization!r}; expected one of {', '.join(get_args(Quantization))}, or None"
@@ -111,10 +111,10 @@ def collection_metadata(
 def _chosen(
     dim: int, curvature: float, safety: SafetyProfile, lift: LiftChoice | None, sample: ArrayLike | None
 ) -> tuple[Lift, dict[str, Any] | None]:
-    """The lift, and what was measured if it was chosen by measurement."""
+    """Return the lift, and what was measured if it was chosen by measurement."""
     if lift == "auto":
         if sample is None:
-            raise SettingsError("lift='auto' measures on a sample of the points to come; give sample=points")
+            raise SettingsError("lift='auto' measures on a sample of the points to come", hint="Give sample=points")
         from hysac_retrieval.lift.choose import choose_lift
 
         return choose_lift(sample, curvature)
@@ -127,34 +127,23 @@ def _chosen(
             return PaddedLift.fit(sample, curvature), None
         return PaddedLift.default(dim, curvature, _reach(safety, curvature)), None
     if sample is not None:
-        raise SettingsError("lift and sample both say how points are stored; give one of them")
+        raise SettingsError("lift and sample both say how points are stored", hint="Give one of them")
     return (lift_from_dict(dict(lift)) if isinstance(lift, Mapping) else lift), None
 
 
 def _reach(safety: SafetyProfile, curvature: float) -> float:
-    """Radius that a default lift makes room for."""
+    """Return the radius that a default lift makes room for."""
     groups = [group for kind in MODALITIES for group in (safety.of(kind).safe, safety.of(kind).unsafe)]
     # The norm grows as e^(2√c r); 20/√c is the largest that a lift accepts.
     return float(min(max(group.mean + _MARGIN_SIGMAS * group.std for group in groups), 20 / curvature**0.5))
 
 
-def make_collection(
-    store: Store,
-    name: str,
-    metadata: CollectionMetadata,
-    *,
-    hnsw: HnswOptions | None,
-    storage: StorageOptions | None,
-    exist_ok: bool,
-) -> Collection:
-    """Make a collection, or open one of the same model and space.
-
-    Raises:
-        CollectionExistsError: It exists, and `exist_ok` is not given.
-        ModelMismatchError: It exists, and is of another model or space.
-    """
+def spec_of(
+    metadata: CollectionMetadata, hnsw: HnswOptions | None, storage: StorageOptions | None = None
+) -> CollectionSpec:
+    """Return what a store needs to make the collection that some metadata describes."""
     lift = lift_from_dict(metadata.lift)
-    spec = CollectionSpec(
+    return CollectionSpec(
         size=lift.size,
         metric=lift.metric,
         metadata=metadata.model_dump(mode="json", exclude_none=True),
@@ -163,6 +152,18 @@ def make_collection(
         quantization=metadata.quantization,
         storage=storage or StorageOptions(),
     )
+
+
+def make_collection(
+    store: Store, name: str, metadata: CollectionMetadata, spec: CollectionSpec, *, exist_ok: bool
+) -> Collection:
+    """Make a collection, or open one of the same model, space and compression.
+
+    Raises:
+        CollectionExistsError: It exists, and `exist_ok` is not given.
+        ModelMismatchError: It exists, and is of another model or space.
+        SettingsError: It exists, and compresses its vectors in another way.
+    """
     try:
         store.create(name, spec)
     except CollectionExistsError:
@@ -175,5 +176,10 @@ def make_collection(
             f"collection {name!r} holds points of dimension {found.dim} and curvature {found.curvature}; asked for "
             f"dimension {wanted.dim} and curvature {wanted.curvature}",
             hint="Give it another name, or recreate it",
+        )
+    if wanted.quantization not in (None, found.quantization):
+        raise SettingsError(
+            f"collection {name!r} exists with quantization {found.quantization}, not {wanted.quantization}",
+            hint="Leave the option out, or recreate the collection",
         )
     return collection

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Unpack
 
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.collection.schema import model_options
 from hysac_retrieval.ingest.indexing import RunOptions, encoding_for
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.plan import attached_tasks
@@ -45,7 +44,7 @@ def attached_collection_for(
     with opening(connection) as (store, owned):
         store.open(name)
         expect_content(store, name, content)
-        index = Index.attach(name, **model_options(encoder, {"hnsw": hnsw}), store=store)
+        index = Index.attach_model(encoder, name, hnsw=hnsw, store=store)
     return Index(index.collection, store, owns_store=owned)
 
 

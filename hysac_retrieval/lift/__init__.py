@@ -22,7 +22,7 @@ _KINDS: dict[str, type[PaddedLift] | type[PoincareLift]] = {"padded": PaddedLift
 
 
 def lift_from_dict(data: Mapping[str, Any]) -> Lift:
-    """Lift of whichever kind `Lift.to_dict` wrote.
+    """Return the lift, of whichever kind, that `Lift.to_dict` wrote.
 
     Raises:
         SettingsError: The kind is not known, or its entries are wrong.

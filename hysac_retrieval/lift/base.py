@@ -1,4 +1,4 @@
-"""What every lift offers: points of the hyperboloid to stored vectors and back, and scores to distances."""
+"""Protocol of the lifts: points of the hyperboloid to stored vectors and back, and scores to distances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Lift(Protocol):
     """A way to store Lorentz points as vectors of an engine that compares by Dot or Euclid.
 
     Immutable; `to_dict` is kept with a collection, so that any process can read its vectors. n points of d space
-    components have shape (n, d).
+    components have shape (n, d). Methods that take points or vectors raise `InvalidVectorError` where these are of
+    another shape or dimension, no numbers, or not finite.
     """
 
     @property
@@ -45,13 +46,13 @@ class Lift(Protocol):
         """
 
     def lift(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Points (n, d) to stored vectors (n, size)."""
+        """Return the vectors (n, size) to store for points (n, d), float32, computed in float64."""
 
     def lift_query(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Points (n, d) to query vectors (n, size)."""
+        """Return the vectors (n, size) to search with for points (n, d), float32, computed in float64."""
 
     def unlift(self, vectors: ArrayLike, radii: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Stored vectors (n, size) back to points (n, d).
+        """Return the points (n, d) of stored vectors (n, size).
 
         Args:
             vectors: As returned by `lift`.
@@ -62,13 +63,13 @@ class Lift(Protocol):
         """Which of the points (n, d) lie outside the region that the index serves well; shape (n,)."""
 
     def extras(self, points: ArrayLike) -> list[dict[str, float]]:
-        """What each of the points (n, d) carries in its ``hysac`` payload for `formula` and `distances`; n mappings."""
+        """Return a mapping for each of n points: ``hysac`` payload that `formula` and `distances` need."""
 
     def formula(self, point: ArrayLike) -> models.Expression:
-        """Geodesic distance to a point (d,), in terms of ``$score`` and of the extras as ``hysac.<name>``."""
+        """Return the geodesic distance to a point (d,), in terms of ``$score`` and of extras as ``hysac.<name>``."""
 
     def defaults(self) -> dict[str, Any]:
-        """Values that `formula` takes for extras that a stored point lacks, such that it comes last."""
+        """Return values that `formula` takes for extras that a stored point lacks, such that it comes last."""
 
     def distances(self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]) -> list[float]:
         """Compute here what `formula` computes in an engine.
@@ -84,4 +85,4 @@ class Lift(Protocol):
         """
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable form, read back by `lift_from_dict`."""
+        """Return a JSON-serialisable form, read back by `lift_from_dict`."""

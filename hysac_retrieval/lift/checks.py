@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hysac_retrieval.errors import InvalidVectorError, SettingsError
 
-__all__ = ["checked_matrix", "checked_point", "checked_scores", "validated"]
+__all__ = ["LiftModel", "checked_matrix", "checked_point", "checked_scores"]
 
-_Model = TypeVar("_Model", bound=BaseModel)
+
+class LiftModel(BaseModel):
+    """Base of the lifts: immutable, compared by value, read back from what `to_dict` returns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Make a lift of its entries, as `to_dict` returns them.
+
+        Raises:
+            SettingsError: The entries do not fit; the message names them.
+        """
+        try:
+            return cls(**data)
+        except ValidationError as error:
+            found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise SettingsError(f"these are not the entries of a {cls.__name__}: {found}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entries as JSON values."""
+        return self.model_dump(mode="json")
 
 
 def checked_matrix(values: ArrayLike, width: int | None, what: str) -> NDArray[np.float64]:
-    """Finite float64 array of shape (n, width); any width if None.
+    """Return a finite float64 array of shape (n, width); any width if None.
 
     Raises:
         InvalidVectorError: It is not that; the message names the row.
@@ -30,8 +51,8 @@ def checked_matrix(values: ArrayLike, width: int | None, what: str) -> NDArray[n
     if array.dtype.kind not in "fiu":
         raise InvalidVectorError(f"{what} have dtype {array.dtype}; expected real numbers, shape (n, d)")
     if array.ndim != 2 or array.shape[1] == 0 or (width is not None and array.shape[1] != width):
-        hint = "; wrap a single one as points[None]" if array.ndim == 1 else ""
-        raise InvalidVectorError(f"{what} have shape {array.shape}; expected (n, {width or 'd'}){hint}")
+        hint = "Wrap a single one as points[None]" if array.ndim == 1 else ""
+        raise InvalidVectorError(f"{what} have shape {array.shape}; expected (n, {width or 'd'})", hint=hint)
     array = array.astype(np.float64)
     # A sum is finite where all are, unless it overflows, and costs less than asking each.
     if not math.isfinite(array.sum()) and not np.isfinite(array).all():
@@ -41,7 +62,7 @@ def checked_matrix(values: ArrayLike, width: int | None, what: str) -> NDArray[n
 
 
 def checked_point(value: ArrayLike, dim: int) -> NDArray[np.float64]:
-    """Finite float64 array of shape (dim,).
+    """Return a finite float64 array of shape (dim,).
 
     Raises:
         InvalidVectorError: It is not that.
@@ -52,7 +73,7 @@ def checked_point(value: ArrayLike, dim: int) -> NDArray[np.float64]:
 
 
 def checked_scores(scores: ArrayLike, extras: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Scores as float64, one for each mapping.
+    """Return scores as float64, one for each mapping.
 
     Raises:
         InvalidVectorError: Their numbers differ.
@@ -61,16 +82,3 @@ def checked_scores(scores: ArrayLike, extras: Sequence[Mapping[str, Any]]) -> ND
     if found.shape != (len(extras),):
         raise InvalidVectorError(f"scores have shape {found.shape}, but there are extras of {len(extras)} points")
     return found
-
-
-def validated(cls: type[_Model], entries: Mapping[str, Any]) -> _Model:
-    """Construct a lift, with pydantic's complaint turned into ours.
-
-    Raises:
-        SettingsError: The entries do not fit; the message names them.
-    """
-    try:
-        return cls(**entries)
-    except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"these are not the entries of a {cls.__name__}: {found}") from error

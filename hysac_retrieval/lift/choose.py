@@ -1,4 +1,4 @@
-"""Which lift serves some data better: measured, in the engine itself.
+"""Choice of the lift that serves some data better: measured, in the engine itself.
 
 No lift wins everywhere, and what decides, whether float32 products tell neighbours apart and whether a graph built
 from them can be walked, is not seen from the points alone. So a small collection of each kind is made in the embedded
@@ -72,7 +72,7 @@ def choose_lift(
         asked, stored = checked_matrix(queries, points.shape[1], "queries"), mixed[:_POINTS]
         asked = np.random.default_rng(seed).permutation(asked)[:_QUERIES]
         if not len(asked):
-            raise InvalidVectorError("there are no queries; give at least one, or None to hold out some of the sample")
+            raise InvalidVectorError("there are no queries", hint="Give one, or None to hold out some of the sample")
     recall: dict[str, float | None] = {lift.kind: None for lift in lifts}
     if len(points) >= _FEWEST:
         wanted = min(k, len(stored))
@@ -88,7 +88,7 @@ def choose_lift(
 def exact_neighbours(
     points: NDArray[np.float64], queries: NDArray[np.float64], k: int, curvature: float
 ) -> NDArray[np.intp]:
-    """The k nearest points of each query by geodesic distance in float64, nearest first.
+    """Return the k nearest points of each query by geodesic distance in float64, nearest first.
 
     One matrix product finds all points that its rounding lets be among the nearest; the accurate distance orders them.
 
@@ -120,7 +120,7 @@ def _recall(
     fetched: int,
     curvature: float,
 ) -> float | None:
-    """Mean share of the nearest points that a search through a lift finds; None where it cannot store the points."""
+    """Return the mean share of the nearest points that a search finds; None if the lift cannot store the points."""
     from hysac_retrieval.stores.edge.store import EdgeStore
     from hysac_retrieval.stores.types import CollectionSpec, HnswOptions, VectorQuery
 

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import InvalidVectorError, SettingsError
-from hysac_retrieval.lift.checks import checked_matrix, checked_point, validated
+from hysac_retrieval.lift.checks import LiftModel, checked_matrix, checked_point
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -41,10 +41,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 _DEFAULT_MAX_RADIUS = 4.0  # in units of 1/√c; published HySAC radii stay well within
 
 
-class PaddedLift(BaseModel):
+class PaddedLift(LiftModel):
     """Boosted and padded vectors for Dot: the score is the Lorentzian inner product itself.
 
-    Made by `fit` or `default`; immutable, compared by value.
+    Made by `fit` or `default`.
 
     Attributes:
         kind: Always ``"padded"``.
@@ -53,8 +53,6 @@ class PaddedLift(BaseModel):
         norm: M, the norm of every stored vector of a point that is not `beyond`.
         rotate_seed: Seed of the rotation, or None for no rotation.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["padded"] = "padded"
     curvature: FiniteFloat = Field(gt=0)
@@ -66,7 +64,7 @@ class PaddedLift(BaseModel):
     def fit(
         cls, points: ArrayLike, curvature: float, margin: float = 0.5, rotate_seed: int | None = None
     ) -> PaddedLift:
-        """Lift made for data like a sample: its centroid, and a norm that holds the whole sample.
+        """Return a lift for data like a sample: its centroid, and a norm that holds the whole sample.
 
         Args:
             points: Sample, shape (n, d), n ≥ 1, space components.
@@ -84,21 +82,19 @@ class PaddedLift(BaseModel):
             raise SettingsError(f"margin is {margin}; it must be a finite number of 0 or more")
         sample = checked_matrix(points, None, "points")
         if not len(sample):
-            raise InvalidVectorError(
-                "the sample to fit the lift on is empty; give at least one point, or use default()"
-            )
+            raise InvalidVectorError("the sample to fit the lift on is empty", hint="Give a point, or use default()")
         center = lorentz.centroid(sample, curvature)
-        unpadded = validated(cls, {"curvature": curvature, "centroid": tuple(center.tolist()), "norm": 1.0})
+        entries = {"curvature": curvature, "centroid": tuple(center.tolist()), "rotate_seed": rotate_seed}
+        unpadded = cls.from_dict(entries | {"norm": 1.0})
         boosted, height = unpadded._boosted(sample)
         norm = float(np.sqrt(np.max(_sum_squares(boosted) + height**2))) * (1 + margin)
-        entries = {"curvature": curvature, "centroid": unpadded.centroid, "norm": norm, "rotate_seed": rotate_seed}
-        return validated(cls, entries)
+        return cls.from_dict(entries | {"norm": norm})
 
     @classmethod
     def default(
         cls, dim: int, curvature: float, max_radius: float | None = None, rotate_seed: int | None = None
     ) -> PaddedLift:
-        """Lift for when no sample is at hand: no boost, and a norm that holds a ball around the origin.
+        """Return a lift for when there is no sample: no boost, and a norm that holds a ball around the origin.
 
         Args:
             dim: d ≥ 1.
@@ -110,24 +106,11 @@ class PaddedLift(BaseModel):
             SettingsError: An argument is out of range.
         """
         entries = {"curvature": curvature, "centroid": (0.0,) * dim, "norm": 1.0, "rotate_seed": rotate_seed}
-        unpadded = validated(cls, entries)
+        unpadded = cls.from_dict(entries)
         reach = _DEFAULT_MAX_RADIUS if max_radius is None else max_radius * curvature**0.5
         if not 0 <= reach <= 20:  # cosh(2 · 20) has left the precision of float32 long ago
             raise SettingsError(f"max_radius is {max_radius}; it must be between 0 and {20 / curvature**0.5:.4g}")
         return unpadded.model_copy(update={"norm": float(np.sqrt(np.cosh(2 * reach) / curvature))})
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PaddedLift:
-        """Inverse of `to_dict`.
-
-        Raises:
-            SettingsError: The entries are not those of a padded lift.
-        """
-        return validated(cls, data)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable form: kind, curvature, centroid, norm, rotate_seed."""
-        return self.model_dump(mode="json")
 
     @property
     def dim(self) -> int:
@@ -150,66 +133,25 @@ class PaddedLift(BaseModel):
         return True
 
     def lift(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Vectors to store.
-
-        Args:
-            points: Shape (n, d), space components.
-
-        Returns:
-            Shape (n, d + 2), float32 (computed in float64), norm M but for points that are `beyond`.
-
-        Raises:
-            InvalidVectorError: Wrong shape or dimension, not numbers, not finite, or too large for float32.
-        """
+        """Return vectors (n, d + 2) to store, of norm M but for points that are `beyond`; see `Lift.lift`."""
         space, height = self._boosted(checked_matrix(points, self.dim, "points"))
         room = self.norm**2 - _sum_squares(space) - height**2
         return self._finish(space, height, np.sqrt(np.maximum(room, 0.0)))
 
     def lift_query(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Vectors to search with: their Dot with stored vectors is ⟨query, point⟩.
-
-        Args:
-            points: Shape (n, d), space components.
-
-        Returns:
-            Shape (n, d + 2), float32 (computed in float64).
-
-        Raises:
-            InvalidVectorError: Wrong shape or dimension, not numbers, not finite, or too large for float32.
-        """
+        """Return vectors (n, d + 2) whose Dot with stored vectors is ⟨query, point⟩; see `Lift.lift_query`."""
         space, height = self._boosted(checked_matrix(points, self.dim, "points"))
         return self._finish(space, -height, 0.0)
 
     def unlift(self, vectors: ArrayLike, radii: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Stored vectors (or query vectors) back to points.
-
-        Args:
-            vectors: Shape (n, d + 2), as returned by `lift`.
-            radii: Not needed: the vectors hold the radius as accurately as the direction.
-
-        Returns:
-            Shape (n, d), float64, to float32 accuracy.
-
-        Raises:
-            InvalidVectorError: Wrong shape or length, not numbers, not finite.
-        """
+        """See `Lift.unlift`; radii are not needed, as the vectors hold them as accurately as the direction."""
         stored = checked_matrix(vectors, self.size, "vectors")
         if self.rotate_seed is not None:
             stored = stored @ _rotation(self.size, self.rotate_seed)
         return _boost(stored[:, : self.dim], -self._shift, self._gamma, self.curvature)[0]
 
     def beyond(self, points: ArrayLike) -> NDArray[np.bool_]:
-        """Points that the norm M does not hold: stored with p = 0, found less surely by the graph.
-
-        Args:
-            points: Shape (n, d), space components.
-
-        Returns:
-            Shape (n,).
-
-        Raises:
-            InvalidVectorError: Wrong shape or dimension, not numbers, not finite.
-        """
+        """Whether points lie outside the norm M: stored with p = 0, found less surely by the graph; shape (n,)."""
         space = checked_matrix(points, self.dim, "points") * self.curvature**0.5
         # The time component alone says it, |x'|² being t'² − 1. It cancels a little: hence an allowance of a few
         # digits, so that the very points that set M are within it.
@@ -217,17 +159,14 @@ class PaddedLift(BaseModel):
         return np.asarray(2 * height**2 - 1 > self.curvature * self.norm**2 * (1 + 1e-9))
 
     def extras(self, points: ArrayLike) -> list[dict[str, float]]:
-        """Nothing: the score says all. An empty mapping for each of the points (n, d)."""
+        """Return empty mappings: the score says all."""
         return [{} for _ in checked_matrix(points, self.dim, "points")]
 
     def formula(self, point: ArrayLike) -> models.Expression:
-        """Geodesic distance in terms of the score: acosh(max(1, −c · $score)) / √c, whichever the point (d,).
+        """Return acosh(max(1, −c · $score)) / √c, whichever the point; see `Lift.formula`.
 
         Without the maximum, the rounding of a score would leave points at distance 0 outside the domain of acosh. An
         engine keeps constants in float32, which adds as much to the error of `distances` as the score does.
-
-        Raises:
-            InvalidVectorError: The point is not finite or not of shape (d,).
         """
         from qdrant_client import models
 
@@ -237,23 +176,13 @@ class PaddedLift(BaseModel):
         return models.MultExpression(mult=[self.curvature**-0.5, distance])
 
     def defaults(self) -> dict[str, Any]:
-        """Nothing: `formula` uses no payload."""
+        """Return nothing: `formula` uses no payload."""
         return {}
 
     def distances(self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Compute geodesic distances from the scores of the engine: acosh(max(1, −c · score)) / √c.
+        """Return acosh(max(1, −c · score)) / √c for each score; see `Lift.distances`.
 
-        Args:
-            point: Not needed: the scores say all.
-            scores: k Lorentzian inner products.
-            extras: k mappings; what they hold is not needed.
-
-        Returns:
-            k distances. A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance. Infinity
-            where a score is not finite.
-
-        Raises:
-            InvalidVectorError: The numbers of scores and extras differ.
+        A float32 score leaves an error of about 4e-4/√c at distance 0, falling as 1/distance.
         """
         if len(scores) != len(extras):
             raise InvalidVectorError(f"there are {len(scores)} scores, but extras of {len(extras)} points")
@@ -314,7 +243,7 @@ def _sum_squares(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def _rotation(size: int, seed: int) -> NDArray[np.float64]:
-    """Orthogonal matrix drawn uniformly (Haar measure), the same for ever for one seed."""
+    """Return an orthogonal matrix drawn uniformly (Haar measure), the same for ever for one seed."""
     # RandomState because its stream is frozen by NumPy's policy (NEP 19), which that of Generator is not.
     q, r = np.linalg.qr(np.random.RandomState(seed).standard_normal((size, size)))
     q *= np.sign(np.diag(r))  # makes the factorisation unique, whichever LAPACK computed it

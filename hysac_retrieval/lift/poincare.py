@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.lift.checks import checked_matrix, checked_point, checked_scores, validated
+from hysac_retrieval.lift.checks import LiftModel, checked_matrix, checked_point, checked_scores
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -42,10 +42,10 @@ _INSIDE = 1 - 2.0**-24  # float32 vectors are taken to lie at least this little 
 _MAX_RADIUS = 50.0  # in units of 1/√c; beyond float64's reach long before
 
 
-class PoincareLift(BaseModel):
+class PoincareLift(LiftModel):
     """Poincaré coordinates for Euclid, with the distance from the score and the points' conformal weights.
 
-    For data whose radii span so much that the `PaddedLift` loses them, such as trees. Immutable, compared by value.
+    For data whose radii span so much that the `PaddedLift` loses them, such as trees.
 
     Attributes:
         kind: Always ``"poincare"``.
@@ -53,37 +53,18 @@ class PoincareLift(BaseModel):
         dim: Number d of space components of a point, which is also the length of a stored vector.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     kind: Literal["poincare"] = "poincare"
     curvature: FiniteFloat = Field(gt=0)
     dim: int = Field(ge=1)
 
     @classmethod
     def make(cls, dim: int, curvature: float) -> PoincareLift:
-        """Lift for points of a dimension; there is nothing to fit.
-
-        Args:
-            dim: d ≥ 1.
-            curvature: c > 0.
+        """Return the lift for points of dimension d ≥ 1 and curvature c > 0; there is nothing to fit.
 
         Raises:
             SettingsError: An argument is out of range.
         """
-        return validated(cls, {"dim": dim, "curvature": curvature})
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> PoincareLift:
-        """Inverse of `to_dict`.
-
-        Raises:
-            SettingsError: The entries are not those of a Poincaré lift.
-        """
-        return validated(cls, data)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable form: kind, curvature, dim."""
-        return self.model_dump(mode="json")
+        return cls.from_dict({"dim": dim, "curvature": curvature})
 
     @property
     def size(self) -> int:
@@ -101,37 +82,19 @@ class PoincareLift(BaseModel):
         return False
 
     def lift(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Vectors to store.
-
-        Args:
-            points: Shape (n, d), space components.
-
-        Returns:
-            Shape (n, d), float32 (computed in float64): coordinates in the unit ball, whatever the curvature.
-
-        Raises:
-            InvalidVectorError: Wrong shape or dimension, not numbers, not finite.
-        """
+        """Return coordinates (n, d) in the unit ball, whatever the curvature; see `Lift.lift`."""
         x = checked_matrix(points, self.dim, "points") * self.curvature**0.5
         return np.asarray(x / (1 + lorentz.time(x, 1.0))[:, None], dtype=np.float32)
 
     def lift_query(self, points: ArrayLike) -> NDArray[np.float32]:
-        """Vectors to search with: those of `lift`."""
+        """Return the vectors of `lift`."""
         return self.lift(points)
 
     def unlift(self, vectors: ArrayLike, radii: ArrayLike | None = None) -> NDArray[np.float64]:
-        """Stored vectors back to points.
+        """Return finite points (n, d) of stored vectors; see `Lift.unlift`.
 
-        Args:
-            vectors: Shape (n, d), as returned by `lift`.
-            radii: Shape (n,), the points' geodesic radii. Where one is given and fits the vector to float32, it makes
-                the radius of the point exact; the vector alone tells it to about 6e-8 · e^r / 4.
-
-        Returns:
-            Shape (n, d), float64, always finite.
-
-        Raises:
-            InvalidVectorError: Wrong shape or length, not numbers, not finite.
+        A radius that is given and fits its vector to float32 makes the radius of the point exact; the vector alone
+        tells it to about 6e-8 · e^r / 4.
         """
         p = checked_matrix(vectors, self.dim, "vectors")
         root = self.curvature**0.5
@@ -146,38 +109,18 @@ class PoincareLift(BaseModel):
         return np.asarray(p * (factor / root)[:, None])
 
     def beyond(self, points: ArrayLike) -> NDArray[np.bool_]:
-        """Points so near the boundary that float32 displaces them by a noticeable distance (radius 15.2/√c).
-
-        Args:
-            points: Shape (n, d), space components.
-
-        Returns:
-            Shape (n,).
-
-        Raises:
-            InvalidVectorError: Wrong shape or dimension, not numbers, not finite.
-        """
+        """Whether points are so near the boundary that float32 displaces them (radius 15.2/√c); shape (n,)."""
         return np.asarray(self._scale(checked_matrix(points, self.dim, "points")) > _REACH)
 
     def extras(self, points: ArrayLike) -> list[dict[str, float]]:
-        """The conformal weight ``scale`` of each of the points (n, d), 1 or more.
-
-        Raises:
-            InvalidVectorError: Wrong shape or dimension, not numbers, not finite.
-        """
+        """Return the conformal weight ``scale``, 1 or more, of each of the points (n, d)."""
         return [{_SCALE: float(scale)} for scale in self._scale(checked_matrix(points, self.dim, "points"))]
 
     def formula(self, point: ArrayLike) -> models.Expression:
-        """Geodesic distance: acosh(max(1, 1 + 2 s(q) · hysac.scale · $score²)) / √c.
+        """Return acosh(max(1, 1 + 2 s(q) · hysac.scale · $score²)) / √c; see `Lift.formula`.
 
         To this comes 10⁶ · max(0, 1 − hysac.scale), which is 0 for every weight that `extras` gives and puts a point
         without a valid one last. The engines compute in float64, so that acosh near 1 is accurate enough.
-
-        Args:
-            point: Shape (d,), the point searched with.
-
-        Raises:
-            InvalidVectorError: The point is not finite or not of shape (d,).
         """
         from qdrant_client import models
 
@@ -191,24 +134,11 @@ class PoincareLift(BaseModel):
         return models.SumExpression(sum=[distance, penalty])
 
     def defaults(self) -> dict[str, Any]:
-        """A weight of 0, which no point has: `formula` puts it last."""
+        """Return a weight of 0, which no point has: `formula` puts it last."""
         return {f"hysac.{_SCALE}": 0.0}
 
     def distances(self, point: ArrayLike, scores: Sequence[float], extras: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Compute geodesic distances from the scores of the engine: 2 asinh(score · sqrt(s(q) s(p))) / √c.
-
-        Args:
-            point: Shape (d,), the point that was searched with.
-            scores: Shape (k,), Euclidean distances of stored vectors.
-            extras: k mappings with the points' ``scale``.
-
-        Returns:
-            Shape (k,); infinity where a score or a scale is missing or unusable.
-
-        Raises:
-            InvalidVectorError: The point is not finite or not of shape (d,), or the numbers of scores and extras
-                differ.
-        """
+        """Return 2 asinh(score · sqrt(s(q) s(p))) / √c, with s(p) as ``scale`` in the extras; see `Lift.distances`."""
         weight = self._scale(checked_point(point, self.dim)[None])[0]
         found = checked_scores(scores, extras)
         scales = np.array([_weight(extra.get(_SCALE)) for extra in extras], dtype=np.float64)
@@ -217,11 +147,11 @@ class PoincareLift(BaseModel):
         return finite
 
     def _scale(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Conformal weights (n,) of points (n, d): 1/(1 − |p|²), from a form that does not cancel."""
+        """Return conformal weights (n,) of points (n, d): 1/(1 − |p|²), from a form that does not cancel."""
         return np.asarray((1 + lorentz.time(points * self.curvature**0.5, 1.0)) / 2)
 
 
 def _weight(value: Any) -> float:
-    """A stored weight; NaN for what is none."""
+    """Return a stored weight; NaN for anything else."""
     valid = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
     return float(value) if valid else float("nan")

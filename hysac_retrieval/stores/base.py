@@ -1,4 +1,4 @@
-"""What the rest of the package asks of a vector store, whichever engine is behind it.
+"""Protocol of the vector stores, whichever engine is behind them.
 
 A store keeps named collections. Each holds one vector per point under the name `VECTOR_NAME`, a JSON
 payload, and metadata that says how the vectors are to be read. Filters are `qdrant_client.models.Filter`
@@ -39,7 +39,7 @@ class Store(Protocol):
         """Names of the collections, sorted."""
 
     def exists(self, name: str) -> bool:
-        """Whether there is a collection (ours or not) of that name."""
+        """Whether there is a collection of that name, made by this package or not."""
 
     def create(self, name: str, spec: CollectionSpec) -> None:
         """Make a collection, whole or not at all.
@@ -60,7 +60,7 @@ class Store(Protocol):
         """Remove a collection with all its points."""
 
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
-        """Replace our metadata."""
+        """Replace the metadata under `METADATA_KEY`."""
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
@@ -68,7 +68,7 @@ class Store(Protocol):
         """Insert points, or replace those with the same id. Durable when it returns."""
 
     def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
-        """Change entries under our payload key, of points that still are what they were. Durable when it returns."""
+        """Change `hysac` entries of points that still are what they were. Durable when it returns."""
 
     def add_index(self, name: str, key: str, kind: IndexKind) -> None:
         """Index a payload field; one that is indexed already is no error."""
@@ -77,10 +77,10 @@ class Store(Protocol):
         """Index a payload field no longer; one that is not indexed is no error."""
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
-        """Best points for each vector, best first, with payload and score, and with vector where asked for."""
+        """Return the best points for each vector, best first, with payload and score, and vector if asked for."""
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
-        """Best groups for a query of a single vector: the one with the best point first."""
+        """Return the best groups for a query of a single vector: the one with the best point first."""
 
     def scroll(
         self,
@@ -91,7 +91,7 @@ class Store(Protocol):
         after: PointId | None = None,
         with_vectors: bool = False,
     ) -> tuple[list[StoredPoint], PointId | None]:
-        """A page of points in the order of their ids, with payload, and the `after` of the next page (None at the end).
+        """Return a page of points by id, with payload, and the `after` of the next page (None at the end).
 
         Args:
             name: The collection.
@@ -102,7 +102,7 @@ class Store(Protocol):
         """
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
-        """Points by id, with payload and vector, in no particular order; ids that are not there are left out."""
+        """Return points with payload and vector, in no particular order; ids that are not there are left out."""
 
     def count(self, name: str, filter: models.Filter | None = None) -> int:
         """Exact number of points that match."""
@@ -111,7 +111,7 @@ class Store(Protocol):
         """Remove points by id; ids that are not there are no error."""
 
     def extension(self, name: str) -> Extension:
-        """What is ours in a collection of an application: how it is added, and taken away again.
+        """Return what adds vectors and scores to a collection of an application, and takes them away again.
 
         Raises:
             CollectionNotFoundError: There is none of that name.
@@ -136,6 +136,7 @@ def pages(store: Store, name: str, **options: Any) -> Iterator[list[StoredPoint]
     after: PointId | None = None
     while True:
         page, after = store.scroll(name, after=after, **options)
-        yield page
+        if page:
+            yield page
         if after is None:
             return
