@@ -346,7 +346,9 @@ def traverse(x: Array, radius: Array, curv: Array) -> Array:
     xp = array_namespace(x)
     target = xp.asarray(radius, dtype=x.dtype, device=device(x))
     if not bool(xp.all(target >= 0)):
-        raise SettingsError("the radius to traverse to is negative or NaN; give a geodesic distance of 0 or more")
+        raise SettingsError(
+            "the radius to traverse to is negative or NaN", hint="Give a geodesic distance of 0 or more"
+        )
     root = _curvature(curv, x) ** 0.5
     r = root * _norm(x, xp)
     here = xp.asinh(r)

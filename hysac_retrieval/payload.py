@@ -1,4 +1,4 @@
-"""Ids and payloads as engines take them, and what is read back: everything of ours lies under the key `hysac`."""
+"""Ids and payloads as engines take them, and reading them back; this package writes only under the key `hysac`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hysac_retrieval.errors import InputError
 from hysac_retrieval.types import MODALITIES, Modality, PointId
 
 PAYLOAD_KEY = "hysac"
-"""The one payload key that is ours."""
+"""The one payload key of this package."""
 
 UNSAFE, RADIUS, MODALITY, MODEL, BEYOND, SOURCE = (
     f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "radius", "modality", "model", "beyond", "source")
@@ -27,14 +27,14 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "hysac-retrieval")
 
 
 def point_id(source_key: str) -> str:
-    """Deterministic id of a point: the same key, such as a path or a URL, always has the same UUID."""
+    """Return the deterministic id of a point: the same key, such as a path or a URL, always has the same UUID."""
     # As `uuid.uuid5`, which refuses names of files that are not UTF-8.
     hashed = hashlib.sha1(_NAMESPACE.bytes + source_key.encode("utf-8", "surrogatepass"), usedforsecurity=False)
     return str(uuid.UUID(bytes=hashed.digest()[:16], version=5))
 
 
 def normal_ids(ids: Iterable[Any]) -> list[PointId]:
-    """Ids as the engines return them: integers of 0 to 2⁶⁴ − 1, or UUIDs as canonical strings.
+    """Return ids as the engines do: integers of 0 to 2⁶⁴ − 1, or UUIDs as canonical strings.
 
     Raises:
         InputError: An id is neither.
@@ -53,13 +53,13 @@ def _normal_id(value: Any, row: int) -> PointId:
         except ValueError:
             pass
     raise InputError(
-        f"id {value!r} (row {row}) is neither an integer from 0 to 2^64 − 1 nor a UUID; "
-        "point_id(key) makes one of any text"
+        f"id {value!r} (row {row}) is neither an integer from 0 to 2^64 − 1 nor a UUID",
+        hint="Make one of any text with point_id(key)",
     )
 
 
 def plain_payloads(payloads: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
-    """As `plain_payload`, for all of them at once, which takes a third of the time."""
+    """Return payloads as `plain_payload` does, all at once, which takes a third of the time."""
     if all(payload is None or (isinstance(payload, Mapping) and PAYLOAD_KEY not in payload) for payload in payloads):
         try:
             plain: list[dict[str, Any]] = to_jsonable_python([dict(payload or {}) for payload in payloads])
@@ -72,20 +72,19 @@ def plain_payloads(payloads: Sequence[Mapping[str, Any] | None]) -> list[dict[st
 
 
 def plain_payload(payload: Mapping[str, Any] | None, row: int) -> dict[str, Any]:
-    """A caller's payload as JSON values; dates, paths and UUIDs become strings."""
+    """Return a caller's payload as JSON values; dates, paths and UUIDs become strings."""
     if payload is None:
         return {}
     if not isinstance(payload, Mapping):
         raise InputError(f"payload in row {row} is {type(payload).__name__}; expected a mapping")
     if PAYLOAD_KEY in payload:
-        raise InputError(f"payload in row {row} has a key {PAYLOAD_KEY!r}, which is reserved; rename that field")
+        raise InputError(f"payload in row {row} has a key {PAYLOAD_KEY!r}, which is reserved", hint="Rename that field")
     try:
-        plain = to_jsonable_python(dict(payload))
+        plain: dict[str, Any] = to_jsonable_python(dict(payload))
         _expect_json(plain)
     except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"payload in row {row} does not consist of JSON values: {error}") from error
-    result: dict[str, Any] = plain
-    return result
+    return plain
 
 
 def is_utf8(text: str) -> bool:
@@ -113,19 +112,19 @@ def short_numbers(values: ArrayLike, *, up: bool = False) -> list[float]:
 
 
 def own_payload(payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a payload carries under our key; empty where that is nothing of ours."""
-    ours = payload.get(PAYLOAD_KEY)
-    return ours if isinstance(ours, dict) else {}
+    """Return the entries of a payload under the key ``hysac``; empty if there are none."""
+    own = payload.get(PAYLOAD_KEY)
+    return own if isinstance(own, dict) else {}
 
 
-def stored_modality(ours: Mapping[str, Any]) -> Modality | None:
-    """What a point was encoded from; None where it does not say."""
-    modality = ours.get("modality")
+def stored_modality(own: Mapping[str, Any]) -> Modality | None:
+    """Return the modality that a point's ``hysac`` payload names; None if it names none."""
+    modality = own.get("modality")
     return modality if modality in MODALITIES else None
 
 
 def finite_number(value: Any) -> float | None:
-    """A finite number of 0 or more; None for anything else, True and False included."""
+    """Return a finite number of 0 or more; None for anything else, True and False included."""
     if type(value) is float:  # as nearly always
         return value if 0 <= value < math.inf else None
     if isinstance(value, bool) or not isinstance(value, int | float):

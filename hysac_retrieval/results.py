@@ -1,4 +1,4 @@
-"""What a search returns: frozen values, no behaviour beyond turning into JSON."""
+"""Results of searches: frozen values, no behaviour beyond turning into JSON."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Hit:
     Attributes:
         id: The point's id in the collection (an integer or a UUID string).
         distance: Geodesic distance between the searched point and this one, ≥ 0, float64.
-        unsafe: Stored P(unsafe | radius, modality) in [0, 1]; ``None`` when the point carries no
-            valid score (such a point is never in a safe result).
+        unsafe: Stored P(unsafe | radius, modality) in [0, 1]; ``None`` when the point carries no valid score (such a
+            point is never in a safe result).
         radius: Stored distance from the origin, ≥ 0; ``None`` when the point carries none.
         modality: ``"text"`` or ``"image"``; ``None`` when not stored.
-        payload: The caller's payload, without our own ``hysac`` key.
+        payload: The caller's payload, without the key ``hysac``.
     """
 
     id: PointId
@@ -33,7 +33,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class PathStep:
-    """A point of the way from an unsafe query toward the origin, and what was found there.
+    """A point of the path from an unsafe query toward the origin, and the safety of its neighbours.
 
     Attributes:
         radius: The point's distance from the origin.
@@ -51,7 +51,7 @@ class PathStep:
 
 @dataclass(frozen=True, slots=True)
 class QueryInfo:
-    """What was done to the query.
+    """Score, radius and redirect of a query.
 
     Attributes:
         modality: Kind of the query; ``None`` for a raw point of unknown kind.
@@ -61,7 +61,7 @@ class QueryInfo:
         radius_searched: Distance from the origin of the point that was searched; never above `radius`.
         safe: Whether only safe points were asked for.
         threshold: The largest unsafe score a hit could have; ``None`` when ``safe`` is false.
-        path: The way of an adaptive traversal, from the query to its boundary; empty where there was none.
+        path: Path of an adaptive traversal, from the query to its boundary; empty if there was none.
     """
 
     modality: Modality | None
@@ -74,31 +74,35 @@ class QueryInfo:
     path: tuple[PathStep, ...] = ()
 
     def __str__(self) -> str:
-        """Say in one line what was done to the query."""
+        """Return the query's score and redirect in one line."""
         line = f"{self.modality or 'point'} query: radius {self.radius:.3f}, unsafe {self.unsafe:.3f}"
         if self.redirected:
             return f"{line} → redirected to radius {self.radius_searched:.3f}"
         return f"{line}, searched as asked" + ("" if self.safe else " (unsafe results allowed)")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """Hits in ascending distance, and what was done to the query. Iterates over its hits."""
+class _Hits:
+    """Iteration over hits, nearest first."""
 
-    query: QueryInfo
+    __slots__ = ()
     hits: tuple[Hit, ...]
 
     def __iter__(self) -> Iterator[Hit]:
-        """Iterate over the hits, nearest first."""
         return iter(self.hits)
 
     def __len__(self) -> int:
-        """Number of hits."""
         return len(self.hits)
 
     def __getitem__(self, place: int) -> Hit:
-        """The hit at a place, 0 for the nearest."""
         return self.hits[place]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult(_Hits):
+    """Hits in ascending distance, and the query. Iterates over its hits."""
+
+    query: QueryInfo
+    hits: tuple[Hit, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON-serialisable values."""
@@ -106,7 +110,7 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ResultGroup:
+class ResultGroup(_Hits):
     """Hits that share a value of the payload field grouped by, nearest first.
 
     Attributes:
@@ -117,28 +121,18 @@ class ResultGroup:
     value: str | int
     hits: tuple[Hit, ...]
 
-    def __iter__(self) -> Iterator[Hit]:
-        """Iterate over the hits, nearest first."""
-        return iter(self.hits)
-
-    def __len__(self) -> int:
-        """Number of hits."""
-        return len(self.hits)
-
 
 @dataclass(frozen=True, slots=True)
 class GroupedResult:
-    """Groups, that with the nearest hit first, and what was done to the query. Iterates over its groups."""
+    """Groups, that with the nearest hit first, and the query. Iterates over its groups."""
 
     query: QueryInfo
     groups: tuple[ResultGroup, ...]
 
     def __iter__(self) -> Iterator[ResultGroup]:
-        """Iterate over the groups."""
         return iter(self.groups)
 
     def __len__(self) -> int:
-        """Number of groups."""
         return len(self.groups)
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,18 +150,19 @@ class IndexInfo:
         safe: Points that a search with ``safe=True`` can return.
         unsafe: All others: above the threshold, without a valid score, or scored by another model.
         indexed: Vectors that the graph covers; the others are searched one by one (`Index.optimize`).
-        beyond: Points outside what the lift serves well: exact scores, found less surely by the graph. Many of them
-            mean that the collection should be made again with a `sample` of its points.
+        beyond: Points outside the region that the lift serves well: exact scores, found less surely by the graph. If
+            they are many, make the collection again with a `sample` of its points.
         dim: Number of space components of a point.
         curvature: Curvature c > 0 of the space (−c).
         threshold: Largest unsafe score that counts as safe.
         model: Fingerprint of the model that made the points.
-        lift: Kind of the lift.
+        lift: Kind of the lift. A collection made without `lift` and `sample` has ``"padded"`` with a large padding,
+            of which the graph finds less; see `Index.create`.
         outdated: Points that still carry a score of an earlier calibration, so that no safe search returns them;
             `hysac rescore` gives them their new one.
-        quantization: How the vectors that the graph compares are compressed; None for not at all.
-        bytes_per_point: What a point takes: vectors, graph and payload; None where the engine does not say.
-        measured: What the choice of the lift was based on (``lift="auto"``).
+        quantization: Compression of the vectors that the graph compares; None for none.
+        bytes_per_point: Size of a point: vectors, graph and payload; None if the engine does not tell.
+        measured: Measurements that the choice of the lift was based on (``lift="auto"``).
     """
 
     name: str
@@ -187,5 +182,5 @@ class IndexInfo:
     measured: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-serialisable values."""
+        """Return the facts as plain JSON-serialisable values."""
         return asdict(self)

@@ -23,9 +23,10 @@ from hysac_retrieval.types import Modality
 
 MANIFEST_NAME = "hysac.json"
 FORMAT_VERSION = 1
+_AGAIN = "Download or export the bundle again"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FREE_TEXT = {"name", "description", "licence", "training", "metrics", "verification"}
-_SCORING = {"safety", "lift"}  # what is made of the points, not the points themselves
+_SCORING = {"safety", "lift"}  # made from the points, without effect on them
 
 
 class FileEntry(BaseModel):
@@ -106,7 +107,7 @@ class Manifest(BaseModel):
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The kinds of input the model encodes."""
+        """Kinds of input that the model encodes."""
         return ("text", "image")
 
     @property
@@ -139,7 +140,7 @@ class Bundle:
         return self.manifest.fingerprint
 
     def file(self, name: str) -> Path:
-        """Path of a file that the manifest lists."""
+        """Return the path of a file that the manifest lists."""
         if name not in self.manifest.files:
             raise BundleFormatError(
                 f"bundle {self.path} lists no file {name!r}; it lists {sorted(self.manifest.files)}"
@@ -165,14 +166,14 @@ class Bundle:
         manifest_path = path / MANIFEST_NAME
         if not manifest_path.is_file():
             raise BundleFormatError(
-                f"{path} has no {MANIFEST_NAME}, so it is not a model bundle; `hysac export` writes one"
+                f"{path} has no {MANIFEST_NAME}, so it is not a model bundle", hint="Write one with `hysac export`"
             )
         try:
             manifest = Manifest.model_validate_json(manifest_path.read_bytes())
         except (ValidationError, OSError) as error:
             raise BundleFormatError(
-                f"{manifest_path} is not a valid manifest of format {FORMAT_VERSION}: {error}; download or export the "
-                "bundle again, or upgrade hysac-retrieval if the bundle is newer"
+                f"{manifest_path} is not a valid manifest of format {FORMAT_VERSION}: {error}",
+                hint=f"{_AGAIN}, or upgrade hysac-retrieval if the bundle is newer",
             ) from error
         for name, entry in manifest.files.items():
             _verify(path / name, entry, root)
@@ -180,19 +181,19 @@ class Bundle:
 
 
 def bundled_models() -> dict[str, Path]:
-    """Names and folders of the models that come with the package."""
+    """Return names and folders of the models that come with the package."""
     root = Path(str(resources.files("hysac_retrieval"))) / "models"
     return {entry.parent.name: entry.parent for entry in sorted(root.glob(f"*/{MANIFEST_NAME}"))}
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file as lower-case hex."""
+    """Return the SHA-256 of a file as lower-case hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def entry_of(path: Path) -> FileEntry:
-    """Size and checksum of a file, as the manifest lists them."""
+    """Return size and checksum of a file, as the manifest lists them."""
     return FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
 
 
@@ -211,24 +212,25 @@ def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
 
 
 def _verify(path: Path, entry: FileEntry, root: Path | None) -> None:
-    mend = "download or export the bundle again"
     if not path.is_file():
-        raise ChecksumError(f"{path} is missing although the manifest lists it; {mend}")
+        raise ChecksumError(f"{path} is missing although the manifest lists it", hint=_AGAIN)
     if root is not None and not path.resolve().is_relative_to(root):
-        raise BundleFormatError(f"{path} is a link to {path.resolve()}, outside of the bundle; put a copy in its place")
+        raise BundleFormatError(
+            f"{path} is a link to {path.resolve()}, outside of the bundle", hint="Put a copy in its place"
+        )
     size = path.stat().st_size
     if size != entry.size:
-        raise ChecksumError(f"{path} has {size} bytes, the manifest says {entry.size}; {mend}")
+        raise ChecksumError(f"{path} has {size} bytes, the manifest says {entry.size}", hint=_AGAIN)
     found = sha256_of(path)
     if found != entry.sha256:
-        raise ChecksumError(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}; {mend}")
+        raise ChecksumError(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}", hint=_AGAIN)
 
 
 def _locate(model: str | Path, revision: str | None) -> tuple[Path, Path | None]:
-    """The folder of a bundle, and the folder that its files must not leave (None: links are trusted)."""
+    """Return the folder of a bundle, and the folder that its files must not leave (None: links are trusted)."""
     bundled = bundled_models()
     if isinstance(model, str) and model in bundled:
-        return bundled[model], None  # our own package, which some installers build out of links
+        return bundled[model], None  # in this package, which some installers build out of links
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder, folder.resolve()

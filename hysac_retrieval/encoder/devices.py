@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions on the device that was asked for, or an error that says why not and what mends it.
+"""ONNX Runtime sessions on the device that was asked for, or an error that says why not.
 
 ONNX Runtime drops a provider that cannot start and goes on without it, in silence. So providers are looked at twice:
 before a session is made (is it the right build?) and after (did it start?).
@@ -34,12 +34,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """Where and how graphs are run.
+    """Device and threads that graphs run on.
 
     Args:
         device: ``"auto"``: a CUDA GPU if this build of ONNX Runtime has one and it starts, else the CPU. ``"cuda"`` and
             ``"tensorrt"`` insist on theirs.
-        device_id: Which GPU, 0 or more.
+        device_id: Number of the GPU, 0 or more.
         threads: CPU threads within an operator; None for one per core.
         inter_threads: Operators that run side by side on the CPU, 1 or more; None for one after the other.
 
@@ -63,7 +63,7 @@ class DeviceOptions:
                 raise SettingsError(f"{name} is {value!r}; expected at least 1, or None for {usual}")
 
     def providers(self) -> list[tuple[str, dict[str, Any]]]:
-        """Providers to ask for, best first, with their options.
+        """Return the providers to ask for, best first, with their options.
 
         Raises:
             MissingExtraError: ONNX Runtime, or its GPU build, is not installed.
@@ -108,7 +108,9 @@ class DeviceOptions:
         except Exception as error:  # the C++ side has no usable hierarchy
             if asked[0][0] != _CPU and any(sign in str(error) for sign in ("CUDA", "TensorRT", "libnv", "cudnn")):
                 raise _not_started(self.device, str(error)) from error
-            raise BundleFormatError(f"ONNX Runtime cannot load {path}: {error}; export the bundle again") from error
+            raise BundleFormatError(
+                f"ONNX Runtime cannot load {path}: {error}", hint="Export the bundle again"
+            ) from error
         started = session.get_providers()
         if asked[0][0] not in started:
             if self.device != "auto":
@@ -121,11 +123,11 @@ class Runner(Protocol):
     """Runs a graph of one input."""
 
     def __call__(self, batch: NDArray[Any]) -> NDArray[np.float32]:
-        """Points (n, d) of a batch of n."""
+        """Return the points (n, d) of a batch of n."""
 
 
 def runner(session: InferenceSession, device_id: int = 0) -> Runner:
-    """How a session is best run: on a GPU by way of bound, page-locked memory."""
+    """Return the best way to run a session: on a GPU through bound, page-locked memory."""
     if session.get_providers()[0] == _CPU:
         name = session.get_inputs()[0].name
         return lambda batch: np.asarray(session.run(["point"], {name: batch})[0], dtype=np.float32)
@@ -164,7 +166,7 @@ class BoundRunner:
         return np.asarray(binding.copy_outputs_to_cpu()[0], dtype=np.float32)
 
     def _locked(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """The batch in page-locked memory, from which the device reads without a further copy; else as it is."""
+        """Return the batch in page-locked memory, which the device reads without a further copy; else as it is."""
         if self._memory is None:
             return batch
         from onnxruntime import OrtValue
@@ -179,7 +181,7 @@ class BoundRunner:
 
 
 def _host_memory() -> Any:
-    """Where this build hands out memory that host and GPU share; None where it does not."""
+    """Return the memory that this build shares between host and GPU; None if it shares none."""
     try:
         from onnxruntime import OrtDeviceMemoryType, get_ep_devices
     except ImportError:  # older versions
@@ -204,16 +206,17 @@ def _available(device: Device) -> list[str]:
 
 
 def _lacking(device: Device, available: list[str]) -> Exception:
-    """Why a build has no GPU."""
+    """Return the error that says why a build has no GPU."""
     if both_installed():
         return DeviceError(
             f"device {device!r} was asked for, but onnxruntime and onnxruntime-gpu are both installed and overwrite "
-            f"each other's files; what is left has {', '.join(available)}. Mend it with: {_REINSTALL}"
+            f"each other's files; what is left has {', '.join(available)}",
+            hint=f"Reinstall them with: {_REINSTALL}",
         )
     if device == "tensorrt" and _CUDA in available:
         return DeviceError(
-            f"this build of ONNX Runtime has no TensorRT ({', '.join(available)}); install one that has, "
-            "or use device='cuda'"
+            f"this build of ONNX Runtime has no TensorRT ({', '.join(available)})",
+            hint="Install one that has it, or use device='cuda'",
         )
     return MissingExtraError(
         "onnxruntime-gpu", "gpu", f"device={device!r} (first `pip uninstall onnxruntime`, the two overwrite each other)"
@@ -223,8 +226,9 @@ def _lacking(device: Device, available: list[str]) -> Exception:
 def _not_started(device: Device, what: str) -> DeviceError:
     libraries = "CUDA, cuDNN and TensorRT" if device == "tensorrt" else "CUDA and cuDNN"
     return DeviceError(
-        f"device {device!r} was asked for, but it did not start: {what}. Check that `nvidia-smi` works and that the "
-        f"{libraries} libraries are those that onnxruntime-gpu wants, or use device='cpu'"
+        f"device {device!r} was asked for, but it did not start: {what}",
+        hint=f"Check that `nvidia-smi` works and that the {libraries} libraries are those that onnxruntime-gpu wants, "
+        "or use device='cpu'",
     )
 
 

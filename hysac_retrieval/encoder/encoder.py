@@ -1,7 +1,7 @@
 """Texts and images to points on the hyperboloid, with ONNX Runtime.
 
 All of the model is in the two graphs of its bundle: pixel normalisation, towers, learned scales, curvature and the
-exponential map. What is done here is tokenisation, decoding, batching and checking.
+exponential map. Left to do here are tokenisation, decoding, batching and checking.
 """
 
 from __future__ import annotations
@@ -20,13 +20,7 @@ from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec
 from hysac_retrieval.encoder.devices import Device, DeviceOptions, Runner, runner
 from hysac_retrieval.encoder.preprocess import ImageSource, load_image, preprocess
 from hysac_retrieval.encoder.tokenization import TextTokenizer
-from hysac_retrieval.errors import (
-    BundleFormatError,
-    ImageError,
-    InvalidVectorError,
-    SettingsError,
-    TextError,
-)
+from hysac_retrieval.errors import BundleFormatError, ImageError, InvalidVectorError, SettingsError, TextError
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import Modality
@@ -63,7 +57,7 @@ class Encoder:
     ) -> None:
         """Wrap a loaded bundle; see `load`."""
         self._device = DeviceOptions(device, device_id, threads, inter_threads)
-        self._device.providers()  # what is not installed is said now, not when the first graph is loaded
+        self._device.providers()  # a missing package is reported now, not when the first graph is loaded
         manifest = bundle.manifest
         self.bundle = bundle
         self.name = manifest.name
@@ -91,11 +85,10 @@ class Encoder:
 
         Args:
             model: Name of a bundled model, a folder, or a Hugging Face repository id ``"owner/name"``.
-            device: ``"auto"`` uses a CUDA GPU if ONNX Runtime was built for one and it starts; ``"cuda"`` and
-                ``"tensorrt"`` insist on theirs. See `providers` for what was started.
-            threads: CPU threads within an operator; default: one per core.
-            inter_threads: Operators that run side by side on the CPU; default: one at a time.
-            device_id: Which GPU.
+            device: See `DeviceOptions`, as for the next three; `providers` says what started.
+            threads: CPU threads within an operator.
+            inter_threads: Operators that run side by side on the CPU.
+            device_id: Number of the GPU.
             revision: Branch, tag or commit of a hub repository.
 
         Raises:
@@ -108,7 +101,7 @@ class Encoder:
         return cls(bundle, device=device, threads=threads, inter_threads=inter_threads, device_id=device_id)
 
     def providers(self, modality: Modality = "image") -> tuple[str, ...]:
-        """ONNX Runtime's names of what the graph of a modality runs on, first choice first. Loads the graph."""
+        """Load the graph of a modality and return ONNX Runtime's names of its providers, first choice first."""
         return tuple(self._session(modality)[0].get_providers())
 
     def __repr__(self) -> str:
@@ -133,7 +126,7 @@ class Encoder:
         return TextTokenizer.from_file(self.bundle.file(self.text_spec.tokenizer), self.text_spec)
 
     def count_tokens(self, text: str) -> int:
-        """Number of tokens of a text, start and end included, before it is cut.
+        """Return the number of tokens of a text, start and end included, before it is cut.
 
         A text with more than ``text_spec.context_length`` is encoded from its beginning only.
 
@@ -182,8 +175,8 @@ class Encoder:
             size = self.image_spec.size
             if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
                 raise ImageError(
-                    f"pixels are {images.dtype} of shape {images.shape}, expected uint8, (n, {size}, {size}, 3); "
-                    "use preprocess_images, or PIL.Image.fromarray for pictures of another size"
+                    f"pixels are {images.dtype} of shape {images.shape}, expected uint8, (n, {size}, {size}, 3)",
+                    hint="Use preprocess_images, or PIL.Image.fromarray for pictures of another size",
                 )
             return self._encode("image", images, np.asarray, batch_size)
         return self._encode("image", _as_list(images), self.preprocess_images, batch_size)
@@ -211,8 +204,8 @@ class Encoder:
         bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
         if bad.size:
             raise InvalidVectorError(
-                f"model {self.name!r} gave points that are not finite for {modality} items {bad[:10].tolist()}; "
-                "the weights are unusable, export the model again"
+                f"model {self.name!r} gave points that are not finite for {modality} items {bad[:10].tolist()}",
+                hint="Export the model again: its weights are unusable",
             )
         return points
 
@@ -222,7 +215,8 @@ class Encoder:
         if points.shape != (len(batch), self.dim):
             raise BundleFormatError(
                 f"the {modality} graph of {self.bundle.path} turned a batch of {len(batch)} into points of shape "
-                f"{points.shape}, expected {(len(batch), self.dim)}; export the bundle again"
+                f"{points.shape}, expected {(len(batch), self.dim)}",
+                hint="Export the bundle again",
             )
         return points
 
@@ -234,14 +228,13 @@ class Encoder:
             return self._sessions[modality]
 
     def _open(self, modality: Modality) -> InferenceSession:
-        spec = self.image_spec if modality == "image" else self.text_spec
-        path = self.bundle.file(spec.file)
+        image, text = self.image_spec, self.text_spec
+        path = self.bundle.file(image.file if modality == "image" else text.file)
         session = self._device.session(path)
         if modality == "image":
-            size = self.image_spec.size
-            _check_graph(session, path, "pixels", "tensor(uint8)", (size, size, 3), self.dim)
+            _check_graph(session, path, "pixels", "tensor(uint8)", (image.size, image.size, 3), self.dim)
         else:
-            _check_graph(session, path, "tokens", "tensor(int64)", (self.text_spec.context_length,), self.dim)
+            _check_graph(session, path, "tokens", "tensor(int64)", (text.context_length,), self.dim)
         return session
 
 
@@ -258,8 +251,11 @@ def _check_graph(
     if inputs != [(name, dtype, list(shape))] or outputs != [("point", "tensor(float)", [dim])]:
         raise BundleFormatError(
             f"{path} takes {inputs} and gives {outputs} (name, type, shape without the batch axis); the manifest asks "
-            f"for {[(name, dtype, list(shape))]} and {[('point', 'tensor(float)', [dim])]}; export the bundle again"
+            f"for {[(name, dtype, list(shape))]} and {[('point', 'tensor(float)', [dim])]}",
+            hint="Export the bundle again",
         )
     batch = session.get_inputs()[0].shape[0]
     if isinstance(batch, int):
-        raise BundleFormatError(f"the batch axis of {path} is fixed at {batch}; export it with a dynamic batch axis")
+        raise BundleFormatError(
+            f"the batch axis of {path} is fixed at {batch}", hint="Export it with a dynamic batch axis"
+        )

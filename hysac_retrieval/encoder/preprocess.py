@@ -1,6 +1,6 @@
 """Decoding of images, and the preprocessing of CLIP, with Pillow only.
 
-What comes out is uint8: the scaling to [0, 1] and the normalisation are part of the model's graph.
+The result is uint8: the scaling to [0, 1] and the normalisation are part of the model's graph.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Ends of file names that mean an image."""
 
+_AGAIN = "Copy or download the image again"
 _ELONGATED = 32  # aspect ratio from which only the cropped part is resized
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -73,27 +74,27 @@ def load_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
         return _decode(source, what, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         if not source:
-            raise ImageError(f"{what} is empty; pass the contents of an image file")
+            raise ImageError(f"{what} is empty", hint="Pass the contents of an image file")
         return _open(BytesIO(source), what, max_pixels)
     if not isinstance(source, str | Path):
-        raise ImageError(f"{what} is not an image; pass a path, the bytes of an image file or a PIL.Image")
+        raise ImageError(f"{what} is not an image", hint="Pass a path, the bytes of an image file or a PIL.Image")
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise ImageError(f"{what} is a URL, which is not fetched; download it and pass its bytes or a path")
+        raise ImageError(f"{what} is a URL, which is not fetched", hint="Download it and pass its bytes or a path")
     try:
         path = Path(source).expanduser()
         if path.is_dir():
-            raise ImageError(f"{what} is a folder; pass one image file, or index the folder with `hysac-index`")
+            raise ImageError(f"{what} is a folder", hint="Pass one image file, or index the folder with `hysac-index`")
         if not path.exists():
-            raise ImageError(f"{what} does not exist; check the path")
+            raise ImageError(f"{what} does not exist", hint="Check the path")
         # A device or a pipe could block or never end.
         if not path.is_file():
-            raise ImageError(f"{what} is not a regular file; pass an image file")
+            raise ImageError(f"{what} is not a regular file", hint="Pass an image file")
         if path.stat().st_size == 0:
-            raise ImageError(f"{what} is empty (0 bytes); copy or download the image again")
+            raise ImageError(f"{what} is empty (0 bytes)", hint=_AGAIN)
         with path.open("rb") as stream:
             return _open(stream, what, max_pixels)
     except (OSError, RuntimeError) as error:  # RuntimeError: "~user" of an unknown user
-        raise ImageError(f"{what} cannot be read: {error}; check the path and its permissions") from error
+        raise ImageError(f"{what} cannot be read: {error}", hint="Check the path and its permissions") from error
 
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -144,7 +145,7 @@ def _quiet() -> Iterator[None]:
     """Silence Pillow's remarks on odd headers; what matters becomes an `ImageError`.
 
     The filters of `warnings` belong to the whole process: two threads that saved and restored them at once could leave
-    ours in place for good, hence the lock. It is held while headers are read, not while pixels are decoded.
+    this one in place for good, hence the lock. It is held while headers are read, not while pixels are decoded.
     """
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -153,7 +154,7 @@ def _quiet() -> Iterator[None]:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this build of Pillow knows (AVIF came with 11.3)."""
+    """Return those of `FORMATS` that this build of Pillow knows (AVIF came with 11.3)."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -164,18 +165,18 @@ def _open(stream: IO[bytes], what: str, max_pixels: int) -> Image.Image:
             image = Image.open(stream, formats=_formats())
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{what} is not an image in a known format ({', '.join(FORMATS)}); convert it first"
+            f"{what} is not an image in a known format ({', '.join(FORMATS)})", hint="Convert it first"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{what} is beyond Pillow's limit: {error}; scale it down, or raise both max_pixels and "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"{what} is beyond Pillow's limit: {error}",
+            hint="Scale it down, or raise both max_pixels and PIL.Image.MAX_IMAGE_PIXELS if you trust it",
         ) from error
     except MemoryError:
         raise
     # Pillow's parsers let out whatever they trip over in a damaged file: OSError, SyntaxError, struct.error, …
     except Exception as error:
-        raise ImageError(f"{what} has a damaged header: {error}; copy or download the image again") from error
+        raise ImageError(f"{what} has a damaged header: {error}", hint=_AGAIN) from error
     return _decode(image, what, max_pixels)
 
 
@@ -183,18 +184,18 @@ def _decode(image: Image.Image, what: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
-            f"{what} has {width}×{height} = {width * height} pixels, the limit is {max_pixels}; "
-            "scale it down, or raise max_pixels if you trust it"
+            f"{what} has {width}×{height} = {width * height} pixels, the limit is {max_pixels}",
+            hint="Scale it down, or raise max_pixels if you trust it",
         )
     if width * height == 0:
-        raise ImageError(f"{what} has {width}×{height} pixels; there is nothing in it")
+        raise ImageError(f"{what} has {width}×{height} pixels, so it is empty")
     try:
         image.load()
         return _to_rgb(_upright(image))
     except MemoryError:
         raise
     except Exception as error:  # see _open
-        raise ImageError(f"{what} cannot be decoded: {error}; copy or download the image again") from error
+        raise ImageError(f"{what} cannot be decoded: {error}", hint=_AGAIN) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -34,8 +34,8 @@ class TextTokenizer:
         ids = tokenizer.encode("a").ids
         if len(ids) < 2 or ids[-1] != spec.end_id:
             raise BundleFormatError(
-                f"{spec.tokenizer} turns 'a' into {ids}, which does not end with the manifest's end token "
-                f"{spec.end_id}; export the bundle again"
+                f"{spec.tokenizer} turns 'a' into {ids}, which does not end with the end token {spec.end_id}",
+                hint="Export the bundle again",
             )
 
     @classmethod
@@ -48,15 +48,15 @@ class TextTokenizer:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception
-            raise BundleFormatError(f"{path} is not a tokenizer: {error}; export the bundle again") from error
+            raise BundleFormatError(f"{path} is not a tokenizer: {error}", hint="Export the bundle again") from error
         return cls(tokenizer, spec)
 
     def count(self, text: str) -> int:
-        """Number of tokens before any cutting, start and end included."""
+        """Return the number of tokens before any cutting, start and end included."""
         return len(self._encode([text])[0].ids)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Token ids of n texts, (n, context_length) int64, cut and right-padded.
+        """Return token ids of n texts, (n, context_length) int64, cut and right-padded.
 
         Raises:
             TextError: A text is empty, blank or not a `str`.
@@ -75,12 +75,14 @@ class TextTokenizer:
             if not isinstance(text, str):
                 raise TextError(f"text {i} is of type {type(text).__name__}, expected str")
             if not text.strip():
-                raise TextError(f"text {i} is empty; give at least one word, or leave the item out")
+                raise TextError(f"text {i} is empty", hint="Give at least one word, or leave the item out")
         try:
             encodings = self._tokenizer.encode_batch(list(texts))
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates have no UTF-8 form
-            raise TextError(f"a text is not valid Unicode: {error}; decode it with errors='replace'") from error
+            raise TextError(f"a text is not valid Unicode: {error}", hint="Decode it with errors='replace'") from error
         for i, encoding in enumerate(encodings):
             if all(encoding.special_tokens_mask):
-                raise TextError(f"text {i} ({texts[i][:40]!r}) holds nothing that the tokenizer knows; rephrase it")
+                raise TextError(
+                    f"text {i} ({texts[i][:40]!r}) holds nothing that the tokenizer knows", hint="Rephrase it"
+                )
         return encodings

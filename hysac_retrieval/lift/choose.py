@@ -53,7 +53,7 @@ def choose_lift(
 
     Returns:
         The lift, fitted on the whole sample, and a JSON-serialisable report: ``chosen`` kind, ``recall`` at k of each
-        kind (None where it could not be measured: fewer than 100 points, or too far out for float32), and what was
+        kind (None if it could not be measured: fewer than 100 points, or too far out for float32), and what was
         measured with: ``points``, ``queries``, ``candidates``, ``k``.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What is safe, and who may ask for more: calibration, redirect, filter, policy."""
+"""Safety of queries and points: calibration, redirect, filter, verdict, policy."""

@@ -1,7 +1,7 @@
-"""The condition that keeps unsafe points out, and how a caller's own filter is joined to it.
+"""Conditions that keep unsafe points out, joined to a caller's own filter.
 
-It is applied inside the search and fails closed: a point passes only if it carries a score in range, given by the
-collection's own model. A caller's filter is nested whole as one more ``must``, so that nothing in it (``should``,
+They are applied inside the search and fail closed: a point passes only if it carries a score in range, given by the
+collection's model. A caller's filter is nested whole as one more ``must``, so that nothing in it (``should``,
 ``min_should``, ``must_not``) can widen the result.
 """
 
@@ -25,7 +25,7 @@ MAX_LIMIT = 10_000
 
 
 def verdict_filter(fingerprint: str, threshold: float | None = None) -> models.Filter:
-    """Points that a model's calibration found safe: one indexed boolean.
+    """Return the condition of points that a model's calibration found safe: one indexed boolean.
 
     A payload value may be a list, and an engine takes a list for a match when any element matches. So what comes back
     is held to `verdict.safe_score`; where nothing comes back, as in a count, `safety_filter` is the condition.
@@ -41,7 +41,7 @@ def verdict_filter(fingerprint: str, threshold: float | None = None) -> models.F
 
 
 def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
-    """Points that a model found safe, with a score of 0 to `threshold`, whatever is in lists.
+    """Return the condition of points that a model found safe, with a score of 0 to `threshold`, whatever is in lists.
 
     Hence the conditions that no score may be above the threshold, no model another, and no verdict false.
     """
@@ -60,7 +60,7 @@ def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
 
 
 def scored_by(fingerprints: Iterable[str]) -> models.Filter:
-    """Points whose scores were given by one of some models."""
+    """Return the condition of points whose scores were given by one of some models."""
     names = list(fingerprints)
     return models.Filter(must=[models.FieldCondition(key=MODEL, match=models.MatchAny(any=names))])
 
@@ -81,7 +81,7 @@ def search_filter(
         rules: The policy's own condition.
 
     Raises:
-        SettingsError: The modality is unknown or the caller's filter is none.
+        SettingsError: The modality is unknown, or the caller's filter is not a filter.
     """
     must: list[Any] = []
     if modality is not None:
@@ -103,7 +103,7 @@ def without(condition: models.Filter | None, ids: Sequence[PointId]) -> models.F
 
 
 def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:
-    """A caller's filter as a model.
+    """Return a caller's filter as a model.
 
     Raises:
         SettingsError: It is no filter.
@@ -118,13 +118,13 @@ def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:
         first, *rest = error.errors(include_url=False)
         where, more = ".".join(map(str, first["loc"])), f" (and {len(rest)} more)" if rest else ""
         raise SettingsError(
-            f"filter is not in the JSON form of a Qdrant filter: {where}: {first['msg']}{more}; it looks like "
-            '{"must": [{"key": "color", "match": {"value": "red"}}]}'
+            f"filter is not in the JSON form of a Qdrant filter: {where}: {first['msg']}{more}",
+            hint='Write it like {"must": [{"key": "color", "match": {"value": "red"}}]}',
         ) from error
 
 
 def checked_safe(safe: bool) -> bool:
-    """Whether a search must be safe. Only True and False say so: what is merely false would open what was left out.
+    """Return whether a search must be safe. Only True and False say so: another false value may be a mistake.
 
     Raises:
         SettingsError: It is neither.
@@ -135,7 +135,7 @@ def checked_safe(safe: bool) -> bool:
 
 
 def effective_threshold(requested: float | None, ceiling: float) -> float:
-    """Threshold of a search: the ceiling, or what the caller asked for if that is no looser.
+    """Return the threshold of a search: the ceiling, or the requested one if that is no looser.
 
     Raises:
         SettingsError: The requested threshold is not a number from 0 to the ceiling.
@@ -147,16 +147,17 @@ def effective_threshold(requested: float | None, ceiling: float) -> float:
     if not 0 <= requested <= ceiling:
         raise SettingsError(
             f"threshold is {requested}; it may only be stricter than {ceiling:.6g}, the loosest that the model's "
-            "calibration and the engine's policy allow. Results beyond it are asked for with safe=False"
+            "calibration and the engine's policy allow",
+            hint="Ask for results beyond it with safe=False",
         )
     return float(requested)
 
 
 def checked_count(value: int, what: str, most: int = MAX_LIMIT, least: int = 1) -> int:
-    """A whole number from `least` to `most`.
+    """Return a whole number from `least` to `most`.
 
     Raises:
-        SettingsError: It is none.
+        SettingsError: The value is not one.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise SettingsError(f"{what} is {value!r}; it must be a whole number from {least} to {most:,}")

@@ -1,4 +1,4 @@
-"""What the searches of an engine may ask for: fixed when the engine is made, and out of a caller's reach."""
+"""Policies: limits of an engine's searches, fixed when the engine is made and out of a caller's reach."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hysac_retrieval.safety.redirect import Traversal
 from hysac_retrieval.types import PointId
 
 Label: TypeAlias = str | int | bool
-"""What a payload field may hold as the label of a category."""
+"""Label of a category in a payload field."""
 
 Operation = Literal["search", "search_groups", "explain"]
 
@@ -47,7 +47,9 @@ class LabelRule:
         object.__setattr__(self, "deny", _labels(self.deny, "deny"))
         if self.allow is None:
             if not self.deny:
-                raise SettingsError(f"the rule on {self.key!r} neither denies nor allows a label; give deny or allow")
+                raise SettingsError(
+                    f"the rule on {self.key!r} neither denies nor allows a label", hint="Give deny or allow"
+                )
             return
         allow = _labels(self.allow, "allow")
         object.__setattr__(self, "allow", allow)
@@ -60,7 +62,7 @@ class LabelRule:
             raise SettingsError(f"the rule on {self.key!r} both denies and allows {both[0]!r}")
 
     def condition(self) -> models.Filter:
-        """What a point must meet, as a filter for inside the search.
+        """Return the rule as a filter for inside the search.
 
         An engine takes a list for a match when any element matches. That is what `deny` needs; `allow` must say beside
         it that no element is another one.
@@ -86,7 +88,7 @@ class LabelRule:
         """Whether a point with this payload meets the rule, as `condition` says to an engine.
 
         An engine looks a condition up in an index on the field, if there is one, and an index holds labels of one type
-        only: in a list that mixes types it does not see the others. So what is found is looked at once more.
+        only: in a list that mixes types it does not see the others. So points that were found are checked once more.
         """
         value: Any = payload
         for part in self.key.split("."):
@@ -102,16 +104,16 @@ class LabelRule:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """A search that was allowed unsafe results, after its answer has come and before the caller gets it.
+    """Record of a search that was allowed unsafe results, made before the caller gets its answer.
 
     Attributes:
         collection: The collection searched.
-        operation: Which method was called.
+        operation: Method that was called.
         asked: Each query in words: a text itself, the path of an image, the ids of stored points.
-        queries: What was done to each query.
-        options: The options of the call that were given, as JSON values.
-        hits: Ids of what was found, for each query.
-        context: What the caller said about itself, such as who asked.
+        queries: Score, radius and redirect of each query.
+        options: Options that the call gave, as JSON values.
+        hits: Ids of the hits of each query.
+        context: Facts that the caller gave about itself, such as the user's name.
     """
 
     collection: str
@@ -123,24 +125,24 @@ class AuditRecord:
     context: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; JSON-serialisable if the context is."""
+        """Return plain values; JSON-serialisable if the context is."""
         return {**asdict(self), "options": dict(self.options), "context": dict(self.context)}
 
 
 @dataclass(frozen=True, slots=True)
 class SafetyPolicy:
-    """What an engine's searches may ask for. Immutable; no option of a call reaches beyond it.
+    """Limits of an engine's searches. Immutable; no option of a call reaches beyond them.
 
     Args:
         threshold: Largest unsafe score of a hit of a safe search; None for the model's own. Never above the model's.
-        max_threshold: What a single call may raise the threshold to, up to the model's own; None: a call may only be
-            stricter. What lies beyond the model's threshold is asked for with ``safe=False``.
+        max_threshold: Largest threshold that a single call may name, up to the model's own; None: a call may only be
+            stricter. Results beyond the model's threshold are asked for with ``safe=False``.
         allow_unsafe: Whether ``safe=False`` may be asked for.
         traversal: How unsafe queries are redirected: ``"geodesic"`` onto the boundary, ``"adaptive"`` no farther than
             safe results need, ``"none"`` not at all.
         steps: Points of an adaptive path from the query to the boundary, both included, 2 to 64.
         top: Nearest points that must be safe for an adaptive path to stop there, 1 to 100.
-        rules: Conditions on the labels of what is found.
+        rules: Conditions on the labels of hits.
         audit: Called with every search that is allowed unsafe results, before its results are returned. If it raises,
             they are not. With an asynchronous engine it is called from a worker thread.
 
@@ -176,7 +178,7 @@ class SafetyPolicy:
             raise SettingsError("audit must be an ordinary function: a coroutine would never run")
 
     def bounds(self, calibrated: float) -> tuple[float, float]:
-        """Threshold of a safe search that names none, and the largest that one may name.
+        """Return the threshold of a safe search that names none, and the largest that one may name.
 
         Args:
             calibrated: The model's own threshold.
@@ -190,10 +192,10 @@ class SafetyPolicy:
         return usual, max(usual, effective_threshold(self.max_threshold, calibrated))
 
     def threshold_for(self, requested: float | None, calibrated: float) -> float:
-        """Threshold of a search.
+        """Return the threshold of a search.
 
         Args:
-            requested: What the call names; None for the usual one.
+            requested: Threshold that the call names; None for the usual one.
             calibrated: The model's own threshold.
 
         Raises:
@@ -211,17 +213,17 @@ class SafetyPolicy:
         """
         if not checked_safe(safe) and not self.allow_unsafe:
             raise UnsafeNotAllowedError(
-                "safe=False was asked for, but this engine only returns safe results; make it with "
-                "SafetyPolicy(allow_unsafe=True) for callers who may see the others"
+                "safe=False was asked for, but this engine only returns safe results",
+                hint="Make it with SafetyPolicy(allow_unsafe=True) for callers who may see the others",
             )
 
     def condition(self, safe: bool) -> models.Filter | None:
-        """The rules that hold for a search, as a filter for inside it; None where there are none."""
+        """Return the rules that hold for a search as a filter for inside it; None if there are none."""
         conditions: list[Any] = [rule.condition() for rule in self.rules if safe or rule.always]
         return models.Filter(must=conditions) if conditions else None
 
     def admitted(self, hits: Sequence[Hit], safe: bool) -> tuple[Hit, ...]:
-        """Those of a search's hits that meet its rules: nearly always all; see `LabelRule.admits`."""
+        """Return those of a search's hits that meet its rules: nearly always all; see `LabelRule.admits`."""
         rules = [rule for rule in self.rules if safe or rule.always]
         if not rules:
             return tuple(hits)

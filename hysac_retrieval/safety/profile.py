@@ -2,7 +2,7 @@
 
 In a HySAC space the distance from the origin grows along safe text < safe image < unsafe text <
 unsafe image, so a radius is a safety score once the modality is known. A `SafetyProfile` holds what
-was measured on a model's validation set; it travels in the model bundle and in the collection.
+was measured on a model's validation set; it is kept in the model bundle and in the collection.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SafetyProfile(BaseModel):
         text: Calibration of texts.
         image: Calibration of images.
         threshold: Largest unsafe score, in [0, 1), that still counts as safe.
-        source: What the profile was computed from, in words.
+        source: Data that the profile was computed from, in words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -104,7 +104,7 @@ class SafetyProfile(BaseModel):
         raise SettingsError(f"unknown modality {modality!r}; expected one of {', '.join(MODALITIES)}")
 
     def unsafe(self, radius: ArrayLike, modality: Modality) -> NDArray[np.float64]:
-        """P(unsafe | radius, modality), in [0, 1], of the shape of `radius`.
+        """Return P(unsafe | radius, modality), in [0, 1], of the shape of `radius`.
 
         Fails closed: a radius that is not finite scores 1.
         """
@@ -128,7 +128,7 @@ class SafetyProfile(BaseModel):
         return 1.0 / (1.0 + math.exp(-logit))
 
     def reach(self, modality: Modality) -> float:
-        """Largest radius whose score is at most the threshold, ≥ 0, up to rounding."""
+        """Return the largest radius whose score is at most the threshold, ≥ 0, up to rounding."""
         profile = self.of(modality)
         if not self.threshold:
             return 0.0

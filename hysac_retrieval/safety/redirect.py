@@ -1,4 +1,4 @@
-"""Where a query is searched: as asked, or moved along its geodesic to the origin, onto the boundary of what is safe."""
+"""Redirect of unsafe queries along the geodesic to the origin, onto the boundary of their modality."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES, Modality
 
 Traversal = Literal["geodesic", "adaptive", "none"]
-"""How a search redirects unsafe queries: onto the boundary, no farther than safe results need, or not at all."""
+"""Redirect of a search's unsafe queries: onto the boundary, no farther than safe results need, or not at all."""
 
 RedirectMode = Literal["geodesic", "reference", "none"]
-"""How an evaluation redirects them; `traverse_reference` is the formula of the published code."""
+"""Redirect in an evaluation; ``"reference"`` is the formula of the published code, `traverse_reference`."""
 
 REFERENCE_ALPHA = 0.8
 """Default of the published traversal's offset α."""
@@ -33,7 +33,7 @@ def radius_of(point: NDArray[np.float64], curvature: float) -> float:
 def boundary_of(
     radius: float, modality: Modality | None, profile: SafetyProfile, threshold: float | None = None
 ) -> float | None:
-    """Return the radius that a query is moved to; None where it stays.
+    """Return the radius that a query is moved to; None if it stays.
 
     A query is moved if its score is above the model's threshold and it lies beyond the boundary of its modality.
     Without a modality it is held to both, and the one that moves it farther in wins.
@@ -65,17 +65,17 @@ def query_info(
     *,
     radius: float | None = None,
 ) -> QueryInfo:
-    """Say what was done to a query.
+    """Return the description of a query and its redirect.
 
     Args:
         point: The query, (d,).
         modality: Its kind; None if unknown.
-        searched: The point that was searched, (d,); `point` itself where it was not moved.
+        searched: The point that was searched, (d,); `point` itself if it was not moved.
         profile: The model's calibration.
         curvature: Curvature c > 0 of the space (−c).
         threshold: Largest score of a hit; None for a search that may return anything.
-        path: Way of an adaptive traversal.
-        radius: Radius of the query, where it is known.
+        path: Path of an adaptive traversal.
+        radius: Radius of the query, if it is known.
     """
     radius = radius_of(point, curvature) if radius is None else radius
     moved = searched is not point
@@ -106,9 +106,8 @@ def redirect(
         profile: The model's calibration.
         curvature: Curvature c > 0 of the space (−c).
         mode: ``"geodesic"`` puts a point whose score is above the profile's threshold exactly onto the boundary, if it
-            lies beyond it, and leaves a safe query as it is; ``"reference"`` is the formula of
-            the published code (see `traverse_reference`); ``"none"`` moves nothing. (``"adaptive"`` depends on what
-            is found; see `traversal`.)
+            lies beyond it, and leaves a safe query as it is; ``"reference"`` is the formula of the published code (see
+            `traverse_reference`); ``"none"`` moves nothing.
 
     Returns:
         The points to search with, (n, d) float64, and which of them were moved, (n,) bool. No point is ever
@@ -133,7 +132,7 @@ def redirect(
 def traverse_reference(
     points: NDArray[Any], bound: float, curvature: float, alpha: float = REFERENCE_ALPHA
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The traversal of the published HySAC code, number for number.
+    """Move points as the published HySAC code does, number for number.
 
     B = b + 1 + tanh((b − α) / c). A point whose *geodesic* distance from the origin exceeds B has the *Euclidean*
     norm of its space components set to B, so that it ends up at radius asinh(√c B)/√c < B. Kept for comparison with

@@ -1,7 +1,7 @@
-"""Changing what is kept with points under our payload key, in place, without touching their vectors.
+"""Changes of entries under the payload key `hysac`, in place, without touching vectors.
 
-Between reading a point and writing what follows from it, somebody else may have replaced it. So a change names what it
-was made from, and is carried out only where that still holds.
+Between reading a point and writing what follows from it, somebody else may have replaced it. So a change names the
+model and radius that it was made from, and is carried out only if the point still has these.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _SLACK = 1e-9  # numbers come back from an engine to within a unit in the last p
 
 @dataclass(frozen=True, slots=True)
 class Amendment:
-    """New values of some entries under our payload key of one point.
+    """New values of some ``hysac`` entries of one point.
 
     Attributes:
         id: The point.
         entries: The new values; all other entries stay.
-        model: What ``model`` must still be.
-        radius: What ``radius`` must still be; None where it was no usable number, which is not looked at then.
+        model: Value that ``model`` must still have.
+        radius: Value that ``radius`` must still have; None if it was no usable number, and is not compared.
     """
 
     id: PointId
@@ -36,7 +36,7 @@ class Amendment:
     radius: float | None
 
     def condition(self) -> models.Filter:
-        """The point, if it still is what it was."""
+        """Return the condition that holds for the point if it still is what it was."""
         this: Any = models.HasIdCondition(has_id=[self.id])
         must = [this, models.FieldCondition(key=MODEL, match=models.MatchValue(value=self.model))]
         if self.radius is not None:
@@ -45,21 +45,20 @@ class Amendment:
         return models.Filter(must=must)
 
     def operation(self) -> models.SetPayloadOperation:
-        """The change as a request to a server."""
-        entries = dict(self.entries)
-        change = models.SetPayload(payload=entries, filter=self.condition(), key=PAYLOAD_KEY)
+        """Return the change as a request to a server."""
+        change = models.SetPayload(payload=dict(self.entries), filter=self.condition(), key=PAYLOAD_KEY)
         return models.SetPayloadOperation(set_payload=change)
 
     def fits(self, stored: StoredPoint) -> bool:
         """Whether a point still is what it was."""
-        ours = own_payload(stored.payload)
-        radius = finite_number(ours.get("radius"))
+        own = own_payload(stored.payload)
+        radius = finite_number(own.get("radius"))
         same = self.radius is None or (radius is not None and abs(radius - self.radius) <= _SLACK)
-        return same and ours.get("model") == self.model
+        return same and own.get("model") == self.model
 
 
 def fitting(amendments: Sequence[Amendment], stored: Sequence[StoredPoint]) -> list[models.SetPayloadOperation]:
-    """Changes by id of those points that still are what they were; for engines that search a condition one by one."""
+    """Return changes by id of points that still are what they were, for engines without an index on them."""
     known = {point.id: point for point in stored}
     return [
         models.SetPayloadOperation(

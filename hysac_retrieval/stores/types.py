@@ -1,4 +1,4 @@
-"""What stores are asked, and what they answer with."""
+"""Questions to stores, and their answers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ VECTOR_NAME = "hysac"
 """Name of the vector in every collection."""
 
 METADATA_KEY = "hysac"
-"""Our key in a collection's metadata; an application's own metadata beside it is left alone."""
+"""The one key of this package in a collection's metadata; an application's metadata beside it is left alone."""
 
 UPSERT_CHUNK = 500
 """Points sent to an engine at once: a few megabytes, far below the limit of a Qdrant server (32 MB)."""
 
 IndexKind = Literal["float", "keyword", "bool"]
 Metric = Literal["Dot", "Euclid"]
-"""How an engine compares stored vectors. Dot: larger is nearer; Euclid: smaller is nearer."""
+"""Comparison of stored vectors. Dot: larger is nearer; Euclid: smaller is nearer."""
 Quantization = Literal["int8", "turbo4", "turbo8", "binary"]
-"""How an engine compresses the vectors that its graph search compares; the originals stay for rescoring."""
+"""Compression of the vectors that a graph search compares; the originals stay for rescoring."""
 
 
 @dataclass(frozen=True, slots=True)
 class HnswOptions:
-    """How the engine builds its graph. The defaults are Qdrant's own but for `ef_construct`.
+    """Options of an engine's graph. The defaults are Qdrant's but for `ef_construct`.
 
     Attributes:
         m: Edges of a node, 2 or more.
@@ -58,7 +58,7 @@ class HnswOptions:
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
-    """Where an engine keeps what is stored. None leaves the choice to the engine.
+    """Options of an engine's storage. None leaves the choice to the engine.
 
     Attributes:
         on_disk: Keep the vectors on disk and read them when needed; quantized ones stay in memory.
@@ -82,7 +82,8 @@ class StorageOptions:
         if (self.write_consistency_factor or 1) > (self.replication_factor or 1):
             raise SettingsError(
                 f"write_consistency_factor is {self.write_consistency_factor}, but there are only "
-                f"{self.replication_factor or 1} copies of a shard; it cannot be above replication_factor"
+                f"{self.replication_factor or 1} copies of a shard",
+                hint="Raise replication_factor, or lower write_consistency_factor",
             )
 
 
@@ -93,11 +94,11 @@ class CollectionSpec:
     Attributes:
         size: Length of the stored vectors.
         metadata: JSON values to keep with the collection.
-        metric: How the engine compares them.
+        metric: Comparison of the vectors.
         indexes: Payload fields to index, made before the first point arrives.
         hnsw: Options of the graph.
-        quantization: How the graph's vectors are compressed; None for not at all.
-        storage: Where things are kept.
+        quantization: Compression of the graph's vectors; None for none.
+        storage: Options of the storage.
     """
 
     size: int
@@ -111,12 +112,12 @@ class CollectionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a store says about a collection that exists.
+    """Facts about a collection that exists.
 
     Attributes:
-        metadata: Our metadata; None when the collection has none.
+        metadata: Metadata under `METADATA_KEY`; None when the collection has none.
         size: Length of the vectors named `VECTOR_NAME`; None when there is no such vector.
-        metric: How the engine compares them; None when there is no such vector, or it is compared in another way.
+        metric: Comparison of the vectors; None when there is no such vector, or another comparison.
         formula: Whether the engine can compute a geodesic distance in a second stage (acosh in formulas).
     """
 
@@ -143,8 +144,8 @@ class VectorQuery:
         ef: Candidates that the graph search keeps; None for the engine's own.
         formulas: One for each vector, in terms of ``$score`` (the first stage's) and of payload fields.
         candidates: Points that the first stage hands to the formula; at least `limit`.
-        oversampling: How many times as many quantized candidates are compared again by their original vectors, 1 or
-            more; None where nothing is quantized.
+        oversampling: Factor, 1 or more, of the quantized candidates that are compared again by their original vectors;
+            None without quantization.
         with_vectors: Whether stored vectors are returned.
     """
 
@@ -159,13 +160,13 @@ class VectorQuery:
     filters: Sequence[models.Filter | None] | None = None
 
     def condition(self, row: int) -> models.Filter | None:
-        """The condition on what is found for one of the vectors."""
+        """Return the condition on the points found for one of the vectors."""
         return self.filter if self.filters is None else self.filters[row]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupQuery:
-    """Grouping of what one search finds by the value of a payload field.
+    """Grouping of the points that one search finds by the value of a payload field.
 
     Attributes:
         key: Field to group by (a path such as ``album.id``); a point with several values is in several groups.
@@ -179,7 +180,7 @@ class GroupQuery:
 
 
 class StoredPoint(NamedTuple):
-    """A point as the engine returned it; `score` and `vector` are None where not asked for."""
+    """A point as the engine returned it; `score` and `vector` are None if not asked for."""
 
     id: PointId
     payload: Mapping[str, Any]

@@ -46,7 +46,7 @@ def test_failed_items_give_exit_code_3_and_the_others_are_stored(run: Run, tmp_p
     result = run("index", folder, *place(tmp_path, toy_bundle), "--journal", journal)
     assert result.exit_code == 3
     assert "half.png" in result.stderr
-    assert "copy or download" in result.stderr
+    assert "Copy or download" in result.stderr
     assert "4 points" in result.stdout
     assert json.loads(journal.read_text(encoding="utf-8"))["kind"] == "ImageError"
 
@@ -132,7 +132,7 @@ def test_a_damaged_bundle_is_refused(run: Run, tmp_path: Path, toy_bundle: Path)
     result = run("index", write_pictures(tmp_path / "p"), *place(tmp_path, broken))
     assert result.exit_code == 1
     assert "SHA-256" in result.stderr
-    assert "download or export the bundle again" in result.stderr
+    assert "Download or export the bundle again" in result.stderr
     (broken / MANIFEST_NAME).unlink()
     assert "not a model bundle" in run("index", tmp_path / "p", *place(tmp_path, broken)).stderr
 

@@ -114,7 +114,7 @@ def test_workers_decode_in_processes(run: Run, folder: Path, options: tuple[Any,
     result = run("index", folder, *options, "--workers", 2, "--json")
     found = json.loads(result.stdout)["report"]
     assert (found["indexed"]["image"], found["failures"]) == (len(COLOURS), 1)
-    assert "copy or download" in found["failed"][0]["error"]
+    assert "Copy or download" in found["failed"][0]["error"]
 
 
 def test_ray_is_an_extra(run: Run, folder: Path, options: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:

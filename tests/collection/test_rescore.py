@@ -235,7 +235,7 @@ def test_a_calibration_of_a_model_with_other_points_is_refused(tmp_path: Path) -
         for fingerprint in ("f1", "0" * 32, raw_fingerprint(DIM + 1, CURVATURE, profile())):
             with pytest.raises(ModelMismatchError, match="other points"):
                 rescore(index, shifted(0.3), fingerprint=fingerprint)
-        with pytest.raises(SettingsError, match="fingerprint of its own"):
+        with pytest.raises(SettingsError, match="another fingerprint"):
             rescore(index, profile(0.2), fingerprint=index.metadata.fingerprint)
         with pytest.raises(SettingsError, match="page"):
             rescore(index, shifted(0.3), page=0)

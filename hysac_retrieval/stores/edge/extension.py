@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,53 +29,48 @@ def is_shard(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and (folder / "segments").is_dir()
 
 
+@dataclass(frozen=True)
 class EdgeExtension:
-    """What is ours in one collection of an application.
+    """Vector, payloads and metadata of this package in one collection of an application.
 
-    Args:
+    Attributes:
         folder: Folder of the shard.
         shard: The shard, open.
-        translated: Turns the engine's errors into ours.
+        translated: Turns the engine's errors into a `StoreError`.
         check_space: Refuses to write so many bytes when the disk is nearly full.
-        describe: Writes, or with None removes, what is kept beside the shard: see `EdgeStore`.
+        describe: Writes, or with None removes, the metadata beside the shard: see `EdgeStore`.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        shard: Any,
-        translated: Callable[[], AbstractContextManager[None]],
-        check_space: Callable[[int], None],
-        describe: Callable[[CollectionSpec | None], None],
-    ) -> None:
-        self._folder = folder
-        self._shard = shard
-        self._translated = translated
-        self._check_space = check_space
-        self._describe = describe
+    folder: Path
+    shard: Any
+    translated: Callable[[], AbstractContextManager[None]]
+    check_space: Callable[[int], None]
+    describe: Callable[[CollectionSpec | None], None]
 
     def facts(self) -> Facts:
         """See `Extension.facts`."""
-        path = self._folder / CONFIG
+        path = self.folder / CONFIG
         try:
             config = json.loads(path.read_text("utf-8"))
             names = {*(config.get("vectors") or ()), *(config.get("sparse_vectors") or ())}
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise StoreError(f"{path} cannot be read, so what is in the shard is not known: {error}") from error
+            raise StoreError(f"{path} cannot be read, so the contents of the shard are unknown: {error}") from error
         return Facts(VECTOR_NAME in names, inherited_quantization(config.get("quantization_config")))
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         """See `Extension.extend`."""
-        with self._translated():
-            self._check_space(0)
+        with self.translated():
+            self.check_space(0)
             if vector:
                 if self.facts().has_vector:  # left by a call that was killed, perhaps for another model
-                    self._update(edge.UpdateOperation.delete_vector_name(VECTOR_NAME))
-                self._update(edge.UpdateOperation.create_dense_vector(VECTOR_NAME, spec.size, DISTANCES[spec.metric]))
+                    self.shard.update(edge.UpdateOperation.delete_vector_name(VECTOR_NAME))
+                self.shard.update(
+                    edge.UpdateOperation.create_dense_vector(VECTOR_NAME, spec.size, DISTANCES[spec.metric])
+                )
             for key, kind in spec.indexes.items():
-                self._update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
-            self._shard.flush()
-        self._describe(spec)
+                self.shard.update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
+            self.shard.flush()
+        self.describe(spec)
 
     def write(
         self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]
@@ -82,14 +78,14 @@ class EdgeExtension:
         """See `Extension.write`."""
 
         def send(rows: Sequence[int]) -> None:
-            with self._translated():
-                self._check_space(sum(len(json.dumps(payloads[row])) for row in rows) + (_bytes(vectors) * len(rows)))
+            with self.translated():
+                self.check_space(sum(len(json.dumps(payloads[row])) for row in rows) + (_bytes(vectors) * len(rows)))
                 if vectors is not None:
                     points = [edge.PointVectors(ids[row], {VECTOR_NAME: vectors[row].tolist()}) for row in rows]
-                    self._update(edge.UpdateOperation.update_vectors(points))
+                    self.shard.update(edge.UpdateOperation.update_vectors(points))
                 # The payload comes last: a point that has it has been done.
                 for row in rows:
-                    self._update(edge.UpdateOperation.set_payload([ids[row]], dict(payloads[row])))
+                    self.shard.update(edge.UpdateOperation.set_payload([ids[row]], dict(payloads[row])))
 
         return write_present(ids, send, self._there)
 
@@ -98,32 +94,29 @@ class EdgeExtension:
 
         def send(rows: Sequence[int]) -> None:
             few: list[Any] = [ids[row] for row in rows]
-            with self._translated():
-                self._check_space(0)
-                self._update(edge.UpdateOperation.delete_payload(few, [PAYLOAD_KEY]))
+            with self.translated():
+                self.check_space(0)
+                self.shard.update(edge.UpdateOperation.delete_payload(few, [PAYLOAD_KEY]))
                 if vector:
-                    self._update(edge.UpdateOperation.delete_vectors(few, [VECTOR_NAME]))
+                    self.shard.update(edge.UpdateOperation.delete_vectors(few, [VECTOR_NAME]))
 
         write_present(ids, send, self._there)
 
     def retract(self, indexes: Collection[str]) -> None:
         """See `Extension.retract`."""
         has_vector = self.facts().has_vector
-        with self._translated():
+        with self.translated():
             for key in indexes:
-                self._update(edge.UpdateOperation.delete_field_index(key))
+                self.shard.update(edge.UpdateOperation.delete_field_index(key))
             if has_vector:
-                self._update(edge.UpdateOperation.delete_vector_name(VECTOR_NAME))
-            self._shard.flush()
-        self._describe(None)
+                self.shard.update(edge.UpdateOperation.delete_vector_name(VECTOR_NAME))
+            self.shard.flush()
+        self.describe(None)
 
     def _there(self, ids: Sequence[PointId]) -> set[PointId]:
-        with self._translated():
-            found = self._shard.retrieve(list(ids), with_payload=False, with_vector=False)
+        with self.translated():
+            found = self.shard.retrieve(list(ids), with_payload=False, with_vector=False)
             return {point_id(record.id) for record in found}
-
-    def _update(self, operation: Any) -> None:
-        self._shard.update(operation)
 
 
 def _bytes(vectors: NDArray[np.float32] | None) -> int:

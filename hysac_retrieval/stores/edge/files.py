@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hysac_retrieval.errors import StorageFullError
-from hysac_retrieval.stores.types import Metric
+from hysac_retrieval.stores.types import CollectionSpec, Opened
 
 SIDECAR = "collection.json"
 SPACE = 64 * 2**20
 """Free bytes that the engine needs to work in."""
 
 SCARCE = 4 * 2**30
-"""Free bytes from which on the size of what is to be written does not matter."""
+"""Free bytes from which on the size of a write does not matter."""
 
 
 def check_space(root: Path, name: str, size: Callable[[], int]) -> None:
@@ -60,9 +60,9 @@ def allocated(status: os.stat_result) -> int:
     return status.st_size if blocks is None else blocks * 512
 
 
-def sidecar_of(size: int | None, metric: Metric | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is written beside a collection: how its vectors are read."""
-    return {"size": size, "metric": metric, "metadata": dict(metadata)}
+def sidecar_of(kept: CollectionSpec | Opened) -> dict[str, Any]:
+    """Return the file beside a collection, which says how its vectors are read."""
+    return {"size": kept.size, "metric": kept.metric, "metadata": dict(kept.metadata or {})}
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ def grouped(
     Args:
         search: Best points of a query of a single vector, with payload and score.
         query: The search; its `limit` has no meaning here.
-        groups: What to group by, and how much of it.
+        groups: Field to group by, and numbers of groups and points.
         descending: Whether a larger score is better.
     """
     found: dict[Value, list[StoredPoint]] = {}
@@ -68,46 +68,39 @@ def grouped(
 def _remaining(
     filter: models.Filter | None, groups: GroupQuery, found: Mapping[Value, list[StoredPoint]], seen: list[PointId]
 ) -> models.Filter:
-    """What can still go into a group: the caller's condition, and ours."""
+    """Return the condition of points that can still go into a group: the caller's, and room in the group."""
     must: list[Any] = [] if filter is None else [filter]
     must_not: list[Any] = [models.IsEmptyCondition(is_empty=models.PayloadField(key=groups.key))]
     if seen:
         must_not.append(models.HasIdCondition(has_id=list(seen)))
     room = _room(found, groups)
     if room is not None:
-        must.append(models.Filter(should=list(_each_kind(groups.key, room, _any_of))))
+        must.append(
+            models.Filter(should=list(_each_kind(groups.key, room, lambda values: models.MatchAny(any=values))))
+        )
     else:
         # "Except" holds for a point that has any other value, so a point of several groups is kept for the others.
         full = [value for value, members in found.items() if len(members) >= groups.size]
-        must.extend(_each_kind(groups.key, full, _except))
+        must.extend(_each_kind(groups.key, full, lambda values: models.MatchExcept(**{"except": values})))
     return models.Filter(must=must or None, must_not=must_not)
 
 
 def _room(found: Mapping[Value, list[StoredPoint]], groups: GroupQuery) -> list[Value] | None:
-    """Groups that are wanted and not full; None while there are too few groups, so that any new one is wanted."""
+    """Return groups that are wanted and not full; None while there are too few, so that any new one is wanted."""
     if len(found) < groups.groups:
         return None
     return [value for value, members in list(found.items())[: groups.groups] if len(members) < groups.size]
 
 
-def _each_kind(key: str, values: Iterable[Value], match: Callable[[list[Any]], Any]) -> Iterable[models.FieldCondition]:
+def _each_kind(key: str, values: list[Value], match: Callable[[list[Any]], Any]) -> Iterable[models.FieldCondition]:
     # A condition lists either words or numbers.
-    values = list(values)
     for kind in (str, int):
         if chosen := [value for value in values if isinstance(value, kind)]:
             yield models.FieldCondition(key=key, match=match(chosen))
 
 
-def _any_of(values: list[Any]) -> models.MatchAny:
-    return models.MatchAny(any=values)
-
-
-def _except(values: list[Any]) -> models.MatchExcept:
-    return models.MatchExcept(**{"except": values})
-
-
 def _values(payload: Mapping[str, Any], key: str) -> list[Value]:
-    """Groups of a point; none for a point with any value that is neither a word nor a whole number, as on a server."""
+    """Return groups of a point; none for one with a value that is neither a word nor a whole number, as on a server."""
     values = value_by_key(dict(payload), key) or []
     if any(type(value) not in (str, int) for value in values):
         return []

@@ -3,11 +3,11 @@
     LOCATION/<collection>/collection.json   size of the vectors, metadata; written atomically
     LOCATION/<collection>/shard/            the engine's own files
 
-A shard that an application made itself lies in LOCATION/<collection>/; once something of ours is attached to it,
-collection.json lies beside its files, and goes when that is taken away again.
+A shard that an application made itself lies in LOCATION/<collection>/; once it is attached, collection.json lies beside
+its files, and is removed when it is detached.
 
-A collection comes into being by one rename of a finished folder, so that a crash leaves none by halves. The
-engine locks a shard: one process at a time has a collection open.
+A collection is made by one rename of a finished folder, so that a crash leaves none half made. The engine locks a
+shard: one process at a time has a collection open.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -72,7 +73,7 @@ class EdgeStore:
         self._conditions: dict[int, tuple[models.Filter, Any]] = {}
         self._closed = False
         if self._root.exists() and not self._root.is_dir():
-            raise NotACollectionError(f"{self._root} is a file; the location of collections is a folder")
+            raise NotACollectionError(f"{self._root} is a file, not a folder of collections", hint="Name a folder")
 
     def names(self) -> list[str]:
         """See `Store.names`."""
@@ -86,7 +87,7 @@ class EdgeStore:
         """See `Store.create`."""
         folder = self._folder(name)
         exists = CollectionExistsError(
-            f"{folder} exists already; open that collection, or recreate it (which removes its points)"
+            f"{folder} exists already", hint="Open that collection, or recreate it (which removes its points)"
         )
         if folder.exists():
             raise exists
@@ -101,7 +102,7 @@ class EdgeStore:
                     shard.update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
                 shard.flush()
                 shard.close()
-            write_json(making / SIDECAR, sidecar_of(spec.size, spec.metric, spec.metadata))
+            write_json(making / SIDECAR, sidecar_of(spec))
             making.rename(folder)
         except OSError as error:
             if folder.exists():
@@ -115,8 +116,8 @@ class EdgeStore:
         folder = self._folder(name)
         if not folder.exists():
             raise CollectionNotFoundError(
-                f"no collection {name!r} in {self._root}; there are: {', '.join(self.names()) or 'none'}. "
-                "Index something first, or create it"
+                f"no collection {name!r} in {self._root}; there are: {', '.join(self.names()) or 'none'}",
+                hint="Index something first, or create it",
             )
         try:
             sidecar = json.loads((folder / SIDECAR).read_text("utf-8"))
@@ -125,13 +126,13 @@ class EdgeStore:
                 raise ValueError(f"metric {metric!r} is none of {', '.join(get_args(Metric))}")
             opened = Opened(dict(sidecar["metadata"]), int(sidecar["size"]), metric=metric, formula=True)
         except FileNotFoundError as error:
-            if is_shard(folder):  # somebody else's
+            if is_shard(folder):  # of an application
                 self._shard(name)
                 return Opened(metadata=None, size=None, metric=None, formula=True)
-            raise NotACollectionError(f"{folder} has no {SIDECAR}, so it is no collection of ours") from error
+            raise NotACollectionError(f"{folder} has no {SIDECAR}, so it is no collection of hysac") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotACollectionError(
-                f"{folder / SIDECAR} cannot be read: {error}. Restore the file, or index again"
+                f"{folder / SIDECAR} cannot be read: {error}", hint="Restore the file, or index again"
             ) from error
         self._shard(name)
         return opened
@@ -152,10 +153,7 @@ class EdgeStore:
         """See `Store.write_metadata`."""
         with self._lock:
             opened = self.open(name)
-            try:
-                write_json(self._folder(name) / SIDECAR, sidecar_of(opened.size, opened.metric, metadata))
-            except OSError as error:
-                raise failed(name, f"its metadata cannot be written: {error}") from error
+            self._describe(name, replace(opened, metadata=metadata))
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
@@ -183,13 +181,11 @@ class EdgeStore:
 
     def add_index(self, name: str, key: str, kind: IndexKind) -> None:
         """See `Store.add_index`."""
-        with translated(name):
-            self._shard(name).update(edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
+        self._update(name, edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
 
     def drop_index(self, name: str, key: str) -> None:
         """See `Store.drop_index`."""
-        with translated(name):
-            self._shard(name).update(edge.UpdateOperation.delete_field_index(key))
+        self._update(name, edge.UpdateOperation.delete_field_index(key))
 
     def query(self, name: str, query: VectorQuery) -> list[list[StoredPoint]]:
         """See `Store.query`."""
@@ -265,23 +261,12 @@ class EdgeStore:
     def extension(self, name: str) -> EdgeExtension:
         """See `Store.extension`."""
         self.open(name)
-
-        def describe(spec: CollectionSpec | None) -> None:
-            path = self._folder(name) / SIDECAR
-            try:
-                if spec is None:
-                    path.unlink(missing_ok=True)
-                else:
-                    write_json(path, sidecar_of(spec.size, spec.metric, spec.metadata))
-            except OSError as error:
-                raise failed(name, f"its metadata cannot be written: {error}") from error
-
         return EdgeExtension(
             self._shard_folder(name),
             self._shard(name),
             partial(translated, name),
             lambda size: self._check_space(name, lambda: size),
-            describe,
+            partial(self._describe, name),
         )
 
     def optimize(self, name: str) -> None:
@@ -316,6 +301,21 @@ class EdgeStore:
                     shard.flush()
                     shard.close()
 
+    def _update(self, name: str, operation: Any) -> None:
+        with translated(name):
+            self._shard(name).update(operation)
+
+    def _describe(self, name: str, kept: CollectionSpec | Opened | None) -> None:
+        """Write the metadata beside a collection, or remove it."""
+        path = self._folder(name) / SIDECAR
+        try:
+            if kept is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_json(path, sidecar_of(kept))
+        except OSError as error:
+            raise failed(name, f"its metadata cannot be written: {error}") from error
+
     def _check_space(self, name: str, size: Callable[[], int] = lambda: 0) -> None:
         check_space(self._root, name, size)
 
@@ -323,20 +323,21 @@ class EdgeStore:
         """Folder of a collection: strictly inside the location, whatever the name."""
         if not name or len(name) > 200 or name.startswith(".") or _FORBIDDEN & set(name):
             raise SettingsError(
-                f"collection name {name!r} is not usable; give 1 to 200 characters, not starting with a dot "
-                'and without < > : " / \\ | ? * or control characters'
+                f"collection name {name!r} is not usable",
+                hint="Give 1 to 200 characters, not starting with a dot and without "
+                '< > : " / \\ | ? * or control characters',
             )
         return self._root / name
 
     def _shard_folder(self, name: str) -> Path:
-        """Where the engine's files are: in a folder of their own, or where an application put them."""
+        """Return the folder of the engine's files: in the collection's, or that itself if an application made it."""
         folder = self._folder(name)
         return folder if is_shard(folder) else folder / _SHARD
 
     def _shard(self, name: str) -> Any:
         with self._lock:
             if self._closed:
-                raise StoreError(f"collection {name!r}: this store has been closed; open the collection again")
+                raise StoreError(f"collection {name!r}: this store is closed", hint="Open the collection again")
             if name not in self._shards:
                 with translated(name):
                     self._shards[name] = edge.EdgeShard.load(str(self._shard_folder(name)))
