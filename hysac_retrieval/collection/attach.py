@@ -162,7 +162,7 @@ def _expect_free(store: Store, name: str, has_vector: bool) -> None:
     else:
         return
     raise CollectionExistsError(
-        f"collection {name!r} has {what}, but no metadata of hysac that says what they are",
+        f"collection {name!r} has {what}, but no hysac metadata that says what they are",
         hint="Rename or remove them, or attach to another collection",
     )
 

@@ -102,7 +102,7 @@ def read_metadata(name: str, opened: Opened) -> CollectionMetadata:
     """
     what = f"collection {name!r}"
     if opened.metadata is None:
-        lack = "vector named 'hysac'" if opened.size is None else "metadata of hysac"
+        lack = "vector named 'hysac'" if opened.size is None else "hysac metadata"
         raise NotACollectionError(f"{what} exists but has no {lack}", hint=ATTACH_HINT)
     try:
         return CollectionMetadata.model_validate(dict(opened.metadata))

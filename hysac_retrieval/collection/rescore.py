@@ -157,7 +157,7 @@ def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprin
     opened = store.open(name)
     if opened.metadata is None:
         raise NotACollectionError(
-            f"collection {name!r} has no metadata of hysac, so no scores", hint="Index or attach it first"
+            f"collection {name!r} has no hysac metadata, so no scores", hint="Index or attach it first"
         )
     metadata = CollectionMetadata.model_validate(dict(opened.metadata))
     target = fingerprint or raw_fingerprint(metadata.dim, metadata.curvature, safety)

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +32,26 @@ _REINSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'hysac
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceOptions:
-    """Device and threads that graphs run on.
+class DeviceKeywords(TypedDict, total=False):
+    """Keywords that say on what graphs run.
 
-    Args:
+    Attributes:
         device: ``"auto"``: a CUDA GPU if this build of ONNX Runtime has one and it starts, else the CPU. ``"cuda"`` and
             ``"tensorrt"`` insist on theirs.
-        device_id: Number of the GPU, 0 or more.
+        device_id: Number of the GPU, 0 or more. Default 0.
         threads: CPU threads within an operator; None for one per core.
         inter_threads: Operators that run side by side on the CPU, 1 or more; None for one after the other.
+    """
+
+    device: Device
+    device_id: int
+    threads: int | None
+    inter_threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """Device and threads that graphs run on; see `DeviceKeywords`.
 
     Raises:
         SettingsError: An option is out of range.

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec
-from hysac_retrieval.encoder.devices import Device, DeviceOptions, Runner, runner
+from hysac_retrieval.encoder.devices import DeviceKeywords, DeviceOptions, Runner, runner
 from hysac_retrieval.encoder.preprocess import ImageSource, load_image, preprocess
 from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.errors import BundleFormatError, ImageError, InvalidVectorError, SettingsError, TextError
@@ -46,17 +46,9 @@ class Encoder:
         text_spec: How texts enter the text graph.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        device: Device = "auto",
-        threads: int | None = None,
-        inter_threads: int | None = None,
-        device_id: int = 0,
-    ) -> None:
+    def __init__(self, bundle: Bundle, **device: Unpack[DeviceKeywords]) -> None:
         """Wrap a loaded bundle; see `load`."""
-        self._device = DeviceOptions(device, device_id, threads, inter_threads)
+        self._device = DeviceOptions(**device)
         self._device.providers()  # a missing package is reported now, not when the first graph is loaded
         manifest = bundle.manifest
         self.bundle = bundle
@@ -72,24 +64,14 @@ class Encoder:
 
     @classmethod
     def load(
-        cls,
-        model: str | Path = "hysac-mini",
-        *,
-        device: Device = "auto",
-        threads: int | None = None,
-        inter_threads: int | None = None,
-        device_id: int = 0,
-        revision: str | None = None,
+        cls, model: str | Path = "hysac-mini", *, revision: str | None = None, **device: Unpack[DeviceKeywords]
     ) -> Self:
         """Load a model.
 
         Args:
             model: Name of a bundled model, a folder, or a Hugging Face repository id ``"owner/name"``.
-            device: See `DeviceOptions`, as for the next three; `providers` says what started.
-            threads: CPU threads within an operator.
-            inter_threads: Operators that run side by side on the CPU.
-            device_id: Number of the GPU.
             revision: Branch, tag or commit of a hub repository.
+            **device: Device and threads, see `DeviceKeywords`; `providers` says which device started.
 
         Raises:
             BundleError: The bundle is missing, damaged or not valid.
@@ -97,8 +79,7 @@ class Encoder:
             DeviceError: The GPU cannot be used; when a graph is first loaded, if that was needed to know.
             SettingsError: An option is out of range.
         """
-        bundle = Bundle.load(model, revision=revision)
-        return cls(bundle, device=device, threads=threads, inter_threads=inter_threads, device_id=device_id)
+        return cls(Bundle.load(model, revision=revision), **device)
 
     def providers(self, modality: Modality = "image") -> tuple[str, ...]:
         """Load the graph of a modality and return ONNX Runtime's names of its providers, first choice first."""

@@ -103,11 +103,7 @@ def without(condition: models.Filter | None, ids: Sequence[PointId]) -> models.F
 
 
 def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:
-    """Return a caller's filter as a model.
-
-    Raises:
-        SettingsError: It is no filter.
-    """
+    """Return a caller's filter as a model, or raise `SettingsError`."""
     if isinstance(value, models.Filter):
         return value
     if not isinstance(value, Mapping):

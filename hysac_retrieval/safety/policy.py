@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 from qdrant_client import models
@@ -58,7 +59,7 @@ class LabelRule:
             raise SettingsError(
                 f"the rule on {self.key!r} allows {allow}; expected strings, integers, or one of True and False"
             )
-        if both := [label for label in allow if _in(label, self.deny)]:
+        if both := [label for label in allow if any(_same(label, other) for other in self.deny)]:
             raise SettingsError(f"the rule on {self.key!r} both denies and allows {both[0]!r}")
 
     def condition(self) -> models.Filter:
@@ -67,21 +68,20 @@ class LabelRule:
         An engine takes a list for a match when any element matches. That is what `deny` needs; `allow` must say beside
         it that no element is another one.
         """
-        must: list[Any] = []
-        must_not: list[Any] = [_is(self.key, label) for label in self.deny if isinstance(label, bool)]
-        for group in ([x for x in self.deny if isinstance(x, str)], _integers(self.deny)):
-            if group:
-                must_not.append(models.FieldCondition(key=self.key, match=models.MatchAny(any=group)))
+        on, must = partial(models.FieldCondition, key=self.key), list[Any]()
+        must_not: list[Any] = [on(match=models.MatchValue(value=x)) for x in self.deny if isinstance(x, bool)]
+        numbers = [x for x in self.deny if isinstance(x, int) and not isinstance(x, bool)]
+        words = [x for x in self.deny if isinstance(x, str)]
+        must_not += [on(match=models.MatchAny(any=group)) for group in (words, numbers) if group]
         # 3.0 is no match for the integer 3, but means the same.
-        must_not += [_equals(self.key, number) for number in _integers(self.deny)]
+        must_not += [on(range=models.Range(gte=number, lte=number)) for number in numbers]
         if self.allow and isinstance(self.allow[0], bool):
             # No match is "anything but this boolean"; a single value that is this one leaves no room for another.
-            single = models.FieldCondition(key=self.key, values_count=models.ValuesCount(lte=1))
-            must += [_is(self.key, self.allow[0]), single]
+            must += [on(match=models.MatchValue(value=self.allow[0])), on(values_count=models.ValuesCount(lte=1))]
         elif self.allow:
             labels: Any = list(self.allow)
-            must.append(models.FieldCondition(key=self.key, match=models.MatchAny(any=labels)))
-            must_not.append(models.FieldCondition(key=self.key, match=models.MatchExcept(**{"except": labels})))
+            must.append(on(match=models.MatchAny(any=labels)))
+            must_not.append(on(match=models.MatchExcept(**{"except": labels})))
         return models.Filter(must=must or None, must_not=must_not or None)
 
     def admits(self, payload: Mapping[str, Any]) -> bool:
@@ -162,9 +162,8 @@ class SafetyPolicy:
     def __post_init__(self) -> None:
         if not isinstance(self.allow_unsafe, bool):
             raise SettingsError(f"allow_unsafe is {self.allow_unsafe!r}; it must be True or False")
-        if self.traversal not in get_args(Traversal):
-            known = ", ".join(get_args(Traversal))
-            raise SettingsError(f"unknown traversal {self.traversal!r}; expected one of {known}")
+        if self.traversal not in (known := get_args(Traversal)):
+            raise SettingsError(f"unknown traversal {self.traversal!r}; expected one of {', '.join(known)}")
         for name in ("threshold", "max_threshold"):
             effective_threshold(getattr(self, name), 1.0)
         if self.max_threshold is not None and self.max_threshold < (self.threshold or 0.0):
@@ -180,11 +179,8 @@ class SafetyPolicy:
     def bounds(self, calibrated: float) -> tuple[float, float]:
         """Return the threshold of a safe search that names none, and the largest that one may name.
 
-        Args:
-            calibrated: The model's own threshold.
-
         Raises:
-            SettingsError: This policy is looser than the model's calibration.
+            SettingsError: This policy is looser than `calibrated`, the model's threshold.
         """
         usual = effective_threshold(self.threshold, calibrated)
         if self.max_threshold is None:
@@ -192,11 +188,7 @@ class SafetyPolicy:
         return usual, max(usual, effective_threshold(self.max_threshold, calibrated))
 
     def threshold_for(self, requested: float | None, calibrated: float) -> float:
-        """Return the threshold of a search.
-
-        Args:
-            requested: Threshold that the call names; None for the usual one.
-            calibrated: The model's own threshold.
+        """Return the threshold of a search that names `requested` (None for the usual one); see `bounds`.
 
         Raises:
             SettingsError: It is looser than this policy allows.
@@ -240,23 +232,6 @@ def _labels(given: Iterable[Label], what: str) -> tuple[Label, ...]:
     return tuple(sorted(labels, key=lambda label: (type(label).__name__, label)))
 
 
-def _in(label: Label, labels: Iterable[Label]) -> bool:
-    """Whether a label is among others; True is not 1."""
-    return any(label == other and type(label) is type(other) for other in labels)
-
-
 def _same(found: Any, label: Label) -> bool:
     """Whether what a payload holds is a label; 1.0 is 1, and True is neither."""
     return bool(found == label) and isinstance(found, bool) == isinstance(label, bool)
-
-
-def _integers(labels: Iterable[Label]) -> list[int]:
-    return [label for label in labels if isinstance(label, int) and not isinstance(label, bool)]
-
-
-def _is(key: str, label: Label) -> models.FieldCondition:
-    return models.FieldCondition(key=key, match=models.MatchValue(value=label))
-
-
-def _equals(key: str, number: int) -> models.FieldCondition:
-    return models.FieldCondition(key=key, range=models.Range(gte=number, lte=number))

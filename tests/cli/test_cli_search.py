@@ -202,7 +202,7 @@ def test_a_folder_that_is_no_collection_is_named(run: Run, tmp_path: Path, photo
     (tmp_path / "stuff").mkdir()
     rest = ("--location", tmp_path, "--model", photos.model)
     other = run("search", "a dog", "--collection", "stuff", *rest)
-    assert (other.exit_code, "no collection of ours" in other.stderr) == (1, True)
+    assert (other.exit_code, "not a hysac collection" in other.stderr) == (1, True)
 
 
 def test_a_server_that_does_not_answer_is_an_error(photos: Photos) -> None:

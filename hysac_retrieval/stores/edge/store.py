@@ -129,7 +129,7 @@ class EdgeStore:
             if is_shard(folder):  # of an application
                 self._shard(name)
                 return Opened(metadata=None, size=None, metric=None, formula=True)
-            raise NotACollectionError(f"{folder} has no {SIDECAR}, so it is no collection of hysac") from error
+            raise NotACollectionError(f"{folder} has no {SIDECAR}, so it is not a hysac collection") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotACollectionError(
                 f"{folder / SIDECAR} cannot be read: {error}", hint="Restore the file, or index again"
