@@ -97,9 +97,7 @@ class Index:
             StorageLockedError: Another process has the folder.
         """
         if exist_ok and recreate:
-            raise SettingsError(
-                "exist_ok keeps a collection that exists and recreate removes it", hint="Give one of them"
-            )
+            raise SettingsError("exist_ok keeps a collection and recreate removes it", hint="Give one of them")
         metadata = collection_metadata(
             dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
         )

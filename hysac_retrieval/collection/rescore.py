@@ -1,11 +1,9 @@
 """A new calibration for a collection that exists: scores follow from the stored radii, nothing is encoded again.
 
-A calibration has a fingerprint of its own, and a safe search returns only points whose score was given by the
-calibration that the collection names. The new one is named first; from then on every point is out of reach until it
-carries its new score. So a search never mixes two calibrations, at any moment and after any crash: it finds fewer
-points, and none that its calibration holds unsafe.
-
-What is left to do is a fact of the collection, too: the points that carry an earlier fingerprint. A rewrite that was
+Each calibration has its fingerprint, and a safe search returns only points whose score was given by the calibration
+that the collection names. The new one is named first; from then on every point is out of reach until it carries its new
+score. So a search never mixes two calibrations, at any moment and after any crash: it finds fewer points, and none that
+its calibration holds unsafe. The points that carry an earlier fingerprint are still to be rewritten: a rewrite that was
 killed is continued by the same call.
 
 Searches that were opened before keep the old calibration. So that they do not go on showing what the new one holds

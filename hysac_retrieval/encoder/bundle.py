@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hysac_retrieval.errors import BundleFormatError, BundleNotFoundError, ChecksumError
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.types import Modality
 
 MANIFEST_NAME = "hysac.json"
 FORMAT_VERSION = 1
@@ -104,11 +103,6 @@ class Manifest(BaseModel):
             if name not in self.files:
                 raise ValueError(f"{name!r} is used but not listed under 'files'")
         return self
-
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """Kinds of input that the model encodes."""
-        return ("text", "image")
 
     @property
     def fingerprint(self) -> str:
