@@ -215,7 +215,7 @@ def test_other_types_are_refused(source: Any) -> None:
 
 
 def test_a_url_is_refused_with_the_mend() -> None:
-    with pytest.raises(ImageError, match="download"):
+    with pytest.raises(ImageError, match="Download"):
         load_image("https://example.org/a.png")
 
 
