@@ -12,11 +12,12 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.transformers.onnx_model import OnnxModel
 from support import toy_bundle
 
 from hysac_export.bundle import graphs
 from hysac_export.bundle.compress import compress_bundle
-from hysac_export.bundle.graphs import load_graph, save_graph, sort_nodes, store_halves, tail
+from hysac_export.bundle.graphs import load_graph, save_graph, store_halves, tail
 from hysac_export.bundle.price import Probes, caution, price, sample_probes
 from hysac_export.config import TrainConfig
 from hysac_retrieval import lorentz
@@ -46,7 +47,7 @@ def insert(path: Path, before: str, sizes: tuple[int, ...]) -> None:
         name = made
     for number, node in enumerate(proto.graph.node):
         node.name = node.name or f"node{number}"
-    sort_nodes(proto)
+    OnnxModel(proto).topological_sort()
     onnx.save(proto, path)
 
 

@@ -18,18 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
-from hysac_export.bundle.graphs import (
-    PRODUCTS,
-    SINGLE_FILE,
-    load_graph,
-    save_graph,
-    sort_nodes,
-    store_halves,
-    strip,
-    tail,
-)
+from hysac_export.bundle.graphs import PRODUCTS, SINGLE_FILE, load_graph, save_graph, store_halves, strip, tail
 from hysac_export.bundle.place import building
 from hysac_retrieval.encoder.bundle import Bundle, entry_of, write_manifest
 from hysac_retrieval.errors import SettingsError, TrainingError
@@ -130,6 +121,7 @@ def _verification(source: Bundle, precision: Precision, inputs: Inputs | None) -
 def half_precision(proto: ModelProto, work: Path) -> ModelProto:
     """A graph in half precision, but for its inputs, its output and its end; `work` is made and removed again."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     for tensor in proto.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -150,41 +142,13 @@ def half_precision(proto: ModelProto, work: Path) -> ModelProto:
     made: ModelProto = convert_float_to_float16(
         typed, keep_io_types=True, node_block_list=kept, disable_shape_infer=True
     )
-    _straighten(made)
-    sort_nodes(made)  # casts were put at the end
+    graph = OnnxModel(made)
+    # The converter casts around every node that is kept, also between two of them, which would round what was to be
+    # kept, and puts its casts at the end.
+    graph.remove_cascaded_cast_nodes()
+    graph.remove_useless_cast_nodes()
+    graph.topological_sort()
     return made
-
-
-def _straighten(proto: ModelProto) -> None:
-    """Leave out casts from float32 to float16 and back.
-
-    The converter puts them around every node that is kept in float32, also between two of them, where they would round
-    what was to be kept.
-    """
-    graph = proto.graph
-    makers = {name: node for node in graph.node for name in node.output}
-    instead: dict[str, str] = {}
-    for node in graph.node:
-        first = makers.get(node.input[0]) if node.op_type == "Cast" and node.input else None
-        if first is not None and _casts_to(node, TensorProto.FLOAT) and _casts_to(first, TensorProto.FLOAT16):
-            instead[node.output[0]] = first.input[0]
-    # What leaves the graph keeps its name, so what took its place is renamed everywhere.
-    outputs = {instead[value.name]: value.name for value in graph.output if value.name in instead}
-    kept = [node for node in graph.node if not (node.op_type == "Cast" and node.output[0] in instead)]
-    for node in kept:
-        for names in (node.input, node.output):
-            for i, name in enumerate(names):
-                while name in instead:
-                    name = instead[name]
-                names[i] = outputs.get(name, name)
-    taken = {name for node in kept for name in node.input} | {value.name for value in graph.output}
-    used = [node for node in kept if not (node.op_type == "Cast" and node.output[0] not in taken)]
-    graph.ClearField("node")
-    graph.node.extend(used)
-
-
-def _casts_to(node: NodeProto, kind: int) -> bool:
-    return node.op_type == "Cast" and any(part.name == "to" and part.i == kind for part in node.attribute)
 
 
 def quantized(proto: ModelProto, work: Path, inputs: NDArray[Any] | None = None) -> ModelProto:

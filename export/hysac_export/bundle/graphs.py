@@ -107,21 +107,3 @@ def tail(proto: ModelProto, output: str = "point") -> list[NodeProto]:
         if node.op_type not in PRODUCTS:
             waiting += [makers[name] for name in node.input if name in makers]
     return list(found.values())
-
-
-def sort_nodes(proto: ModelProto) -> None:
-    """Put the nodes into an order in which each comes after those whose outputs it takes, as the format demands."""
-    makers = {name: node for node in proto.graph.node for name in node.output}
-    ordered: list[NodeProto] = []
-    seen: set[str] = set()
-    waiting = [(node, False) for node in reversed(proto.graph.node)]
-    while waiting:
-        node, ready = waiting.pop()
-        if ready:
-            ordered.append(node)
-        elif node.output[0] not in seen:
-            seen.add(node.output[0])
-            waiting.append((node, True))
-            waiting += [(makers[name], False) for name in node.input if name in makers]
-    proto.graph.ClearField("node")
-    proto.graph.node.extend(ordered)
