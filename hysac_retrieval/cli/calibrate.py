@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from hysac_retrieval.cli.common import FAILED_ITEMS, Command, console, print_json, progress_bar
+from hysac_retrieval.cli.common import FAILED_ITEMS, Command, console, print_json
+from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import Place, json_option, place_options
 from hysac_retrieval.cli.rescore import run_rescore, show_report
 from hysac_retrieval.collection.metadata import same_points
@@ -143,11 +144,10 @@ def _on_validation(
     from hysac_export.evaluation.calibrate import calibrate
     from hysac_export.evaluation.subjects import encode_validation, load_subject
     from hysac_export.model.encoded import radii_of
-    from hysac_retrieval.cli.eval import counting
 
     subject = load_subject(model)
-    with counting(3 * n) as progress:
-        encoded, curvature = encode_validation(subject, n, seed, progress)
+    with stages() as stage:
+        encoded, curvature = encode_validation(subject, n, seed, stage)
     profile = calibrate(encoded, curvature, max_harmful=max_harmful, max_miss=max_miss)
     return subject.name, profile, radii_of(encoded, curvature)
 
@@ -159,9 +159,8 @@ def _on_samples(
     from hysac_retrieval.encoder.encoder import Encoder
 
     encoder = Encoder.load(model)
-    with progress_bar() as bar:
-        task = bar.add_task("Encoding samples", total=None)
-        samples = encode_samples(encoder, safe, unsafe, lambda done: bar.advance(task, done))
+    with stages() as stage:
+        samples = encode_samples(encoder, safe, unsafe, stage("Encoding samples", None))
     profile = calibrate_radii(samples.radii, encoder.safety, max_miss=max_miss)
     return encoder.name, profile, {str(group): radii for group, radii in samples.radii.items()}
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, print_json, progress_bar
+from hysac_retrieval.cli.common import Command, print_json
+from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import json_option
 from hysac_retrieval.errors import MissingExtraError
 
@@ -65,16 +64,13 @@ def command(
             raise click.UsageError("give --data or --split, not both: the splits are those of the scenes")
         chosen, draw = (data,), lambda _, *how: draw_files((data,), *how)
     subjects = _subjects(options["model"], options["baselines"], options["no_baseline"], options["ablation"])
-    uncalibrated = [s for s in subjects if s.profile is None and s.curvature is not None]
-    drawings = len({s.size for s in subjects})
-    total = n * (len(chosen) * (drawings + 3 * len(subjects)) + 3 * len(uncalibrated))
-    with counting(total) as progress:
-        subjects = [with_profile(subject, n, progress) for subject in subjects]
+    with stages() as stage:
+        subjects = [with_profile(subject, n, stage) for subject in subjects]
         for subject in subjects:
             if subject.uncalibrated:
                 words = "has no safety profile, so neither traversal to a boundary nor the filter"
                 note(f"{subject.name} {words}: {subject.uncalibrated}")
-        evaluations = evaluate_subjects(subjects, chosen, n, seed, progress=progress, draw=draw)
+        evaluations = evaluate_subjects(subjects, chosen, n, seed, stages=stage, draw=draw)
     result = to_dict(evaluations, n=n, seed=seed, resamples=1000)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -109,14 +105,6 @@ def _subjects(model: str, baselines: tuple[Path, ...], no_baseline: bool, ablati
 def note(message: str) -> None:
     """Print a message on stderr that must not be overlooked."""
     click.secho(message, fg="yellow", err=True)
-
-
-@contextmanager
-def counting(total: int) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar on stderr that counts to `total`; yields a callback of what is being done and how much is done."""
-    with progress_bar() as bar:
-        task = bar.add_task("", total=total)
-        yield lambda label, done: bar.update(task, description=label, advance=done)
 
 
 def _default_baselines() -> list[Subject]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from hysac_retrieval.cli.common import (
 from hysac_retrieval.cli.options import json_option
 
 if TYPE_CHECKING:
+    from hysac_export.data.split import Stages
     from hysac_retrieval.encoder.bundle import Bundle
 
 
@@ -75,13 +77,22 @@ def command(model: str, out: Path, safety: Path | None, metrics: Path | None, as
 
     profile = None if safety is None else read_profile(safety)
     tested = None if metrics is None else read_json(metrics)
-    with progress_bar() as bar:
-
-        def stage(label: str, total: int | None) -> Callable[[int], None]:
-            return partial(bar.advance, bar.add_task(label, total=total))
-
+    with stages() as stage:
         bundle = export_model(model, out, ExportOptions(safety=profile, metrics=tested, **options), stage)
     show_bundle(bundle, as_json, metrics=bundle.manifest.metrics)
+
+
+@contextmanager
+def stages() -> Iterator[Stages]:
+    """Show the stages of a long work on stderr, one after the other."""
+    with progress_bar() as bar:
+        task = bar.add_task("")
+
+        def stage(label: str, total: int | None) -> Callable[[int], None]:
+            bar.reset(task, description=label, total=total)
+            return partial(bar.advance, task)
+
+        yield stage
 
 
 def show_bundle(bundle: Bundle, as_json: bool, **more: Any) -> None:

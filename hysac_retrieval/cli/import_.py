@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hysac_retrieval.cli.common import Command, require_training
-from hysac_retrieval.cli.export import show_bundle
+from hysac_retrieval.cli.export import show_bundle, stages
 from hysac_retrieval.cli.options import json_option
 
 
@@ -61,8 +58,8 @@ def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
     require_training("import")
     from hysac_export.published.checkpoint import import_published
 
-    with _spinner() as say:
-        imported = import_published(source, out, on_step=say, **options)
+    with stages() as stage:
+        imported = import_published(source, out, stages=stage, **options)
     bundle = imported.bundle
     show_bundle(bundle, as_json, derived=list(imported.derived), training=bundle.manifest.training)
     if imported.derived:
@@ -74,15 +71,3 @@ def command(source: str, out: Path, as_json: bool, **options: Any) -> None:
         )
     if not options["licence"]:
         click.echo("The weights come under their authors' terms, which the bundle does not hold: check them.", err=True)
-
-
-@contextmanager
-def _spinner() -> Iterator[Callable[[str], None]]:
-    """Show the current step on stderr if that is a terminal."""
-    from rich.console import Console
-
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with Console(stderr=True).status("") as status:
-        yield lambda step: status.update(f"{step} …")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hysac_retrieval.cli.common import Command, console, print_json, progress_bar, require_training
+from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import json_option
 
 if TYPE_CHECKING:
@@ -89,9 +90,8 @@ def _check(ctx: click.Context, settings: TrainConfig, as_json: bool) -> None:
     """Print what the data of a config holds."""
     from hysac_export.training.train import check_data
 
-    with progress_bar() as bar:
-        task = bar.add_task("Decoding pictures", total=None)
-        report = check_data(settings, lambda done: bar.advance(task, done))
+    with stages() as stage:
+        report = check_data(settings, stage("Decoding pictures", None))
     if as_json:
         print_json(None if report is None else report.to_dict())
     elif report is None:

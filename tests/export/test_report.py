@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ from hysac_export.evaluation.metrics import auc
 from hysac_export.evaluation.paper import classification_table, paper_table, published_table, zero_shot_table
 from hysac_export.evaluation.plots import roc_curve, write_plots
 from hysac_export.evaluation.report import quality_table, tables, to_dict
-from hysac_export.evaluation.subjects import Evaluation, Subject, calibrated, evaluate_subjects, measured
+from hysac_export.evaluation.subjects import (
+    Evaluation,
+    Subject,
+    encode_validation,
+    evaluate_subjects,
+    measured,
+    with_profile,
+)
 from hysac_export.evaluation.table import Table, number, percent
 from hysac_export.model.encoded import EncodedSplit, encode_drawn
 from hysac_retrieval import lorentz
@@ -226,14 +234,21 @@ def test_area_under_the_curve_that_is_drawn_is_the_auc() -> None:
 def test_all_models_see_the_same_scenes_which_are_drawn_once() -> None:
     encoders = CountingEncoder(), CountingEncoder()
     subjects = [Subject(str(i), encoder, 1.0, 32, None, "") for i, encoder in enumerate(encoders)]
+    stages: list[tuple[str, int | None]] = []
     done: list[int] = []
-    first, second = evaluate_subjects(subjects, ["test"], 6, 3, resamples=5, progress=lambda _, n: done.append(n))
+
+    def stage(label: str, total: int | None) -> Callable[[int], None]:
+        stages.append((label, total))
+        return done.append
+
+    first, second = evaluate_subjects(subjects, ["test"], 6, 3, resamples=5, stages=stage)
     np.testing.assert_array_equal(first.encoded.safe_image, second.encoded.safe_image)
     np.testing.assert_array_equal(first.encoded.unsafe_text, second.encoded.unsafe_text)
     assert first.figures == second.figures
     assert first.figures["zeroshot.safe.chance"].value == pytest.approx(3 / 370, abs=1 / 370)
-    # Drawing once; encoding safe and unsafe images and measuring, for each model.
-    assert sum(done) == 6 + 2 * 3 * 6
+    # Drawing once; encoding safe and unsafe images for each model.
+    assert stages == [("test: drawing", 6), ("test: 0", 12), ("test: 1", 12)]
+    assert sum(done) == 6 + 12 + 12
     assert [encoder.images for encoder in encoders] == [12, 12]
     again = evaluate_subjects(subjects[:1], ["test"], 3, 3, resamples=5)[0]
     np.testing.assert_array_equal(again.encoded.safe_image, first.encoded.safe_image[:3])
@@ -250,11 +265,11 @@ def test_a_model_that_yields_nan_is_refused() -> None:
 
 def test_a_euclidean_model_cannot_be_calibrated() -> None:
     with pytest.raises(TrainingError, match="Euclidean"):
-        calibrated(Subject("clip", CountingEncoder(), None, 32, None, ""))
+        encode_validation(Subject("clip", CountingEncoder(), None, 32, None, ""))
 
 
 def test_a_model_whose_radii_say_nothing_is_still_compared_with_the_published_bounds() -> None:
-    subject = calibrated(Subject("model", CountingEncoder(), 1.0, 32, None, ""), 6)
+    subject = with_profile(Subject("model", CountingEncoder(), 1.0, 32, None, ""), 6)
     assert subject.profile is None
     assert "up to rounding" in subject.uncalibrated
     assert subject.radii is not None

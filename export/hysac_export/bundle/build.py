@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from hysac_export.bundle.onnx import Weights, check_hyperbolic, export_bundle, r
 from hysac_export.bundle.place import check_target
 from hysac_export.bundle.price import Probes, drawn_probes, price, sample_probes
 from hysac_export.data.feed import open_feed
-from hysac_export.data.split import GROUPS, Progress
+from hysac_export.data.split import GROUPS, Progress, Stages
 from hysac_export.evaluation.calibrate import MAX_MISS, calibrate
 from hysac_export.evaluation.metrics import metrics
 from hysac_export.evaluation.subjects import bundle_subject, is_run, validation_split
@@ -32,9 +32,6 @@ from hysac_retrieval.types import MODALITIES
 FOREIGN = 4.0
 """A given profile belongs to another model if it misses more than so many times what calibration allows by default:
 on the validation split, hundreds of points of which none was chosen, that is no accident."""
-
-Stages = Callable[[str, int | None], Progress]
-"""Called when a stage of work begins, with its name and its number of items; returns what counts the items done."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def compress(source: Bundle, out: Path, options: ExportOptions, stages: Stages) 
     )
 
 
-def _probes(encoder: Encoder, options: ExportOptions, progress: Progress) -> Probes:
+def _probes(encoder: Encoder, options: ExportOptions, progress: Progress | None) -> Probes:
     if options.safe or options.unsafe:
         return sample_probes(encoder, options.safe, options.unsafe)
     subject = bundle_subject(encoder)

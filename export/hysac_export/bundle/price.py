@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hysac_export.data.split import GROUPS, PAIRS, DrawnSplit, Group, Progress, 
 from hysac_export.evaluation.metrics import auc
 from hysac_export.evaluation.samples import read_samples
 from hysac_export.evaluation.table import Table
-from hysac_export.model.encoded import Floats
+from hysac_export.model.encoded import Floats, in_parts
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SettingsError
@@ -133,12 +134,7 @@ def price(before: Encoder, after: Encoder, probes: Probes, progress: Progress | 
 
 def _encode(encoder: Encoder, group: Group, rows: NDArray[Any], progress: Progress | None) -> Floats:
     encode = encoder.encode_image if group.endswith("image") else encoder.encode_tokens
-    parts: list[NDArray[Any]] = [np.empty((0, encoder.dim))]
-    for start in range(0, len(rows), BATCH):
-        parts.append(encode(rows[start : start + BATCH], batch_size=BATCH))
-        if progress:
-            progress(len(parts[-1]))
-    return np.concatenate(parts).astype(np.float64)
+    return in_parts(partial(encode, batch_size=BATCH), rows, BATCH, progress).astype(np.float64)
 
 
 def _kept(before: Mapping[Group, Floats], after: Mapping[Group, Floats], curvature: float) -> dict[str, float]:

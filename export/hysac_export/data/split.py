@@ -23,6 +23,12 @@ PAIRS: Mapping[Modality, tuple[Group, Group]] = {
 """The safe and the unsafe group of each modality."""
 Progress = Callable[[int], None]
 """Called with the number of items that are done since the last call."""
+Stages = Callable[[str, int | None], Progress | None]
+"""Called when a stage of work begins, with its name and its number of items; returns what counts the items done."""
+
+
+def unseen(stage: str, total: int | None) -> None:
+    """Stages that nobody follows."""
 
 
 @dataclass(frozen=True)

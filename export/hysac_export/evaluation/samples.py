@@ -16,7 +16,7 @@ import numpy as np
 
 from hysac_export.data.split import PAIRS, Group, Progress
 from hysac_export.evaluation.calibrate import MAX_MISS, fit_modality, with_threshold
-from hysac_export.model.encoded import Encodes, Floats, Points
+from hysac_export.model.encoded import Encodes, Floats, Points, in_parts
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest import FailedItem, Item, Listing, SourceOptions
@@ -64,14 +64,9 @@ def encode_samples(
     points: dict[Group, Points] = {}
     for side, sources in enumerate((safe, unsafe)):
         for modality, every in read_samples(sources).items():
-            parts = []
-            for start in range(0, len(every), BATCH):
-                contents = every[start : start + BATCH]
-                parts.append(encoder.encode_text(contents) if modality == "text" else encoder.encode_image(contents))
-                if progress:
-                    progress(len(contents))
-            if parts:
-                points[PAIRS[modality][side]] = np.concatenate(parts)
+            if every:
+                encode = encoder.encode_text if modality == "text" else encoder.encode_image
+                points[PAIRS[modality][side]] = in_parts(encode, every, BATCH, progress)
     return Samples(points, encoder.curvature)
 
 

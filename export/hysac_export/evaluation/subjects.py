@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hysac_export.config import TrainConfig
-from hysac_export.data.split import DrawnSplit, Progress, draw_split
+from hysac_export.data.split import DrawnSplit, Progress, Stages, draw_split, unseen
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.calibrate import calibrate
 from hysac_export.evaluation.classification import classification_figures
@@ -28,8 +28,6 @@ RUN_FILES = ("config.json", "model.safetensors")
 
 Draw = Callable[[str, int, int, int, Progress | None], DrawnSplit]
 """Draws at most n quadruplets: name of the split, n, seed, side of the pictures, what is called as they are done."""
-LabelledProgress = Callable[[str, int], None]
-"""Called with what is being done and the number of quadruplets that are done since the last call."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def is_run(model: str | Path) -> bool:
 
 
 def load_subject(model: str | Path) -> Subject:
-    """Load a bundle (by name, folder or hub id) or a run folder, which has no profile yet: see `calibrated`.
+    """Load a bundle (by name, folder or hub id) or a run folder, which has no profile yet: see `with_profile`.
 
     Raises:
         MissingExtraError: A run folder needs torch, which is not installed.
@@ -111,7 +109,7 @@ def validation_split(subject: Subject, n: int = 1000, seed: int = 0, progress: P
 
 
 def encode_validation(
-    subject: Subject, n: int = 1000, seed: int = 0, progress: LabelledProgress | None = None
+    subject: Subject, n: int = 1000, seed: int = 0, stages: Stages = unseen
 ) -> tuple[EncodedSplit, float]:
     """Encode the quadruplets that a model is calibrated on, see `validation_split`; with the model's curvature.
 
@@ -119,35 +117,26 @@ def encode_validation(
         TrainingError: The model is Euclidean.
     """
     if subject.curvature is None:
-        raise TrainingError(
-            f"{subject.name} is Euclidean: it has no radius to calibrate", hint="Give a hyperbolic model"
-        )
-    labelled = _labelled(progress, f"{subject.name}: validation")
-    drawn = validation_split(subject, n, seed, labelled)
-    return encode_drawn(subject.encoder, drawn, labelled), subject.curvature
+        message = f"{subject.name} is Euclidean: it has no radius to calibrate"
+        raise TrainingError(message, hint="Give a hyperbolic model")
+    drawn = validation_split(subject, n, seed, stages(f"{subject.name}: drawing", n))
+    return encode_drawn(subject.encoder, drawn, stages(f"{subject.name}: validation", 2 * n)), subject.curvature
 
 
-def calibrated(subject: Subject, n: int = 1000, seed: int = 0, progress: LabelledProgress | None = None) -> Subject:
-    """Give a hyperbolic model a profile computed from n quadruplets of the validation split.
+def with_profile(subject: Subject, n: int = 1000, stages: Stages = unseen) -> Subject:
+    """Calibrate a hyperbolic model that has no profile yet, on n quadruplets of the validation split.
 
     A model whose radii say nothing about safety comes back without one: that is a result too. Its radii are kept, and
     why it has no profile stands in `uncalibrated`.
-
-    Raises:
-        TrainingError: The model is Euclidean.
     """
-    encoded, curvature = encode_validation(subject, n, seed, progress)
+    if subject.profile is not None or subject.curvature is None:
+        return subject
+    encoded, curvature = encode_validation(subject, n, stages=stages)
     radii = {group: RadiusStats.of(found) for group, found in radii_of(encoded, curvature).items()}
     try:
         return replace(subject, radii=radii, profile=calibrate(encoded, curvature))
     except TrainingError as error:
         return replace(subject, radii=radii, uncalibrated=str(error))
-
-
-def with_profile(subject: Subject, n: int = 1000, progress: LabelledProgress | None = None) -> Subject:
-    """Calibrate a hyperbolic model that has no profile yet; see `calibrated`."""
-    lacking = subject.profile is None and subject.curvature is not None
-    return calibrated(subject, n, progress=progress) if lacking else subject
 
 
 def baseline_folders() -> list[Path]:
@@ -173,13 +162,12 @@ def evaluate_subjects(
     seed: int = 0,
     *,
     resamples: int = 1000,
-    progress: LabelledProgress | None = None,
+    stages: Stages = unseen,
     draw: Draw = draw_split,
 ) -> list[Evaluation]:
     """Evaluate models on splits, splits outermost; all of them see the same pictures and captions.
 
-    `seed` is that of the n quadruplets of each split and of the bootstrap. `progress` is called after every piece of
-    work, 3 n for each model and split and n for drawing.
+    `seed` is that of the n quadruplets of each split and of the bootstrap.
     """
     results = []
     named = [classes_of(subject.encoder) for subject in subjects]
@@ -187,14 +175,11 @@ def evaluate_subjects(
         drawn: dict[int, DrawnSplit] = {}
         for subject, classes in zip(subjects, named, strict=True):
             if subject.size not in drawn:
-                drawn[subject.size] = draw(split, n, seed, subject.size, _labelled(progress, f"{split}: drawing"))
-            label = f"{split}: {subject.name}"
-            encoded = encode_drawn(subject.encoder, drawn[subject.size], _labelled(progress, label))
+                drawn[subject.size] = draw(split, n, seed, subject.size, stages(f"{split}: drawing", n))
+            encoded = encode_drawn(subject.encoder, drawn[subject.size], stages(f"{split}: {subject.name}", 2 * n))
             evaluation = measured(subject, split, encoded, resamples=resamples, seed=seed)
             boot = Bootstrap(len(encoded), resamples, seed)
             sanity = zero_shot_figures(classes, encoded, drawn[subject.size], subject.curvature, boot)
-            if progress:
-                progress(label, n)
             results.append(replace(evaluation, figures=evaluation.figures | sanity))
     return results
 
@@ -220,7 +205,3 @@ def _trained_on_files(config: Any) -> TrainConfig | None:
         return TrainConfig.model_validate(config) if config["data"]["train"] else None
     except (KeyError, TypeError, ValidationError):  # provenance is free form
         return None
-
-
-def _labelled(progress: LabelledProgress | None, label: str) -> Progress | None:
-    return None if progress is None else lambda done: progress(label, done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -77,18 +78,27 @@ class EncodedSplit:
         return replace(self, **parts)
 
 
+def in_parts(
+    encode: Callable[[Any], Points], items: Sequence[Any] | NDArray[Any], size: int, progress: Progress | None = None
+) -> Points:
+    """Encode n items, at least one, `size` at a time: (n, d)."""
+    parts = []
+    for start in range(0, len(items), size):
+        parts.append(encode(items[start : start + size]))
+        if progress:
+            progress(len(parts[-1]))
+    return np.concatenate(parts)
+
+
 def encode_drawn(encoder: Encodes, drawn: DrawnSplit, progress: Progress | None = None) -> EncodedSplit:
     """Encode a drawn split with a model."""
-    points: dict[str, Points] = {}
-    for group in GROUPS:
-        items, parts = getattr(drawn, group), []
-        for start in range(0, len(items), 128):
-            part = items[start : start + 128]
-            parts.append(encoder.encode_image(part) if group.endswith("image") else encoder.encode_text(list(part)))
-            # Images are nearly all the work; texts count as nothing.
-            if progress and group.endswith("image"):
-                progress(len(part))
-        points[group] = np.concatenate(parts)
+    # Images are nearly all the work; texts count as nothing.
+    points = {
+        group: in_parts(encoder.encode_image, getattr(drawn, group), 128, progress)
+        if group.endswith("image")
+        else in_parts(encoder.encode_text, list(getattr(drawn, group)), 128)
+        for group in GROUPS
+    }
     return EncodedSplit(**points, categories=drawn.categories, context=drawn.context, name=drawn.name)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from hysac_export.bundle.onnx import export_bundle, round_weights
 from hysac_export.bundle.place import check_target
 from hysac_export.config import CLIP_MEAN, CLIP_STD
 from hysac_export.data.batches import normalise
+from hysac_export.data.split import Stages, unseen
 from hysac_export.evaluation.calibrate import MAX_MISS
 from hysac_export.evaluation.samples import Samples, encode_samples
 from hysac_export.model.clip_tokenizer import read_tokenizer
@@ -169,13 +170,12 @@ def import_published(
     description: str = "",
     licence: str = "",
     overwrite: bool = False,
-    on_step: Callable[[str], None] | None = None,
+    stages: Stages = unseen,
 ) -> Imported:
     """Turn a published checkpoint into a bundle, in the folder `out`.
 
     `safe` and `unsafe` are sources of samples to calibrate on (see `encode_samples`); at most a share `max_miss` of the
-    unsafe ones, in [0, 1), may count as safe. `on_step` is called with the name of each step. For the rest see
-    `find`, `load_published` and `export_bundle`.
+    unsafe ones, in [0, 1), may count as safe. For the rest see `find`, `load_published` and `export_bundle`.
 
     Raises:
         BundleNotFoundError: There is no such checkpoint.
@@ -184,17 +184,15 @@ def import_published(
         BundleFormatError: The graphs do not reproduce the model.
     """
     check_target(Path(out), overwrite)  # before the minutes of work
-    say = on_step or (lambda _: None)
-    say("Finding the checkpoint")
+    stages("Finding the checkpoint", None)
     found = find(source, revision)
-    say("Reading it and merging its adapters")
+    stages("Reading it and merging its adapters", None)
     published = load_published(found, lora_alpha=lora_alpha, tokenizer=tokenizer)
     if weights == "float16":
         round_weights(published.model)
-    say("Calibrating")
-    samples = encode_samples(published, safe, unsafe)
+    samples = encode_samples(published, safe, unsafe, stages("Calibrating", None))
     calibration = published_profile(published.bounds, samples.radii, max_miss=max_miss)
-    say("Writing and checking the bundle")
+    stages("Writing and checking the bundle", None)
     bundle = export_bundle(
         published.model,
         published.tokenizer,

@@ -89,7 +89,7 @@ class Trainer:
         self.config = config = config.model_copy(update={"model": resolved, "precision": precision})
         if config.threads:
             torch.set_num_threads(config.threads)
-        with self.processes.first_ahead():
+        with self.processes.state.main_process_first():  # it downloads and writes for all
             if self.processes.first:
                 _check(config, folder, resume)
             torch.manual_seed(config.seed)
@@ -160,7 +160,7 @@ class Trainer:
             if progress and self.processes.first:
                 progress(self.step, metrics)
         trained = self._trained()
-        self.processes.wait()  # until all have read the best weights
+        self.processes.state.wait_for_everyone()  # until all have read the best weights
         if self.done and self.processes.first:
             trained.save(self.folder)
             (self.folder / BEST).unlink(missing_ok=True)
