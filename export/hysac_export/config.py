@@ -124,9 +124,7 @@ class ModelConfig(_Config):
         # open_clip gives a tower as many heads as fit.
         heads = self.image.width // self.image.head_width
         if self.open_clip is None and (heads == 0 or self.image.width % heads):
-            raise ValueError(
-                f"image.width {self.image.width} has no heads of image.head_width, {self.image.head_width}"
-            )
+            raise ValueError(f"image.width {self.image.width} does not divide into heads of {self.image.head_width}")
         return self
 
 
@@ -289,10 +287,8 @@ class TrainConfig(_Config):
         """Read a config file (YAML or TOML), or a bundled one by name (see `bundled_configs`).
 
         A file may say ``extends: NAME``, a bundled config or a file beside it, and hold only what differs from that.
-        Overrides are dotted keys with values, for example ``{"optim.lr": 1e-3}``.
-
-        Raises:
-            TrainingError: The file is missing or not valid; the message names the field.
+        Overrides are dotted keys with values, for example ``{"optim.lr": 1e-3}`` (`TrainingError`: the file is missing
+        or not valid; the message names the field).
         """
         path, values = _read(source)
         for key, value in overrides.items():
@@ -326,9 +322,8 @@ def _read(source: str | Path, inner: tuple[Path, ...] = ()) -> tuple[Path, dict[
     if not isinstance(base, str):
         raise TrainingError(f"{path} extends {base!r}; expected one name of a bundled config, or of a file beside it")
     if path in inner:
-        raise TrainingError(
-            f"{path} extends itself", hint=f"Leave `extends` out of one of {', '.join(map(str, inner))}"
-        )
+        hint = f"Leave `extends` out of one of {', '.join(map(str, inner))}"
+        raise TrainingError(f"{path} extends itself", hint=hint)
     _, under = _read(base if base in bundled_configs() else path.parent / base, (*inner, path))
     return path, _merged(under, values)
 

@@ -71,9 +71,8 @@ def export_model(model: str, out: Path, options: ExportOptions, stages: Stages) 
         BundleError: The bundle cannot be read, or the graphs do not reproduce the model.
     """
     check_target(out, options.overwrite)
-    if (options.static and options.precision != "int8") or (
-        not options.compressed and (options.safe or options.unsafe)
-    ):
+    samples = options.static or options.safe or options.unsafe
+    if (options.static and options.precision != "int8") or (samples and not options.compressed):
         raise SettingsError("--static, --safe and --unsafe go with a compressed --precision, --static with int8")
     folder = Path(model)
     if is_run(folder) or (folder.is_dir() and not (folder / MANIFEST_NAME).is_file()):
@@ -82,9 +81,7 @@ def export_model(model: str, out: Path, options: ExportOptions, stages: Stages) 
         with tempfile.TemporaryDirectory(prefix="hysac-export-") as work:
             return compress(export_run(folder, Path(work) / "fp32", options, stages, "float32"), out, options, stages)
     if not options.compressed:
-        raise SettingsError(
-            f"{model} is a bundle already", hint="Say what to compress it to by --precision fp16 or int8"
-        )
+        raise SettingsError(f"{model} is a bundle already", hint="Compress it by --precision fp16 or int8")
     if options.safety is not None or options.metrics is not None or options.licence:
         raise SettingsError("--safety, --metrics and --licence go with a run; a compressed bundle has its source's")
     return compress(Bundle.load(model), out, options, stages)
@@ -151,9 +148,7 @@ def _probes(encoder: Encoder, options: ExportOptions, progress: Progress | None)
     try:
         drawn = validation_split(subject, options.n, 0, progress)
     except (SourceError, TrainingError) as error:
-        raise SettingsError(
-            error.message, hint="Give samples to compare precisions on by --safe and --unsafe"
-        ) from error
+        raise SettingsError(error.message, hint="Give samples to compare on by --safe and --unsafe") from error
     return drawn_probes(encoder, drawn, "drawn scenes" if subject.config is None else "the files it was trained with")
 
 

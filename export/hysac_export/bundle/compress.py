@@ -71,9 +71,7 @@ def compress_bundle(
     out, manifest = Path(out), source.manifest
     known = manifest.verification.get("precision", "fp32")
     if known != "fp32":
-        raise TrainingError(
-            f"{source.path} is compressed to {known} already", hint="Give the bundle that it was made of"
-        )
+        raise TrainingError(f"{source.path} is compressed to {known} already", hint="Give the one that it was made of")
     with building(out, overwrite) as folder:
         graphs: dict[Modality, str] = {"text": manifest.text.file, "image": manifest.image.file}
         for modality, file in graphs.items():
@@ -127,9 +125,7 @@ def half_precision(proto: ModelProto, work: Path) -> ModelProto:
         values = numpy_helper.to_array(tensor)
         # Masks hold −∞, or the lowest number there is; the lowest of float16 does the same.
         if tensor.data_type == TensorProto.FLOAT and np.abs(values[values > _MASKED]).max(initial=0) > _LARGEST:
-            raise TrainingError(
-                f"{tensor.name} has weights beyond ±65504, which half precision cannot hold", hint="Use fp32"
-            )
+            raise TrainingError(f"{tensor.name} has weights beyond ±65504, too large for fp16", hint="Use fp32")
     kept = [node.name for node in tail(proto)]
     work.mkdir()
     try:

@@ -91,11 +91,7 @@ def _restore_halves(proto: ModelProto) -> None:
 
 
 def tail(proto: ModelProto, output: str = "point") -> list[NodeProto]:
-    """The last product on every way to the output, and all that comes after: final projection and exponential map.
-
-    Raises:
-        KeyError: The graph has no such output.
-    """
+    """The last product on every way to the output, and all that comes after: final projection and exponential map."""
     makers = {name: node for node in proto.graph.node for name in node.output}
     found: dict[str, NodeProto] = {}
     waiting = [makers[output]]

@@ -15,6 +15,7 @@ from hysac_export.bundle.graphs import save_graph, store_halves, strip
 from hysac_export.bundle.place import building, check_target
 from hysac_export.bundle.verify import verify_bundle
 from hysac_export.config import CLIP_MEAN, CLIP_STD
+from hysac_export.data.batches import uncut
 from hysac_export.model.hysac import HySAC
 from hysac_export.model.tokenizer import text_spec
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, Manifest, TextSpec, entry_of, write_manifest
@@ -114,7 +115,10 @@ def export_bundle(
     spec = ImageSpec(size=model.config.image.size, mean=cast(Any, tuple(mean)), std=cast(Any, tuple(std)))
     image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
     with building(out, overwrite) as folder:
-        _write_files(folder, spec, texts, image_graph, text_graph, words)
+        pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
+        write_graph(image_graph, "pixels", pixels, folder / spec.file)
+        write_graph(text_graph, "tokens", torch.full((2, texts.context_length), texts.end_id), folder / texts.file)
+        uncut(words).save(str(folder / texts.tokenizer))  # the manifest governs cutting and padding
         manifest = Manifest(
             name=name,
             description=description,
@@ -133,20 +137,6 @@ def export_bundle(
         verification |= {"weights": weights, "precision": "fp32", "opset": OPSET}
         write_manifest(folder, manifest.model_copy(update={"verification": verification}))
     return Bundle.load(out)
-
-
-def _write_files(
-    folder: Path, spec: ImageSpec, texts: TextSpec, image: nn.Module, text: nn.Module, tokenizer: Tokenizer
-) -> None:
-    """Write the graphs and the tokenizer, without cutting and padding: the manifest governs these."""
-    pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
-    tokens = torch.full((2, texts.context_length), texts.end_id)
-    write_graph(image, "pixels", pixels, folder / spec.file)
-    write_graph(text, "tokens", tokens, folder / texts.file)
-    plain = Tokenizer.from_str(tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    plain.save(str(folder / texts.tokenizer))
 
 
 def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> None:
@@ -175,7 +165,7 @@ def check_hyperbolic(model: HySAC) -> None:
     """Refuse a model whose points have no radius (`TrainingError`: it is Euclidean)."""
     if model.config.geometry != "hyperbolic":
         raise TrainingError(
-            f"only hyperbolic models can be exported, this one is {model.config.geometry}: its points have no radius"
+            f"only hyperbolic models can be exported; points of a {model.config.geometry} have no radius"
         )
 
 
@@ -183,10 +173,8 @@ def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> H
     """A float32 copy on the CPU, in evaluation mode; `model` is left as it is."""
     check_hyperbolic(model)
     if tokenizer.get_vocab_size() > model.config.text.vocab_size:
-        raise TrainingError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.config.text.vocab_size}; "
-            "export with the tokenizer of the training run"
-        )
+        found = f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.config.text.vocab_size}"
+        raise TrainingError(found, hint="Export with the tokenizer of the training run")
     if end != tokenizer.get_vocab_size() - 1:
         raise TrainingError(f"the end token has id {end}, not the highest; the text tower would pool elsewhere")
     tensors = [*model.parameters(), *model.buffers()]

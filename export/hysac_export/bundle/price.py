@@ -33,12 +33,9 @@ MAX_EXCHANGED = 0.1
 
 @dataclass(frozen=True)
 class Probes:
-    """Inputs to compare models on.
+    """Inputs to compare models on, by group: token ids (n, L), pixels (n, S, S, 3); `source` describes them in words.
 
-    Attributes:
-        inputs: By group, as the graphs take them: token ids (n, L), pixels (n, S, S, 3).
-        paired: Whether row i of the texts belongs to row i of the images of the same side.
-        source: Description in words.
+    `paired` if row i of the texts belongs to row i of the images of the same side.
     """
 
     inputs: Mapping[Group, NDArray[Any]]
@@ -49,10 +46,8 @@ class Probes:
         """Split off the first inputs of each group, by modality, to measure ranges on; the rest is to compare on."""
         for group, rows in self.inputs.items():
             if len(rows) < 2:
-                raise SettingsError(
-                    f"there is {len(rows)} {group.replace('_', ' ')}",
-                    hint="Give at least 2 of each kind, one to measure ranges on and one to compare on, or no --static",
-                )
+                hint = "Give at least 2 of each kind, one to measure ranges on and one to compare on, or no --static"
+                raise SettingsError(f"there is {len(rows)} {group.replace('_', ' ')}", hint=hint)
         heads = {group: max(1, int(len(rows) * share)) for group, rows in self.inputs.items()}
         first: dict[Modality, NDArray[Any]] = {}
         for modality, pair in PAIRS.items():
@@ -82,16 +77,13 @@ def sample_probes(encoder: Encoder, safe: Sequence[str | Path], unsafe: Sequence
     """Read labelled samples, two at least; see `samples.encode_samples` for sources and errors."""
     inputs: dict[Group, NDArray[Any]] = {}
     for side, sources in enumerate((safe, unsafe)):
-        found = read_samples(sources)
-        if texts := found["text"]:
-            inputs[PAIRS["text"][side]] = encoder.tokenizer(texts)
-        if images := found["image"]:
-            inputs[PAIRS["image"][side]] = encoder.preprocess_images(images)
+        for modality, items in read_samples(sources).items():
+            if items:
+                prepare = encoder.tokenizer if modality == "text" else encoder.preprocess_images
+                inputs[PAIRS[modality][side]] = prepare(items)
     count = sum(len(rows) for rows in inputs.values())
     if count < 2:
-        raise SettingsError(
-            f"{count} samples are too few to compare models on", hint="Give some by --safe and --unsafe"
-        )
+        raise SettingsError(f"{count} samples are too few to compare on", hint="Give some by --safe and --unsafe")
     return Probes(inputs, False, f"{count} samples")
 
 

@@ -43,12 +43,7 @@ class Batch:
 
 
 class StepBatches(Dataset[Batch]):
-    """Batches of a training run; item s is the batch of step s.
-
-    Args:
-        config: The run.
-        n: Number of quadruplets there are.
-    """
+    """Batches of a training run on n quadruplets; item s is the batch of step s."""
 
     def __init__(self, config: TrainConfig, n: int) -> None:
         self.config = config
@@ -72,11 +67,7 @@ class StepBatches(Dataset[Batch]):
         return np.random.default_rng((self.config.seed, epoch, 0)).permutation(self._n)
 
     def loader(self, start: int = 0) -> Iterator[Batch]:
-        """Iterate from step `start` to the end, drawing ahead in worker processes.
-
-        Raises:
-            TrainingError: A batch cannot be drawn.
-        """
+        """Iterate from step `start` on, drawing ahead in workers (`TrainingError`: a batch cannot be drawn)."""
         workers = self.config.workers
         loader = DataLoader(
             _Caught(self),
@@ -114,20 +105,25 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
     return np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], dtype=np.int64)
 
 
+def uncut(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy of a tokenizer that neither cuts nor pads."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
 def open_tokenizer(path: Path, context_length: int) -> Tokenizer:
     """Read a tokenizer and have it cut and pad to `context_length` (`TrainingError`: the file is damaged)."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception
-        raise TrainingError(
-            f"{path} is no tokenizer: {error}", hint="Put back a copy of the file, or train again in another folder"
-        ) from error
+        hint = "Put back a copy of the file, or train again in another folder"
+        raise TrainingError(f"{path} is no tokenizer: {error}", hint=hint) from error
     tokenizer.enable_truncation(context_length)
     pad = tokenizer.token_to_id("<pad>")
-    if pad is None:  # CLIP's has none: behind the end token nothing counts
-        tokenizer.enable_padding(length=context_length, pad_id=0)
-    else:
-        tokenizer.enable_padding(length=context_length, pad_id=pad, pad_token="<pad>")
+    # CLIP's has none: behind the end token nothing counts, and 0 serves.
+    tokenizer.enable_padding(length=context_length, pad_id=pad or 0, pad_token="<pad>")
     return tokenizer
 
 
@@ -164,9 +160,7 @@ def augment(pixels: Tensor, strength: float, generator: torch.Generator) -> Tens
     rows, columns = top[:, None] + grid, left[:, None] + grid
     channels = torch.arange(3, device=pixels.device)
     batch = torch.arange(n, device=pixels.device)
-    return padded[
-        batch[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None], columns[:, None, None]
-    ]
+    return padded[batch[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None]]
 
 
 def _one_thread(_worker: int) -> None:

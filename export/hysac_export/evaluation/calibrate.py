@@ -79,22 +79,16 @@ def calibrate(
 def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, hint: str = HINT) -> tuple[float, float]:
     """Fit slope and midpoint of P(unsafe | radius) to radii of safe and unsafe points of one modality, (n,) and (m,).
 
-    Raises:
-        TrainingError: The radii are all the same, or safe points are not nearer to the origin than unsafe ones.
+    `TrainingError`: The radii are all the same, or safe points are not nearer to the origin than unsafe ones.
     """
     radii = np.concatenate([safe, unsafe])
     if radii.std() <= MIN_SPREAD * radii.mean():  # a slope fitted to rounding would be noise
-        raise TrainingError(
-            f"all {modality} radii are {radii.mean():.6g} up to rounding: the model has collapsed",
-            hint="Train it from another seed, or with the radius and joint losses on (the config 'mini' has them)",
-        )
+        message = f"all {modality} radii are {radii.mean():.6g} up to rounding: the model has collapsed"
+        raise TrainingError(message, hint=HINT.replace("longer", "it from another seed"))
     slope, midpoint = fit_logistic(safe, unsafe)
     if slope <= 0 or midpoint < 0 or safe.mean() >= unsafe.mean():
-        raise TrainingError(
-            f"the radius of {modality} does not grow with P(unsafe): mean radius {safe.mean():.4g} safe, "
-            f"{unsafe.mean():.4g} unsafe; expected safe below unsafe",
-            hint=hint,
-        )
+        means = f"mean radius {safe.mean():.4g} safe, {unsafe.mean():.4g} unsafe; expected safe below unsafe"
+        raise TrainingError(f"the radius of {modality} does not grow with P(unsafe): {means}", hint=hint)
     return slope, midpoint
 
 
@@ -105,14 +99,9 @@ def with_threshold(
     max_miss: float = MAX_MISS,
     most: float = 0.5,
 ) -> SafetyProfile:
-    """Make a profile with the threshold that lets at most `max_miss` of the unsafe points through.
+    """Make a profile with the largest threshold, `most` at most, that lets a share `max_miss` of the unsafe pass.
 
-    Args:
-        parts: Text and image.
-        radii: Radii by group, see `split.GROUPS`; of a modality both groups or neither.
-        source: The origin of the profile, in words.
-        max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
-        most: Largest threshold, in [0, 1).
+    `radii` are by group, see `split.GROUPS`, of a modality both groups or neither; both limits are in [0, 1).
     """
     try:
         profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=0.5, source=source)

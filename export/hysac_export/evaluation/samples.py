@@ -30,12 +30,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Samples:
-    """Encoded samples.
-
-    Attributes:
-        points: Points of each group that there is, (n, d).
-        curvature: Curvature c of their space.
-    """
+    """Encoded samples: points of each group that there is, (n, d), and the curvature c of their space."""
 
     points: Mapping[Group, Points]
     curvature: float
@@ -43,9 +38,7 @@ class Samples:
     @property
     def radii(self) -> dict[Group, Floats]:
         """Radii of each group, (n,)."""
-        return {
-            group: np.asarray(lorentz.dist0(x.astype(np.float64), self.curvature)) for group, x in self.points.items()
-        }
+        return {group: lorentz.dist0(x.astype(np.float64), self.curvature) for group, x in self.points.items()}
 
 
 def encode_samples(
@@ -95,9 +88,7 @@ def calibrate_radii(
     found = sampled(radii)
     lacking = [modality for modality in MODALITIES if modality not in found]
     if not found or (lacking and base is None):
-        raise SettingsError(
-            f"there are no samples of {' or '.join(f'{modality}s' for modality in lacking)}", hint="Give some"
-        )
+        raise SettingsError(f"there are no samples of {' or '.join(f'{m}s' for m in lacking)}", hint="Give some")
     boundary = float(radii["safe_text"].mean()) if "text" in found or base is None else base.text.boundary
     parts: dict[Modality, ModalityProfile] = {}
     for modality, (inner, outer) in PAIRS.items():
@@ -121,10 +112,9 @@ def sampled(radii: Mapping[Group, Any]) -> tuple[Modality, ...]:
     for modality, pair in PAIRS.items():
         counts = [len(radii.get(group, ())) for group in pair]
         if any(counts) and min(counts) < MIN_SAMPLES:
-            raise SettingsError(
-                f"there are {counts[0]} safe and {counts[1]} unsafe {modality}s",
-                hint=f"Give at least {MIN_SAMPLES} of each, better hundreds, or no {modality}s at all",
-            )
+            message = f"there are {counts[0]} safe and {counts[1]} unsafe {modality}s"
+            hint = f"Give at least {MIN_SAMPLES} of each, better hundreds, or no {modality}s at all"
+            raise SettingsError(message, hint=hint)
     return tuple(modality for modality, pair in PAIRS.items() if pair[0] in radii)
 
 

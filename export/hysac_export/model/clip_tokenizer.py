@@ -62,11 +62,7 @@ def clip_tokenizer() -> Tokenizer:
 
 
 def read_tokenizer(path: Path | None, vocab_size: int, context_length: int) -> tuple[Tokenizer, TextSpec]:
-    """Read the tokenizer of a checkpoint, a ``tokenizer.json`` or CLIP's, with its description for the manifest.
-
-    Raises:
-        TrainingError: The tokenizer cannot be read, or does not fit the checkpoint.
-    """
+    """Read a ``tokenizer.json``, or CLIP's, with its description (`TrainingError`: it is damaged or does not fit)."""
     if path is None:
         if vocab_size != VOCAB_SIZE:
             message = f"the checkpoint has {vocab_size} tokens, CLIP's vocabulary {VOCAB_SIZE}"

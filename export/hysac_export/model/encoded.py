@@ -36,9 +36,7 @@ class Encodes(Protocol):
 class EncodedSplit:
     """n encoded quadruplets; row i of every group belongs to quadruplet i.
 
-    Attributes:
-        safe_text: (n, d), as the other groups; space components, or unit vectors of a Euclidean model.
-        categories: As in `DrawnSplit`, with `context` and `name`.
+    Points are (n, d), space components, or unit vectors of a Euclidean model; the rest is as in `DrawnSplit`.
 
     Raises:
         InvalidVectorError: The groups differ in shape, are empty, or hold values that are not finite (a model that
@@ -58,16 +56,12 @@ class EncodedSplit:
         for group in GROUPS:
             points = getattr(self, group)
             if points.shape != (n, *rest) or len(rest) != 1 or n == 0:
-                raise InvalidVectorError(
-                    f"{group} has shape {points.shape}, expected (n, d) with n ≥ 1 as safe_text: {self.safe_text.shape}"
-                )
+                raise InvalidVectorError(f"{group} has shape {points.shape}, expected (n, d) as safe_text, n ≥ 1")
             if not np.isfinite(points).all():
                 bad = int((~np.isfinite(points).all(axis=1)).sum())
                 raise InvalidVectorError(f"{bad} of {n} {group} points are not finite: the model diverged in training")
         if self.categories.shape != (n,) or self.context.shape != (n,):
-            raise InvalidVectorError(
-                f"categories {self.categories.shape} and context {self.context.shape} must have shape ({n},)"
-            )
+            raise InvalidVectorError(f"categories and context must have shape ({n},)")
 
     def __len__(self) -> int:
         return len(self.safe_text)

@@ -81,11 +81,7 @@ def split_attention(module: nn.Module) -> int:
 
 
 def adapt(model: HySAC, config: LoRAConfig) -> None:
-    """Freeze the towers and put adapters on them, in place; everything outside of the towers is trained as before.
-
-    Raises:
-        TrainingError: No module has one of the names, or the adapters cannot be merged again.
-    """
+    """Freeze the towers and put adapters on them, in place (`TrainingError`: they fit or merge nowhere)."""
     from peft import LoraConfig, inject_adapter_in_model  # transformers comes with it and takes seconds to import
 
     split_attention(model.clip)
@@ -123,26 +119,19 @@ def _check_merge(model: HySAC, config: LoRAConfig) -> None:
     try:
         plain.load_state_dict({name: value.to("meta") for name, value in merged_state(model, config).items()})
     except (RuntimeError, KeyError) as error:
+        message = f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again: {error}"
         raise TrainingError(
-            f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again: {error}",
-            hint="Name other modules in model.open_clip.lora.targets, or set model.open_clip.lora to null",
+            message, hint="Name other modules in model.open_clip.lora.targets, or set it to null"
         ) from error
 
 
 def check_gradients(model: HySAC) -> None:
-    """Refuse adapters that do nothing, after a step has left its gradients.
-
-    Raises:
-        TrainingError: Some have no gradient: the towers take the weights under them without calling the layers.
-    """
+    """Refuse adapters without a gradient after a step: the towers take the weights without calling the layers."""
     idle = {found[1] for name, p in model.named_parameters() if (found := _ADAPTER.match(name)) and p.grad is None}
     if idle:
         leaves = sorted({path.rpartition(".")[2] for path in idle})
-        raise TrainingError(
-            f"the adapters on {', '.join(leaves)} have no gradient, {len(idle)} of them such as {min(idle)}: these "
-            "towers do not call those layers",
-            hint="Leave them out of model.open_clip.lora.targets",
-        )
+        message = f"adapters on {', '.join(leaves)} have no gradient ({min(idle)}): these towers do not call the layers"
+        raise TrainingError(message, hint="Leave them out of model.open_clip.lora.targets")
 
 
 def merged(weight: Tensor, adapter: Adapter, lora_alpha: float) -> Tensor:

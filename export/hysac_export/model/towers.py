@@ -35,8 +35,7 @@ def build_towers(config: ModelConfig) -> nn.Module:
 def pretrained_towers(config: OpenClipConfig, resolved: ModelConfig) -> nn.Module:
     """Both towers with the weights that `config` names, maybe downloaded; `resolved` is what `resolve` returned.
 
-    Raises:
-        TrainingError: There are no such weights, or they do not fit.
+    `TrainingError`: There are no such weights, or they do not fit.
     """
     if resolved.open_clip is None:
         raise TrainingError("the config has no model.open_clip; there are no weights to load")
@@ -46,18 +45,15 @@ def pretrained_towers(config: OpenClipConfig, resolved: ModelConfig) -> nn.Modul
         try:
             load_checkpoint(clip, str(path))  # never unpickles: weights_only is open_clip's default
         except Exception as error:  # torch and safetensors let out whatever they trip over in a wrong file
-            raise TrainingError(
-                f"the weights {config.pretrained!r} cannot be loaded into open_clip's {config.name}: {error}",
-                hint="Name the architecture that they were trained as in model.open_clip.name",
-            ) from error
+            message = f"the weights {config.pretrained!r} cannot be loaded into open_clip's {config.name}: {error}"
+            raise TrainingError(message, hint="Name their own architecture in model.open_clip.name") from error
     return _without_scale(clip)
 
 
 def resolve(config: ModelConfig) -> ModelConfig:
     """Replace names in a config by architecture, sizes, and normalisation of pixels; paths shrink to file names.
 
-    Raises:
-        TrainingError: open_clip has no such architecture or weights, or HySAC cannot be built on them.
+    `TrainingError`: open_clip has no such architecture or weights, or HySAC cannot be built on them.
     """
     given = config.open_clip
     if given is None or given.architecture is not None:
@@ -133,9 +129,7 @@ def _own(config: ModelConfig) -> CLIP:
 
 def _open_clip(config: OpenClipConfig) -> CLIP | CustomTextCLIP:
     if config.architecture is None:
-        raise TrainingError(
-            f"the towers {config.name!r} are named but not looked up", hint="Pass the config to resolve first"
-        )
+        raise TrainingError(f"the towers {config.name!r} are not looked up", hint="Pass the config to resolve first")
     architecture = deepcopy(config.architecture)
     kind = CustomTextCLIP if architecture.pop("custom_text", False) else CLIP
     if architecture["vision_cfg"].get("timm_model_name"):
@@ -160,9 +154,7 @@ def _describe(config: OpenClipConfig) -> tuple[dict[str, Any], Mapping[str, Any]
         architecture = get_model_config(config.name.replace("/", "-")) if ":" not in config.name else None
         if architecture is None:
             message = f"open_clip has no architecture {config.name!r}"
-            raise TrainingError(
-                message, hint="`open_clip.list_models()` lists them, and a JSON file can describe another"
-            )
+            raise TrainingError(message, hint="See `open_clip.list_models()`, or describe another in a JSON file")
     if not isinstance(architecture, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= architecture.keys():
         raise TrainingError(f"{config.name} describes no CLIP; expected embed_dim, vision_cfg and text_cfg")
     if config.pretrained and (tag := get_pretrained_cfg(config.name, config.pretrained)):
@@ -178,18 +170,11 @@ def _refuse(name: str, architecture: Mapping[str, Any], preprocess: Mapping[str,
     foreign = [key for key in _FOREIGN if text.get(key)]
     if foreign or text.get("pool_type", "argmax") != "argmax" or "multimodal_cfg" in architecture:
         why = ", ".join(foreign) or f"pool_type {text.get('pool_type')!r}, or a multimodal decoder"
-        raise TrainingError(
-            f"the text tower of {name} does not read CLIP's tokens up to an end token ({why}), which bundles need",
-            hint="Choose an architecture with CLIP's text transformer, such as ViT-B-16",
-        )
-    if preprocess.get("interpolation", "bicubic") not in ("bicubic", "random"):
-        raise TrainingError(
-            f"{name} wants pictures resized by {preprocess['interpolation']}; only bicubic is supported"
-        )
-    if preprocess.get("resize_mode", "shortest") != "shortest":
-        raise TrainingError(
-            f"{name} wants pictures resized by {preprocess['resize_mode']!r}; bundles resize the shortest side and crop"
-        )
+        message = f"the text tower of {name} does not read CLIP's tokens up to an end token ({why}), which bundles need"
+        raise TrainingError(message, hint="Choose one with CLIP's text transformer, such as ViT-B-16")
+    for key, known in (("interpolation", ("bicubic", "random")), ("resize_mode", ("shortest",))):
+        if (wanted := preprocess.get(key, known[0])) not in known:
+            raise TrainingError(f"{name} wants pictures resized with {key} {wanted!r}; only {known[0]} is supported")
 
 
 def _weights(config: OpenClipConfig) -> Path:
@@ -205,10 +190,8 @@ def _weights(config: OpenClipConfig) -> Path:
     try:
         return Path(download_pretrained(tag))
     except Exception as error:  # the hub, urllib and the file system each raise their own
-        raise TrainingError(
-            f"the weights {name!r} of {config.name} could not be downloaded: {error}",
-            hint="Download them where that works, and give the file in model.open_clip.pretrained",
-        ) from error
+        message = f"the weights {name!r} of {config.name} could not be downloaded: {error}"
+        raise TrainingError(message, hint="Give the downloaded file in model.open_clip.pretrained") from error
 
 
 def _is_described(name: str) -> bool:

@@ -68,9 +68,7 @@ class GroupBounds(BaseModel):
         """`SAMPLES` radii with these percentiles, ascending (`TrainingError`: something is lacking)."""
         centre = self.centre
         if centre is None or self.lacking is not None:
-            raise TrainingError(
-                f"the bounds of a group lack {self.lacking}", hint="Add it to the file, or give samples"
-            )
+            raise TrainingError(f"the bounds of a group lack {self.lacking}", hint="Add it, or give samples")
         # A half that is not given mirrors the other.
         below = centre - self.low_05 if self.low_05 is not None else (self.up_95 or centre) - centre
         above = self.up_95 - centre if self.up_95 is not None else below
@@ -148,10 +146,9 @@ def published_profile(
     if lacking := {modality: names for modality in derived if (names := bounds.lacking(modality))}:
         missing = ", ".join(name for names in lacking.values() for name in names)
         kinds = " and ".join(f"{modality}s" for modality in lacking)
-        raise TrainingError(
-            f"the bounds do not tell how safe and unsafe {kinds} differ: {missing} missing",
-            hint=f"Give safe and unsafe {kinds} with --safe and --unsafe, or add the figures to hysac_bounds.json",
-        )
+        message = f"the bounds do not tell how safe and unsafe {kinds} differ: {missing} missing"
+        hint = f"Give safe and unsafe {kinds} with --safe and --unsafe, or add the figures to hysac_bounds.json"
+        raise TrainingError(message, hint=hint)
     known |= {group: bounds.of(group).radii() for modality in derived for group in PAIRS[modality]}
     fitted = calibrate_radii(known, max_miss=max_miss)
     boundary = bounds.S.centre if "text" in derived else fitted.text.boundary

@@ -245,10 +245,8 @@ def _fetch(repository: str, file: str, revision: str | None) -> Path | None:
         known = try_to_load_from_cache(repository, file, revision=revision) if away else None
         if known is not None and not isinstance(known, str):
             return None
-        raise BundleNotFoundError(
-            f"{repository!r} is no folder, and its {file} could not be fetched from the Hugging Face hub: {error}",
-            hint="Download the repository where that works, and give the folder",
-        ) from error
+        message = f"{repository!r} is no folder, and its {file} could not be fetched from the hub: {error}"
+        raise BundleNotFoundError(message, hint="Download it where that works, and give the folder") from error
 
 
 def _state(path: Path) -> Mapping[Any, Any]:
@@ -256,11 +254,8 @@ def _state(path: Path) -> Mapping[Any, Any]:
     try:
         state = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except Exception as error:  # pickle and torch let out whatever they trip over in a damaged file
-        raise TrainingError(
-            f"{path} cannot be read as weights: {error}. It is damaged, or holds more than tensors, which is never "
-            "loaded",
-            hint="Download it again, or save the state dict alone",
-        ) from error
+        message = f"{path} cannot be read as weights: {error}. It is damaged, or holds more than tensors"
+        raise TrainingError(message, hint="Download it again, or save the state dict alone") from error
     if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping):
         state = state["model"]  # a checkpoint of the published training code
     if not isinstance(state, Mapping):

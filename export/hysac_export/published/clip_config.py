@@ -25,26 +25,20 @@ class TowerSettings:
 def tower_settings(config: Mapping[str, Any] | None, part: str, width: int, layers: int) -> TowerSettings:
     """Read the settings of a tower, ``vision_config`` or ``text_config``, of which the weights tell width and layers.
 
-    Without a config, or with one that does not describe a CLIP, they are OpenAI's.
-
-    Raises:
-        TrainingError: The settings contradict the weights, cannot be built, or are needed.
+    Without a config, or with one that does not describe a CLIP, they are OpenAI's (`TrainingError`: the settings
+    contradict the weights, cannot be built, or are needed).
     """
     given = (config or {}).get(part)
     settings: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
-    if settings.get("hidden_size", width) != width:
-        message = f"config.json says that the {part} has width {settings['hidden_size']}, the weights say {width}"
-        raise TrainingError(message, hint="Put the config.json of the right base model beside them, or take it away")
-    if settings.get("num_hidden_layers", layers) != layers:
-        raise TrainingError(
-            f"config.json says that the {part} has {settings['num_hidden_layers']} layers, the weights have {layers}; "
-            "the checkpoint is not whole, or is one of another model than the config.json beside it"
-        )
+    for key, known, what in (("hidden_size", width, "width"), ("num_hidden_layers", layers, "layers")):
+        if (said := settings.get(key, known)) != known:
+            message = f"config.json says that the {part} has {said} {what}, the weights have {known}"
+            raise TrainingError(message, hint="Give the config.json of this base model, and a checkpoint that is whole")
     heads = settings.get("num_attention_heads", width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else None)
     if heads is None:
+        message = f"a tower of width {width} does not divide into heads of {HEAD_WIDTH}"
         raise TrainingError(
-            f"a tower of width {width} does not divide into heads of {HEAD_WIDTH}",
-            hint="Put the config.json of the base model beside the checkpoint, which says how many heads there are",
+            message, hint="Put the config.json of the base model, which names them, beside the checkpoint"
         )
     activation, eps = settings.get("hidden_act", "quick_gelu"), settings.get("layer_norm_eps", LAYER_NORM_EPS)
     if not isinstance(heads, int) or heads < 1 or width % heads or activation not in _QUICK_GELU:

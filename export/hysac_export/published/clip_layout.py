@@ -85,8 +85,7 @@ class Checkpoint:
 def sort_out(state: Mapping[Any, Any]) -> Checkpoint:
     """Bring the keys of a state dict to one form, and set the adapters apart.
 
-    Raises:
-        TrainingError: A value is no tensor of numbers, half of an adapter is missing, or two keys mean the same weight.
+    `TrainingError`: A value is no tensor of numbers, half of an adapter is missing, or two keys mean the same weight.
     """
     weights: dict[str, Tensor] = {}
     halves: dict[str, dict[str, Tensor]] = {}
@@ -113,10 +112,7 @@ def architecture(checkpoint: Checkpoint, settings: Mapping[str, Any] | None = No
     """Find the model that a checkpoint fits, from the shapes of its weights.
 
     `settings`, the base model's ``config.json``, has the number of heads and the activation. Without it heads are 64
-    wide and the activation is quick GELU, as in all of OpenAI's CLIP.
-
-    Raises:
-        TrainingError: A weight that decides the architecture is missing, or the shapes or settings contradict it.
+    wide and the activation is quick GELU, as in all of OpenAI's CLIP (`TrainingError`: shapes or settings disagree).
     """
     shape = _Shapes(checkpoint.weights)
     patch = shape(f"{VISION}.embeddings.patch_embedding.weight", 4)
@@ -192,12 +188,8 @@ def check(checkpoint: Checkpoint, views: Mapping[str, Tensor]) -> None:
         view = views.get(f"{path}.weight")
         if view is None:
             continue  # an unexpected key, below
-        fits = a.shape == (a.shape[0], *view.shape[1:]) and b.shape == (
-            view.shape[0],
-            a.shape[0],
-            *(1 for _ in view.shape[2:]),
-        )
-        if not fits:
+        rank, kernel = a.shape[0], [1] * (view.ndim - 2)
+        if a.shape[1:] != view.shape[1:] or b.shape != (view.shape[0], rank, *kernel):
             shapes.append(f"adapter of {path} {tuple(a.shape)}, {tuple(b.shape)} for a weight of {tuple(view.shape)}")
     unexpected = [path for path in weights if path not in expected]
     unexpected += [f"{path}.lora_A" for path in checkpoint.adapters if f"{path}.weight" not in views]

@@ -7,7 +7,7 @@ towers may run in half precision; ``exp_map0`` and the losses are float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -102,7 +102,8 @@ class Engine:
         processes, image = self.processes, self.config.model.image
         own = Batch(processes.share(batch.pixels), processes.share(batch.tokens)).to(processes.device)
         shown = None if batch.shown is None else batch.shown.to(processes.device)
-        generator = torch.Generator().manual_seed(self._seed(step, *self._rank()))
+        rank = [processes.rank] if processes.count > 1 else []
+        generator = torch.Generator().manual_seed(self._seed(step, *rank))
         pixels = augment(normalise(own.pixels, image.mean, image.std), self.config.data.augment, generator)
         if self.words and step < self.config.stem_steps:
             return self._stem_step(self.words, pixels, own.tokens, step, shown)
@@ -206,9 +207,8 @@ class Engine:
 
     def _scaled_backward(self, loss: Tensor) -> None:
         if not bool(torch.isfinite(loss)):
-            raise TrainingError(
-                f"the loss is {loss.item()}, training has diverged", hint="Lower optim.lr, or train with precision fp32"
-            )
+            message = f"the loss is {loss.item()}, training has diverged"
+            raise TrainingError(message, hint="Lower optim.lr, or train with precision fp32")
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def _update(self) -> None:
@@ -235,16 +235,12 @@ class Engine:
         half = _HALF.get(self.precision)
         return torch.autocast(self.processes.device.type, half or torch.bfloat16, enabled=half is not None)
 
-    def _parameters(self) -> Iterator[torch.nn.Parameter]:
-        for module in self.modules():
-            yield from module.parameters()
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for module in self.modules() for parameter in module.parameters()]
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-
-    def _rank(self) -> tuple[int, ...]:
-        return (self.processes.rank,) if self.processes.count > 1 else ()
 
     def _seed(self, *where: int) -> int:
         # Not Python's hash, which may change from one version to the next: resumed runs have to draw the same.

@@ -47,11 +47,7 @@ class TrainedRun:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a finished run folder.
-
-        Raises:
-            TrainingError: The folder holds no finished run, or a file of it is damaged.
-        """
+        """Read a finished run folder (`TrainingError`: it holds no finished run, or a file of it is damaged)."""
         folder = Path(folder)
         missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (folder / name).is_file()]
         if missing:
@@ -70,11 +66,7 @@ class TrainedRun:
         return cls(model.eval(), open_tokenizer(folder / TOKENIZER, config.model.text.context_length), config)
 
     def save(self, folder: str | Path, *, half: bool = False) -> int:
-        """Write the encoders alone: config, tokenizer and weights, in float16 if `half`.
-
-        Returns:
-            Size of the weights in bytes.
-        """
+        """Write the encoders alone: config, tokenizer and weights, in float16 if `half`; return the weights' bytes."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {
@@ -100,26 +92,22 @@ class TrainedRun:
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
         """Points of texts, (n, d) float32."""
         ids = torch.from_numpy(tokenize(self.tokenizer, texts))
-        return _stack([self.model.encode_text(part.to(self._device)) for part in torch.split(ids, batch_size)])
+        device = self.model.log_curvature.device
+        return _stack([self.model.encode_text(part.to(device)) for part in torch.split(ids, batch_size)])
 
     @torch.inference_mode()
     def encode_image(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
         """Points of images, (n, S, S, 3) uint8 to (n, d) float32."""
         image = self.config.model.image
         parts = torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), batch_size)
-        return _stack(
-            [self.model.encode_image(normalise(part.to(self._device), image.mean, image.std)) for part in parts]
-        )
+        device = self.model.log_curvature.device
+        return _stack([self.model.encode_image(normalise(part.to(device), image.mean, image.std)) for part in parts])
 
     @property
     def text_spec(self) -> TextSpec:
         """How texts enter the model, for a bundle's manifest."""
         text = self.config.model.text
         return describe_tokenizer(self.tokenizer, text.vocab_size, text.context_length)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.model.log_curvature.device
 
 
 def read_config(folder: Path) -> TrainConfig:

@@ -48,7 +48,6 @@ class FileBatches(StepBatches):
         except ImageError as error:
             if self.config.data.skip_bad:
                 return False
-            raise TrainingError(
-                f"the picture of {row.origin} cannot be read any more: {error}", hint="Mend it, or set data.skip_bad"
-            ) from error
+            message = f"the picture of {row.origin} cannot be read any more: {error}"
+            raise TrainingError(message, hint="Mend it, or set data.skip_bad") from error
         return True

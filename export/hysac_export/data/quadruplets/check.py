@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from hysac_export.config import LossConfig, ModelConfig, TrainConfig
+from hysac_export.data.batches import uncut
 from hysac_export.data.quadruplets.rows import Picture, QuadrupletRow, Slice
 from hysac_export.data.quadruplets.sets import QuadrupletSets, image_spec
 from hysac_export.data.split import Progress
@@ -95,11 +96,8 @@ def check_sets(
     for picture, decoded in _decode(config, list(where), progress):
         if decoded.error is not None:
             troubles.setdefault("unreadable picture", []).append(f"{where[picture]}: {decoded.error}")
-    whole = Tokenizer.from_str(tokenizer.to_str())
-    whole.no_truncation()
-    whole.no_padding()
     context = config.model.text.context_length
-    train, validation = (_split(rows, whole, context) for rows in (sets.train, sets.validation))
+    train, validation = (_split(rows, uncut(tokenizer), context) for rows in (sets.train, sets.validation))
     found = {kind: Trouble(len(all_), tuple(all_[:_EXAMPLES])) for kind, all_ in troubles.items()}
     shared = {row.safe for row in sets.train} & {row.safe for row in sets.validation}
     errors, warnings = _judge(config, train, validation, found, len(shared))

@@ -142,11 +142,7 @@ def whole_quadruplets(
 def draw_files(
     sources: Sequence[str], n: int, seed: int = 0, size: int = 64, progress: Progress | None = None
 ) -> DrawnSplit:
-    """Draw at most n quadruplets of sources that have both pictures, for evaluation; see `whole_quadruplets`.
-
-    Raises:
-        TrainingError: A row is no quadruplet, or none has both pictures.
-    """
+    """Draw at most n quadruplets of sources, for evaluation, as `whole_quadruplets` does (`TrainingError`: bad row)."""
     spool = Spool()
     found = list(read_quadruplets(sources, spool))
     for bad in found:

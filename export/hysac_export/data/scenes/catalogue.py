@@ -104,9 +104,7 @@ def parse_catalogue(text: str) -> Catalogue:
     for kind, table in tables.items():
         for key, value in table.items():
             if key in entities:
-                raise TrainingError(
-                    f"Entity {key!r} stands in the catalogue twice", hint="Give one of them another key"
-                )
+                raise TrainingError(f"Entity {key!r} stands in the catalogue twice", hint="Rename one of them")
             entities[key] = _entity(key, kind, value)
     _check(entities)
     return Catalogue(entities, settings, lights)
@@ -115,9 +113,7 @@ def parse_catalogue(text: str) -> Catalogue:
 def _entity(key: str, kind: str, value: dict[str, Any]) -> Entity:
     styles = {*TRAIN_STYLES, *UNSEEN_STYLES}
     if unknown := set(value) - _FIELDS - styles:
-        raise TrainingError(
-            f"Entity {key!r} has the unknown fields {sorted(unknown)}; known are {sorted(_FIELDS | styles)}."
-        )
+        raise TrainingError(f"Entity {key!r} has unknown fields {sorted(unknown)}; known: {sorted(_FIELDS | styles)}.")
     return Entity(
         id=key,
         kind=kind,
@@ -135,9 +131,7 @@ def _check(entities: Mapping[str, Entity]) -> None:
     nouns: dict[str, str] = {}
     for entity in entities.values():
         if not entity.nouns:
-            raise TrainingError(
-                f"Entity {entity.id!r} has no nouns", hint="Name at least one word that people type for it"
-            )
+            raise TrainingError(f"Entity {entity.id!r} has no nouns", hint="Name a word that people type for it")
         for noun in entity.nouns:
             if (other := nouns.setdefault(noun, entity.id)) != entity.id:
                 raise TrainingError(f"{noun!r} means both {other!r} and {entity.id!r}; a caption must tell them apart.")

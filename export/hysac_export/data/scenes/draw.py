@@ -159,9 +159,8 @@ class Artist:
         if (choices := self._choices.get(entity)) is None:
             choices = self._choices[entity] = tuple(s for s in self.styles if s in styles_of(entity))
             if not choices:
-                raise SettingsError(
-                    f"{entity!r} is drawn in none of the styles {self.styles}", hint=f"Draw it in {styles_of(entity)}"
-                )
+                message = f"{entity!r} is drawn in none of the styles {self.styles}"
+                raise SettingsError(message, hint=f"Draw it in {styles_of(entity)}")
         if style not in choices:
             style = choices[int(u * len(choices))]
         key = (style, entity, edge)

@@ -72,10 +72,7 @@ def quadruplets(split: str, n: int, seed: int = 0) -> list[Quadruplet]:
     The first k of n are the same for every n, and no scene of a split occurs in another one: training scenes hold no
     pair of entities that is kept for another split, while every other scene holds one of its own.
 
-    Another seed gives other quadruplets of the same split, one of `SPLITS`.
-
-    Raises:
-        SettingsError: no such split, or a negative n.
+    Another seed gives other quadruplets of the same split (`SettingsError`: it is none of `SPLITS`, or n is negative).
     """
     check_split(split)
     if n < 0:
@@ -100,8 +97,7 @@ def quadruplets(split: str, n: int, seed: int = 0) -> list[Quadruplet]:
 def label(entities: Sequence[str]) -> bool:
     """Whether a scene of these entities is unsafe, by the rules of the catalogue.
 
-    Raises:
-        SettingsError: a context-dependent entity stands without a companion that decides about it, or with both kinds.
+    `SettingsError`: A context-dependent entity stands without a companion that decides about it, or with both kinds.
     """
     known = catalogue().entities
     unsafe = any(known[e].unsafe for e in entities)
@@ -136,9 +132,7 @@ def _shape(rng: Random, context: bool) -> _Shape:
 def _plain(rng: Random, pools: _Pools, shape: _Shape) -> _Draft:
     harmful = _pick(rng, pools.unsafe)
     shared: list[str] = []
-    while (
-        len(shared) < shape.n_unsafe - 1
-    ):  # licensors often accompany unsafe things, so that they license nothing else
+    while len(shared) < shape.n_unsafe - 1:  # licensors often accompany unsafe things, and so license nothing else
         _add(shared, _pick(rng, pools.licensors if rng.random() < 0.3 else pools.harmless))
     replaced: list[str] = []
     while len(shared) + len(replaced) < shape.n_safe:  # and the endangered often stand in safe scenes alone
