@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def command(
         return
     result = {"run": str(out), "name": settings.name, "steps": trainer.step, "metrics": last}
     if trainer.best.step:
-        result["best"] = trainer.best.state()
+        result["best"] = asdict(trainer.best)
     if as_json:
         print_json(result)
     else:
@@ -93,7 +94,7 @@ def _check(ctx: click.Context, settings: TrainConfig, as_json: bool) -> None:
     with stages() as stage:
         report = check_data(settings, stage("Decoding pictures", None))
     if as_json:
-        print_json(None if report is None else report.to_dict())
+        print_json(None if report is None else asdict(report))
     elif report is None:
         click.echo(f"{settings.name} is trained on scenes, which need no check")
     else:

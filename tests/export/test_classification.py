@@ -10,8 +10,15 @@ from support.quadruplets import CURVATURE, profile_with, quadruplet_points
 
 from hysac_export.data.split import draw_split
 from hysac_export.evaluation.bootstrap import Bootstrap
-from hysac_export.evaluation.classification import classification_figures, fpr_at_tpr, weighted_fpr
-from hysac_export.evaluation.zeroshot import Classes, classes_of, nearest_class, zero_shot_figures
+from hysac_export.evaluation.classification import (
+    Classes,
+    classes_of,
+    classification_figures,
+    fpr_at_tpr,
+    nearest_class,
+    weighted_fpr,
+    zero_shot_figures,
+)
 from hysac_export.model.encoded import EncodedSplit
 
 

@@ -32,9 +32,8 @@ from hysac_export.data.scenes.captions import MAX_WORDS
 from hysac_export.data.scenes.catalogue import parse_catalogue
 from hysac_export.data.scenes.checks import background_features, held_out_auc, leaks
 from hysac_export.data.scenes.cli import GALLERY_QUADRUPLETS, GALLERY_SEED, gallery_scenes, scenes
-from hysac_export.data.scenes.restyle import DRAWS, restyle
 from hysac_export.data.scenes.splits import Use, stable_hash, use, uses
-from hysac_export.data.scenes.sprites import sprite_index, styles_of
+from hysac_export.data.scenes.sprites import DRAWS, restyle, sprite_index, styles_of
 from hysac_retrieval.errors import SettingsError, TrainingError
 
 KNOWN = catalogue().entities

@@ -140,17 +140,12 @@ def _kept(before: Mapping[Group, Floats], after: Mapping[Group, Floats], curvatu
         for query in (group for group in PAIRS[modality] if group in before):
             ranked = []
             for side in (before, after):
-                distances = lorentz.pairwise_dist(
-                    side[query], np.concatenate([side[name] for name in names]), curvature
-                )
-                start = 0
-                for name in names:
-                    if name == query:
-                        np.fill_diagonal(distances[:, start : start + len(side[name])], np.inf)
-                    start += len(side[name])
-                ranked.append(np.argsort(distances, axis=1, kind="stable")[:, : min(K, start - 1)])
-            for one, other in zip(*ranked, strict=True):
-                shares.append(len(np.intersect1d(one, other)) / len(one))
+                blocks = [lorentz.pairwise_dist(side[query], side[name], curvature) for name in names]
+                if query in names:
+                    np.fill_diagonal(blocks[names.index(query)], np.inf)
+                distances = np.hstack(blocks)
+                ranked.append(np.argsort(distances, axis=1, kind="stable")[:, : min(K, distances.shape[1] - 1)])
+            shares += [len(np.intersect1d(*pair)) / len(pair[0]) for pair in zip(*ranked, strict=True)]
         if shares:
             kept[modality] = float(np.mean(shares))
     return kept

@@ -49,13 +49,7 @@ class Feed(Protocol):
 
 
 def open_feed(config: TrainConfig) -> Feed:
-    """Open the data set of a config.
-
-    Raises:
-        SourceError: A source cannot be read.
-        TrainingError: There is nothing to train on.
-        MissingExtraError: A source needs a package that is not installed.
-    """
+    """Open the data set of a config (`TrainingError`: there is nothing to train on); see also `read_quadruplets`."""
     return FileFeed(config) if config.data.train else SceneFeed(config)
 
 

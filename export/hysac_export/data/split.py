@@ -33,15 +33,10 @@ def unseen(stage: str, total: int | None) -> None:
 
 @dataclass(frozen=True)
 class DrawnSplit:
-    """n quadruplets as pictures and captions.
+    """n quadruplets of a split, as captions and as pictures, (n, S, S, 3) uint8.
 
-    Attributes:
-        name: The split.
-        safe_text: n captions; `unsafe_text` those of the unsafe twins.
-        safe_image: (n, S, S, 3) uint8, as `unsafe_image`.
-        categories: What is unsafe about each twin, (n,) str.
-        context: Whether the company of something decides, (n,) bool.
-        safe_shown: Ids of the catalogue in each safe picture, as `unsafe_shown`; empty if unknown.
+    `categories` tell what is unsafe about each twin, `context` whether the company of something decides, (n,) each;
+    `safe_shown` and `unsafe_shown` are ids of the catalogue in each picture, empty if unknown.
     """
 
     name: str
@@ -58,17 +53,9 @@ class DrawnSplit:
 def draw_split(
     split: str, n: int = 1000, seed: int = 0, size: int = 64, progress: Progress | None = None
 ) -> DrawnSplit:
-    """Draw and describe n quadruplets of a split of the scenes. The first k of n are the same for every n.
+    """Draw and describe n quadruplets of a split of the scenes, pictures of `size` pixels a side.
 
-    Args:
-        split: One of `hysac_export.data.scenes.SPLITS`.
-        n: Number of quadruplets, at least 1.
-        seed: Seed of the quadruplets, their pictures and captions.
-        size: Side of the pictures in pixels.
-        progress: Called as quadruplets are drawn.
-
-    Raises:
-        SettingsError: No such split, n below 1, or a negative seed.
+    The first k of n are the same for every n (`SettingsError`: no such split, n below 1, or a negative seed).
     """
     if n < 1:
         raise SettingsError(f"{n} quadruplets asked for; expected at least 1")

@@ -33,15 +33,10 @@ CalibrationRadii = Mapping[str, RadiusStats]
 
 @dataclass(frozen=True)
 class PublishedSearch:
-    """One of the published searches.
+    """One of the published searches: groups of the queries and of the pool, the target in the first.
 
-    Attributes:
-        query: Group of the queries.
-        pool: Groups that are searched; the target is in the first.
-        bounded_by: Group whose radii give the bound.
-        percentile: Percentile of the radii; the alternative is their mean.
-        outward: Whether queries *below* the bound are moved onto it.
-        label: The search in symbols.
+
+    The bound is a percentile, or the mean, of the radii of `bounded_by`; `outward`, queries *below* are moved onto it.
     """
 
     query: Group

@@ -13,10 +13,9 @@ from hysac_export.config import TrainConfig
 from hysac_export.data.split import DrawnSplit, Progress, Stages, draw_split, unseen
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.calibrate import calibrate
-from hysac_export.evaluation.classification import classification_figures
+from hysac_export.evaluation.classification import classes_of, classification_figures, zero_shot_figures
 from hysac_export.evaluation.metrics import metrics, retrievals
 from hysac_export.evaluation.protocol import CalibrationRadii, calibration_radii, published_figures
-from hysac_export.evaluation.zeroshot import classes_of, zero_shot_figures
 from hysac_export.model.encoded import EncodedSplit, Encodes, curvature_of, encode_drawn, radii_of
 from hysac_export.model.retrieval import Retrieval
 from hysac_retrieval.encoder.encoder import Encoder
@@ -32,16 +31,10 @@ Draw = Callable[[str, int, int, int, Progress | None], DrawnSplit]
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate.
+    """A model to evaluate, `source` its origin in words, `size` the side of its images in pixels.
 
-    Attributes:
-        curvature: c > 0, or None for a Euclidean model.
-        size: Side of its images in pixels.
-        profile: Its calibration; None for a Euclidean model and if calibration failed.
-        source: Its origin in words.
-        config: The config it was trained with, if it was not trained on the scenes.
-        radii: Radii of the set that it was calibrated on, by group, if there is no profile.
-        uncalibrated: Why calibration failed; empty if it did not.
+    A Euclidean model has no curvature and no profile. One whose calibration failed has no profile either, but `radii`
+    of the calibration set by group, and the reason in `uncalibrated`. `config` is that of training on files.
     """
 
     name: str
@@ -75,9 +68,8 @@ def load_subject(model: str | Path) -> Subject:
     """Load a bundle (by name, folder or hub id) or a run folder, which has no profile yet: see `with_profile`.
 
     Raises:
+        BundleError, TrainingError: The bundle or the run cannot be used.
         MissingExtraError: A run folder needs torch, which is not installed.
-        BundleError: The bundle cannot be used.
-        TrainingError: The run cannot be used.
     """
     if not is_run(model):
         return bundle_subject(Encoder.load(model))
@@ -111,11 +103,7 @@ def validation_split(subject: Subject, n: int = 1000, seed: int = 0, progress: P
 def encode_validation(
     subject: Subject, n: int = 1000, seed: int = 0, stages: Stages = unseen
 ) -> tuple[EncodedSplit, float]:
-    """Encode the quadruplets that a model is calibrated on, see `validation_split`; with the model's curvature.
-
-    Raises:
-        TrainingError: The model is Euclidean.
-    """
+    """Encode the quadruplets of `validation_split`; with the model's curvature (`TrainingError`: it is Euclidean)."""
     if subject.curvature is None:
         message = f"{subject.name} is Euclidean: it has no radius to calibrate"
         raise TrainingError(message, hint="Give a hyperbolic model")
@@ -165,10 +153,7 @@ def evaluate_subjects(
     stages: Stages = unseen,
     draw: Draw = draw_split,
 ) -> list[Evaluation]:
-    """Evaluate models on splits, splits outermost; all of them see the same pictures and captions.
-
-    `seed` is that of the n quadruplets of each split and of the bootstrap.
-    """
+    """Evaluate models on the same n quadruplets of each split, splits outermost; the bootstrap has the same seed."""
     results = []
     named = [classes_of(subject.encoder) for subject in subjects]
     for split in splits:

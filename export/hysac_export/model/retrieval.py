@@ -43,16 +43,10 @@ def retrieve(
     allowed: NDArray[np.bool_] | None = None,
     block: int = 256,
 ) -> Retrieval:
-    """Rank a pool for each query, exactly, by distance in float64. Equal distances keep the order of the pool.
+    """Rank a pool, (m, d), for each query, (n, d), exactly, by distance in float64, or dot product without curvature.
 
-    Args:
-        queries: (n, d).
-        pool: (m, d).
-        targets: Index into the pool of the point each query should find, (n,).
-        curvature: c > 0, or None to rank by dot product.
-        unsafe: Points of the pool that are unsafe, (m,) bool; default: none.
-        allowed: Points of the pool that may be found, (m,) bool; default: all.
-        block: Queries at a time.
+    Equal distances keep the order of the pool. `targets` are indices into the pool of what queries should find, (n,);
+    of the pool some points are `unsafe`, by default none, and some `allowed`, by default all, (m,) bool.
     """
     n, m = len(queries), len(pool)
     x, y = np.asarray(queries, dtype=np.float64), np.asarray(pool, dtype=np.float64)

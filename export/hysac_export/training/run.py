@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,7 @@ class TrainedRun:
         model = HySAC(config.model)
         weights = read_weights(folder / WEIGHTS)
         try:
-            model.load_state_dict(
-                {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
-            )
+            model.load_state_dict(weights)  # into float32, also from halves
         except RuntimeError as error:
             found = f"the weights in {folder} do not fit its {CONFIG}: {error}"
             raise TrainingError(found, hint="Train again") from error
@@ -91,17 +89,20 @@ class TrainedRun:
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
         """Points of texts, (n, d) float32."""
-        ids = torch.from_numpy(tokenize(self.tokenizer, texts))
-        device = self.model.log_curvature.device
-        return _stack([self.model.encode_text(part.to(device)) for part in torch.split(ids, batch_size)])
+        return self._encode(self.model.encode_text, torch.from_numpy(tokenize(self.tokenizer, texts)), batch_size)
 
     @torch.inference_mode()
     def encode_image(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
         """Points of images, (n, S, S, 3) uint8 to (n, d) float32."""
-        image = self.config.model.image
-        parts = torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), batch_size)
+        mean, std = self.config.model.image.mean, self.config.model.image.std
+        inputs = torch.from_numpy(np.ascontiguousarray(pixels))
+        return self._encode(lambda x: self.model.encode_image(normalise(x, mean, std)), inputs, batch_size)
+
+    def _encode(
+        self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, size: int
+    ) -> NDArray[np.float32]:
         device = self.model.log_curvature.device
-        return _stack([self.model.encode_image(normalise(part.to(device), image.mean, image.std)) for part in parts])
+        return torch.cat([encode(part.to(device)) for part in inputs.split(size)]).cpu().numpy()
 
     @property
     def text_spec(self) -> TextSpec:
@@ -146,8 +147,3 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
 def file_in_the_way(folder: Path) -> Path | None:
     """The file that keeps a folder from being made: it has its name, or that of a folder above it."""
     return next((path for path in (folder, *folder.parents) if path.is_file()), None)
-
-
-def _stack(parts: Sequence[Any]) -> NDArray[np.float32]:
-    points: NDArray[np.float32] = torch.cat(list(parts)).cpu().numpy()
-    return points

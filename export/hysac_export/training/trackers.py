@@ -15,7 +15,7 @@ Name = Literal["tensorboard", "wandb"]
 
 
 def check_trackers(names: Sequence[Name]) -> None:
-    """Refuse trackers that are not installed (`MissingExtraError`: A tracker's package is missing)."""
+    """Refuse trackers whose package is missing (`MissingExtraError`)."""
     for name in names:
         if find_spec(name) is None:
             raise MissingExtraError(name, "tracking", f"trackers: [{name}]")

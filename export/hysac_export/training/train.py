@@ -12,6 +12,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,7 @@ class Trainer:
         best: The best validation so far.
 
     Raises:
-        TrainingError: The folder holds a run already, has nothing to resume, or was made with another config or other
-            data; or the config's towers or data cannot be used.
+        TrainingError: The folder, or the config's towers or data, cannot be used.
         MissingExtraError: A tracker is not installed.
     """
 
@@ -107,7 +107,11 @@ class Trainer:
             self.model.clip.set_grad_checkpointing(True)
         self.step = 0
         self.best = Best()
-        self._engine = Engine(config, self.model, self._word_head(), self.processes)
+        words, size = None, resolved.text.vocab_size
+        if config.loss.words:
+            words = WordHead(telling_words(self._feed.captions(), size, self.tokenizer), size)
+            words.to(self.processes.device)
+        self._engine = Engine(config, self.model, words, self.processes)
         if resume:
             self._load_checkpoint()
         elif self.processes.first:  # nothing can fail any more: the folder holds a run from here on
@@ -118,12 +122,6 @@ class Trainer:
         self._validation: DrawnSplit | None = None
         named = config.trackers if self.processes.first else ()
         self._trackers = open_trackers(named, config.name, folder, config.model_dump(mode="json"))
-
-    def _word_head(self) -> WordHead | None:
-        if not self.config.loss.words:
-            return None
-        size = self.config.model.text.vocab_size
-        return WordHead(telling_words(self._feed.captions(), size, self.tokenizer), size).to(self.processes.device)
 
     @property
     def done(self) -> bool:
@@ -214,7 +212,7 @@ class Trainer:
         if not self.processes.first:
             return
         engine = self._engine
-        state = {"step": self.step, "best": self.best.state()}
+        state = {"step": self.step, "best": asdict(self.best)}
         state |= {name: getattr(engine, name).state_dict() for name in ("optimizer", "scaler")}
         state["modules"] = [module.state_dict() for module in engine.modules()]
         temporary = self.folder / (CHECKPOINT + ".new")
@@ -277,21 +275,16 @@ def _check_data(feed: Feed, tokenizer: Tokenizer, folder: Path, resume: bool) ->
     """Refuse a data set that cannot be trained on, or another one than the run began with; write down its contents."""
     path = folder / DATA
     if resume:
-        begun = _digest(path) if path.is_file() else ""
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))["digest"] if path.is_file() else ""
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise TrainingError(f"{path} does not hold the digest of the data: {error}", hint=DAMAGED) from error
         if feed.digest != begun:
             found = f"the data is not what {folder} was trained on"
             raise TrainingError(found, hint="Put it back, or train in another folder")
     elif (report := feed.check(tokenizer)) is not None:
         report.refuse()
-        path.write_text(json.dumps({"digest": feed.digest, **report.to_dict()}, indent=1) + "\n", encoding="utf-8")
-
-
-def _digest(path: Path) -> str:
-    """Hash of the data that a run began with."""
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["digest"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise TrainingError(f"{path} does not hold the digest of the data: {error}", hint=DAMAGED) from error
+        path.write_text(json.dumps({"digest": feed.digest, **asdict(report)}, indent=1) + "\n", encoding="utf-8")
 
 
 def check_data(config: TrainConfig, progress: Progress | None = None) -> DataReport | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -46,7 +46,3 @@ class Best:
     def stalled(self, patience: int | None) -> bool:
         """Whether as many validations as patience allows have brought no new best."""
         return patience is not None and self.since >= patience
-
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return asdict(self)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -69,10 +69,6 @@ class DataReport:
     context_length: int
     errors: tuple[str, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
     def refuse(self) -> None:
         """Raise a `TrainingError` if the set cannot be trained on."""
@@ -189,10 +185,8 @@ def _decode(
             yield from zip(part, results, strict=True)
 
 
-def _content(picture: Picture) -> Any:
-    if not isinstance(picture, Slice):
-        return picture
+def _content(picture: Picture) -> Path | bytes:
     try:
-        return picture.read()
+        return picture.read() if isinstance(picture, Slice) else picture
     except OSError:
         return b""  # which the decoder calls empty

@@ -24,11 +24,8 @@ from hysac_retrieval.errors import ImageError, TrainingError
 class QuadrupletSets:
     """The contents of a config's sources.
 
-    Attributes:
-        train: Rows to train on.
-        validation: Rows to validate and calibrate on, none of them trained on.
-        bad: Rows that cannot be used.
-        spool: Pictures that are not files; has to live as long as the rows are used.
+    No row to validate and calibrate on is trained on; `bad` ones cannot be used. `spool` keeps pictures that are not
+    files, and has to live as long as the rows are used.
     """
 
     train: Sequence[QuadrupletRow]
@@ -101,14 +98,10 @@ def whole_quadruplets(
     name: str = "validation",
     progress: Progress | None = None,
 ) -> DrawnSplit:
-    """Draw at most n quadruplets that have both pictures, in an order by seed.
+    """Draw at most n quadruplets that have both pictures, in an order by seed; `name` is that of the split.
 
-    With `skip_bad`, rows whose pictures cannot be read are passed over. `name` is that of the split.
-
-    Raises:
-        TrainingError: No row has both pictures.
-        ImageError: A picture cannot be read.
-        SettingsError: The seed is negative.
+    With `skip_bad`, rows whose pictures cannot be read are passed over, else that is an `ImageError`. `TrainingError`:
+    no row has both pictures; `SettingsError`: the seed is negative.
     """
     check_seed(seed)
     chosen: list[QuadrupletRow] = []

@@ -17,7 +17,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,8 @@ def write_atlases(packages: Path, out: Path) -> None:
     styles = {}
     for style, package in PACKAGES.items():
         _atlas(list(drawings[style].values())).save(out / f"{style}.webp", lossless=True, quality=100, method=6)
-        styles[style] = {
-            "package": f"@iconify-json/{style}",
-            "version": package.version,
-            "licence": package.licence,
-            "author": package.author,
-            "entities": list(drawings[style]),
-        }
+        facts = {"package": f"@iconify-json/{style}"} | asdict(package)
+        styles[style] = facts | {"entities": list(drawings[style])}
     index = {"cell": CELL, "columns": COLUMNS, "styles": styles}
     (out / "index.json").write_text(json.dumps(index, indent=1) + "\n", "utf-8")
 

@@ -16,10 +16,9 @@ from PIL import Image
 
 from hysac_export.data.scenes.backgrounds import paint
 from hysac_export.data.scenes.catalogue import KNOWN_STYLES
-from hysac_export.data.scenes.restyle import DRAWS, restyle
 from hysac_export.data.scenes.sampling import Scene
 from hysac_export.data.scenes.splits import stable_hash
-from hysac_export.data.scenes.sprites import load_sprites, styles_of
+from hysac_export.data.scenes.sprites import DRAWS, load_sprites, restyle, styles_of
 from hysac_retrieval.errors import SettingsError
 
 Pixels = NDArray[np.uint8]
