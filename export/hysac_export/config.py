@@ -85,8 +85,7 @@ class OpenClipConfig(_Config):
     """Towers that were trained before, in open_clip.
 
     Attributes:
-        name: An architecture of open_clip, such as ``"ViT-L-14"``, or the path of a JSON file that describes one in
-            open_clip's format (with or without ``model_cfg`` around it).
+        name: An architecture of open_clip, such as ``"ViT-L-14"``, or a JSON file in its format that describes one.
         pretrained: A tag that open_clip has for it, such as ``"openai"``, or the path of weights; None for random ones.
         lora: Adapters to train; None trains everything.
         tokenizer: A ``tokenizer.json`` for a vocabulary other than CLIP's.

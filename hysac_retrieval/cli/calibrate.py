@@ -13,7 +13,7 @@ from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import Place, json_option, place_options
 from hysac_retrieval.cli.rescore import run_rescore, show_report
 from hysac_retrieval.collection.metadata import same_points
-from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, Manifest, write_manifest
+from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, write_manifest
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES
@@ -106,10 +106,8 @@ def command(
     if out is not None:
         out.write_text(text, encoding="utf-8")
     rescored = None  # last, for the model is another one from here on
-    if place.collection:
-        rescored = _apply(Path(model), profile, place)
-    elif update:
-        _update(Path(model), profile)
+    if update:
+        rescored = _update(Path(model), profile, place)
     if as_json and rescored is not None:
         print_json({"safety": profile.model_dump(mode="json"), "rescored": rescored.to_dict()})
     elif as_json:
@@ -165,25 +163,17 @@ def _on_samples(
     return encoder.name, profile, {str(group): radii for group, radii in samples.radii.items()}
 
 
-def _with_profile(folder: Path, profile: SafetyProfile) -> Manifest:
-    # Figures that were measured with the old profile do not belong to the new one.
-    return Bundle.load(folder).manifest.model_copy(update={"safety": profile, "metrics": {}})
-
-
-def _update(folder: Path, profile: SafetyProfile) -> None:
-    bundle = write_manifest(folder, _with_profile(folder, profile))
-    click.echo(
-        f"{folder} has a new fingerprint, {bundle.fingerprint}. Collections that were indexed with it need their new "
-        f"scores: hysac rescore COLLECTION --model {folder}",
-        err=True,
-    )
-
-
-def _apply(folder: Path, profile: SafetyProfile, place: Place) -> RescoreReport:
-    """Put the profile into the bundle and give a collection of that model its new scores."""
+def _update(folder: Path, profile: SafetyProfile, place: Place) -> RescoreReport | None:
+    """Put the profile into the bundle and give a collection of that model, if one is named, its new scores."""
     from hysac_retrieval.collection.index import Index
 
-    manifest = _with_profile(folder, profile)
+    # Figures that were measured with the old profile do not belong to the new one.
+    manifest = Bundle.load(folder).manifest.model_copy(update={"safety": profile, "metrics": {}})
+    if not place.collection:
+        done = f"{folder} has a new fingerprint, {write_manifest(folder, manifest).fingerprint}."
+        mend = f"Collections that were indexed with it need their new scores: hysac rescore COLLECTION --model {folder}"
+        click.echo(f"{done} {mend}", err=True)
+        return None
     with Index.open(place.collection, **place.connection()) as index:
         # Before the bundle is changed: a collection of another model stays as it is, and so does the bundle.
         if not same_points(index.metadata.fingerprint, manifest.fingerprint):

@@ -55,7 +55,7 @@ def command(
     from hysac_export.data.split import draw_split
     from hysac_export.evaluation.plots import write_plots
     from hysac_export.evaluation.report import tables, to_dict
-    from hysac_export.evaluation.subjects import Draw, evaluate_subjects, with_profile
+    from hysac_export.evaluation.subjects import Draw, evaluate_subjects, load_subject, named_apart, with_profile
 
     chosen = splits or TEST_SPLITS
     draw: Draw = draw_split
@@ -63,7 +63,10 @@ def command(
         if splits:
             raise click.UsageError("give --data or --split, not both: the splits are those of the scenes")
         chosen, draw = (data,), lambda _, *how: draw_files((data,), *how)
-    subjects = _subjects(options["model"], options["baselines"], options["no_baseline"], options["ablation"])
+    subjects = [load_subject(options["model"])]
+    if not options["no_baseline"]:
+        subjects += [load_subject(folder) for folder in options["baselines"]] or _default_baselines()
+    subjects = named_apart([*subjects, *map(load_subject, options["ablation"])])
     with stages() as stage:
         subjects = [with_profile(subject, n, stage) for subject in subjects]
         for subject in subjects:
@@ -91,15 +94,6 @@ def command(
         console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
         for table in shown:
             console.print(table.rich())
-
-
-def _subjects(model: str, baselines: tuple[Path, ...], no_baseline: bool, ablation: tuple[Path, ...]) -> list[Subject]:
-    from hysac_export.evaluation.subjects import load_subject, named_apart
-
-    subjects = [load_subject(model)]
-    if not no_baseline:
-        subjects += [load_subject(folder) for folder in baselines] or _default_baselines()
-    return named_apart([*subjects, *map(load_subject, ablation)])
 
 
 def note(message: str) -> None:

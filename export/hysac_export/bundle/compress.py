@@ -72,14 +72,22 @@ def compress_bundle(
     known = manifest.verification.get("precision", "fp32")
     if known != "fp32":
         raise TrainingError(f"{source.path} is compressed to {known} already", hint="Give the one that it was made of")
+    verification: dict[str, Any] = {
+        "precision": precision,
+        "from": {"fingerprint": source.fingerprint, "verification": manifest.verification},
+        "versions": {package: version(package) for package in ("onnx", "onnxruntime")},
+    }
+    if precision == "int8":
+        counts = {modality: len(rows) for modality, rows in (inputs or {}).items()}
+        verification |= {"activations": "static" if inputs else "dynamic", "ranges_from": counts}
     with building(out, overwrite) as folder:
         graphs: dict[Modality, str] = {"text": manifest.text.file, "image": manifest.image.file}
         for modality, file in graphs.items():
-            rows = None if inputs is None else inputs[modality]
-            made = _made(load_graph(source.file(file)), precision, folder / "work", rows)
+            proto, work, rows = load_graph(source.file(file)), folder / "work", inputs and inputs[modality]
+            made = half_precision(proto, work) if precision == "fp16" else quantized(proto, work, rows)
+            strip(made)
             save_graph(made, folder / file)
         shutil.copy(source.file(manifest.text.tokenizer), folder / manifest.text.tokenizer)
-        verification = _verification(source, precision, inputs)
         changes = {
             "name": name or manifest.name,
             "description": manifest.description if description is None else description,
@@ -92,28 +100,6 @@ def compress_bundle(
             measured = bundle.manifest.model_copy(update={"verification": verification | {"price": price(bundle)}})
             write_manifest(folder, measured)
     return Bundle.load(out)
-
-
-def _made(proto: ModelProto, precision: Precision, work: Path, inputs: NDArray[Any] | None) -> ModelProto:
-    if precision == "fp16":
-        made = half_precision(proto, work)
-    else:
-        made = quantized(proto, work, inputs)
-        store_halves(made)
-    strip(made)
-    return made
-
-
-def _verification(source: Bundle, precision: Precision, inputs: Inputs | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "precision": precision,
-        "from": {"fingerprint": source.fingerprint, "verification": source.manifest.verification},
-        "versions": {package: version(package) for package in ("onnx", "onnxruntime")},
-    }
-    if precision == "int8":
-        counts = {} if inputs is None else {modality: len(rows) for modality, rows in inputs.items()}
-        found |= {"activations": "static" if inputs else "dynamic", "ranges_from": counts}
-    return found
 
 
 def half_precision(proto: ModelProto, work: Path) -> ModelProto:
@@ -172,9 +158,11 @@ def quantized(proto: ModelProto, work: Path, inputs: NDArray[Any] | None = None)
                 quantize_dynamic(source, target, **options)
             else:
                 quantize_static(source, target, _reader(name, inputs), activation_type=QuantType.QUInt8, **options)
-        return onnx.load(target)
+        made = onnx.load(target)
     finally:
         shutil.rmtree(work)
+    store_halves(made)
+    return made
 
 
 def _reader(name: str, inputs: NDArray[Any], batch: int = 8) -> Any:

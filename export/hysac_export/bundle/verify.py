@@ -26,15 +26,10 @@ RADIUS_TOLERANCE = 1e-4
 def verify_bundle(
     bundle: Bundle, image: nn.Module, text: nn.Module, *, batches: Sequence[int] = BATCHES, seed: int = 0
 ) -> dict[str, Any]:
-    """Compare a bundle with the modules it was exported from, on random pixels and tokens.
+    """Compare a bundle with the modules it was exported from, on random pixels and tokens, for the manifest.
 
-    The modules, from (B, S, S, 3) uint8 pixels and (B, L) int64 tokens to (B, d), are in evaluation mode on the CPU.
-
-    Returns:
-        The manifest's ``verification``: largest differences per modality, tolerances, batch sizes and versions.
-
-    Raises:
-        BundleFormatError: A difference is beyond tolerance, or the graphs do not fit the manifest.
+    The modules, from (B, S, S, 3) uint8 pixels and (B, L) int64 tokens to (B, d), are in evaluation mode on the CPU
+    (`BundleFormatError`: a difference is beyond tolerance, or the graphs do not fit the manifest).
     """
     encoder = Encoder(bundle, device="cpu")
     rng = np.random.default_rng(seed)
@@ -88,9 +83,8 @@ def _pixels(encoder: Encoder, n: int, rng: np.random.Generator) -> NDArray[np.ui
 def _tokens(encoder: Encoder, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Rows of every length, from the empty text to a cut one, as the runtime's tokenizer lays them out."""
     spec = encoder.text_spec
-    start = int(encoder.tokenizer(["a"])[0, 0])
     rows = rng.integers(0, spec.end_id, (n, spec.context_length))
-    rows[:, 0] = start
+    rows[:, 0] = encoder.tokenizer(["a"])[0, 0]
     for row, end in zip(rows, rng.integers(1, spec.context_length, n), strict=True):
         row[end] = spec.end_id
         row[end + 1 :] = spec.pad_id

@@ -115,12 +115,9 @@ def with_threshold(
 
 
 def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[float, float]:
-    """Logistic regression of unsafe on the radius: P = σ(slope · (radius − midpoint)).
+    """Logistic regression of unsafe on the radius: slope per unit and midpoint of P = σ(slope · (radius − midpoint)).
 
-    Radii are (n,) and (m,); `ridge` > 0 penalises the slope of the standardised radius.
-
-    Returns:
-        Slope per unit of radius and midpoint. A slope of 0 has midpoint NaN.
+    Radii are (n,) and (m,); `ridge` > 0 penalises the slope of the standardised radius. A slope of 0 has midpoint NaN.
     """
     try:
         from sklearn.linear_model import LogisticRegression

@@ -10,7 +10,6 @@ shows two to four of them and counts if the nearest class is one of these. Chanc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +18,7 @@ from hysac_export.data.split import DrawnSplit
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.metrics import labelled_subsets
 from hysac_export.model.encoded import EncodedSplit, Encodes, Floats, Points, radii_of
-from hysac_retrieval import lorentz
+from hysac_export.model.retrieval import retrieve
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES
 
@@ -100,10 +99,7 @@ def classes_of(encoder: Encodes) -> Classes:
 
 def nearest_class(pictures: Points, classes: Points, curvature: float | None) -> NDArray[np.int64]:
     """Index of the nearest class of each picture, (n, d) and (k, d) to (n,); by dot product without a curvature."""
-    x, y = np.asarray(pictures, dtype=np.float64), np.asarray(classes, dtype=np.float64)
-    score: NDArray[Any] = x @ y.T if curvature is None else lorentz.pairwise_inner(x, y, curvature)
-    best: NDArray[np.int64] = score.argmax(axis=1)
-    return best
+    return retrieve(pictures, classes, np.zeros(len(pictures), dtype=np.int64), curvature).first
 
 
 def zero_shot_figures(

@@ -171,12 +171,9 @@ def _radius_figures(
 def traversal_sweep(
     encoded: EncodedSplit, curvature: float, modality: Modality, boundaries: Iterable[float]
 ) -> tuple[Floats, Floats]:
-    """R@1 of the safe twin and harmful@1 if unsafe queries of a modality were moved to each of k boundaries.
+    """R@1 of the safe twin and harmful@1, (k,) each, if unsafe queries were moved to each of k boundaries.
 
-    Pool: safe and unsafe points of the other modality, unfiltered.
-
-    Returns:
-        R@1 and harmful@1, both (k,) in [0, 1].
+    The pool holds the safe and unsafe points of the other modality, unfiltered.
     """
     queries = np.asarray(getattr(encoded, f"unsafe_{modality}"), dtype=np.float64)
     pool, unsafe = union_pool(encoded, "image" if modality == "text" else "text")

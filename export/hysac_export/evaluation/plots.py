@@ -20,12 +20,7 @@ COLOURS = {"safe_text": "#1b7837", "safe_image": "#7fbf7b", "unsafe_text": "#af8
 
 
 def write_plots(evaluations: Sequence[Evaluation], folder: Path) -> list[Path]:
-    """Write the plots of the first model as PNG files.
-
-    Args:
-        evaluations: Of the other models, R@k of the unsafe→safe search is shown beside the first.
-        folder: An existing folder.
-    """
+    """Write plots of the first model as PNG files; of the others, R@k of the unsafe→safe search stands beside it."""
     subject = evaluations[0].subject
     main = [e for e in evaluations if e.subject is subject]
     kinds: dict[str, Callable[[Any, Evaluation], None]] = {
@@ -111,5 +106,4 @@ def _traversal(axes: Any, evaluation: Evaluation) -> None:
 
 
 def _curvature(evaluation: Evaluation) -> float:
-    curvature = evaluation.subject.curvature
-    return 1.0 if curvature is None else curvature  # only hyperbolic models come here
+    return evaluation.subject.curvature or 1.0  # only hyperbolic models come here

@@ -35,7 +35,6 @@ CalibrationRadii = Mapping[str, RadiusStats]
 class PublishedSearch:
     """One of the published searches: groups of the queries and of the pool, the target in the first.
 
-
     The bound is a percentile, or the mean, of the radii of `bounded_by`; `outward`, queries *below* are moved onto it.
     """
 

@@ -26,15 +26,10 @@ _SMALLEST = 256 + 3  # all bytes and the three special tokens
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> Tokenizer:
-    """Learn a tokenizer from captions.
+    """Learn a tokenizer from captions, of `vocab_size` tokens at most, special tokens and the 256 bytes included.
 
     The padding token has id 0 and the end token the highest id of all, so that a text tower which pools "at the largest
-    id" (as CLIP's do) pools at the end token.
-
-    `vocab_size` is the largest size of the vocabulary, special tokens and the 256 bytes included.
-
-    Raises:
-        TrainingError: There are no texts, or the vocabulary is too small for the bytes.
+    id" (as CLIP's do) pools there (`TrainingError`: there are no texts, or the vocabulary is too small for the bytes).
     """
     if vocab_size < _SMALLEST:
         raise TrainingError(f"vocab_size is {vocab_size}; it must be at least {_SMALLEST} to hold every byte")

@@ -11,7 +11,6 @@ import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -63,10 +62,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Published:
-    """An imported model in torch, in evaluation mode on the CPU, with adapters merged.
-
-    `bounds` are the published ones, empty if there are none; `provenance` is JSON-serialisable.
-    """
+    """An imported model in torch, in evaluation mode on the CPU, adapters merged; bounds may be empty."""
 
     model: HySAC
     tokenizer: Tokenizer
@@ -79,15 +75,11 @@ class Published:
         """Curvature c > 0 of the space (−c)."""
         return float(self.model.curvature.detach())
 
-    @cached_property
-    def _words(self) -> TextTokenizer:
-        return TextTokenizer(self.tokenizer, self.text)
-
     @torch.inference_mode()
     def encode_text(self, texts: list[str]) -> NDArray[np.float32]:
         """Points of n texts, (n, d)."""
-        tokens = self._words(texts)
-        points: NDArray[np.float32] = self.model.encode_text(torch.from_numpy(tokens)).numpy()
+        words = TextTokenizer(self.tokenizer, self.text)
+        points: NDArray[np.float32] = self.model.encode_text(torch.from_numpy(words(texts))).numpy()
         return points
 
     @torch.inference_mode()
@@ -112,10 +104,8 @@ class Imported:
 def find(source: str | Path, revision: str | None = None) -> Source:
     """Find the files of a checkpoint (`BundleNotFoundError`: there is none).
 
-    Args:
-        source: A folder, a checkpoint file with its other files beside it, or a repository id ``"owner/name"`` on the
-            Hugging Face hub.
-        revision: Branch, tag or commit of a hub repository.
+    The source is a folder, a checkpoint file with its other files beside it, or a repository id ``"owner/name"`` on the
+    Hugging Face hub, of which `revision` is a branch, tag or commit.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -139,10 +129,8 @@ def find(source: str | Path, revision: str | None = None) -> Source:
 def load_published(source: Source, *, lora_alpha: float = LORA_ALPHA, tokenizer: str | Path | None = None) -> Published:
     """Read a checkpoint and merge its adapters; `lora_alpha` is their α, ranks come from their shapes.
 
-    A `tokenizer` (``tokenizer.json``) takes the place of the one beside the checkpoint, or of CLIP's.
-
-    Raises:
-        TrainingError: The checkpoint, its curvature, config, bounds or tokenizer cannot be used.
+    A `tokenizer` (``tokenizer.json``) takes the place of the one beside the checkpoint, or of CLIP's (`TrainingError`:
+    the checkpoint, its curvature, config, bounds or tokenizer cannot be used).
     """
     checkpoint = sort_out(_state(source.checkpoint))
     config = architecture(checkpoint, _settings(source.config))
@@ -178,8 +166,7 @@ def import_published(
     unsafe ones, in [0, 1), may count as safe. For the rest see `find`, `load_published` and `export_bundle`.
 
     Raises:
-        BundleNotFoundError: There is no such checkpoint.
-        TrainingError: The checkpoint cannot be used, or gives no safety profile.
+        BundleNotFoundError, TrainingError: There is no such checkpoint, or it gives no model or no safety profile.
         SettingsError: The samples cannot be used, or something is at `out`.
         BundleFormatError: The graphs do not reproduce the model.
     """

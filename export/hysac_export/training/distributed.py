@@ -24,10 +24,8 @@ from hysac_retrieval.errors import TrainingError
 class Processes:
     """This process among those that train together: `rank` of `count`, on `device`; `state` is accelerate's.
 
-    The device is ``"cpu"``, ``"cuda"``, or one GPU such as ``"cuda:1"`` for a single process; by default a GPU.
-
-    Raises:
-        TrainingError: There is no such device.
+    The device is ``"cpu"``, ``"cuda"``, or one GPU such as ``"cuda:1"`` for a single process, by default a GPU
+    (`TrainingError`: there is none).
     """
 
     def __init__(self, device: str | None = None) -> None:

@@ -70,10 +70,7 @@ def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
 
 
 def entailment(apex: Tensor, inside: Tensor, curvature: Tensor | float, aperture_scale: float = 1.0) -> Tensor:
-    """Penalty for each point of `inside` outside of its `apex`'s cone, 0-d.
-
-    mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))); arXiv 2503.12127, section 3.
-    """
+    """Penalty for points outside a cone, mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))), 0-d."""
     if not apex.numel():
         return apex.sum()
     angle = lorentz.exterior_angle(apex, inside, curvature)

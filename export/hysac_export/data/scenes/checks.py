@@ -69,12 +69,9 @@ def layout_features(drawing: Drawing) -> Floats:
 
 
 def place_features(found: Sequence[Quadruplet], drawings: Sequence[Drawing]) -> tuple[Floats, NDArray[np.bool_]]:
-    """Place of the always unsafe sprite and of one other, from every unsafe scene that has one.
+    """Place of the always unsafe sprite and of one other, from every unsafe scene that has one, and which are unsafe.
 
-    Drawings are of the safe and unsafe scenes in turn.
-
-    Returns:
-        (2m, 8): left, top, edge and rank in the order of drawing, with squares; and which rows are the unsafe ones.
+    Drawings are of the safe and unsafe scenes in turn; (2m, 8): left, top, edge and rank of drawing, with squares.
     """
     known = catalogue().entities
     rows: list[Floats] = []
