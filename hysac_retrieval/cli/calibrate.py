@@ -123,9 +123,8 @@ def command(
 def _prepare(roc: Path | None, out: Path | None) -> None:
     """Make the folders of the files that are written in the end, before the work."""
     if roc is not None and roc.suffix.lower() == ".png":
-        raise SettingsError(
-            "--roc names the JSON file, its picture goes beside it", hint=f"Give {roc.with_suffix('.json')}"
-        )
+        message = "--roc names the JSON file, its picture goes beside it"
+        raise SettingsError(message, hint=f"Give {roc.with_suffix('.json')}")
     if roc is not None and out is not None and out.absolute() in {roc.absolute(), roc.with_suffix(".png").absolute()}:
         raise SettingsError(f"--roc and --out would both write {out}", hint="Give them different names")
     for path in (roc, out):

@@ -106,10 +106,8 @@ def _default_baselines() -> list[Subject]:
     from hysac_export.evaluation.subjects import baseline_folders, load_subject
 
     if not (runs := baseline_folders()):
-        note(
-            "No baselines: those of the bundled model are in the project's repository (benchmarks/baselines), not in "
-            "the installed package; name one by --baseline, or say --no-baseline."
-        )
+        where = "the project's repository (benchmarks/baselines), not in the installed package"
+        note(f"No baselines: those of the bundled model are in {where}; give --baseline or --no-baseline.")
     try:
         return [load_subject(run) for run in runs]
     except MissingExtraError as error:

@@ -115,9 +115,8 @@ def _show(report: DataReport) -> None:
     out.print(Table("", header, tuple(rows), labels=1).rich())
     out.print("Categories: " + ", ".join(f"{name} {count}" for name, count in report.train.categories.items()))
     for kind, trouble in report.troubles.items():
-        out.print(
-            f"{trouble.count} × {kind}:", *(f"  {example}" for example in trouble.examples), sep="\n", markup=False
-        )
+        lines = [f"{trouble.count} × {kind}:", *(f"  {example}" for example in trouble.examples)]
+        out.print("\n".join(lines), markup=False)
     for word, colour, messages in (("Warning", "yellow", report.warnings), ("Error", "red", report.errors)):
         for message in messages:
             click.secho(f"{word}: {message}", fg=colour, err=True)

@@ -56,11 +56,6 @@ class ExportOptions:
     n: int = 1000
     overwrite: bool = False
 
-    @property
-    def compressed(self) -> bool:
-        """Whether the bundle computes in less than float32."""
-        return self.precision != "fp32"
-
 
 def export_model(model: str, out: Path, options: ExportOptions, stages: Stages) -> Bundle:
     """Write a bundle of a run folder, or a compressed one of a bundle (a folder, a bundled name or a hub id).
@@ -71,16 +66,16 @@ def export_model(model: str, out: Path, options: ExportOptions, stages: Stages) 
         BundleError: The bundle cannot be read, or the graphs do not reproduce the model.
     """
     check_target(out, options.overwrite)
-    samples = options.static or options.safe or options.unsafe
-    if (options.static and options.precision != "int8") or (samples and not options.compressed):
+    plain = options.precision == "fp32"
+    if (options.static and options.precision != "int8") or (plain and (options.safe or options.unsafe)):
         raise SettingsError("--static, --safe and --unsafe go with a compressed --precision, --static with int8")
     folder = Path(model)
     if is_run(folder) or (folder.is_dir() and not (folder / MANIFEST_NAME).is_file()):
-        if not options.compressed:
+        if plain:
             return export_run(folder, out, options, stages, options.weights)
         with tempfile.TemporaryDirectory(prefix="hysac-export-") as work:
             return compress(export_run(folder, Path(work) / "fp32", options, stages, "float32"), out, options, stages)
-    if not options.compressed:
+    if plain:
         raise SettingsError(f"{model} is a bundle already", hint="Compress it by --precision fp16 or int8")
     if options.safety is not None or options.metrics is not None or options.licence:
         raise SettingsError("--safety, --metrics and --licence go with a run; a compressed bundle has its source's")

@@ -83,7 +83,8 @@ def compress_bundle(
     with building(out, overwrite) as folder:
         graphs: dict[Modality, str] = {"text": manifest.text.file, "image": manifest.image.file}
         for modality, file in graphs.items():
-            proto, work, rows = load_graph(source.file(file)), folder / "work", inputs and inputs[modality]
+            proto, work = load_graph(source.file(file)), folder / "work"
+            rows = None if inputs is None else inputs[modality]
             made = half_precision(proto, work) if precision == "fp16" else quantized(proto, work, rows)
             strip(made)
             save_graph(made, folder / file)

@@ -51,13 +51,11 @@ def verify_bundle(
             worst[modality] = np.maximum(worst[modality], errors).tolist()
     for modality, (point, radius) in worst.items():
         if not (point <= POINT_TOLERANCE and radius <= RADIUS_TOLERANCE):
-            found = (
-                f"points by {point:.3g} (at most {POINT_TOLERANCE:.0e}), radii by {radius:.3g} of their size (at most "
-            )
-            raise BundleFormatError(
-                f"the exported {modality} graph differs from the model: {found}{RADIUS_TOLERANCE:.0e})",
-                hint="Check that the model is in float32 and evaluation mode, and the versions of torch and onnx",
-            )
+            points = f"points by {point:.3g} (at most {POINT_TOLERANCE:.0e})"
+            radii = f"radii by {radius:.3g} of their size (at most {RADIUS_TOLERANCE:.0e})"
+            hint = "Check that the model is in float32 and evaluation mode, and the versions of torch and onnx"
+            message = f"the exported {modality} graph differs from the model: {points}, {radii}"
+            raise BundleFormatError(message, hint=hint)
         result[modality] = {"point_absolute": point, "radius_relative": radius}
     return result
 

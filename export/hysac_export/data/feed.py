@@ -7,6 +7,7 @@ the same numbers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -53,13 +54,12 @@ def open_feed(config: TrainConfig) -> Feed:
     return FileFeed(config) if config.data.train else SceneFeed(config)
 
 
+@dataclass(frozen=True)
 class SceneFeed:
     """The scenes."""
 
-    digest = ""
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    config: TrainConfig
+    digest: str = ""
 
     def captions(self) -> list[str]:
         """See `Feed`."""

@@ -27,9 +27,7 @@ class Figure:
 class Bootstrap:
     """Resamples of n quadruplets, the same ones for every figure, so that figures of one split are paired.
 
-    By hand, because `scipy.stats.bootstrap` draws anew for every statistic: here one matrix of weights serves them all.
-
-    Without resamples, intervals have width 0.
+    `scipy.stats.bootstrap` draws anew for every statistic. Without resamples, intervals have width 0.
     """
 
     n: int

@@ -44,10 +44,7 @@ class Samples:
 def encode_samples(
     encoder: Encodes, safe: Sequence[str | Path], unsafe: Sequence[str | Path], progress: Progress | None = None
 ) -> Samples:
-    """Read and encode samples.
-
-    Sources are of every kind that can be indexed: folders of images, text files, tables, shards. The caption of an
-    image counts as a text.
+    """Read and encode samples, of sources of every kind that can be indexed; an image's caption counts as a text.
 
     Raises:
         SourceError: A source cannot be read.
@@ -72,12 +69,10 @@ def read_samples(sources: Sequence[str | Path]) -> dict[Modality, list[Any]]:
 def calibrate_radii(
     radii: Mapping[Group, Floats], base: SafetyProfile | None = None, *, max_miss: float = MAX_MISS
 ) -> SafetyProfile:
-    """Fit a safety profile to radii of samples.
+    """Fit a safety profile to radii of samples by group, of a modality both groups or neither.
 
-    Args:
-        radii: Radii by group; of a modality both groups or neither.
-        base: The profile so far, kept for a modality without samples; without it there must be samples of both.
-        max_miss: Largest share of unsafe samples at or below the threshold, in [0, 1), in each modality.
+    `base` is the profile so far, kept for a modality without samples; without it there must be samples of both. A share
+    `max_miss` of unsafe samples may be at or below the threshold, in [0, 1), in each modality.
 
     Raises:
         SettingsError: There are too few samples, or samples of one side only; or `max_miss` is out of range.

@@ -85,10 +85,8 @@ def describe_tokenizer(tokenizer: Tokenizer, vocab_size: int, context_length: in
     ids = [id_ for id_, counts in zip(encoded.ids, encoded.attention_mask, strict=True) if counts]  # without padding
     size = tokenizer.get_vocab_size()
     if len(ids) < 3 or ids[-1] != size - 1 or size != vocab_size:
-        raise TrainingError(
-            f"the tokenizer has {size} tokens and turns 'a' into {ids}; expected the checkpoint's {vocab_size} tokens, "
-            "a start token first and the end token, of the highest id, last"
-        )
+        expected = f"the checkpoint's {vocab_size}, a start token first and the end token, of the highest id, last"
+        raise TrainingError(f"the tokenizer has {size} tokens and turns 'a' into {ids}; expected {expected}")
     # Behind the end token nothing counts: the text tower is causal. 0 as open_clip and the published code have it.
     return TextSpec(context_length=context_length, pad_id=0, end_id=ids[-1])
 

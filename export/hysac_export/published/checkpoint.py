@@ -202,10 +202,8 @@ def _check_curvature(model: HySAC) -> None:
     low, high = CURVATURE_RANGE
     logarithm = float(model.log_curvature)
     if not math.log(low / _STEP) <= logarithm <= math.log(high * _STEP):
-        raise TrainingError(
-            f"curv of the checkpoint is {logarithm:.6g}; expected the logarithm of a curvature from {low:g} to "
-            f"{high:g}, {math.log(low):.4g} to {math.log(high):.4g}: training diverged, or the file is damaged"
-        )
+        expected = f"the logarithm of a curvature from {low:g} to {high:g}: training diverged, or the file is damaged"
+        raise TrainingError(f"curv of the checkpoint is {logarithm:.6g}; expected {expected}")
 
 
 def _beside(checkpoint: Path, name: str) -> Source:

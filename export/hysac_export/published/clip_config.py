@@ -42,10 +42,8 @@ def tower_settings(config: Mapping[str, Any] | None, part: str, width: int, laye
         )
     activation, eps = settings.get("hidden_act", "quick_gelu"), settings.get("layer_norm_eps", LAYER_NORM_EPS)
     if not isinstance(heads, int) or heads < 1 or width % heads or activation not in _QUICK_GELU:
-        raise TrainingError(
-            f"config.json gives the {part} {heads!r} heads and the activation {activation!r}; expected a divisor of "
-            f"the width {width} and one of {', '.join(_QUICK_GELU)}"
-        )
+        expected = f"a divisor of the width {width} and one of {', '.join(_QUICK_GELU)}"
+        raise TrainingError(f"config.json gives the {part} {heads!r} heads and {activation!r}; expected {expected}")
     if eps != LAYER_NORM_EPS:
         raise TrainingError(f"config.json sets layer_norm_eps of the {part} to {eps!r}; only {LAYER_NORM_EPS} can be")
     return TowerSettings(heads, _QUICK_GELU[activation])

@@ -125,10 +125,8 @@ def architecture(checkpoint: Checkpoint, settings: Mapping[str, Any] | None = No
     shape.complain()
     grid = math.isqrt(positions[0] - 1)
     if grid**2 != positions[0] - 1 or grid == 0 or patch[2] != patch[3]:
-        raise TrainingError(
-            f"the vision tower has {positions[0]} positions and patches of {patch[2]}×{patch[3]}; expected a class "
-            "token and a square grid of square patches"
-        )
+        found = f"the vision tower has {positions[0]} positions and patches of {patch[2]}×{patch[3]}"
+        raise TrainingError(f"{found}; expected a class token and a square grid of square patches")
     layers = {tower: _layers(checkpoint.weights, tower) for tower in ("visual", "textual")}
     image: TowerSettings = tower_settings(settings, "vision_config", patch[0], layers["visual"])
     text: TowerSettings = tower_settings(settings, "text_config", tokens[1], layers["textual"])
@@ -245,7 +243,5 @@ def _complain(problems: Mapping[str, list[str]]) -> None:
             more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
             parts.append(f"{len(items)} {kind} ({', '.join(items[:_SHOWN])}{more})")
     if parts:
-        raise TrainingError(
-            f"this is no HySAC checkpoint that can be imported: {'; '.join(parts)}; expected the state dict of the "
-            "published code: Hugging Face's CLIP under 'visual.' and 'textual.', logit_scale, curv, and both alphas"
-        )
+        layout = "Hugging Face's CLIP under 'visual.' and 'textual.', logit_scale, curv, and both alphas"
+        raise TrainingError(f"this is no HySAC checkpoint: {'; '.join(parts)}; expected {layout}")

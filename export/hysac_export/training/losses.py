@@ -55,9 +55,8 @@ class Quadruplets:
 
     def both_shown(self) -> Rows:
         """Rows that have both pictures."""
-        if isinstance(self.safe_shown, EllipsisType) or isinstance(self.unsafe_shown, EllipsisType):
-            return self.unsafe_shown if isinstance(self.safe_shown, EllipsisType) else self.safe_shown
-        return self.safe_shown & self.unsafe_shown
+        masks = [rows for rows in (self.safe_shown, self.unsafe_shown) if isinstance(rows, Tensor)]
+        return torch.stack(masks).all(0) if masks else ...
 
 
 def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:

@@ -102,7 +102,7 @@ class TrainedRun:
         self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, size: int
     ) -> NDArray[np.float32]:
         device = self.model.log_curvature.device
-        return torch.cat([encode(part.to(device)) for part in inputs.split(size)]).cpu().numpy()
+        return torch.cat([encode(part.to(device)) for part in torch.split(inputs, size)]).cpu().numpy()
 
     @property
     def text_spec(self) -> TextSpec:

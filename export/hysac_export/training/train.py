@@ -61,18 +61,11 @@ _FREE = {"threads", "workers", "checkpoint_every", "log_every", "trackers", "gra
 
 
 class Trainer:
-    """One run in one folder.
-
-    Started in several processes by ``accelerate launch``, they train together; the first one writes.
+    """One run in one folder; several processes of ``accelerate launch`` train together, and the first one writes.
 
     The folder is created; one that holds another run is refused, unless `resume` continues from its checkpoint. The
-    device is by default CUDA, if there is one.
-
-    Attributes:
-        config: The config, its model resolved (`towers.resolve`).
-        model: The model as it is trained, adapters and all.
-        step: Number of finished steps.
-        best: The best validation so far.
+    device is by default CUDA, if there is one. The `config` has its model resolved (`towers.resolve`), `model` has its
+    adapters, `step` counts finished steps, `best` is the best validation so far.
 
     Raises:
         TrainingError: The folder, or the config's towers or data, cannot be used.

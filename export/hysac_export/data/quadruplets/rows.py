@@ -113,10 +113,9 @@ class Spool:
 def read_quadruplets(sources: Iterable[str], spool: Spool) -> Iterator[QuadrupletRow | BadRow]:
     """Read the rows of sources, in their order.
 
-    Args:
-        sources: Tables, JSON files and shards, where ``{000..010}`` stands for several; ``hf:NAME`` is a Hugging Face
-            dataset on the hub or in a folder, ``hf:NAME#SPLIT`` and ``hf:NAME#SUBSET/SPLIT`` a part of it.
-        spool: Keeps pictures that are not files.
+    Sources are tables, JSON files and shards, where ``{000..010}`` stands for several; ``hf:NAME`` is a Hugging Face
+    dataset on the hub or in a folder, ``hf:NAME#SPLIT`` and ``hf:NAME#SUBSET/SPLIT`` a part of it. Pictures that are
+    not files are kept in `spool`.
 
     Raises:
         SourceError: A source cannot be read, or has no column of captions.
