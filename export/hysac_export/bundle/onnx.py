@@ -164,9 +164,7 @@ def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> 
 def check_hyperbolic(model: HySAC) -> None:
     """Refuse a model whose points have no radius (`TrainingError`: it is Euclidean)."""
     if model.config.geometry != "hyperbolic":
-        raise TrainingError(
-            f"only hyperbolic models can be exported; points of a {model.config.geometry} have no radius"
-        )
+        raise TrainingError(f"only hyperbolic models can be exported; {model.config.geometry} points have no radius")
 
 
 def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> HySAC:

@@ -84,7 +84,7 @@ def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, hint: str = H
     radii = np.concatenate([safe, unsafe])
     if radii.std() <= MIN_SPREAD * radii.mean():  # a slope fitted to rounding would be noise
         message = f"all {modality} radii are {radii.mean():.6g} up to rounding: the model has collapsed"
-        raise TrainingError(message, hint=HINT.replace("longer", "it from another seed"))
+        raise TrainingError(message, hint=f"Try another seed. {HINT}")
     slope, midpoint = fit_logistic(safe, unsafe)
     if slope <= 0 or midpoint < 0 or safe.mean() >= unsafe.mean():
         means = f"mean radius {safe.mean():.4g} safe, {unsafe.mean():.4g} unsafe; expected safe below unsafe"

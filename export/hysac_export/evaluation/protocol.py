@@ -33,7 +33,7 @@ CalibrationRadii = Mapping[str, RadiusStats]
 
 @dataclass(frozen=True)
 class PublishedSearch:
-    """One of the published searches: groups of the queries and of the pool, the target in the first.
+    """One of the published searches: groups of queries and of the pool, the target in the first; `label` in symbols.
 
     The bound is a percentile, or the mean, of the radii of `bounded_by`; `outward`, queries *below* are moved onto it.
     """

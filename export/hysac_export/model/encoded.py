@@ -56,12 +56,14 @@ class EncodedSplit:
         for group in GROUPS:
             points = getattr(self, group)
             if points.shape != (n, *rest) or len(rest) != 1 or n == 0:
-                raise InvalidVectorError(f"{group} has shape {points.shape}, expected (n, d) as safe_text, n ≥ 1")
+                expected = f"(n, d) with n ≥ 1 as safe_text: {self.safe_text.shape}"
+                raise InvalidVectorError(f"{group} has shape {points.shape}, expected {expected}")
             if not np.isfinite(points).all():
                 bad = int((~np.isfinite(points).all(axis=1)).sum())
                 raise InvalidVectorError(f"{bad} of {n} {group} points are not finite: the model diverged in training")
         if self.categories.shape != (n,) or self.context.shape != (n,):
-            raise InvalidVectorError(f"categories and context must have shape ({n},)")
+            found = f"categories {self.categories.shape} and context {self.context.shape}"
+            raise InvalidVectorError(f"{found} must have shape ({n},)")
 
     def __len__(self) -> int:
         return len(self.safe_text)

@@ -81,7 +81,10 @@ def split_attention(module: nn.Module) -> int:
 
 
 def adapt(model: HySAC, config: LoRAConfig) -> None:
-    """Freeze the towers and put adapters on them, in place (`TrainingError`: they fit or merge nowhere)."""
+    """Freeze the towers and put adapters on them, in place; everything outside of the towers is trained as before.
+
+    `TrainingError`: No module has one of the names, or the adapters cannot be merged again.
+    """
     from peft import LoraConfig, inject_adapter_in_model  # transformers comes with it and takes seconds to import
 
     split_attention(model.clip)
@@ -120,9 +123,8 @@ def _check_merge(model: HySAC, config: LoRAConfig) -> None:
         plain.load_state_dict({name: value.to("meta") for name, value in merged_state(model, config).items()})
     except (RuntimeError, KeyError) as error:
         message = f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again: {error}"
-        raise TrainingError(
-            message, hint="Name other modules in model.open_clip.lora.targets, or set it to null"
-        ) from error
+        hint = "Name other modules in model.open_clip.lora.targets, or set model.open_clip.lora to null"
+        raise TrainingError(message, hint=hint) from error
 
 
 def check_gradients(model: HySAC) -> None:

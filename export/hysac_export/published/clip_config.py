@@ -37,9 +37,7 @@ def tower_settings(config: Mapping[str, Any] | None, part: str, width: int, laye
     heads = settings.get("num_attention_heads", width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else None)
     if heads is None:
         message = f"a tower of width {width} does not divide into heads of {HEAD_WIDTH}"
-        raise TrainingError(
-            message, hint="Put the config.json of the base model, which names them, beside the checkpoint"
-        )
+        raise TrainingError(message, hint="Put the config.json of the base model beside the checkpoint")
     activation, eps = settings.get("hidden_act", "quick_gelu"), settings.get("layer_norm_eps", LAYER_NORM_EPS)
     if not isinstance(heads, int) or heads < 1 or width % heads or activation not in _QUICK_GELU:
         expected = f"a divisor of the width {width} and one of {', '.join(_QUICK_GELU)}"

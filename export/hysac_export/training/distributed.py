@@ -73,6 +73,8 @@ class Processes:
 
     def agree(self, value: float) -> float:
         """The first process's value, in all of them."""
+        if self.count == 1:
+            return value
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
         return float(broadcast(shared))
 
