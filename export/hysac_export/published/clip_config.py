@@ -33,7 +33,7 @@ def tower_settings(config: Mapping[str, Any] | None, part: str, width: int, laye
     for key, known, what in (("hidden_size", width, "width"), ("num_hidden_layers", layers, "layers")):
         if (said := settings.get(key, known)) != known:
             message = f"config.json says that the {part} has {said} {what}, the weights have {known}"
-            raise TrainingError(message, hint="Give the config.json of this base model, and a checkpoint that is whole")
+            raise TrainingError(message, hint="Give the config.json of the right base model, and a whole checkpoint")
     heads = settings.get("num_attention_heads", width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else None)
     if heads is None:
         message = f"a tower of width {width} does not divide into heads of {HEAD_WIDTH}"
