@@ -123,7 +123,7 @@ class ModelConfig(_Config):
         # open_clip gives a tower as many heads as fit.
         heads = self.image.width // self.image.head_width
         if self.open_clip is None and (heads == 0 or self.image.width % heads):
-            raise ValueError(f"image.width {self.image.width} does not divide into heads of {self.image.head_width}")
+            raise ValueError(f"image.width {self.image.width} does not fit image.head_width, {self.image.head_width}")
         return self
 
 

@@ -46,7 +46,7 @@ def pretrained_towers(config: OpenClipConfig, resolved: ModelConfig) -> nn.Modul
             load_checkpoint(clip, str(path))  # never unpickles: weights_only is open_clip's default
         except Exception as error:  # torch and safetensors let out whatever they trip over in a wrong file
             message = f"the weights {config.pretrained!r} cannot be loaded into open_clip's {config.name}: {error}"
-            raise TrainingError(message, hint="Name their own architecture in model.open_clip.name") from error
+            raise TrainingError(message, hint="Name in model.open_clip.name what they were trained as") from error
     return _without_scale(clip)
 
 
@@ -154,7 +154,7 @@ def _describe(config: OpenClipConfig) -> tuple[dict[str, Any], Mapping[str, Any]
         architecture = get_model_config(config.name.replace("/", "-")) if ":" not in config.name else None
         if architecture is None:
             message = f"open_clip has no architecture {config.name!r}"
-            raise TrainingError(message, hint="See `open_clip.list_models()`, or describe another in a JSON file")
+            raise TrainingError(message, hint="See `open_clip.list_models()`; a JSON file can describe another")
     if not isinstance(architecture, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= architecture.keys():
         raise TrainingError(f"{config.name} describes no CLIP; expected embed_dim, vision_cfg and text_cfg")
     if config.pretrained and (tag := get_pretrained_cfg(config.name, config.pretrained)):
