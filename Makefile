@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := torch==2.14.1 torchvision==0.29.1
-PYTEST := $(BIN)/python -m pytest
+# One process a core, the tests of a module in one of them; each process computes on one core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 
 # Tests need no annotations, and hand over what is wrong on purpose.
@@ -24,12 +25,11 @@ demo: $(VENV)/.runtime ## Index the example gallery, search it safely, write dem
 
 .PHONY: test
 test: $(VENV)/.plugins ## Run all tests
-	$(PYTEST)
-	$(BIN)/python -m pytest plugins
+	$(PYTEST) tests plugins
 
 .PHONY: test-fast
-test-fast: $(VENV)/.dev ## Run the tests that take no second, for the inner loop
-	$(PYTEST) -m 'not slow'
+test-fast: $(VENV)/.dev ## Run the runtime's tests that take no second, for the inner loop
+	$(PYTEST) -m 'not slow' --ignore tests/export
 
 .PHONY: check
 check: $(VENV)/.plugins ## Lint, check types and the layers of imports

@@ -67,6 +67,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= LARGEST_README
 
 
+@pytest.mark.slow
 def test_the_readme_does_what_it_says(person: Reader) -> None:
     person.fill("products", [{"title": title} for title in TITLES], TITLES)
     person.run('hysac attach --collection products --text-field title --url "$QDRANT_URL"')
@@ -79,6 +80,7 @@ def test_the_readme_does_what_it_says(person: Reader) -> None:
     person.names["engine"].close()
 
 
+@pytest.mark.slow
 def test_the_quickstart_does_what_it_says(person: Reader) -> None:
     ran = follow(person, DOCS / "quickstart.md")
     assert sum(command.startswith("hysac ") for command in ran) == 6

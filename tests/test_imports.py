@@ -43,6 +43,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         _ = hysac_retrieval.nothing
 
 
+@pytest.mark.slow
 def test_commands_import_what_trains_and_encodes_only_when_they_run() -> None:
     names = " ".join(path.stem for path in (Path(hysac_retrieval.__file__).parent / "cli").glob("[a-z]*.py"))
     loaded = loaded_by(

@@ -30,6 +30,7 @@ def ids(points: list) -> set:  # type: ignore[type-arg]
     return {point.id for point in points}
 
 
+@pytest.mark.slow
 def test_from_clip_vectors(person: Reader, capsys: pytest.CaptureFixture[str]) -> None:
     person.fill("photos", [{"file": file} for file in person.captions], list(person.captions.values()))
     everything = set(range(len(person.captions)))

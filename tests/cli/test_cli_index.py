@@ -137,6 +137,7 @@ def test_a_damaged_bundle_is_refused(run: Run, tmp_path: Path, toy_bundle: Path)
     assert "not a model bundle" in run("index", tmp_path / "p", *place(tmp_path, broken)).stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_batch_and_keeps_it(tmp_path: Path, toy_bundle: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"a dog {n}\n" for n in range(20_000)), encoding="utf-8")

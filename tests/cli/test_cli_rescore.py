@@ -15,6 +15,8 @@ from support.toy_bundle import profile, write_toy_bundle
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.bundle import Bundle
 
+pytestmark = pytest.mark.slow
+
 THINGS = ("dog", "cat", "house", "man", "woman")
 
 

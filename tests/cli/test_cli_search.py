@@ -205,6 +205,7 @@ def test_a_folder_that_is_no_collection_is_named(run: Run, tmp_path: Path, photo
     assert (other.exit_code, "not a hysac collection" in other.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_an_error(photos: Photos) -> None:
     # In a process of its own: the client looks at the server from a thread, which warns.
     place = ("--collection", "photos", "--url", "http://127.0.0.1:9", "--model", str(photos.model))

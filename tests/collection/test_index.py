@@ -54,6 +54,7 @@ def test_hits_are_those_of_exact_search_with_exact_distances(index: Index) -> No
         np.testing.assert_allclose([h.radius for h in hits], lorentz.dist0(points[exact], CURVATURE), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", STORES)
 @settings(max_examples=15, deadline=None)
 @given(
@@ -88,6 +89,7 @@ def test_ranking_is_exact_for_any_curvature_and_radius(
     assert [hit.distance for hit in hits] == sorted(hit.distance for hit in hits)
 
 
+@pytest.mark.slow
 def test_a_graph_of_thousands_of_points_finds_the_nearest(tmp_path: Path) -> None:
     points = random_points(4000, seed=3, dim=16, low=2.2, high=3.4)
     # Small thresholds, so that this collection is searched through the graph and not point by point.

@@ -113,6 +113,7 @@ def test_scores_are_those_of_a_collection_indexed_with_the_new_calibration(
     assert max(report.withdrawn, report.released) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["edge", "memory"])
 @pytest.mark.parametrize("by", [-0.3, 0.0, 0.3])
 def test_no_search_at_any_moment_returns_what_either_calibration_holds_unsafe(

@@ -57,6 +57,7 @@ def test_saving_and_loading_changes_nothing(tokenizer: Tokenizer, tmp_path: Path
         assert row.tolist() == ids + [0] * (12 - len(ids))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(min_size=1, max_size=60))
 def test_any_text_becomes_start_tokens_end(tokenizer: Tokenizer, text: str) -> None:

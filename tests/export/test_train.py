@@ -21,6 +21,8 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.errors import TrainingError
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "stem_steps": 2,
     "steps": 4,

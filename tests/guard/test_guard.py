@@ -263,6 +263,7 @@ def found_by(
         return None
 
 
+@pytest.mark.slow
 @modest
 @given(
     rows=hostile_rows,

@@ -167,6 +167,7 @@ def test_captions_that_are_points_leave_with_their_image_and_alone(
     assert index.count() == len(COLOURS)
 
 
+@pytest.mark.slow
 def test_many_points_are_pruned_page_by_page(tmp_path: Path, encoder: Encoder, index: Index) -> None:
     rows = tmp_path / "rows.jsonl"
     lines = [json.dumps({"text": "a dog", "n": n}) + "\n" for n in range(2500)]

@@ -104,6 +104,7 @@ def test_nothing_waits_for_processes_to_start_where_their_number_is_open(monkeyp
     assert str(os.getpid()) in where
 
 
+@pytest.mark.slow
 def test_an_image_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
     with Decoder(1, Fatal(tmp_path / "marker")) as decoder:  # type: ignore[arg-type]
         first = decoder.submit([Job(data, b"") for data in (b"a", b"always", b"b")])

@@ -41,6 +41,7 @@ def test_points_of_an_encoder_take_the_padded_lift_fitted_on_all_of_them():
     json.dumps(report, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_choice_is_the_same_every_time_on_the_same_sample():
     points, _ = random_tree(600)
     (one, first), (two, second) = (choose_lift(points, 1.0, seed=3) for _ in range(2))

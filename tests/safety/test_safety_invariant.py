@@ -42,6 +42,8 @@ from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.queries import Examples, PointRef
 from hysac_retrieval.stores import Store
 
+pytestmark = pytest.mark.slow
+
 Ask = Callable[[SafeSearch, Any, dict[str, Any]], Iterable[Hit]]
 
 

@@ -83,6 +83,7 @@ asked = given(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 @pytest.mark.parametrize("lift", LIFTS)
 @pytest.mark.parametrize("store", [*STORES, *QDRANT])
@@ -123,6 +124,7 @@ def test_no_collection_returns_an_unsafe_point(
         assert allowed(there[int(hit.id)], bound, index.metadata.fingerprint), there[int(hit.id)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lift", LIFTS)
 @pytest.mark.parametrize("store", ["memory", *QDRANT])
 @modest

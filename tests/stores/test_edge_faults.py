@@ -178,6 +178,7 @@ store.close()
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -213,6 +214,7 @@ except StorageFullError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_an_error(tmp_path: Path) -> None:
     path = ":".join((str(Path(__file__).parent), *sys.path))
     found = subprocess.run([sys.executable, "-c", LIMITED, tmp_path, path], capture_output=True, text=True)

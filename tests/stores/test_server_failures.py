@@ -241,6 +241,7 @@ def test_a_certificate_for_another_name_is_refused_at_once(
     assert server.behind.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over_grpc", [False, True], ids=["rest", "grpc"])
 @pytest.mark.parametrize("secured", ["localhost"], indirect=True)
 def test_a_certificate_of_an_unknown_authority_is_refused_until_it_is_made_known(
