@@ -135,7 +135,7 @@ def test_permitted_are_the_points_whose_own_record_says_so(store: str, lift: str
     safe = {"model": "own", "safe": {"own": True}}
     own: list[Any] = [{"unsafe": 0.1, **safe}, {"unsafe": 0.5, **safe}]
     scores = [score for score in ODD_SCORES if store == "edge" or not isinstance(score, list)]  # see test_safety_matrix
-    odd = [{"unsafe": score, **safe} for score in scores] + ODD_RECORDS
+    odd: list[Any] = [{"unsafe": score, **safe} for score in scores] + ODD_RECORDS
     odd += [{"unsafe": 0.1, "model": "own", "safe": verdict} for verdict in ODD_VERDICTS]
     with index_on(store, tmp_path, lift=lift) as index:
         there = fill(index, [{"hysac": record} for record in [*own, *odd]], seed=3)

@@ -1,4 +1,4 @@
-"""What a store answered, as hits: distances, a last look at their safety, order."""
+"""Answers of a store as hits: distances, a last look at their safety, order."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _distances(
 
 
 def _rank(hit: Hit, penalty: float) -> float:
-    """What hits are ordered by; a distance that could not be computed comes last."""
+    """Key that hits are ordered by; a distance that could not be computed comes last."""
     value = hit.distance + penalty * _risk(hit.unsafe) if penalty > 0 else hit.distance
     return math.inf if math.isnan(value) else value
 

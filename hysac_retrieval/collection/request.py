@@ -1,4 +1,4 @@
-"""What a query with points may ask for: options of a call, and the frozen request that they become."""
+"""Query with points: options of a call, and the frozen request that they become."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ KnownModality = Annotated[Modality | None, BeforeValidator(_modality)]
 
 
 class Request(BaseModel):
-    """What every kind of query may ask for; see `CommonOptions`. Frozen; vary it with `model_copy`."""
+    """Options of every kind of query; see `CommonOptions`. Frozen; vary it with `model_copy`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 

@@ -50,12 +50,12 @@ class SafeSearch:
 
     @property
     def encoder(self) -> QueryEncoder | None:
-        """What encodes the queries."""
+        """Encoder of the queries."""
         return self._core.encoder
 
     @property
     def policy(self) -> SafetyPolicy:
-        """What a search may ask for."""
+        """Policy that every search is held to."""
         return self._core.policy
 
     @property

@@ -1,4 +1,4 @@
-"""What a search may ask for: options of a call, and the frozen request that they become."""
+"""Search: options of a call, and the frozen request that they become."""
 
 from __future__ import annotations
 

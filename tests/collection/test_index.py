@@ -388,7 +388,7 @@ def test_groups_hold_the_nearest_of_each_value(store: str, tmp_path: Path) -> No
         index.upsert(range(90), points, modality="image", payloads=payloads)
         found = index.query_groups(query, "album", groups=4, size=3, safe=False)
         with pytest.raises(SettingsError, match="limit"):
-            index.query_groups(query, "album", limit=3)
+            index.query_groups(query, "album", **{"limit": 3})
     expected: dict[str, list[int]] = {}
     for row in nearest(query, points).tolist():
         if row % 10:

@@ -34,7 +34,7 @@ def spoiled(index: Index) -> dict[int, dict[str, Any]]:
     index.upsert(range(POINTS), points, modality="image", payloads=[{"k": row % 4} for row in range(POINTS)])
     own = index.metadata.fingerprint
     there = {int(stored.id): dict(stored.payload) for stored in index.retrieve(range(POINTS))}
-    hostile = [{"unsafe": score} for score in ODD_SCORES] + [
+    hostile: list[Any] = [{"unsafe": score} for score in ODD_SCORES] + [
         {"model": [own if name == "own" else name for name in model] if isinstance(model, list) else model}
         for model in ODD_MODELS
     ]

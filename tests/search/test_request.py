@@ -72,7 +72,7 @@ def test_each_kind_of_request_has_options_of_its_own(kind: Any, options: dict[st
 def test_a_request_is_frozen_and_varied_by_copies() -> None:
     request = SearchRequest.of({"limit": 5})
     with pytest.raises(ValidationError):
-        request.limit = 6
+        request.limit = 6  # type: ignore[misc]
     assert request.model_copy(update={"offset": 3}).wanted == 8
     assert request.wanted == 5
 

@@ -30,7 +30,17 @@ scores = st.one_of(
 models_named = st.one_of(st.just("own"), st.just("own"), st.just("own"), st.sampled_from([["own", "own"], *ODD_MODELS]))
 
 
-ODD_VERDICTS = [None, "own", True, [], {}, {"own": False}, {"own": [True, False]}, {"own": "yes"}, {OTHER: True}]
+ODD_VERDICTS: list[Any] = [
+    None,
+    "own",
+    True,
+    [],
+    {},
+    {"own": False},
+    {"own": [True, False]},
+    {"own": "yes"},
+    {OTHER: True},
+]
 verdicts = st.one_of(*[st.just({"own": True})] * 4, st.sampled_from([{"own": [True]}, [{"own": True}], *ODD_VERDICTS]))
 
 

@@ -1,4 +1,4 @@
-"""What is asked of the embedded engine, and how its answers are read."""
+"""Requests to the embedded engine, and how its answers are read."""
 
 from __future__ import annotations
 
