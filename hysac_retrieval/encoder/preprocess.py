@@ -21,8 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.errors import ImageError
 
-ImageSource: TypeAlias = str | Path | bytes | Image.Image
-"""A path, an encoded file in memory, or a decoded picture."""
+ImageSource: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
+"""A path, an encoded file in memory, or a decoded picture: of Pillow, or its pixels (h, w), (h, w, 3) or (h, w, 4)."""
 
 DEFAULT_MAX_PIXELS = 89_478_485
 """Largest width × height that is decoded by default; the figure at which Pillow itself begins to warn."""
@@ -59,7 +59,8 @@ def load_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     16-bit and floating-point greys are brought to 8 bits.
 
     Args:
-        source: A path, the bytes of an image file, or a Pillow image (which is left as it is).
+        source: A path, the bytes of an image file, a Pillow image (which is left as it is), or pixels: an array of
+            uint8, shape (h, w) for grey, (h, w, 3) for RGB or (h, w, 4) for RGBA.
         max_pixels: Largest width × height to decode. Above about 179 million Pillow's own limit applies too.
 
     Returns:
@@ -72,6 +73,8 @@ def load_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     what = _describe(source)
     if isinstance(source, Image.Image):
         return _decode(source, what, max_pixels)
+    if isinstance(source, np.ndarray):
+        return _decode(_from_pixels(source), what, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
         if not source:
             raise ImageError(f"{what} is empty", hint="Pass the contents of an image file")
@@ -95,6 +98,16 @@ def load_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
             return _open(stream, what, max_pixels)
     except (OSError, RuntimeError) as error:  # RuntimeError: "~user" of an unknown user
         raise ImageError(f"{what} cannot be read: {error}", hint="Check the path and its permissions") from error
+
+
+def _from_pixels(pixels: NDArray[np.uint8]) -> Image.Image:
+    grey_or_colour = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or not grey_or_colour or not pixels.size:
+        raise ImageError(
+            f"pixels are {pixels.dtype} of shape {pixels.shape}; expected uint8, (h, w), (h, w, 3) or (h, w, 4)",
+            hint="Scale them to 0 to 255, or make a PIL image of them",
+        )
+    return Image.fromarray(pixels)
 
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
@@ -132,6 +145,8 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
 def _describe(source: Any) -> str:
     if isinstance(source, Image.Image):
         return f"image (mode {source.mode}, {source.width}×{source.height})"
+    if isinstance(source, np.ndarray):
+        return f"pixels ({source.dtype}, {source.shape})"
     if isinstance(source, bytes | bytearray | memoryview):
         return f"image data ({len(source)} bytes)"
     if isinstance(source, str | Path):

@@ -11,7 +11,7 @@ from qdrant_client import models
 
 from hysac_retrieval.results import Hit, QueryInfo
 from hysac_retrieval.safety.policy import AuditRecord, Operation, SafetyPolicy
-from hysac_retrieval.search.queries import Examples, PointRef, Query
+from hysac_retrieval.search.queries import Examples, PointRef, Query, is_pixels
 from hysac_retrieval.search.request import AnyRequest
 
 _NOT_RECORDED = {"safe", "threshold", "query_modality", "context", "filter"}
@@ -62,7 +62,7 @@ def describe(query: Any) -> str:
         return f"point {query.id}"
     if isinstance(query, str | os.PathLike):
         return os.fspath(query)
-    return "image" if isinstance(query, bytes | Image.Image) else "point"
+    return "image" if isinstance(query, bytes | Image.Image) or is_pixels(query) else "point"
 
 
 def _recorded(request: AnyRequest) -> dict[str, Any]:

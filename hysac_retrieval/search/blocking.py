@@ -67,9 +67,8 @@ class SafeSearch:
         """Find what is nearest to a query.
 
         Args:
-            query: Text; an image as `Path`, bytes or PIL image; a point (d,); a stored point (`PointRef`); or
-                `Examples`. A `str` is text, unless it ends in the suffix of an image format and is the path of an
-                existing file.
+            query: Text (any `str`); an image as `Path`, bytes, PIL image or array of pixels; a point (d,); a stored
+                point (`PointRef`); or `Examples`.
             **options: ``safe``, ``limit``, ``offset``, ``modality``, ``filter``, ``threshold``, ``penalty``,
                 ``rerank``, ``context`` and others; see `SearchOptions`.
 

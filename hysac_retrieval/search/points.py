@@ -20,7 +20,7 @@ from hysac_retrieval.collection.records import checked_point, checked_points, fo
 from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.errors import InputError, SettingsError
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.search.queries import Examples, PointRef, Query, QueryEncoder
+from hysac_retrieval.search.queries import Examples, PointRef, Query, QueryEncoder, is_pixels
 from hysac_retrieval.search.request import AnyRequest
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.types import StoredPoint
@@ -95,13 +95,13 @@ def query_points(
 
 
 def kind_of(query: Any) -> Modality | None:
-    """Return what a query is: text, image, or None for a point. A string is always a text.
+    """Return what a query is: text, image, or None for a point. A string is always a text; see `is_pixels` for arrays.
 
     Raises:
         InputError: It is none of them.
     """
     if isinstance(query, np.ndarray | list | tuple):
-        return None
+        return "image" if is_pixels(query) else None
     if isinstance(query, str):
         return "text"
     if isinstance(query, os.PathLike | bytes | Image.Image):

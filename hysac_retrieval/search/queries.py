@@ -62,6 +62,11 @@ class Examples:
             raise InputError("examples cannot be made of examples", hint="Give all of them at once")
 
 
+def is_pixels(query: object) -> bool:
+    """Whether an array is a picture: uint8, (h, w) or (h, w, channels). Any other array is a point."""
+    return isinstance(query, np.ndarray) and query.dtype == np.uint8 and query.ndim in (2, 3)
+
+
 Query: TypeAlias = Single | Examples
 """Everything that can be searched with."""
 

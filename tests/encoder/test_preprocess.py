@@ -208,7 +208,7 @@ def test_bad_paths_are_refused_with_what_was_found(tmp_path: Path) -> None:
             load_image(tmp_path / name)
 
 
-@pytest.mark.parametrize("source", [None, 3, ["a.png"], np.zeros((4, 4, 3), np.uint8)])
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], {"a": 1}])
 def test_other_types_are_refused(source: Any) -> None:
     with pytest.raises(ImageError, match=f"type {type(source).__name__}"):
         load_image(source)
@@ -270,3 +270,25 @@ def test_threads_do_not_disturb_the_warning_filters() -> None:
         thread.join()
     assert len(results) == 80
     assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("L", (9, 7)), ("RGB", (9, 7, 3)), ("RGBA", (9, 7, 4))])
+def test_pixels_are_the_picture_that_they_are_of(mode: str, shape: tuple[int, ...]) -> None:
+    picture = Image.effect_noise((7, 9), 80).convert(mode)
+    assert np.asarray(picture).shape == shape
+    assert load_image(np.asarray(picture)).tobytes() == load_image(picture).tobytes()
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 4, 3), np.int16),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((0, 4), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_pixels_are_refused(pixels: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="expected uint8"):
+        load_image(pixels)

@@ -104,10 +104,12 @@ def test_a_safe_query_is_left_as_it_is(engine: SafeSearch) -> None:
     assert result.hits[0].id == 2
 
 
-def test_an_image_may_come_as_path_bytes_or_picture_and_a_string_is_text(engine: SafeSearch, tmp_path: Path) -> None:
+def test_an_image_may_come_as_path_bytes_picture_or_pixels_and_a_string_is_text(
+    engine: SafeSearch, tmp_path: Path
+) -> None:
     file = tmp_path / "red.PNG"
     file.write_bytes(png(RED))
-    results = [engine.search(query) for query in (file, png(RED), RED)]
+    results = [engine.search(query) for query in (file, png(RED), RED, np.asarray(RED))]
     assert all(result == results[0] for result in results)
     assert (results[0].query.modality, results[0].query.redirected) == ("image", True)
     assert engine.search(str(file)).query.modality == "text"
@@ -156,7 +158,8 @@ def test_filters_limits_and_modalities_are_passed_on(engine: SafeSearch) -> None
         (np.zeros(3), InvalidVectorError),
         (np.full(8, np.nan), InvalidVectorError),
         (["a", "b"], InvalidVectorError),
-        (np.zeros((16, 16, 3), dtype=np.uint8), InvalidVectorError),
+        (np.zeros((16, 16, 3), dtype=np.float32), InvalidVectorError),
+        (np.zeros((16, 16, 2), dtype=np.uint8), ImageError),
         (None, InputError),
         (3, InputError),
     ],
