@@ -39,8 +39,8 @@ class RunOptions(TypedDict, total=False):
 
     Attributes:
         batch_size: Items encoded and written at once, at least 1. Default 64.
-        workers: Processes that decode images; 0, the default, decodes in a thread; None takes as many as there are
-            cores, up to 8. A script that uses processes needs ``if __name__ == "__main__":``.
+        workers: Processes that decode images; 0 decodes in a thread. None, the default, takes as many as there are
+            cores, up to 8, and decodes the first 64 images in threads.
         max_pixels: Largest width × height of an image.
         resume: Whether to skip what is stored already (the default); False does everything again.
         journal: File of failed items and cut texts; see `Journal`.
@@ -138,7 +138,7 @@ def encoding_for(encoder: Encoder, run: RunOptions, ray: RayOptions | None = Non
     batch_size = run.get("batch_size", 64)
     decoding = Decoding(encoder.image_spec, run.get("max_pixels", DEFAULT_MAX_PIXELS))
     if ray is None:
-        return LocalEncoding(encoder, batch_size, run.get("workers", 0), decoding)
+        return LocalEncoding(encoder, batch_size, run.get("workers"), decoding)
     from hysac_retrieval.ingest.ray import RayEncoding
 
     return RayEncoding(encoder, batch_size, decoding, ray)

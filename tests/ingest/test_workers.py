@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.pictures import write_pictures, write_truncated
 
 from hysac_retrieval.encoder.bundle import ImageSpec
@@ -50,12 +49,37 @@ class Pid:
         ]
 
 
-def send_half_of_a_message(pipe: Connection, decoding: object) -> None:
-    """What a worker does that is killed while it sends its results."""
-    pipe.send("ready")
-    pipe.recv()
-    os.write(pipe.fileno(), struct.pack("!i", 1_000_000) + b"x" * 1000)
-    os.kill(os.getpid(), signal.SIGKILL)
+class Deadly:
+    """Kills the process that pickles it."""
+
+    def __reduce__(self) -> str:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return "never"
+
+
+def die_while_sending(_: Sequence[Job]) -> list[Any]:
+    return [b"x" * 1_000_000, Deadly()]
+
+
+def print_and_hash(jobs: Sequence[Job]) -> list[Decoded]:
+    print("a library says hello", flush=True)
+    os.write(1, b"and so does one in C")
+    return [Decoded(content_hash(b"", job.content)) for job in jobs if isinstance(job.content, bytes)]
+
+
+def children(pid: int) -> set[int]:
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return {int(child) for file in files for child in file.read_text().split()}
+
+
+@pytest.fixture
+def started() -> Callable[[], set[int]]:
+    """Processes that have been started since the test began, and have not ended."""
+    before = children(os.getpid())
+    return lambda: children(os.getpid()) - before
+
+
+needs_proc = pytest.mark.skipif(not list(Path("/proc/self/task").glob("*/children")), reason="needs /proc")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -90,10 +114,10 @@ def test_images_are_decoded_hashed_and_skipped_alike_in_threads_and_processes(tm
 
 def test_nothing_waits_for_processes_to_start_where_their_number_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._FEW", 2)
-    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._cores", lambda: 1)
+    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._default", lambda: 1)
     jobs = [Job(bytes([number]), b"") for number in range(50)]
     expected = [content_hash(b"", bytes([number])) for number in range(50)]
-    with Decoder(None, Pid()) as decoder:  # type: ignore[arg-type]
+    with Decoder(None, Pid()) as decoder:
         where: set[str] = set()
         deadline = time.monotonic() + 60
         while len(where) < 2 and time.monotonic() < deadline:
@@ -106,7 +130,7 @@ def test_nothing_waits_for_processes_to_start_where_their_number_is_open(monkeyp
 
 @pytest.mark.slow
 def test_an_image_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
-    with Decoder(1, Fatal(tmp_path / "marker")) as decoder:  # type: ignore[arg-type]
+    with Decoder(1, Fatal(tmp_path / "marker")) as decoder:
         first = decoder.submit([Job(data, b"") for data in (b"a", b"always", b"b")])
         second = decoder.submit([Job(b"c", b"")])
         a, always, b = first.result()
@@ -117,68 +141,124 @@ def test_an_image_that_ends_its_process_fails_alone(tmp_path: Path) -> None:
 
 
 def test_an_image_that_was_there_when_its_process_was_ended_has_a_second_chance(tmp_path: Path) -> None:
-    with Decoder(1, Fatal(tmp_path / "marker")) as decoder:  # type: ignore[arg-type]
+    with Decoder(1, Fatal(tmp_path / "marker")) as decoder:
         (found,) = decoder.submit([Job(b"once", b"")]).result()
         assert found.error is None
 
 
-def test_ctrl_c_does_not_reach_the_processes(tmp_path: Path) -> None:
+@needs_proc
+def test_ctrl_c_does_not_reach_the_processes(started: Callable[[], set[int]]) -> None:
     with Decoder(1, DECODING) as decoder:
         ticket = decoder.submit([Job(b"a", b"")])
         pids = set()
         while not ticket.done():  # while it starts, too
-            for child in multiprocessing.active_children():
-                os.kill(child.pid or 0, signal.SIGINT)
-                pids.add(child.pid)
+            for child in started():
+                os.kill(child, signal.SIGINT)
+                pids.add(child)
             time.sleep(0.01)
         assert "not an image" in str(ticket.result()[0].error)
         assert len(pids) == 1
 
 
-def test_a_process_that_is_killed_while_it_sends_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._serve", send_half_of_a_message)
-    with Decoder(1, DECODING) as decoder:
+@needs_proc
+def test_processes_are_born_with_interrupts_blocked(started: Callable[[], set[int]]) -> None:
+    with Decoder(2, DECODING) as decoder:
+        for ticket in [decoder.submit([Job(b"a", b"")]) for _ in range(2)]:
+            ticket.result()
+        masks = [Path(f"/proc/{child}/status").read_text().partition("SigBlk:")[2] for child in started()]
+    assert masks
+    assert all(int(mask.split()[0], 16) & 1 << signal.SIGINT - 1 for mask in masks)
+
+
+def test_a_process_that_is_killed_while_it_sends_is_noticed() -> None:
+    with Decoder(1, die_while_sending) as decoder:
         (found,) = decoder.submit([Job(b"a", b"")]).result(timeout=60)
     assert "ended the worker process" in str(found.error)
 
 
-SCRIPT = """
+def test_what_is_printed_while_decoding_is_neither_a_result_nor_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with Decoder(1, print_and_hash) as decoder:
+        (found,) = decoder.submit([Job(b"a", b"")]).result()
+    assert found.hash == content_hash(b"", b"a")
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_proc
+def test_no_process_is_left_that_was_still_starting(
+    started: Callable[[], set[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._FEW", 0)
+    with Decoder(None, DECODING) as decoder:
+        decoder.submit([Job(b"a", b"")]).result()
+        assert started()
+    assert not started()
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+from hysac_retrieval import Encoder, Index
+from hysac_retrieval.ingest import index_sources
+
+pictures, bundle = sys.argv[1:]
+print("top level", flush=True)
+encoder = Encoder.load(bundle, threads=1)
+with Index.for_model(encoder, "things", location=":memory:") as index:
+    print(index_sources([pictures], index, encoder, workers=2).total, index.count())
+"""
+
+
+def test_a_script_needs_no_guard_for_its_main(tmp_path: Path, toy_bundle: Path) -> None:
+    script, pictures = tmp_path / "script.py", tmp_path / "pictures"
+    script.write_text(UNGUARDED, encoding="utf-8")
+    pictures.mkdir()
+    for number in range(100):
+        Image.new("RGB", (20, 20), (number, 0, 0)).save(pictures / f"{number}.png")
+    command = [sys.executable, "-W", "error", script, pictures, toy_bundle]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (["top level", "100 100"], "")
+
+
+@pytest.mark.parametrize("workers", [1, None])
+@pytest.mark.parametrize("program", ["/usr/bin/false", "/no/such/program"])
+def test_processes_that_do_not_start_are_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, program: str
+) -> None:
+    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._FEW", 0)
+    monkeypatch.setattr(sys, "executable", program)
+    with Decoder(workers, DECODING) as decoder:
+        error, deadline = None, time.monotonic() + 60
+        while error is None and time.monotonic() < deadline:  # threads decode until it is known
+            error = decoder.submit([Job(b"a", b"")]).exception()
+    assert isinstance(error, SettingsError)
+    assert "workers=0" in str(error)
+
+
+def test_an_application_packed_whole_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hysac_retrieval.ingest.pipeline.workers._FEW", 0)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", "/no/such/program")
+    with Decoder(None, DECODING) as decoder:
+        assert "not an image" in str(decoder.submit([Job(b"a", b"")]).result()[0].error)
+
+
+ORPHAN = """
+import time
 from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
 from hysac_retrieval.ingest.pipeline.workers import Decoder
 with Decoder(1, Decoding(None, 1)) as decoder:
     decoder.submit([Job(b"a", b"")]).result()
+    print("decoded", flush=True)
+    time.sleep(600)
 """
 
 
-def test_a_script_that_does_not_guard_its_main_is_told_so(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT, encoding="utf-8")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert SettingsError.__name__ in last
-    assert "__main__" in last
-
-
-ORPHAN = """
-import multiprocessing, sys, time
-from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
-from hysac_retrieval.ingest.pipeline.workers import Decoder
-if __name__ == "__main__":
-    with Decoder(1, Decoding(None, 1)) as decoder:
-        decoder.submit([Job(b"a", b"")]).result()
-        print(multiprocessing.active_children()[0].pid, flush=True)
-        time.sleep(600)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-def test_processes_end_with_one_that_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(ORPHAN, encoding="utf-8")
-    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+@needs_proc
+def test_processes_end_with_one_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        worker = int(process.stdout.readline())
+        assert process.stdout.readline() == "decoded\n"
+        (worker,) = children(process.pid)
         process.kill()
 
     def runs() -> bool:
@@ -193,32 +273,10 @@ def test_processes_end_with_one_that_is_killed(tmp_path: Path) -> None:
     assert not runs()
 
 
-def test_workers_load_no_vector_store() -> None:
-    script = "import sys, hysac_retrieval.ingest.pipeline.workers\nprint(*sys.modules)"
+def test_workers_load_next_to_nothing() -> None:
+    script = "import sys, hysac_retrieval.ingest.pipeline.decode\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "hysac_retrieval.ingest.pipeline.decode" in loaded
-    assert not {"qdrant_client", "qdrant_edge", "onnxruntime", "tokenizers", "sqlite3"} & set(loaded)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="masks are told by /proc")
-def test_every_process_is_born_with_interrupts_blocked(tmp_path: Path) -> None:
-    """The first one, too, in an interpreter that has started no process yet."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        """
-import multiprocessing, re, sys
-from pathlib import Path
-from hysac_retrieval.ingest.pipeline.decode import Decoding, Job
-from hysac_retrieval.ingest.pipeline.workers import Decoder
-
-if __name__ == "__main__":
-    with Decoder(2, Decoding(None, 100)) as decoder:
-        decoder.submit([Job(b"a", b"")]).result()
-        for child in multiprocessing.active_children():
-            status = Path(f"/proc/{child.pid}/status").read_text()
-            print(int(re.search("SigBlk:\\\\s*([0-9a-f]+)", status)[1], 16) & 2)
-""",
-        encoding="utf-8",
-    )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == {"2"}
+    heavy = {"qdrant_client", "qdrant_edge", "onnxruntime", "tokenizers", "sqlite3", "multiprocessing"}
+    assert not heavy & set(loaded)
+    assert "hysac_retrieval.ingest.pipeline.workers" not in loaded

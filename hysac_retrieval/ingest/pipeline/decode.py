@@ -6,7 +6,12 @@ An image is read once: its bytes are hashed and, unless that is the hash of the 
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
+import signal
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +21,9 @@ from numpy.typing import NDArray
 from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.errors import ImageError
+
+PIPE_ENDED = (EOFError, OSError, pickle.UnpicklingError)
+"""Errors of a pipe whose other end is gone."""
 
 _HASH_BYTES = 16  # BLAKE2b; equal ones by accident are out of the question
 
@@ -66,6 +74,21 @@ class Decoding:
             return Decoded(found, error=ImageError(error.message, hint=error.hint))
         except MemoryError:
             return Decoded(found, error=ImageError("the memory is too small to decode the image", hint="Scale it down"))
+
+
+def serve() -> None:
+    """Decode in a worker process: read a `Decoding` and then jobs from standard input, until it ends.
+
+    Standard output gets True, and then the results of each read.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
+    with suppress(*PIPE_ENDED), os.fdopen(os.dup(1), "wb") as results:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no result
+        decoding, result = pickle.load(sys.stdin.buffer), True
+        while True:
+            pickle.dump(result, results)
+            results.flush()
+            result = decoding(pickle.load(sys.stdin.buffer))
 
 
 def content_hash(salt: bytes, data: bytes) -> str:
