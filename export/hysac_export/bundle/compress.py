@@ -64,14 +64,8 @@ def compress_bundle(
         SettingsError: There is something at `out`, or the options do not fit each other.
         TrainingError: The source is compressed already, or has weights that half precision cannot hold.
     """
-    if precision not in ("fp16", "int8"):
-        raise SettingsError(f"precision is {precision!r}; expected 'fp16' or 'int8'")
-    if inputs is not None and precision != "int8":
-        raise SettingsError("only int8 has ranges of activations to be fixed", hint="Leave out the inputs")
+    _check_options(source, precision, inputs)
     out, manifest = Path(out), source.manifest
-    known = manifest.verification.get("precision", "fp32")
-    if known != "fp32":
-        raise TrainingError(f"{source.path} is compressed to {known} already", hint="Give the one that it was made of")
     verification: dict[str, Any] = {
         "precision": precision,
         "from": {"fingerprint": source.fingerprint, "verification": manifest.verification},
@@ -101,6 +95,16 @@ def compress_bundle(
             measured = bundle.manifest.model_copy(update={"verification": verification | {"price": price(bundle)}})
             write_manifest(folder, measured)
     return Bundle.load(out)
+
+
+def _check_options(source: Bundle, precision: Precision, inputs: Inputs | None) -> None:
+    if precision not in ("fp16", "int8"):
+        raise SettingsError(f"precision is {precision!r}; expected 'fp16' or 'int8'")
+    if inputs is not None and precision != "int8":
+        raise SettingsError("only int8 has ranges of activations to be fixed", hint="Leave out the inputs")
+    known = source.manifest.verification.get("precision", "fp32")
+    if known != "fp32":
+        raise TrainingError(f"{source.path} is compressed to {known} already", hint="Give the one that it was made of")
 
 
 def half_precision(proto: ModelProto, work: Path) -> ModelProto:

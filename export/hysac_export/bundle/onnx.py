@@ -94,8 +94,8 @@ def export_bundle(
 ) -> Bundle:
     """Write a model bundle and check that it computes what the model computes.
 
-    The bundle is built in a folder beside `out` and moved there only when all is well: there is never half a bundle.
-    Nothing but a bundle is ever replaced, and only with `overwrite`.
+    The bundle is built in a folder beside `out` and moved there only when all is well. Nothing but a bundle is ever
+    replaced, and only with `overwrite`.
 
     The model, a hyperbolic one on any device, is not changed; `safety` is its calibration. `text` describes a tokenizer
     that `train_tokenizer` has not made; `lift` was fitted on training points; `mean` and `std` are those of training.
@@ -115,9 +115,7 @@ def export_bundle(
     spec = ImageSpec(size=model.config.image.size, mean=cast(Any, tuple(mean)), std=cast(Any, tuple(std)))
     image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
     with building(out, overwrite) as folder:
-        pixels = torch.zeros(2, spec.size, spec.size, 3, dtype=torch.uint8)
-        write_graph(image_graph, "pixels", pixels, folder / spec.file)
-        write_graph(text_graph, "tokens", torch.full((2, texts.context_length), texts.end_id), folder / texts.file)
+        _write_graphs(image_graph, text_graph, spec, texts, folder)
         uncut(words).save(str(folder / texts.tokenizer))  # the manifest governs cutting and padding
         manifest = Manifest(
             name=name,
@@ -133,10 +131,18 @@ def export_bundle(
             training=dict(training or {}),
             metrics=dict(metrics or {}),
         )
-        verification = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph)
-        verification |= {"weights": weights, "precision": "fp32", "opset": OPSET}
+        found = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph)
+        verification = found | {"weights": weights, "precision": "fp32", "opset": OPSET}
         write_manifest(folder, manifest.model_copy(update={"verification": verification}))
     return Bundle.load(out)
+
+
+def _write_graphs(
+    image_graph: ImageGraph, text_graph: TextGraph, image: ImageSpec, text: TextSpec, folder: Path
+) -> None:
+    pixels = torch.zeros(2, image.size, image.size, 3, dtype=torch.uint8)
+    write_graph(image_graph, "pixels", pixels, folder / image.file)
+    write_graph(text_graph, "tokens", torch.full((2, text.context_length), text.end_id), folder / text.file)
 
 
 def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> None:
