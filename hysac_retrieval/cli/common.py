@@ -39,19 +39,14 @@ class Command(click.Command):
         except HysacError as error:
             wrong_options = isinstance(error, SettingsError)
             if ctx.params.get("as_json"):
-                named = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-                print_json({"error": named})
+                print_json({"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}})
                 ctx.exit(2 if wrong_options else 1)
             text = error.message + (f"\nHint: {error.hint}" if error.hint else "")
             raise (click.UsageError(text, ctx) if wrong_options else click.ClickException(text)) from error
 
 
 def require_training(purpose: str) -> None:
-    """Check that the train extra is installed.
-
-    Raises:
-        MissingExtraError: It is not.
-    """
+    """Raise `MissingExtraError` if the train extra is not installed."""
     for package in ("torch", "open_clip", "yaml", "onnx", "accelerate", "peft", "sklearn"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "train", purpose)
@@ -63,11 +58,7 @@ def print_json(value: Any) -> None:
 
 
 def read_profile(path: Path) -> SafetyProfile:
-    """Read a safety profile from a file.
-
-    Raises:
-        SettingsError: It holds none.
-    """
+    """Read a safety profile from a file; raises `SettingsError` if it holds none."""
     from pydantic import ValidationError
 
     from hysac_retrieval.safety.profile import SafetyProfile
@@ -75,17 +66,12 @@ def read_profile(path: Path) -> SafetyProfile:
     try:
         return SafetyProfile.model_validate(read_json(path))
     except ValidationError as error:
-        raise SettingsError(
-            f"{path} is no safety profile: {error}", hint="Write one with `hysac calibrate --out`"
-        ) from error
+        what = f"{path} is no safety profile: {error}"
+        raise SettingsError(what, hint="Write one with `hysac calibrate --out`") from error
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        SettingsError: It cannot be read as JSON.
-    """
+    """Read a JSON file; raises `SettingsError` if that cannot be done."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -26,9 +26,8 @@ def command(place: Place, yes: bool, as_json: bool) -> None:
     with opening(place.connection(), keep=False) as (store, _):
         attachment = open_attached(store, place.collection)
         if not yes:
-            click.confirm(
-                f"Take all vectors and scores of hysac from collection {place.collection!r}?", abort=True, err=True
-            )
+            what = f"Take all vectors and scores of hysac from collection {place.collection!r}?"
+            click.confirm(what, abort=True, err=True)
         taken = attachment.detach()
         if journal := place.journal():
             journal.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,15 +31,7 @@ if TYPE_CHECKING:
 @model_option
 @json_option
 def command(
-    query: Single,
-    place: Place,
-    steps: int,
-    near: int,
-    unsafe: bool,
-    filter: dict[str, object] | None,
-    plot: Path | None,
-    model: str,
-    as_json: bool,
+    query: Single, place: Place, unsafe: bool, plot: Path | None, model: str, as_json: bool, **options: Any
 ) -> None:
     """Show how unsafe a query is on its path to the origin, and which stored texts entail it there.
 
@@ -55,7 +47,7 @@ def command(
 
     encoder = Encoder.load(model)
     with connect(place.collection, model=encoder, **place.connection()) as engine:
-        explanation = engine.explain(query, steps=steps, near=near, safe=not unsafe, filter=filter)
+        explanation = engine.explain(query, safe=not unsafe, **options)
     warn_if_cut(encoder, query)
     if plot is not None:
         save_plot(explanation, plot)
@@ -68,7 +60,7 @@ def command(
 
 
 def _print(explanation: Explanation) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from hysac_retrieval.search.plot import label, notes
@@ -76,11 +68,8 @@ def _print(explanation: Explanation) -> None:
     out = console()
     for number, note in enumerate(notes(explanation)):
         out.print(note, style="bold" if number == 0 else "dim", markup=False)
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0))
-    for name in ("radius", "unsafe"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("where", "entailed by", "nearest"):
-        table.add_column(name)
+    columns = (*(Column(name, justify="right", no_wrap=True) for name in ("radius", "unsafe")), "where", "entailed by")
+    table = Table(*columns, "nearest", box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0))
     for row, step in enumerate(explanation.steps):
         table.add_row(
             f"{step.radius:.3f}",

@@ -77,9 +77,8 @@ def command(
     from hysac_retrieval.encoder.encoder import Encoder
 
     if given["recreate"] and given["only"]:
-        raise SettingsError(
-            "--recreate leaves nothing stored among which --only could choose", hint="Give one of the two"
-        )
+        what = "--recreate leaves nothing stored among which --only could choose"
+        raise SettingsError(what, hint="Give one of the two")
     encoder, notes = Encoder.load(model), place.journal(sources.journal)
     if dry_run:
         _dry_run(sources, place, encoder, notes, given, as_json)

@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 @click.option("--model", help="Describe this model: bundled name, folder or hub repository.")
 @click.option("--all", "everything", is_flag=True, help="Metrics, training and verification of a model, too.")
 @json_option
-def command(
-    collections: tuple[str, ...],
-    place: Place,
-    model: str | None,
-    everything: bool,
-    as_json: bool,
-) -> None:
+def command(collections: tuple[str, ...], place: Place, model: str | None, everything: bool, as_json: bool) -> None:
     """Describe collections and models.
 
     Without names: all collections of a location or server, or the models that come with the package.
@@ -98,15 +92,13 @@ _EXCEPTIONS = frozenset({"beyond", "outdated"})
 
 
 def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from hysac_retrieval.safety.profile import SafetyProfile
 
     out = console()
     out.print(entry["name"], style="bold", markup=False)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
+    table = Table(Column(style="dim", no_wrap=True), "", box=None, show_header=False, pad_edge=False)
     for key, value in entry.items():
         shown = value is not None and not isinstance(value, dict) and (value or key not in _EXCEPTIONS)
         if key not in ("name", "safety") and shown:
@@ -120,14 +112,13 @@ def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:
 
 
 def _print_profile(profile: SafetyProfile) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from hysac_retrieval.types import MODALITIES
 
-    out = console()
-    table = Table(title=f"safety profile, threshold {profile.threshold:.3g}", title_justify="left", box=None)
-    for column in ("", "safe radius", "unsafe radius", "P(unsafe) = ½ at", "queries kept up to"):
-        table.add_column(column, justify="right" if column else "left")
+    names = ("safe radius", "unsafe radius", "P(unsafe) = ½ at", "queries kept up to")
+    columns = ("", *(Column(name, justify="right") for name in names))
+    table = Table(*columns, title=f"safety profile, threshold {profile.threshold:.3g}", title_justify="left", box=None)
     for modality in MODALITIES:
         part = profile.of(modality)
         table.add_row(
@@ -137,7 +128,7 @@ def _print_profile(profile: SafetyProfile) -> None:
             f"{part.midpoint:.3f}",
             f"{part.boundary:.3f}",
         )
-    out.print(table)
+    console().print(table)
 
 
 def _flat(values: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:

@@ -61,17 +61,10 @@ class Place:
     collection: str = ""
 
     def connection(self) -> Connection:
-        """Return the arguments for `Index.open` and its like.
-
-        Raises:
-            SettingsError: Not exactly one of location and url is given.
-        """
+        """Return the arguments for `Index.open` and its like; `SettingsError` if not exactly one place is given."""
         if (self.location is None) == (self.url is None):
-            found = "neither" if self.url is None else "both"
-            raise SettingsError(
-                f"where the collections live is not clear (found {found})",
-                hint="Give --location DIR for a folder, or --url URL for a server",
-            )
+            what = f"where the collections live is not clear (found {'neither' if self.url is None else 'both'})"
+            raise SettingsError(what, hint="Give --location DIR for a folder, or --url URL for a server")
         if self.location is not None:
             return {"location": self.location}
         return {"url": self.url, "api_key": self.api_key, "prefer_grpc": self.prefer_grpc}

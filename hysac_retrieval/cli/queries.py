@@ -24,11 +24,7 @@ _KINDS: tuple[Decorator, ...] = (
 
 
 def one_query(given: str, kind: Kind) -> Single:
-    """Read one query: the file of an image if it is named as one, else a text, unless `kind` says which.
-
-    Raises:
-        ImageError: It is named as an image's file is, but there is no such file.
-    """
+    """Read one query: the file of an image if it is named as one, else a text, unless `kind` says which."""
     from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
 
     path = Path(given)
@@ -48,9 +44,8 @@ def _query(
     query: str | None, similar: str | None, positive: tuple[str, ...], negative: tuple[str, ...], kind: Kind
 ) -> Query:
     if (query is not None) + (similar is not None) + bool(positive) != 1:
-        raise SettingsError(
-            "what to search with is not clear", hint="Give one of a QUERY, --similar ID and --positive examples"
-        )
+        hint = "Give one of a QUERY, --similar ID and --positive examples"
+        raise SettingsError("what to search with is not clear", hint=hint)
     if negative and not positive:
         raise SettingsError("--negative goes with --positive examples", hint="Give the query as one of them")
     from hysac_retrieval.search.queries import Examples, PointRef

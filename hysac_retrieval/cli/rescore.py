@@ -30,12 +30,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context,
-    name: str | None,
-    place: Place,
-    model: str | None,
-    profile: Path | None,
-    as_json: bool,
+    ctx: click.Context, name: str | None, place: Place, model: str | None, profile: Path | None, as_json: bool
 ) -> None:
     """Give the points of a collection the scores of a new calibration.
 
@@ -50,9 +45,8 @@ def command(
     if (name is None) == (not place.collection):
         raise SettingsError("name one collection, as argument or by --collection")
     if (model is None) == (profile is None):
-        raise SettingsError(
-            "which calibration is not clear", hint="Give --model for that of a bundle, or --profile for a file"
-        )
+        hint = "Give --model for that of a bundle, or --profile for a file"
+        raise SettingsError("which calibration is not clear", hint=hint)
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.encoder.bundle import Bundle
 
@@ -60,10 +54,9 @@ def command(
     safety = bundle.manifest.safety if bundle else read_profile(profile or Path())
     with Index.open(name or place.collection, **place.connection()) as index:
         if bundle is None and not index.metadata.fingerprint.startswith("raw-"):
-            raise SettingsError(
-                f"collection {index.name!r} was indexed with a bundle, and would fit none with this profile",
-                hint="Put the profile into the bundle by `hysac calibrate --update`, then give that by --model",
-            )
+            what = f"collection {index.name!r} was indexed with a bundle, and would fit none with this profile"
+            hint = "Put the profile into the bundle by `hysac calibrate --update`, then give that by --model"
+            raise SettingsError(what, hint=hint)
         report = run_rescore(index, safety, bundle.fingerprint if bundle else None)
     show_report(report, as_json)
     ctx.exit(FAILED_ITEMS if report.left else 0)
@@ -75,12 +68,11 @@ def run_rescore(index: Index, safety: SafetyProfile, fingerprint: str | None) ->
 
     with progress_bar() as bar:
         task = bar.add_task("Rescoring", total=None)
-        return rescore(
-            index,
-            safety,
-            fingerprint=fingerprint,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return rescore(index, safety, fingerprint=fingerprint, on_progress=show)
 
 
 def show_report(report: RescoreReport, as_json: bool) -> None:

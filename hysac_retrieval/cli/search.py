@@ -94,13 +94,7 @@ def command(
 
 
 def print_result(result: SearchResult | GroupedResult, threshold: float, *, first: int = 1) -> None:
-    """Print a result as a table, or one for each group, with what was done to the query above.
-
-    Args:
-        result: Result of a search.
-        threshold: Scores up to it are green.
-        first: Rank of the first hit.
-    """
+    """Print a result as a table, or one for each group, ranked from `first`; scores up to the threshold are green."""
     from hysac_retrieval.results import GroupedResult
 
     out = console()
@@ -122,14 +116,11 @@ def print_result(result: SearchResult | GroupedResult, threshold: float, *, firs
 
 
 def _table(hits: Sequence[Hit], threshold: float, first: int) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("#", "distance", "unsafe", "radius"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    table.add_column("payload")
+    numbers = (Column(name, justify="right", no_wrap=True) for name in ("#", "distance", "unsafe", "radius"))
+    table = Table(*numbers, Column("kind", no_wrap=True), "payload", box=None, pad_edge=False, header_style="dim")
     for rank, hit in enumerate(hits, start=first):
         is_safe = hit.unsafe is not None and hit.unsafe <= threshold
         table.add_row(

@@ -47,12 +47,9 @@ def command(sources: Sources, place: Place, as_json: bool) -> None:
 
 def print_status(status: Status) -> None:
     """Print a status as a table."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column()
+    table = Table("", Column(justify="right"), "", box=None, show_header=False, padding=(0, 2, 0, 0))
     for state, meaning in _MEANING.items():
         count = getattr(status, state)
         table.add_row(state, "?" if count is None else f"{count:,}", meaning)

@@ -53,40 +53,31 @@ TOLD = _names("collection_exists get_collection get_collections get_collection_a
 """Methods that are passed on as they are: they tell of collections, never of single points."""
 
 REFUSED: Mapping[str, str] = {
-    **dict.fromkeys(
-        _names(
+    name: why
+    for why, names in {
+        "a guarded client only reads; write with the application's own client": (
             "batch_update_points clear_payload delete delete_payload delete_vectors overwrite_payload set_payload "
             "update_vectors upload_collection upload_points upsert create_collection recreate_collection "
             "update_collection delete_collection update_collection_aliases create_payload_index delete_payload_index "
             "create_vector_name delete_vector_name create_shard_key delete_shard_key"
         ),
-        "a guarded client only reads; write with the application's own client",
-    ),
-    **dict.fromkeys(
-        _names(
+        "it copies collections whole, unsafe points and all": (
             "create_snapshot delete_snapshot list_snapshots recover_snapshot create_full_snapshot delete_full_snapshot "
             "list_full_snapshots create_shard_snapshot delete_shard_snapshot list_shard_snapshots "
             "recover_shard_snapshot migrate"
         ),
-        "it copies collections whole, unsafe points and all",
-    ),
-    **dict.fromkeys(
-        _names(
+        "it is for the administration of a server": (
             "cluster_collection_update cluster_status cluster_telemetry collection_cluster_info get_optimizations "
             "list_shard_keys recover_current_peer remove_peer"
         ),
-        "it is for the administration of a server",
-    ),
-    **dict.fromkeys(
-        _names("http grpc_points grpc_collections init_options cloud_inference local_inference_batch_size"),
-        "it leads around the guard",
-    ),
-    **dict.fromkeys(
-        _names(
+        "it leads around the guard": (
+            "http grpc_points grpc_collections init_options cloud_inference local_inference_batch_size"
+        ),
+        "it has nothing to do with collections; ask qdrant_client.QdrantClient": (
             "get_embedding_size list_image_models list_late_interaction_multimodal_models "
             "list_late_interaction_text_models list_sparse_models list_text_models DEFAULT_BATCH_SIZE"
         ),
-        "it has nothing to do with collections; ask qdrant_client.QdrantClient",
-    ),
+    }.items()
+    for name in names.split()
 }
 """Everything else that clients have, and why it is refused. What is not named anywhere is refused, too."""

@@ -117,10 +117,7 @@ def check_sources(
     resume: bool = True,
     journal: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Raise what `index_sources` would before it looks at the collection; call it before making one.
-
-    The arguments are those of `index_sources`, as are the errors.
-    """
+    """Raise what `index_sources` with these arguments would before it looks at the collection."""
     _open(sources, options, only, resume, journal).close()
 
 
@@ -152,9 +149,8 @@ def _open(
     journal: str | os.PathLike[str] | None,
 ) -> Listing:
     if "failed" in only and journal is None:
-        raise SettingsError(
-            "only='failed' does what the journal lists, and no journal is given", hint="Name that of the earlier run"
-        )
+        what = "only='failed' does what the journal lists, and no journal is given"
+        raise SettingsError(what, hint="Name that of the earlier run")
     expect_choice(only, resume)
     return Listing(sources, options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -84,13 +84,16 @@ class Journal:
             found = {"item": item.origin, "source": item.source, "id": item.id, "tokens": tokens, "limit": limit}
             self._write({"event": _TRUNCATED, **found})
 
-    def indexed(self, ids: Collection[str]) -> None:
+    def indexed(self, ids: Iterable[str]) -> None:
         """Note items that were indexed: their entries of earlier runs no longer hold."""
-        self._mend(ids, (_FAILED, _TRUNCATED))
+        with self._lock:
+            for key in ids:
+                if key in self._entries and key not in self._new:
+                    self._write({"event": _MENDED, "id": key})
 
     def unchanged(self, ids: Collection[str]) -> None:
         """Note items that are stored as they are: they do not fail."""
-        self._mend(ids, (_FAILED,))
+        self.indexed(key for key in ids if self._entries.get(key, {}).get("event") == _FAILED)
 
     def settle(self, sources: Collection[str], seen: Container[str]) -> None:
         """Forget, after sources were listed to their end, the earlier entries of items that were not seen in them."""
@@ -98,12 +101,6 @@ class Journal:
             for key, entry in list(self._entries.items()):
                 if entry.get("source") in sources and key not in seen and key not in self._new:
                     del self._entries[key]
-
-    def _mend(self, ids: Collection[str], events: Collection[str]) -> None:
-        with self._lock:
-            for key in ids:
-                if key not in self._new and key in self._entries and self._entries[key]["event"] in events:
-                    self._write({"event": _MENDED, "id": key})
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._file is None:
@@ -141,11 +138,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a journal: the last entry about each item that is not mended, by id.
-
-    Raises:
-        SourceError: The file cannot be read, or is something else.
-    """
+    """Return the last entry about each item that is not mended, by id; raises `SourceError` for another file."""
     entries: dict[str, dict[str, Any]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -103,11 +103,9 @@ class Sink(Protocol):
         """
 
     def reject(self, failure: FailedItem, found: str) -> None:
-        """Withdraw, now or soon, the score that the point of a failed item has for other content.
+        """Withdraw, now or soon, the score that the point of a failed item has for content of another hash.
 
-        Args:
-            failure: The item.
-            found: Its content hash; empty if the content could not be read.
+        The hash `found` is empty if the content could not be read.
         """
 
     def finish(self) -> None:

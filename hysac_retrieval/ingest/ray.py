@@ -104,10 +104,9 @@ class Encode:
     def __call__(self, batch: Any) -> Any:
         """Encode what is ready; outcomes pass."""
         rows = unpacked(batch)
+        ready = [row for row in rows if not isinstance(row, Outcome)]
         done = [row for row in rows if isinstance(row, Outcome)]
-        return packed(
-            done + encode(self._encoder, [row for row in rows if not isinstance(row, Outcome)], self._batch_size)
-        )
+        return packed(done + encode(self._encoder, ready, self._batch_size))
 
 
 def packed(rows: Sequence[Any]) -> Any:

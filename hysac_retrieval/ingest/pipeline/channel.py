@@ -30,12 +30,7 @@ class Channel(Generic[T]):
         self._error: BaseException | None = None
 
     def put(self, value: T) -> None:
-        """Add a value; waits while the channel is full.
-
-        Raises:
-            ChannelClosedError: The channel is closed, without an error.
-            BaseException: The error it was closed with.
-        """
+        """Add a value; waits while the channel is full, and raises the error it was closed with, if it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._values) < self._size)
             if self._closed:
@@ -75,10 +70,8 @@ class Channel(Generic[T]):
 def in_thread(channel: Channel[Any], work: Callable[[], None]) -> Iterator[None]:
     """Work on the other side of a channel, in a thread that has ended when the context is left.
 
-    An error of the work closes the channel, and so reaches this side. Leaving the context closes the channel, too.
-
-    Raises:
-        BaseException: The error of the work, if it was not met before.
+    An error of the work closes the channel, and so reaches this side, at the latest when the context is left. That
+    closes the channel, too.
     """
     errors: list[BaseException] = []
 

@@ -65,10 +65,7 @@ def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> list[Ou
         outcomes += [Outcome(item, found, point) for (item, found, _), point in zip(images, points, strict=True)]
     if texts:
         points = encoder.encode_text([str(item.content) for item, *_ in texts], batch_size=batch_size)
-        outcomes += [
-            Outcome(item, found, point, tokens=tokens)
-            for (item, found, tokens), point in zip(texts, points, strict=True)
-        ]
+        outcomes += [Outcome(*text[:2], point, tokens=text[2]) for text, point in zip(texts, points, strict=True)]
     return outcomes
 
 
@@ -94,14 +91,11 @@ class LocalEncoding:
 
             with in_thread(chunks, _feed):
                 for tasks, ticket in chunks:
-                    outcomes = []
-                    for task, decoded in zip(tasks, ticket.result(), strict=True):
-                        found = after_decoding(task, decoded)
-                        if isinstance(found, Outcome):
-                            outcomes.append(found)
-                        else:
-                            waiting[task.item.modality].append(found)
-                    yield outcomes
+                    found = list(map(after_decoding, tasks, ticket.result()))
+                    for ready in found:
+                        if not isinstance(ready, Outcome):
+                            waiting[ready[0].item.modality].append(ready)
+                    yield [outcome for outcome in found if isinstance(outcome, Outcome)]
                     yield from self._encoded(waiting, self.batch_size)
                 yield from self._encoded(waiting, 1)
 

@@ -44,12 +44,7 @@ class Run:
     def __call__(
         self, on_progress: OnProgress | None = None, should_stop: Callable[[], bool] | None = None
     ) -> IndexReport:
-        """Do everything that is listed.
-
-        Args:
-            on_progress: Called as items are finished.
-            should_stop: Asked now and then; True ends the run: what is encoded by then is written.
-        """
+        """Do everything that is listed; when it is stopped, what is encoded by then is written. See `RunOptions`."""
         began = time.perf_counter()
         counting = threading.Thread(target=self._count, name="hysac-count", daemon=True)
         if on_progress:

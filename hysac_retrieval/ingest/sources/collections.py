@@ -51,10 +51,8 @@ class Content:
 
     def __post_init__(self) -> None:
         if not self.text and not self.image:
-            raise SettingsError(
-                "it is not known what the points are about",
-                hint="Name a payload field with a text, one with an image, or both",
-            )
+            hint = "Name a payload field with a text, one with an image, or both"
+            raise SettingsError("it is not known what the points are about", hint=hint)
         if not self.image and (self.root is not None or self.prefix):
             raise SettingsError("root and prefix say where images are, but no payload field of images is named")
         if self.root is not None and not self.root.is_dir():
@@ -66,19 +64,14 @@ class Content:
         return tuple(field for field in (self.image, self.text) if field)
 
     def of(self, payload: Mapping[str, Any]) -> tuple[Modality, Path | str] | None:
-        """Return modality and content of a point; None if it has neither field.
-
-        Raises:
-            SourceError: The field holds something else.
-        """
-        kinds: tuple[tuple[Modality, str | None], ...] = (("image", self.image), ("text", self.text))
-        for modality, field in kinds:
-            value = None if field is None else _value(payload, field)
+        """Return modality and content of a point, None if it has neither field; `SourceError` if it holds no string."""
+        for field in self.fields:
+            value = _value(payload, field)
             if value is None or value == "":
                 continue
             if not isinstance(value, str):
                 raise SourceError(f"field {field!r} is {type(value).__name__}, expected a string")
-            return modality, self._file(value) if modality == "image" else value
+            return ("image", self._file(value)) if field == self.image else ("text", value)
         return None
 
     def _file(self, value: str) -> Path:
@@ -106,10 +99,8 @@ def expect_content(store: Store, name: str, content: Content) -> None:
     page, _ = store.scroll(name, limit=10)
     if page:
         known = sorted({key for point in page for key in point.payload} - {PAYLOAD_KEY})
-        raise SettingsError(
-            f"no point of collection {name!r} has a field {' or '.join(map(repr, content.fields))}; "
-            f"their payload has {', '.join(known) or 'no fields'}"
-        )
+        what = f"no point of collection {name!r} has a field {' or '.join(map(repr, content.fields))}"
+        raise SettingsError(f"{what}; their payload has {', '.join(known) or 'no fields'}")
 
 
 class AttachedSource:

@@ -47,12 +47,7 @@ def dataset_tables(name: str, options: SourceOptions) -> list[TableSource]:
 
 
 def dataset_records(name: str, options: SourceOptions, check: Check) -> Records:
-    """Read the records of a dataset, each with its origin; images are not decoded. See `dataset_tables`.
-
-    Raises:
-        MissingExtraError: `datasets` is not installed.
-        SourceError: It cannot be loaded or read, or has no such split; or what `check` raises.
-    """
+    """Read the records of a dataset, each with its origin; images are not decoded. Errors as of `dataset_tables`."""
     for split, data in _splits(name, Path(name).expanduser(), options).items():
         yield from _records(f"{PREFIX}{name}/{split}", data, check)
 
@@ -68,11 +63,8 @@ def _splits(name: str, folder: Path, options: SourceOptions) -> dict[str, Any]:
         else:
             loaded = load_dataset(str(folder) if folder.exists() else name, options.subset, streaming=True)
     except Exception as error:  # whatever its loaders, the hub's client and the file system come up with
-        raise SourceError(
-            f"the dataset {name!r} cannot be loaded: {error}",
-            hint="Give the name of one on the Hugging Face hub, a folder of its files, or a folder written by "
-            "save_to_disk; --subset chooses one of several configurations",
-        ) from error
+        hint = "Give a name on the Hugging Face hub, a folder of its files or one of save_to_disk, and perhaps --subset"
+        raise SourceError(f"the dataset {name!r} cannot be loaded: {error}", hint=hint) from error
     splits = dict(loaded) if isinstance(loaded, Mapping) else {str(loaded.split or "data"): loaded}
     if options.split is None:
         return splits

@@ -82,11 +82,9 @@ def _lines(path: Path) -> Records:
                     empty = False
                     yield f"{path}:{number}", {"text": text}
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(
-            f"{path} cannot be read as UTF-8 text: {error}",
-            hint="Convert it to UTF-8, or give it the suffix of what it is: an image "
-            f"({' '.join(sorted(IMAGE_SUFFIXES))}) or a table (.jsonl .csv .parquet .tar)",
-        ) from error
+        kinds = f"an image ({' '.join(sorted(IMAGE_SUFFIXES))}) or a table (.jsonl .csv .parquet .tar)"
+        hint = f"Convert it to UTF-8, or give it the suffix of what it is: {kinds}"
+        raise SourceError(f"{path} cannot be read as UTF-8 text: {error}", hint=hint) from error
     if empty:
         raise SourceError(f"{path} holds no text", hint="Give a file with one text per line")
 

@@ -38,11 +38,7 @@ class Seen(_Scratch):
         super().__init__("CREATE TABLE seen (id BLOB PRIMARY KEY, place BLOB, times INT) WITHOUT ROWID")
 
     def add(self, identity: str, place: str) -> tuple[int, bool]:
-        """Note an id.
-
-        Args:
-            identity: A UUID.
-            place: What it stands for; see `Item.place`.
+        """Note a UUID and what it stands for; see `Item.place`.
 
         Returns:
             How often it has been met before, and whether it then stood for the same thing.

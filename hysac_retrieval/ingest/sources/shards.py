@@ -68,9 +68,8 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Members:
             if watched.last != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end of archive")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise SourceError(
-            f"{path} is damaged after {number} files: {error}", hint="Copy or download the archive again"
-        ) from error
+        what = f"{path} is damaged after {number} files: {error}"
+        raise SourceError(what, hint="Copy or download the archive again") from error
 
 
 def _sample_records(path: Path, fields: Fields) -> Records:

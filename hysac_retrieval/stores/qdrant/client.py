@@ -46,15 +46,8 @@ def make_client(
 ) -> Client:
     """Make a client for a server (`url`), a folder in local mode (`path`) or memory (neither).
 
-    Args:
-        kind: Class of the client.
-        url: See above.
-        path: See above.
-        timeout: Seconds that a server may take to answer, rounded up to whole ones; `TIMEOUT` by default.
-        **options: Further arguments of a client for a server, such as ``api_key`` and ``prefer_grpc``.
-
-    Raises:
-        StorageLockedError: Another client has the folder open.
+    A server may take `timeout` seconds to answer, rounded up to whole ones, and `options` are further arguments of the
+    client. Raises `StorageLockedError` if another client has the folder open.
     """
     try:
         if url is None:
