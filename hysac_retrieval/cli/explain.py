@@ -68,8 +68,10 @@ def _print(explanation: Explanation) -> None:
     out = console()
     for number, note in enumerate(notes(explanation)):
         out.print(note, style="bold" if number == 0 else "dim", markup=False)
-    columns = (*(Column(name, justify="right", no_wrap=True) for name in ("radius", "unsafe")), "where", "entailed by")
-    table = Table(*columns, "nearest", box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0))
+    numbers = (Column(name, justify="right", no_wrap=True) for name in ("radius", "unsafe"))
+    table = Table(
+        *numbers, "where", "entailed by", "nearest", box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0)
+    )
     for row, step in enumerate(explanation.steps):
         table.add_row(
             f"{step.radius:.3f}",

@@ -117,7 +117,7 @@ def _print_profile(profile: SafetyProfile) -> None:
     from hysac_retrieval.types import MODALITIES
 
     names = ("safe radius", "unsafe radius", "P(unsafe) = ½ at", "queries kept up to")
-    columns = ("", *(Column(name, justify="right") for name in names))
+    columns = (Column(""), *(Column(name, justify="right") for name in names))
     table = Table(*columns, title=f"safety profile, threshold {profile.threshold:.3g}", title_justify="left", box=None)
     for modality in MODALITIES:
         part = profile.of(modality)

@@ -22,6 +22,7 @@ class _Guarded:
     """The names that a guarded client has, and that it has no others."""
 
     _kind: type[Any]
+    _drive: Callable[[Steps[Any], Any], Any]
 
     def __init__(self, client: Any, policy: SafetyPolicy | None = None, *, guard: Guard | None = None) -> None:
         if not isinstance(client, self._kind):
@@ -40,8 +41,12 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Any:
         if name in METHODS:
-            begin = functools.partial(call, self.__guard_of, name)
-            return functools.wraps(getattr(self._kind, name))(self._method(begin, self.__client))
+
+            @functools.wraps(getattr(self._kind, name))
+            def method(*args: Any, **kwargs: Any) -> Any:
+                return self._drive(call(self.__guard_of, name, args, kwargs), self.__client)
+
+            return method
         if name in TOLD:
             return getattr(self.__client, name)
         why = REFUSED.get(name, "the guard does not know it, and refuses what it cannot judge")
@@ -59,11 +64,6 @@ class _Guarded:
             metadata = read_metadata(collection, read_collection(info))
             self.__known[collection] = Guard.of(metadata, self.__policy)
         return self.__known[collection]
-
-    @staticmethod
-    def _method(begin: Callable[..., Steps[Any]], client: Any) -> Callable[..., Any]:
-        """A guarded method that drives a computation on the client."""
-        raise NotImplementedError
 
 
 class SafeQdrantClient(_Guarded):
@@ -92,23 +92,11 @@ class SafeQdrantClient(_Guarded):
     """
 
     _kind = QdrantClient
-
-    @staticmethod
-    def _method(begin: Callable[..., Steps[Any]], client: Any) -> Callable[..., Any]:
-        def method(*args: Any, **kwargs: Any) -> Any:
-            return run(begin(args, kwargs), client)
-
-        return method
+    _drive = staticmethod(run)
 
 
 class AsyncSafeQdrantClient(_Guarded):
     """As `SafeQdrantClient`, around an `AsyncQdrantClient`: its methods are to be awaited."""
 
     _kind = AsyncQdrantClient
-
-    @staticmethod
-    def _method(begin: Callable[..., Steps[Any]], client: Any) -> Callable[..., Any]:
-        async def method(*args: Any, **kwargs: Any) -> Any:
-            return await arun(begin(args, kwargs), client)
-
-        return method
+    _drive = staticmethod(arun)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Unpack, get_args
 
 from pydantic import ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
@@ -17,10 +17,10 @@ from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.decode import Decoding
 from hysac_retrieval.ingest.pipeline.encode import LocalEncoding
-from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, expect_choice, left_points
+from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, left_points
 from hysac_retrieval.ingest.pipeline.run import Run
 from hysac_retrieval.ingest.pipeline.sinks import CollectionSink
-from hysac_retrieval.ingest.protocols import Encoding
+from hysac_retrieval.ingest.protocols import Encoding, Unfinished
 from hysac_retrieval.ingest.report import IndexReport, OnProgress
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
@@ -151,7 +151,10 @@ def _open(
     if "failed" in only and journal is None:
         what = "only='failed' does what the journal lists, and no journal is given"
         raise SettingsError(what, hint="Name that of the earlier run")
-    expect_choice(only, resume)
+    if unknown := set(only) - set(get_args(Unfinished)):
+        raise SettingsError(f"unknown state {sorted(unknown)[0]!r}; expected {', '.join(get_args(Unfinished))}")
+    if only and not resume:
+        raise SettingsError("only chooses among unfinished items, but without resume everything is done again")
     return Listing(sources, options)
 
 

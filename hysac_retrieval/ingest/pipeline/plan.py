@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from qdrant_client import models
 
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.items import HASH, FailedItem, Item
 from hysac_retrieval.ingest.protocols import Source, Task, Unfinished
 from hysac_retrieval.payload import SOURCE as SOURCE_KEY
@@ -23,15 +22,6 @@ State = Literal["present", "missing", "stale", "failed"]
 _PAGE = 1000  # points
 _LOOKED_UP = 128  # items at once
 _BYTES = 4_000_000  # of images, in the tables and shards that hold them, listed at once
-
-
-def expect_choice(only: Collection[str], resume: bool) -> None:
-    """Check that states can be chosen; raise `SettingsError` otherwise."""
-    unknown = set(only) - set(get_args(Unfinished))
-    if unknown:
-        raise SettingsError(f"unknown state {sorted(unknown)[0]!r}; expected {', '.join(get_args(Unfinished))}")
-    if only and not resume:
-        raise SettingsError("only chooses among unfinished items, but without resume everything is done again")
 
 
 def item_groups(source: Source, fail: Callable[[FailedItem], None]) -> Generator[list[Item], None, None]:
@@ -64,7 +54,6 @@ class CollectionPlanner:
     def __init__(
         self, index: Index | None, failed: Collection[str] = (), only: Collection[str] = (), *, resume: bool = True
     ) -> None:
-        expect_choice(only, resume)
         # Nothing can be found in an empty collection, and nobody else fills it meanwhile.
         self._index = index if index is not None and resume and index.count() else None
         self._failed = failed

@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SettingsError, SourceError
@@ -45,7 +45,7 @@ all of that source, so that points with items no longer in it have left it; `cou
 if that takes too long."""
 
 
-class Listing:
+class Listing(AbstractContextManager["Listing"]):
     """All items of named sources, each key once; see `protocols.Source`.
 
     A source that breaks in the middle becomes a failed item, and the next one follows. Use it as a context manager.
@@ -82,9 +82,6 @@ class Listing:
                 self._read_captions(self._captions_path, self._captions)
             self._open_all(sources)
             self._opened = opened.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
