@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
@@ -22,7 +21,6 @@ class _Guarded:
     """The names that a guarded client has, and that it has no others."""
 
     _kind: type[Any]
-    _drive: Callable[[Steps[Any], Any], Any]
 
     def __init__(self, client: Any, policy: SafetyPolicy | None = None, *, guard: Guard | None = None) -> None:
         if not isinstance(client, self._kind):
@@ -42,11 +40,13 @@ class _Guarded:
     def __getattr__(self, name: str) -> Any:
         if name in METHODS:
 
-            @functools.wraps(getattr(self._kind, name))
             def method(*args: Any, **kwargs: Any) -> Any:
-                return self._drive(call(self.__guard_of, name, args, kwargs), self.__client)
+                return run(call(self.__guard_of, name, args, kwargs), self.__client)
 
-            return method
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                return await arun(call(self.__guard_of, name, args, kwargs), self.__client)
+
+            return functools.wraps(getattr(self._kind, name))(awaited if self._kind is AsyncQdrantClient else method)
         if name in TOLD:
             return getattr(self.__client, name)
         why = REFUSED.get(name, "the guard does not know it, and refuses what it cannot judge")
@@ -92,11 +92,9 @@ class SafeQdrantClient(_Guarded):
     """
 
     _kind = QdrantClient
-    _drive = staticmethod(run)
 
 
 class AsyncSafeQdrantClient(_Guarded):
     """As `SafeQdrantClient`, around an `AsyncQdrantClient`: its methods are to be awaited."""
 
     _kind = AsyncQdrantClient
-    _drive = staticmethod(arun)

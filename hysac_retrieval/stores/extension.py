@@ -83,12 +83,7 @@ def inherited_quantization(config: Mapping[str, Any] | None) -> Quantization | N
 def write_present(
     ids: Sequence[PointId], write: Callable[[Sequence[int]], None], there: Callable[[Sequence[PointId]], set[PointId]]
 ) -> int:
-    """Write rows in chunks; where that fails because the application has removed some of their points, the others.
-
-    Args:
-        ids: Point of each row.
-        write: Writes some of the rows.
-        there: Says which of some points still exist.
+    """Write rows, one for each id, in chunks; where that fails because some points are no longer `there`, the others.
 
     Returns:
         How many rows were written.

@@ -42,13 +42,9 @@ def item_groups(source: Source, fail: Callable[[FailedItem], None]) -> Generator
 
 
 class CollectionPlanner:
-    """Decides by what a collection holds, and by the ids of the items that failed when last tried.
+    """Decides by what a collection holds (None: it does not exist yet) and by the ids of items that failed last time.
 
-    Args:
-        index: The collection; None for one that does not exist yet.
-        failed: The ids.
-        only: States to do; empty for all of them.
-        resume: Whether to compare with what is stored; otherwise everything is to be done again.
+    Only items in some states are to be done, if these are given, and all of them again without `resume`.
     """
 
     def __init__(

@@ -66,14 +66,7 @@ class CollectionSink:
 
 
 class AttachedSink:
-    """Writes vectors and scores to the points of an application, which are otherwise left alone.
-
-    Args:
-        index: A collection that is attached to the application's.
-
-    Raises:
-        SettingsError: It is attached to none.
-    """
+    """Writes vectors and scores to the points of an application that a collection is attached to, and nothing else."""
 
     def __init__(self, index: Index) -> None:
         self._index = index

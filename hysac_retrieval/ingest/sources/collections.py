@@ -109,12 +109,8 @@ class AttachedSource:
     Args:
         index: A collection that is attached to it.
         content: Fields to encode.
-        noted: Ids that the journal of earlier runs knows.
-        withdraw: Takes vector and score from a point that has none of the fields any longer.
-
-    Attributes:
-        seen: Of the noted ids, those that were listed.
-        lacking: Number of points that have none of the fields.
+        noted: Ids that the journal of earlier runs knows; `seen` has those of them that were listed.
+        withdraw: Takes vector and score from a point that has none of the fields any longer; `lacking` counts these.
     """
 
     def __init__(
@@ -122,12 +118,9 @@ class AttachedSource:
     ) -> None:
         self.seen: set[str] = set()
         self.lacking = 0
-        self._store = index.store
-        self._fingerprint = index.metadata.fingerprint
+        self._store, self._fingerprint = index.store, index.metadata.fingerprint
         self._attachment = Attachment.of(index.store, index.collection)
-        self._content = content
-        self._noted = noted
-        self._withdraw = withdraw
+        self._content, self._noted, self._withdraw = content, noted, withdraw
 
     @property
     def finished(self) -> tuple[str]:

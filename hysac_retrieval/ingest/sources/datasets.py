@@ -25,11 +25,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 def dataset_tables(name: str, options: SourceOptions) -> list[TableSource]:
-    """Return the splits of a dataset as sources, read as a stream.
-
-    Args:
-        name: Name on the hub, or a folder.
-        options: `split` and `subset` choose a part of it.
+    """Return the splits of a dataset, on the hub or in a folder, as sources, read as a stream.
 
     Raises:
         MissingExtraError: `datasets` is not installed.

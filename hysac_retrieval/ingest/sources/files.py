@@ -19,13 +19,9 @@ from hysac_retrieval.payload import is_utf8
 
 
 class ImageFiles:
-    """The images of a folder, recursively, or a single one.
+    """The images of a folder, recursively, or `only` one of them.
 
-    Args:
-        root: The folder.
-        options: How sources are read.
-        captions: Rows that describe images by their path within the folder, or by their whole path.
-        only: A single image of the folder instead of all.
+    Captions are rows that describe images by their path within the folder, or by their whole path.
     """
 
     def __init__(self, root: Path, options: SourceOptions, captions: Captions | None, only: Path | None = None) -> None:

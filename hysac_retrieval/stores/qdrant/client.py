@@ -69,9 +69,7 @@ def make_client(
 class Calls:
     """The methods of a client, called again if need be, and `sleep`; what fails is a `StoreError`.
 
-    Args:
-        client: The client. Its methods take the name of a collection, if any, as their first argument.
-        retry: How calls are made again.
+    The methods take the name of a collection, if any, as their first argument.
     """
 
     def __init__(self, client: QdrantClient, retry: Retry) -> None:

@@ -19,18 +19,10 @@ from hysac_retrieval.types import PointId
 
 
 class QdrantExtension(Extension):
-    """The part of this package in one collection of an application.
-
-    Args:
-        name: The collection.
-        calls: Calls to the client.
-        local: Whether the client keeps its collections in this process.
-    """
+    """The part of this package in one collection of an application; `local` as of `Operations`."""
 
     def __init__(self, name: str, calls: Calls, *, local: bool) -> None:
-        self._name = name
-        self._calls = calls
-        self._local = local
+        self._name, self._calls, self._local = name, calls, local
 
     def facts(self) -> Facts:
         config = self._calls.get_collection(self._name).config
