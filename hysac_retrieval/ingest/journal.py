@@ -32,13 +32,8 @@ class Journal:
     leaves one line per item. Use it as a context manager; several threads may write.
 
     Args:
-        path: The file, read at once; made with the first entry. None keeps nothing.
-
-    Attributes:
-        failed: The first failures of this run.
-        failures: Number of all of them.
-        truncated: Origins of the first texts that were cut in this run.
-        cut: Number of all of them.
+        path: The file, read at once; made with the first entry. None keeps nothing. The other fields are those of
+            `IndexReport`, for this run.
 
     Raises:
         SourceError: The file cannot be read or written, or is no journal.

@@ -52,10 +52,7 @@ _CONNECTION: TypeAdapter[Any] = TypeAdapter(Connection)
 
 
 def open_store(connection: Connection) -> tuple[Store, bool]:
-    """Open the store that a connection names.
-
-    Returns:
-        The store, and whether closing it is up to the caller.
+    """Open the store that a connection names; returns it, and whether closing it is up to the caller.
 
     Raises:
         SettingsError: Not exactly one place is named, or options do not fit it.

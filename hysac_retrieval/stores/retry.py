@@ -35,11 +35,7 @@ class Retry:
     longest: float = 30.0
 
     def call(self, act: Callable[[], T]) -> T:
-        """Make a call, again if need be.
-
-        Raises:
-            StoreUnavailableError: The last attempt failed like those before.
-        """
+        """Make a call, again if need be; raises the `StoreUnavailableError` of the last attempt."""
         return Retrying(**self._rules())(act)
 
     async def acall(self, act: Callable[[], Awaitable[T]]) -> T:

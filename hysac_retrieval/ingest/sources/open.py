@@ -50,10 +50,6 @@ class Listing(AbstractContextManager["Listing"]):
 
     A source that breaks in the middle becomes a failed item, and the next one follows. Use it as a context manager.
 
-    Args:
-        sources: Paths of folders and files, and names of datasets.
-        options: How to read them.
-
     Attributes:
         seen: Ids of everything listed so far.
         complete: Whether everything listed so far could be read: what was not seen is not there.

@@ -86,10 +86,8 @@ def require_column(what: str, columns: Iterable[str], fields: Fields) -> None:
     """Raise `SourceError` if a table has no column to index."""
     known, found = (*fields.images, *fields.texts), list(columns)
     if not {*known} & {*found}:
-        raise SourceError(
-            f"{what} has the columns {', '.join(found)}, none of which is {' or '.join(known)}",
-            hint="Name them with --image-field and --text-field",
-        )
+        lacking = f"{what} has the columns {', '.join(found)}, none of which is {' or '.join(known)}"
+        raise SourceError(lacking, hint="Name them with --image-field and --text-field")
 
 
 def text_item(row: Row, source: str, *, key: str | None = None) -> Item | FailedItem:
