@@ -37,11 +37,6 @@ _PARTS_OF_INDEX = ("attach", "detach", "rescore")
 """Commands that may also be given as ``hysac index attach`` and so on. A source of that name is ``./attach``."""
 
 
-def _module(command: str) -> str:
-    """Return the module of a command; a keyword of Python has an underscore behind it."""
-    return f"{__name__}.{command}_" if iskeyword(command) else f"{__name__}.{command}"
-
-
 class _LazyGroup(click.Group):
     """Group that finds commands in the modules of this package; each exports ``command``."""
 
@@ -51,7 +46,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = import_module(_module(cmd_name)).command
+        module = f"{__name__}.{cmd_name}_" if iskeyword(cmd_name) else f"{__name__}.{cmd_name}"
+        command: click.Command = import_module(module).command
         return command
 
     def resolve_command(

@@ -31,10 +31,9 @@ def command(collections: tuple[str, ...], place: Place, model: str | None, every
     hysac info --url http://localhost:6333 --json
     hysac info --model hysac-mini
     """
-    of_collections = bool(collections or place.location or place.url)
-    if model is not None and of_collections:
-        raise SettingsError("--model describes a model", hint="Ask about collections separately")
-    if of_collections:
+    if collections or place.location or place.url:
+        if model is not None:
+            raise SettingsError("--model describes a model", hint="Ask about collections separately")
         described = _collections(collections, place)
     else:
         from hysac_retrieval.encoder.bundle import bundled_models
