@@ -107,8 +107,7 @@ def export_bundle(
         TrainingError: The model or the tokenizer cannot be exported.
         BundleFormatError: The graphs do not reproduce the model; nothing is written.
     """
-    out = Path(out)
-    check_target(out, overwrite)
+    check_target(out := Path(out), overwrite)
     words = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_file(str(tokenizer))
     texts = text or text_spec(words, model.config.text.context_length)
     frozen = _frozen(model, words, texts.end_id, weights)
@@ -132,8 +131,8 @@ def export_bundle(
             metrics=dict(metrics or {}),
         )
         found = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph)
-        verification = found | {"weights": weights, "precision": "fp32", "opset": OPSET}
-        write_manifest(folder, manifest.model_copy(update={"verification": verification}))
+        found |= {"weights": weights, "precision": "fp32", "opset": OPSET}
+        write_manifest(folder, manifest.model_copy(update={"verification": found}))
     return Bundle.load(out)
 
 
