@@ -32,10 +32,9 @@ from common import RESULTS, ExactSearch, K, Points, exact, machine, recall, show
 from points import SPREADS, Data, encoded, stored, synthetic
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.collection.collection import OVERSAMPLING
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.interpret import hits_of
-from hysac_retrieval.collection.plan import plan_search
+from hysac_retrieval.collection.plan import OVERSAMPLING, plan_search
 from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.errors import InvalidVectorError
 from hysac_retrieval.stores.types import Quantization

@@ -28,8 +28,8 @@ from common import RESULTS, ExactSearch, K, Points, interleaved, milliseconds, r
 from points import CURVATURE, Synthetic
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.collection.collection import OVERSAMPLING
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.plan import OVERSAMPLING
 from hysac_retrieval.safety.redirect import redirect
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.stores.types import Quantization
