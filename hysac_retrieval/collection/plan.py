@@ -93,7 +93,6 @@ def plan_search(
     collection: Collection,
     request: Request,
     *,
-    most: float | None = None,
     rules: models.Filter | None = None,
     with_vectors: bool = False,
 ) -> SearchPlan:
@@ -102,7 +101,6 @@ def plan_search(
     Args:
         collection: The collection searched.
         request: What is asked for.
-        most: Loosest threshold that is allowed; None for the calibration's.
         rules: A further condition on every hit.
         with_vectors: Whether distances are computed from the stored points, whatever the request says.
 
@@ -111,7 +109,7 @@ def plan_search(
     """
     metadata, lift, wanted = collection.metadata, collection.lift, request.wanted
     calibrated, quantization = metadata.safety.threshold, metadata.quantization
-    bound = effective_threshold(request.threshold, calibrated if most is None else most)
+    bound = effective_threshold(request.threshold, calibrated)
     recomputed = with_vectors or request.rerank == "exact" or quantization is not None
     fetched = wanted + (_SPARE if recomputed else 0)
     first: int | None = None

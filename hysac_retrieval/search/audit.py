@@ -46,7 +46,7 @@ def audit(
             queries=tuple(info for info, _ in found),
             options=_recorded(request),
             hits=tuple(tuple(hit.id for hit in hits) for _, hits in found),
-            context=request.context,
+            context=dict(request.context),  # a prepared request serves many calls
         )
     )
 

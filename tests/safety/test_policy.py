@@ -281,6 +281,15 @@ def test_every_search_that_may_return_unsafe_points_is_audited(
     assert json.loads(json.dumps(record.to_dict()))["context"] == {"user": "ada"}
 
 
+def test_what_an_audit_does_to_a_record_is_not_in_the_next_one(audited: tuple[SafeSearch, list[AuditRecord]]) -> None:
+    engine, records = audited
+    point = random_points(1, 3)[0]
+    engine.search(point, safe=False)
+    records[0].context["user"] = "eve"  # type: ignore[index]
+    engine.search(point, safe=False)
+    assert records[1].context == {}
+
+
 def test_a_batch_is_one_record_that_says_what_was_asked(audited: tuple[SafeSearch, list[AuditRecord]]) -> None:
     engine, records = audited
     point = random_points(1, 3)[0]
