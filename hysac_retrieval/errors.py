@@ -138,6 +138,10 @@ class StorageFullError(StoreError):
     """There is no room left to write."""
 
 
+class RequestTooLargeError(StoreError):
+    """One request, even of a single point, is more than the store takes at once."""
+
+
 class StoreUnavailableError(StoreError):
     """The store is down, too slow or overloaded; the same call may work later.
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hysac_retrieval.errors import StoreError, StoreUnavailableError
+from hysac_retrieval.errors import RequestTooLargeError, StoreError, StoreUnavailableError
 from hysac_retrieval.stores.types import UPSERT_CHUNK, CollectionSpec, Quantization
 from hysac_retrieval.types import PointId
 
@@ -85,24 +85,30 @@ def write_present(
 ) -> int:
     """Write rows, one for each id, in chunks; where that fails because some points are no longer `there`, the others.
 
+    What is too large for one request is written in halves.
+
     Returns:
         How many rows were written.
     """
-    done = 0
-    for start in range(0, len(ids), UPSERT_CHUNK):
-        rows: Sequence[int] = range(start, min(start + UPSERT_CHUNK, len(ids)))
-        while rows:
-            try:
-                write(rows)
-            except StoreUnavailableError:
+
+    def written(rows: Sequence[int]) -> int:
+        if not rows:
+            return 0
+        try:
+            write(rows)
+        except StoreUnavailableError:
+            raise
+        except RequestTooLargeError:
+            if len(rows) == 1:
                 raise
-            except StoreError:
-                found = there([ids[row] for row in rows])
-                left = [row for row in rows if ids[row] in found]
-                if len(left) == len(rows):
-                    raise
-                rows = left
-            else:
-                done += len(rows)
-                break
-    return done
+            half = len(rows) // 2
+            return written(rows[:half]) + written(rows[half:])
+        except StoreError:
+            found = there([ids[row] for row in rows])
+            left = [row for row in rows if ids[row] in found]
+            if len(left) == len(rows):
+                raise
+            return written(left)
+        return len(rows)
+
+    return sum(written(range(start, min(start + UPSERT_CHUNK, len(ids)))) for start in range(0, len(ids), UPSERT_CHUNK))

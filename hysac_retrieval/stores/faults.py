@@ -14,7 +14,7 @@ import httpx
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from hysac_retrieval.errors import CollectionNotFoundError, StoreError, StoreUnavailableError
+from hysac_retrieval.errors import CollectionNotFoundError, RequestTooLargeError, StoreError, StoreUnavailableError
 
 _ACCESS = "Give an api_key= that this server accepts and that may do this; a read-only key cannot write"
 _SLOW = "Raise timeout=, or see what keeps the server busy"
@@ -25,6 +25,12 @@ _CERTIFICATE = (
 )
 _LATER = "It may pass: retries= sets how often it is tried again"
 _TROUBLE = f"Its log says why. {_LATER}"
+_SMALLER = (
+    "Make the payload of this point smaller, or raise what the server and the proxy before it take: "
+    "service.max_request_size_mb, or the rate limits of strict mode"
+)
+_TOO_LARGE = ("larger than allowed", "split your request", "message length too large", "message larger than max")
+"""Words with which servers and clients refuse a request for its size, over REST with 400 or 429."""
 _PASSING_STATUS = {408, 425, 429}
 _PASSING_CODES = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL}
 # ValueError, RuntimeError and KeyError are what the client's local mode raises.
@@ -71,6 +77,8 @@ def _answered(error: UnexpectedResponse) -> StoreError:
     status = error.status_code or 0
     detail = error.content.decode(errors="replace") if error.content else error.reason_phrase
     message = f"Qdrant answered {status}: {detail}"
+    if status == 413 or _too_large(detail):
+        return RequestTooLargeError(message, hint=_SMALLER)
     if status in (401, 403):
         return StoreError(message, hint=_ACCESS)
     if status == 404:
@@ -98,6 +106,8 @@ def _called(error: grpc.RpcError) -> StoreError:
     code = error.code() if callable(getattr(error, "code", None)) else None
     detail = error.details() if callable(getattr(error, "details", None)) else str(error)
     message = f"Qdrant answered over gRPC: {code.name if code else 'error'}: {detail}"
+    if _too_large(detail or ""):
+        return RequestTooLargeError(message, hint=_SMALLER)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return StoreError(message, hint=_ACCESS)
     if code is grpc.StatusCode.NOT_FOUND:
@@ -110,6 +120,10 @@ def _called(error: grpc.RpcError) -> StoreError:
     if code in _PASSING_CODES:
         return StoreUnavailableError(message, hint=_TROUBLE)
     return StoreError(message)
+
+
+def _too_large(detail: str) -> bool:
+    return any(words in detail for words in _TOO_LARGE)
 
 
 def _handshake(error: BaseException | None) -> str:

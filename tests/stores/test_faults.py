@@ -25,11 +25,13 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
+    RequestTooLargeError,
     SettingsError,
     StoreError,
     StoreUnavailableError,
 )
 from hysac_retrieval.stores import CollectionSpec, Retry, Store, VectorQuery, open_store
+from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.qdrant.store import QdrantStore
 
 QUICK = Retry(retries=3, first=0.01)
@@ -218,13 +220,50 @@ def test_an_upsert_that_fails_says_how_far_it_came(
     assert store.count("c") == 5
 
 
-def test_points_too_large_for_one_request_are_sent_in_several(server: FaultyServer, store: QdrantStore) -> None:
+REFUSALS = [
+    Fault(status=413, words="Request entity is too large"),  # of a proxy
+    Fault(status=400, words="Format error in JSON body: JSON payload (4012 bytes) is larger than allowed (3000 bytes)"),
+    Fault(status=429, words="Rate limiting exceeded: Write rate limit exceeded, request larger than rate limiter "
+          "capacity, please try to split your request"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["413", "400", "429"])
+def test_what_is_too_large_for_one_request_is_sent_in_several(
+    server: FaultyServer, store: QdrantStore, refusal: Fault
+) -> None:
     store.create("c", SPEC)
-    server.largest = 3000
+    server.largest, server.refusal = 3000, refusal
     store.upsert("c", [1, 2, 3, 4, 5], VECTORS, [{"text": "x" * 1000}] * 5)
     assert store.count("c") == 5
-    with pytest.raises(StoreError, match=r"413.*0 of 2 points"):
-        store.upsert("c", [6, 7], VECTORS[:2], [{"text": "x" * 4000}, {}])
+    changes = [Amendment(i, {"note": "y" * 1000}, "m", None) for i in (1, 2, 3, 4, 5)]
+    store.amend("c", changes)  # of which none fits: what counts is that the server takes them
+    found = store.query("c", VectorQuery(np.repeat(VECTORS, 40, axis=0), limit=1))
+    assert len(found) == 200 and all(len(hits) == 1 for hits in found)
+    store.delete("c", [1, 2, 3])
+    assert store.count("c") == 2
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["413", "400", "429"])
+def test_a_single_point_that_is_too_large_is_named(server: FaultyServer, store: QdrantStore, refusal: Fault) -> None:
+    store.create("c", SPEC)
+    server.largest, server.refusal = 3000, refusal
+    with pytest.raises(RequestTooLargeError, match=rf"{refusal.status}.*point 7.*0 of 2 points") as failed:
+        store.upsert("c", [6, 7], VECTORS[:2], [{}, {"text": "x" * 4000}])
+    assert "max_request_size_mb" in failed.value.hint
+
+
+def test_an_extension_writes_in_halves_what_is_too_large_and_names_nothing_as_missing(
+    server: FaultyServer, store: QdrantStore
+) -> None:
+    store.create("c", SPEC)
+    store.upsert("c", [1, 2, 3, 4, 5], VECTORS, [{}] * 5)
+    extension = store.extension("c")
+    server.largest, server.refusal = 3000, REFUSALS[1]
+    assert extension.write([1, 2, 3, 4, 5], None, [{"note": "x" * 1000}] * 5) == 5
+    assert [point.payload["note"][:1] for point in store.scroll("c")[0]] == ["x"] * 5
+    with pytest.raises(RequestTooLargeError):
+        extension.write([1, 2], None, [{"note": "x" * 4000}, {}])
 
 
 def test_a_connection_that_drops_in_the_middle_of_a_batch_loses_and_doubles_nothing(

@@ -5,6 +5,7 @@ It speaks HTTP, or HTTPS, over a real socket and passes what it lets through to 
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import struct
@@ -31,6 +32,7 @@ class Fault:
         retry_after: Header of the answer.
         seconds: How long the answer takes.
         torn: Whether the true answer breaks off in the middle.
+        words: What the answer says.
     """
 
     status: int = 0
@@ -38,6 +40,7 @@ class Fault:
     retry_after: str | None = None
     seconds: float = 0.0
     torn: bool = False
+    words: str = "in trouble"
 
 
 @dataclass
@@ -52,6 +55,7 @@ class FaultyServer:
         last: See there.
         seen: Times of the requests for `path`.
         largest: Bytes of the largest request that is taken; None for any.
+        refusal: Answer to a larger one.
     """
 
     url: str
@@ -61,6 +65,7 @@ class FaultyServer:
     last: Fault | None = None
     seen: list[float] = field(default_factory=list)
     largest: int | None = None
+    refusal: Fault = Fault(status=413)
 
     def next(self, request: str) -> Fault | None:
         if self.path not in request:
@@ -84,7 +89,7 @@ def faulty_server(tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
             with lock:
                 fault = server.next(f"{self.command} {self.path.partition('?')[0]}")
                 if server.largest is not None and len(body) > server.largest:
-                    fault = Fault(status=413)
+                    fault = server.refusal
             if fault is None:
                 self._send(*self._true_answer(body))
                 return
@@ -94,7 +99,8 @@ def faulty_server(tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
                 self._send(status, data, missing=1)
                 self._reset()
             elif fault.status:
-                self._send(fault.status, b'{"status": {"error": "in trouble"}}', retry_after=fault.retry_after)
+                answer = json.dumps({"status": {"error": fault.words}}).encode()
+                self._send(fault.status, answer, retry_after=fault.retry_after)
             else:
                 self._reset()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hysac_retrieval.errors import HysacError, InputError
+from hysac_retrieval.errors import HysacError, InputError, RequestTooLargeError
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
@@ -116,12 +116,12 @@ class Run:
             some = [outcome for outcome in outcomes if outcome.item.modality == modality]
             try:
                 self._write_batch(modality, some)
-            except InputError:
-                # Nothing of the batch was written; find the items that are to blame.
+            except (InputError, RequestTooLargeError):
+                # Find the items that are to blame; the others are written, a second time perhaps.
                 for outcome in some:
                     try:
                         self._write_batch(modality, [outcome])
-                    except InputError as error:
+                    except (InputError, RequestTooLargeError) as error:
                         self._fail(FailedItem.of_item(outcome.item, error), outcome.hash)
 
     def _write_batch(self, modality: Modality, batch: Sequence[Outcome]) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
-from qdrant_client.http.exceptions import UnexpectedResponse
 
-from hysac_retrieval.errors import CollectionExistsError, CollectionNotFoundError, SettingsError, StoreError
+from hysac_retrieval.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    RequestTooLargeError,
+    SettingsError,
+    StoreError,
+)
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores import requests
 from hysac_retrieval.stores.amend import Amendment, fitting
@@ -36,7 +41,6 @@ OPTIMIZE_TIMEOUT = 3600.0
 """Seconds that a server may take to finish its graph."""
 
 _POLL = 0.5
-_TOO_LARGE = 413
 _TELEMETRY_OF_SHARDS = 3  # the least level of detail at which a server describes the shards of its collections
 
 
@@ -117,18 +121,7 @@ class Operations:
                 for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
             ]
             with counted(start, len(ids)):
-                yield from self._send(name, points)
-
-    def _send(self, name: str, points: list[models.PointStruct]) -> Steps[None]:
-        try:
-            yield Ask("upsert", name, points, wait=True)
-        except StoreError as error:
-            cause, half = error.__cause__, len(points) // 2
-            # Points with long texts can be more than a server takes at once (32 MB, or what a proxy allows).
-            if not half or not isinstance(cause, UnexpectedResponse) or cause.status_code != _TOO_LARGE:
-                raise
-            yield from self._send(name, points[:half])
-            yield from self._send(name, points[half:])
+                yield from halved(points, lambda few: Ask("upsert", name, few, wait=True))
 
     def amend(self, name: str, amendments: Sequence[Amendment]) -> Steps[None]:
         for start in range(0, len(amendments), UPSERT_CHUNK):
@@ -137,14 +130,14 @@ class Operations:
             if self.local:  # which would look through all its points for each condition
                 changes = fitting(few, (yield from self.retrieve(name, [change.id for change in few])))
             if changes:
-                yield Ask("batch_update_points", name, changes, wait=True)
+                yield from halved(changes, lambda few: Ask("batch_update_points", name, few, wait=True))
 
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
         if not len(query.vectors):
             return []
-        return requests.read_responses(
-            (yield Ask("query_batch_points", name, requests.query_requests(query, local=self.local)))
-        )
+        asked = requests.query_requests(query, local=self.local)
+        answers = yield from halved(asked, lambda few: Ask("query_batch_points", name, few))
+        return requests.read_responses([answer for some in answers for answer in some])
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
         return requests.read_groups(
@@ -185,8 +178,8 @@ class Operations:
 
     def delete(self, name: str, ids: Sequence[PointId]) -> Steps[None]:
         for start in range(0, len(ids), UPSERT_CHUNK):
-            few = models.PointIdsList(points=list(ids[start : start + UPSERT_CHUNK]))
-            yield Ask("delete", name, few, wait=True)
+            chunk = list(ids[start : start + UPSERT_CHUNK])
+            yield from halved(chunk, lambda few: Ask("delete", name, models.PointIdsList(points=few), wait=True))
 
     def optimize(self, name: str) -> Steps[None]:
         """Wait until a server has finished its graph, which it builds on its own; local mode has none."""
@@ -224,3 +217,22 @@ class Operations:
 def _exists(name: str) -> CollectionExistsError:
     hint = "Open it, or recreate it (which removes its points)"
     return CollectionExistsError(f"collection {name!r} exists already", hint=hint)
+
+
+def halved(rows: Sequence[Any], ask: Callable[[Sequence[Any]], Ask]) -> Steps[list[Any]]:
+    """Ask something of all rows at once or, where that is more than a server takes at once, of each half.
+
+    A server takes 32 MB over REST, a proxy before it perhaps less, and no more points than a rate limit has room for.
+
+    Raises:
+        RequestTooLargeError: A single row is too large.
+    """
+    try:
+        return [(yield ask(rows))]
+    except RequestTooLargeError as error:
+        if len(rows) < 2:
+            point = getattr(rows[0], "id", None)
+            error.message += "" if point is None else f" (point {point})"
+            raise
+    half = len(rows) // 2
+    return [*(yield from halved(rows[:half], ask)), *(yield from halved(rows[half:], ask))]
