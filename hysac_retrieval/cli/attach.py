@@ -13,7 +13,7 @@ from hysac_retrieval.cli.progress import exit_after, followed, print_report
 
 
 @click.command("attach", cls=Command)
-@place_options()
+@place_options(bulk=True)
 @click.option("--text-field", metavar="NAME", help="Payload field with a text, such as title or meta.title.")
 @click.option("--image-field", metavar="NAME", help="Payload field with the path or URL of an image.")
 @click.option("--root", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images.")

@@ -9,7 +9,7 @@ from hysac_retrieval.cli.options import Place, json_option, place_options
 
 
 @click.command("detach", cls=Command)
-@place_options()
+@place_options(bulk=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def command(place: Place, yes: bool, as_json: bool) -> None:

@@ -22,7 +22,7 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 
 @click.command("index", cls=Command)
 @source_options
-@place_options()
+@place_options(bulk=True)
 @run_options
 @click.option("--max-pixels", type=click.IntRange(1, 178_956_970), help="Largest width × height of an image.")
 @click.option("--recreate", is_flag=True, help="Remove the collection first, with all its points.")

@@ -32,6 +32,17 @@ model_option = click.option(
 collection_option = click.option("--collection", required=True, help="Name of the collection.")
 
 
+_wait_option = click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    envvar="HYSAC_WAIT",
+    metavar="SECONDS",
+    help="Time that a server which is away is waited for; 0 for a few seconds only.",
+)
+
+
 def gathered(name: str, make: Callable[..., Any], *options: Decorator) -> Decorator:
     """Decorate a command so that several options of click reach it as one argument, `name`, that `make` makes."""
 
@@ -59,6 +70,7 @@ class Place:
     api_key: str | None
     prefer_grpc: bool
     collection: str = ""
+    wait: float = 0.0
 
     def connection(self) -> Connection:
         """Return the arguments for `Index.open` and its like; `SettingsError` if not exactly one place is given."""
@@ -67,7 +79,7 @@ class Place:
             raise SettingsError(what, hint="Give --location DIR for a folder, or --url URL for a server")
         if self.location is not None:
             return {"location": self.location}
-        return {"url": self.url, "api_key": self.api_key, "prefer_grpc": self.prefer_grpc}
+        return {"url": self.url, "api_key": self.api_key, "prefer_grpc": self.prefer_grpc, "wait": self.wait}
 
     def journal(self, given: str | None = None) -> Path | None:
         """Return the journal that is given, else the one beside an embedded collection; None for a server."""
@@ -78,8 +90,11 @@ class Place:
         return None if self.location is None else Path(self.location).expanduser() / self.collection / JOURNAL_NAME
 
 
-def place_options(collection: Decorator | None = collection_option) -> Decorator:
-    """Add ``--location``, ``--url`` and what goes with them, and an option for the collection, as `place`."""
+def place_options(collection: Decorator | None = collection_option, *, bulk: bool = False) -> Decorator:
+    """Add ``--location``, ``--url`` and what goes with them, and an option for the collection, as `place`.
+
+    Commands that do `bulk` work wait for a server that is away.
+    """
 
     def option(name: str, variable: str, **how: Any) -> Decorator:
         return click.option(name, envvar=f"HYSAC_{variable}", show_envvar=True, **how)
@@ -87,7 +102,7 @@ def place_options(collection: Decorator | None = collection_option) -> Decorator
     return gathered(
         "place",
         _place,
-        *filter(None, [collection]),
+        *filter(None, [collection, _wait_option if bulk else None]),
         option("--location", "LOCATION", metavar="DIR", help="Folder of collections on the embedded engine."),
         option("--url", "URL", metavar="URL", help="Qdrant server or cloud cluster."),
         option("--api-key", "API_KEY", help="Key of the server."),
@@ -96,13 +111,18 @@ def place_options(collection: Decorator | None = collection_option) -> Decorator
 
 
 def _place(
-    location: str | None, url: str | None, api_key: str | None, prefer_grpc: bool, collection: str | None = None
+    location: str | None,
+    url: str | None,
+    api_key: str | None,
+    prefer_grpc: bool,
+    collection: str | None = None,
+    wait: float = 0.0,
 ) -> Place:
     if location is not None and url is not None:  # the command line counts before the environment
         source = click.get_current_context().get_parameter_source
         typed = [source(name) is ParameterSource.COMMANDLINE for name in ("location", "url")]
         location, url = location if typed[0] else None, url if typed[1] else None
-    return Place(location, url, api_key, prefer_grpc, collection or "")
+    return Place(location, url, api_key, prefer_grpc, collection or "", wait)
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("rescore", cls=Command)
 @click.argument("name", metavar="[COLLECTION]", required=False)
-@place_options(click.option("--collection", help="The collection, as `hysac index` names it."))
+@place_options(click.option("--collection", help="The collection, as `hysac index` names it."), bulk=True)
 @click.option("--model", help="The model with its new calibration: bundled name, folder or hub repository.")
 @click.option(
     "--profile",

@@ -18,7 +18,8 @@ from hysac_retrieval.stores.retry import Retry
 
 MEMORY = ":memory:"
 _PLACES = ("location", "url", "path", "client", "store")
-_GO_WITH = {"api_key": ["url"], "prefer_grpc": ["url"], "timeout": ["url"], "retries": ["url", "client"]}
+_SERVER, _ANY_CLIENT = ["url"], ["url", "client"]
+_GO_WITH = {"api_key": _SERVER, "prefer_grpc": _SERVER, "timeout": _SERVER, "retries": _ANY_CLIENT, "wait": _ANY_CLIENT}
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
@@ -35,6 +36,7 @@ class Connection(TypedDict, total=False):
         prefer_grpc: Whether to speak gRPC to `url`.
         timeout: Seconds that `url` may take to answer a request, 30 by default.
         retries: Further attempts when the server of `url` or `client` is away, slow or overloaded, 3 by default.
+        wait: Seconds that calls go on being made again in that case, for bulk work; 0 by default.
     """
 
     location: str | os.PathLike[str] | None
@@ -46,6 +48,7 @@ class Connection(TypedDict, total=False):
     prefer_grpc: bool | None
     timeout: Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
     retries: Annotated[int | None, Field(ge=0)]
+    wait: Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
 
 
 _CONNECTION: TypeAdapter[Any] = TypeAdapter(Connection)
@@ -89,13 +92,13 @@ def opening(connection: Connection, *, keep: bool = True) -> Iterator[tuple[Stor
 
 def server_options(connection: Connection) -> dict[str, Any]:
     """Options of a connection for the stores on a client of Qdrant, blocking and asynchronous."""
-    retries = connection.get("retries")
+    given = {name: connection.get(name) for name in ("retries", "wait")}
     return {
         "url": connection.get("url"),
         "api_key": connection.get("api_key"),
         "prefer_grpc": bool(connection.get("prefer_grpc")),
         "timeout": connection.get("timeout"),
-        "retry": Retry() if retries is None else Retry(retries),
+        "retry": Retry(**{name: value for name, value in given.items() if value is not None}),
     }
 
 
@@ -106,7 +109,8 @@ def _check(connection: Connection) -> None:
         first = error.errors(include_input=False)[0]
         option = str(first["loc"][0])
         value = connection[option]  # type: ignore[literal-required]  # whatever was given
-        found = repr(value) if option in ("timeout", "retries") else type(value).__name__  # others may hold a key
+        known = option in ("timeout", "retries", "wait")  # others may hold a key
+        found = repr(value) if known else type(value).__name__
         hint = f"A connection takes {', '.join(Connection.__annotations__)}"
         raise SettingsError(f"connection option {option} is {found}: {first['msg']}", hint=hint) from None
     given = [place for place in _PLACES if connection.get(place) is not None]

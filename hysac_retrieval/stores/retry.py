@@ -7,10 +7,12 @@ not come back all at once.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, wait_exponential
@@ -18,6 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception
 from hysac_retrieval.errors import StoreError, StoreUnavailableError
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,14 @@ class Retry:
         retries: Further attempts, 0 or more.
         first: Seconds before the first of them; each pause is up to twice as long as the one before.
         longest: Longest pause in seconds. A server that asks for more is not waited for.
+        wait: Seconds that a call goes on being made again after its first attempt, whatever `retries` says. For bulk
+            work, which outlives the restart of a server; searches do without.
     """
 
     retries: int = 3
     first: float = 0.25
     longest: float = 30.0
+    wait: float = 0.0
 
     def call(self, act: Callable[[], T]) -> T:
         """Make a call, again if need be; raises the `StoreUnavailableError` of the last attempt."""
@@ -47,11 +53,22 @@ class Retry:
             "retry": retry_if_exception_type(StoreUnavailableError),
             "wait": self._pause,
             "stop": self._enough,
+            "before_sleep": self._say,
             "retry_error_callback": _give_up,
         }
 
     def _enough(self, state: RetryCallState) -> bool:
+        if (state.seconds_since_start or 0.0) + state.upcoming_sleep <= self.wait:
+            return False
         return state.attempt_number > self.retries or state.upcoming_sleep > self.longest
+
+    def _say(self, state: RetryCallState) -> None:
+        """Log, once for each call, that its server is waited for."""
+        if self.wait and state.attempt_number == self.retries + 1:
+            since = datetime.now().astimezone() - timedelta(seconds=state.seconds_since_start or 0.0)
+            _log.warning(
+                "%s; waiting since %s, for up to %.0f seconds", _failure(state), f"{since:%H:%M:%S}", self.wait
+            )
 
     def _pause(self, state: RetryCallState) -> float:
         """Seconds until the next attempt: a growing pause, or longer if the server asks for that."""
@@ -81,5 +98,5 @@ def counted(written: int, total: int) -> Iterator[None]:
     except StoreError as error:
         error.written = written
         if total > 1:
-            error.message += f"; {written} of {total} points had been written before"
+            error.message += f"; {written} of the {total} points of this call had been written before"
         raise

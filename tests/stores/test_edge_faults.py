@@ -138,7 +138,7 @@ def test_a_nearly_full_disk_is_refused_before_the_engine_meets_it(
     assert store.names() == ["c"]
     left(SPACE + 10_000_000)
     store.upsert("c", [1], vectors(1, 1), [{"text": "short"}])
-    with pytest.raises(StorageFullError, match="0 of 2 points"):
+    with pytest.raises(StorageFullError, match="0 of the 2 points"):
         store.upsert("c", [1, 2], vectors(1, 2), [{"text": "x" * 1_500_000}] * 2)
     assert store.retrieve("c", [1])[0].payload == {"text": "short"}
     store.close()

@@ -211,7 +211,7 @@ def test_an_upsert_that_fails_says_how_far_it_came(
     monkeypatch.setattr("hysac_retrieval.stores.qdrant.operations.UPSERT_CHUNK", 2)
     store.create("c", SPEC)
     server.expect("PUT /collections/c/points", None, None, last=RESET)
-    with pytest.raises(StoreUnavailableError, match=r"4 attempts.*4 of 5 points") as caught:
+    with pytest.raises(StoreUnavailableError, match=r"4 attempts.*4 of the 5 points") as caught:
         store.upsert("c", [1, 2, 3, 4, 5], VECTORS, [{}] * 5)
     assert caught.value.written == 4
     assert server.behind.backend.count("c").count == 4
@@ -239,7 +239,7 @@ def test_what_is_too_large_for_one_request_is_sent_in_several(
     changes = [Amendment(i, {"note": "y" * 1000}, "m", None) for i in (1, 2, 3, 4, 5)]
     store.amend("c", changes)  # of which none fits: what counts is that the server takes them
     found = store.query("c", VectorQuery(np.repeat(VECTORS, 40, axis=0), limit=1))
-    assert len(found) == 200 and all(len(hits) == 1 for hits in found)
+    assert [len(hits) for hits in found] == [1] * 200
     store.delete("c", [1, 2, 3])
     assert store.count("c") == 2
 
@@ -248,7 +248,7 @@ def test_what_is_too_large_for_one_request_is_sent_in_several(
 def test_a_single_point_that_is_too_large_is_named(server: FaultyServer, store: QdrantStore, refusal: Fault) -> None:
     store.create("c", SPEC)
     server.largest, server.refusal = 3000, refusal
-    with pytest.raises(RequestTooLargeError, match=rf"{refusal.status}.*point 7.*0 of 2 points") as failed:
+    with pytest.raises(RequestTooLargeError, match=rf"{refusal.status}.*point 7.*0 of the 2 points") as failed:
         store.upsert("c", [6, 7], VECTORS[:2], [{}, {"text": "x" * 4000}])
     assert "max_request_size_mb" in failed.value.hint
 
@@ -451,3 +451,36 @@ def test_a_server_that_asks_for_time_over_grpc_is_given_it() -> None:
 def test_settings_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=r"retries|timeout"):
         open_store(options)  # type: ignore[arg-type]
+
+
+def test_bulk_work_waits_for_a_server_that_has_answered_before(
+    server: FaultyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = QdrantStore.connect(url=server.url, retry=Retry(retries=1, first=0.01, longest=0.05, wait=30))
+    store.create("c", SPEC)
+    server.expect("PUT /collections/c/points", *[Fault(status=503)] * 12)
+    store.upsert("c", [1, 2, 3, 4, 5], VECTORS, [{}] * 5)
+    assert store.count("c") == 5
+    assert len(server.seen) == 13
+    assert [record.message.count("waiting since") for record in caplog.records] == [1]
+    store.close()
+
+
+def test_the_wait_of_bulk_work_has_an_end(server: FaultyServer) -> None:
+    store = QdrantStore.connect(url=server.url, retry=Retry(retries=1, first=0.01, longest=0.05, wait=0.5))
+    store.create("c", SPEC)
+    server.expect("PUT /collections/c/points", last=Fault(status=503))
+    with pytest.raises(StoreUnavailableError, match="0 of the 5 points of this call"):
+        store.upsert("c", [1, 2, 3, 4, 5], VECTORS, [{}] * 5)
+    assert len(server.seen) > 3
+    store.close()
+
+
+def test_a_server_that_never_answered_is_not_waited_for(server: FaultyServer) -> None:
+    server.expect("GET", last=Fault(status=503))
+    store = QdrantStore.connect(url=server.url, retry=Retry(retries=1, first=0.01, wait=60))
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailableError):
+        store.names()
+    assert time.monotonic() - began < 10
+    store.close()

@@ -75,7 +75,7 @@ def test_a_bulk_write_that_fails_half_way_loses_nothing_and_can_be_made_again(
         with pytest.raises(StoreError, match=words) as caught:
             write(index, range(HAD, HAD + MORE))
         assert type(caught.value) is kind
-        assert (caught.value.written, f"{CHUNK} of {MORE} points" in str(caught.value)) == (CHUNK, True)
+        assert (caught.value.written, f"{CHUNK} of the {MORE} points" in str(caught.value)) == (CHUNK, True)
         there = stored(QdrantStore(server.behind.backend), "c")
         assert there.items() >= {row: row for row in range(HAD + CHUNK)}.items()
         server.expect("nothing")
@@ -150,7 +150,7 @@ def test_a_write_that_fails_half_way_over_grpc_loses_nothing(
     server, store = grpc_side
     monkeypatch.setattr("hysac_retrieval.stores.qdrant.operations.UPSERT_CHUNK", 1)
     server.faults = [None, *[grpc.StatusCode.UNAVAILABLE] * 3]
-    with pytest.raises(StoreUnavailableError, match=r"1 of 2 points") as caught:
+    with pytest.raises(StoreUnavailableError, match=r"1 of the 2 points") as caught:
         store.upsert("c", [3, 4], VECTORS, [{"k": 3}, {"k": 4}])
     assert caught.value.written == 1
     assert stored(store, "c").items() >= {1: 1, 2: 2, 3: 3}.items()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from hysac_retrieval.errors import HysacError, InputError, RequestTooLargeError
+from hysac_retrieval.errors import HysacError, InputError, RequestTooLargeError, StoreError
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
@@ -56,7 +56,7 @@ class Run:
             for batches in uploads.together():
                 self._write([outcome for batch in batches for outcome in batch])
 
-        with in_thread(uploads, _upload), closing(self.encoding(self._tasks())) as encoded:
+        with self._counted(), in_thread(uploads, _upload), closing(self.encoding(self._tasks())) as encoded:
             for outcomes in encoded:
                 if points := self._sort(outcomes):
                     uploads.put(points)
@@ -83,6 +83,16 @@ class Run:
             seconds=time.perf_counter() - began,
             interrupted=stopped,
         )
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Have the error of a store say how many points of the run are stored."""
+        try:
+            yield
+        except StoreError as error:
+            stored = sum(self._indexed.values())
+            error.message += f"; this run has stored {stored:,} points, and the next goes on from there"
+            raise
 
     def _tasks(self) -> Groups:
         with closing(item_groups(self.source, self._fail)) as groups:

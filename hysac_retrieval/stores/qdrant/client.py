@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -66,14 +67,25 @@ def make_client(
         raise StoreError(f"no client for url {url!r}: {error}") from error
 
 
-class Calls:
+class _Patience:
+    """How long calls are made again: only a server that has answered before is waited for, so that a slip is said."""
+
+    def __init__(self, client: Any, retry: Retry) -> None:
+        self._client, self._known = client, retry
+        self._retry = replace(retry, wait=0.0)
+
+    def _reached(self) -> None:
+        self._retry = self._known
+
+
+class Calls(_Patience):
     """The methods of a client, called again if need be, and `sleep`; what fails is a `StoreError`.
 
     The methods take the name of a collection, if any, as their first argument.
     """
 
     def __init__(self, client: QdrantClient, retry: Retry) -> None:
-        self._client, self._retry = client, retry
+        super().__init__(client, retry)
         # The local mode changes plain Python containers while it writes; a server needs no lock.
         self.lock: AbstractContextManager[Any] = threading.RLock() if is_local(client) else nullcontext()
 
@@ -85,7 +97,9 @@ class Calls:
                 with self.lock, translated(*arguments[:1]):
                     return act(*arguments, **keywords)
 
-            return self._retry.call(once)
+            answer = self._retry.call(once)
+            self._reached()
+            return answer
 
         return call
 
@@ -101,11 +115,8 @@ class Calls:
         time.sleep(seconds)
 
 
-class AsyncCalls:
+class AsyncCalls(_Patience):
     """As `Calls`, for the methods of an asynchronous client, which are awaited."""
-
-    def __init__(self, client: AsyncQdrantClient, retry: Retry) -> None:
-        self._client, self._retry = client, retry
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         act = attrgetter(method)(self._client)
@@ -115,7 +126,9 @@ class AsyncCalls:
                 with translated(*arguments[:1]):
                     return await act(*arguments, **keywords)
 
-            return await self._retry.acall(once)
+            answer = await self._retry.acall(once)
+            self._reached()
+            return answer
 
         return call
 
