@@ -25,6 +25,7 @@ _CERTIFICATE = (
 )
 _LATER = "It may pass: retries= sets how often it is tried again"
 _TROUBLE = f"Its log says why. {_LATER}"
+_OLDER = "Perhaps the server is older than what was asked of it; `hysac doctor --url URL` prints what it can do"
 _SMALLER = (
     "Make the payload of this point smaller, or raise what the server and the proxy before it take: "
     "service.max_request_size_mb, or the rate limits of strict mode"
@@ -86,7 +87,7 @@ def _answered(error: UnexpectedResponse) -> StoreError:
     if status in _PASSING_STATUS or status >= 500:
         hint = _TROUBLE if status >= 500 else _LATER
         return StoreUnavailableError(message, hint=hint, retry_after=_retry_after(error.headers))
-    return StoreError(message)
+    return StoreError(message, hint=_OLDER if "untagged enum" in detail else "")
 
 
 def _unanswered(source: Exception) -> StoreError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,12 +20,7 @@ from hysac_retrieval.stores.types import (
     StoredPoint,
     VectorQuery,
 )
-
-FORMULA_VERSION = (1, 20)
-"""First version of a Qdrant server whose formulas know acosh (qdrant/qdrant#10231, released after 1.19)."""
-
-VECTOR_VERSION = (1, 18)
-"""First version of a Qdrant server that can add a named vector to a collection that exists."""
+from hysac_retrieval.stores.versions import TURBO4, TURBO8, Feature
 
 INDEX_TYPES: dict[IndexKind, models.PayloadSchemaType] = {
     "float": models.PayloadSchemaType.FLOAT,
@@ -35,12 +29,6 @@ INDEX_TYPES: dict[IndexKind, models.PayloadSchemaType] = {
 }
 DISTANCES: dict[Metric, models.Distance] = {"Dot": models.Distance.DOT, "Euclid": models.Distance.EUCLID}
 _METRICS = {distance: metric for metric, distance in DISTANCES.items()}
-
-
-def at_least(version: str, least: tuple[int, int]) -> bool:
-    """Whether the version of a Qdrant server is not older than another; False if it cannot be read."""
-    found = re.match(r"v?(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) >= least
 
 
 def collection_request(spec: CollectionSpec) -> dict[str, Any]:
@@ -72,6 +60,11 @@ def _quantization(kind: Quantization) -> models.QuantizationConfig:
         return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
     bits = models.TurboQuantBitSize.BITS4 if kind == "turbo4" else models.TurboQuantBitSize.BITS8
     return models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=bits, always_ram=True))
+
+
+def needed(spec: CollectionSpec) -> list[Feature]:
+    """Return what a server must be able to do for a collection."""
+    return [feature for feature in (TURBO4, TURBO8) if feature.name == spec.quantization]
 
 
 def read_collection(info: models.CollectionInfo, *, formula: bool = False) -> Opened:

@@ -28,8 +28,8 @@ from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.search.blocking import connect
 from hysac_retrieval.stores import open_store
 from hysac_retrieval.stores.base import Store
-from hysac_retrieval.stores.requests import VECTOR_VERSION, at_least
 from hysac_retrieval.stores.types import HnswOptions
+from hysac_retrieval.stores.versions import NEW_VECTOR
 
 TITLES = Content(text="title")
 SAFE = [row for row, text in enumerate(TEXTS) if not any(word in text for word in UNSAFE)]
@@ -360,7 +360,7 @@ def test_indexes_are_there_before_the_metadata_says_so(tmp_path: Path, encoder: 
 
 @pytest.mark.parametrize(("version", "can"), [("1.18.0", True), ("v1.20.1-dev", True), ("1.17.9", False), ("?", False)])
 def test_which_servers_can_add_vectors(version: str, can: bool) -> None:
-    assert at_least(version, VECTOR_VERSION) is can
+    assert NEW_VECTOR.known(version) is can
 
 
 @pytest.mark.parametrize("where", PLACES)

@@ -79,11 +79,29 @@ def test_payload_indexes_are_made_before_the_first_point(server: RestServer) -> 
     assert puts[0][1]["vectors"] == {"hysac": {"size": DIM + 2, "distance": "Dot"}}
 
 
-def test_an_old_server_that_keeps_no_metadata_is_named_and_nothing_left_behind(server: RestServer) -> None:
-    server.keep_metadata = False
-    with pytest.raises(StoreError, match=r"1\.16"):
-        make(server)
-    assert not server.backend.collection_exists("c")
+@pytest.mark.parametrize(
+    ("version", "options", "words"),
+    [
+        ("1.15.5", {}, r"collection metadata needs Qdrant 1\.16, this is 1\.15\.5"),
+        ("1.17.1", {"quantization": "turbo4"}, r"turbo4 needs Qdrant 1\.18, this is 1\.17\.1"),
+        ("1.18.3", {"quantization": "turbo8"}, r"turbo8 needs Qdrant 1\.20, this is 1\.18\.3. int8 works here"),
+        ("unheard of", {}, r"collection metadata needs Qdrant 1\.16, this is unheard of"),
+    ],
+)
+def test_what_a_server_is_too_old_for_is_refused_before_anything_is_sent(
+    server: RestServer, version: str, options: dict[str, object], words: str
+) -> None:
+    server.version = version
+    with pytest.raises(StoreError, match=words):
+        make(server, **options)
+    assert [path for method, path, _ in server.requests if method != "GET"] == []
+
+
+@pytest.mark.parametrize(("version", "quantization"), [("1.16.0", "int8"), ("1.18.0", "turbo4"), ("1.20.0", "turbo8")])
+def test_what_a_server_can_do_is_sent(server: RestServer, version: str, quantization: str) -> None:
+    server.version = version
+    make(server, quantization=quantization).close()
+    assert server.backend.collection_exists("c")
 
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")

@@ -16,6 +16,8 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
+from hysac_retrieval.stores.versions import METADATA
+
 
 @dataclass
 class RestServer:
@@ -23,7 +25,6 @@ class RestServer:
     backend: QdrantClient
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
-    keep_metadata: bool = True
     broken: bool = False
     version: str = "1.20.0"
     telemetry: dict[str, Any] | None = None
@@ -47,7 +48,7 @@ class RestServer:
             if client.collection_exists(name):
                 raise FileExistsError(f"Wrong input: Collection `{name}` already exists!")
             spec = models.CreateCollection.model_validate(body)
-            metadata = spec.metadata if self.keep_metadata else None
+            metadata = spec.metadata if METADATA.known(self.version) else None
             return client.create_collection(name, vectors_config=spec.vectors, metadata=metadata)
         if method == "PATCH" and not action:
             return client.update_collection(name, metadata=models.UpdateCollection.model_validate(body).metadata)

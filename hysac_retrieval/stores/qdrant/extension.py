@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
-from hysac_retrieval.errors import StoreError
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.stores.extension import Extension, Facts, inherited_quantization, write_present
 from hysac_retrieval.stores.qdrant.client import Calls
-from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES, VECTOR_VERSION, at_least, read_collection
+from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES
 from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec
+from hysac_retrieval.stores.versions import METADATA, NEW_VECTOR
 from hysac_retrieval.types import PointId
 
 
@@ -31,7 +31,7 @@ class QdrantExtension(Extension):
         obstacle = ""
         if not self._local:
             version = self._calls.info().version
-            if not at_least(version, VECTOR_VERSION):
+            if not NEW_VECTOR.known(version):
                 obstacle = f"Qdrant {version} cannot add a vector to a collection that exists; 1.18 can"
         elif isinstance(dense, models.VectorParams):
             obstacle = "the client's local mode takes no unnamed vectors any more once there is a named one beside them"
@@ -40,6 +40,8 @@ class QdrantExtension(Extension):
         return Facts(VECTOR_NAME in names, inherited, obstacle)
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
+        if not self._local:
+            METADATA.require(self._calls.info().version)
         indexed = {} if self._local else spec.indexes  # local mode has no use for indexes and warns about them
         for key, kind in indexed.items():
             self._calls.create_payload_index(self._name, key, INDEX_TYPES[kind])
@@ -57,10 +59,6 @@ class QdrantExtension(Extension):
             )
             changes["vectors_config"] = {VECTOR_NAME: models.VectorParamsDiff(hnsw_config=hnsw)}
         self._calls.update_collection(self._name, **changes)
-        if read_collection(self._calls.get_collection(self._name)).metadata is None:
-            for key in indexed:
-                self._calls.delete_payload_index(self._name, key)
-            raise StoreError("this Qdrant server keeps no collection metadata", hint="Use version 1.16 or later")
 
     def write(
         self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]

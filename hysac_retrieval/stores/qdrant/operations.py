@@ -20,7 +20,7 @@ from hysac_retrieval.errors import (
     StoreError,
 )
 from hysac_retrieval.steps import Ask, Steps
-from hysac_retrieval.stores import requests
+from hysac_retrieval.stores import requests, versions
 from hysac_retrieval.stores.amend import Amendment, fitting
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
@@ -53,11 +53,17 @@ class Operations:
 
     def __init__(self, *, local: bool) -> None:
         self.local = local
-        self._formulas = True if local else None
+        self._version = "" if local else None
 
     def names(self) -> Steps[list[str]]:
         found: models.CollectionsResponse = yield Ask("get_collections")
         return sorted(collection.name for collection in found.collections)
+
+    def _asked_version(self) -> Steps[str]:
+        """Version of the server, asked once; empty in local mode."""
+        if self._version is None:
+            self._version = str((yield Ask("info")).version)
+        return self._version
 
     def exists(self, name: str) -> Steps[bool]:
         return bool((yield Ask("collection_exists", name)))
@@ -67,6 +73,10 @@ class Operations:
         if self.local and any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
             what = "shards, replication_factor and write_consistency_factor are for a Qdrant server, not for local mode"
             raise SettingsError(what, hint="Leave them out, or use url=")
+        if not self.local:
+            version = yield from self._asked_version()
+            for feature in (versions.METADATA, *requests.needed(spec)):
+                feature.require(version)
         if (yield from self.exists(name)):
             raise _exists(name)
         try:
@@ -78,8 +88,6 @@ class Operations:
             if (yield from self._described(name)).metadata != json.loads(json.dumps(dict(spec.metadata))):
                 raise _exists(name) from error
         try:
-            if (yield from self._described(name)).metadata is None:
-                raise StoreError("this Qdrant server keeps no collection metadata", hint="Use version 1.16 or later")
             for key, kind in spec.indexes.items():
                 yield from self.add_index(name, key, kind)
         except StoreError:
@@ -92,8 +100,6 @@ class Operations:
             found = ", ".join((yield from self.names())) or "none"
             hint = "Index something first, or create it"
             raise CollectionNotFoundError(f"no collection {name!r}; there are: {found}", hint=hint)
-        if self._formulas is None:
-            self._formulas = requests.at_least((yield Ask("info")).version, requests.FORMULA_VERSION)
         return (yield from self._described(name))
 
     def drop(self, name: str) -> Steps[None]:
@@ -211,7 +217,9 @@ class Operations:
         return None
 
     def _described(self, name: str) -> Steps[Opened]:
-        return requests.read_collection((yield Ask("get_collection", name)), formula=bool(self._formulas))
+        info = yield Ask("get_collection", name)
+        formula = self.local or versions.FORMULAS.known((yield from self._asked_version()))
+        return requests.read_collection(info, formula=formula)
 
 
 def _exists(name: str) -> CollectionExistsError:
