@@ -23,6 +23,9 @@ UNSAFE, RADIUS, MODALITY, MODEL, BEYOND, SOURCE = (
     f"{PAYLOAD_KEY}.{name}" for name in ("unsafe", "radius", "modality", "model", "beyond", "source")
 )
 
+WORST_RADIUS = f"{PAYLOAD_KEY}.worst.radius"
+"""Radius of the worst view of a point of which more than one was judged."""
+
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "hysac-retrieval")
 
 

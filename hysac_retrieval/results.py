@@ -21,6 +21,8 @@ class Hit:
         radius: Stored distance from the origin, ≥ 0; ``None`` when the point carries none.
         modality: ``"text"`` or ``"image"``; ``None`` when not stored.
         payload: The caller's payload, without the key ``hysac``.
+        views: Number of views that were judged when the point was stored; its score is that of the worst.
+        worst: Name of that view; ``None`` when only the vector's own was judged.
     """
 
     id: PointId
@@ -29,6 +31,8 @@ class Hit:
     radius: float | None
     modality: Modality | None
     payload: Mapping[str, Any] = field(default_factory=dict)
+    views: int = 1
+    worst: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,15 @@ class QueryInfo:
     Attributes:
         modality: Kind of the query; ``None`` for a raw point of unknown kind.
         radius: Distance of the encoded query from the origin.
-        unsafe: P(unsafe | radius, modality) of the query as it was asked, in [0, 1].
-        redirected: Whether the query was moved toward the origin before the search.
+        unsafe: P(unsafe | radius, modality) of the query as it was asked, in [0, 1]; that of its worst view.
+        redirected: Whether the query was treated as unsafe: moved toward the origin before the search or, where its
+            point was within the boundary and only another view of it is unsafe, searched from there.
         radius_searched: Distance from the origin of the point that was searched; never above `radius`.
         safe: Whether only safe points were asked for.
         threshold: The largest unsafe score a hit could have; ``None`` when ``safe`` is false.
         path: Path of an adaptive traversal, from the query to its boundary; empty if there was none.
+        views: Number of views of the query that were judged.
+        worst: Name of the worst of them; ``None`` where there is only one.
     """
 
     modality: Modality | None
@@ -72,10 +79,14 @@ class QueryInfo:
     safe: bool
     threshold: float | None
     path: tuple[PathStep, ...] = ()
+    views: int = 1
+    worst: str | None = None
 
     def __str__(self) -> str:
         """Return the query's score and redirect in one line."""
         line = f"{self.modality or 'point'} query: radius {self.radius:.3f}, unsafe {self.unsafe:.3f}"
+        if self.worst is not None:
+            line += f" (worst of {self.views} views: {self.worst})"
         if self.redirected:
             return f"{line} → redirected to radius {self.radius_searched:.3f}"
         return f"{line}, searched as asked" + ("" if self.safe else " (unsafe results allowed)")

@@ -21,6 +21,7 @@ from hysac_retrieval.collection.records import records
 from hysac_retrieval.collection.schema import spec_of
 from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, normal_ids
+from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.base import Store, pages
 from hysac_retrieval.stores.types import VECTOR_NAME, HnswOptions, Opened, Quantization
@@ -202,10 +203,15 @@ class Attachment:
         return self.collection.name != self.name
 
     def write(
-        self, ids: Sequence[Any], points: ArrayLike, modality: Modality, marks: Sequence[Mapping[str, Any]] | None
+        self,
+        ids: Sequence[Any],
+        points: ArrayLike,
+        modality: Modality,
+        marks: Sequence[Mapping[str, Any]] | None,
+        judged: Sequence[Judged | None] | None = None,
     ) -> int:
         """See `Index.annotate`."""
-        keys, vectors, rows = records(self.collection, ids, points, modality, None, marks)
+        keys, vectors, rows = records(self.collection, ids, points, modality, None, marks, judged)
         if not keys:
             return 0
         if self.companion:

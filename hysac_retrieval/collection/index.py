@@ -30,6 +30,7 @@ from hysac_retrieval.results import GroupedResult, Hit, IndexInfo
 from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.redirect import query_info
+from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.steps import run
 from hysac_retrieval.stores import Connection, HnswOptions, Store, StoredPoint, opening
 from hysac_retrieval.stores.types import GroupQuery, Quantization, StorageOptions
@@ -208,6 +209,7 @@ class Index:
         modality: Modality,
         payloads: Sequence[Mapping[str, Any] | None] | None = None,
         marks: Sequence[Mapping[str, Any]] | None = None,
+        judged: Sequence[Judged | None] | None = None,
     ) -> int:
         """Insert points, or replace those with the same id; all are checked before the first is written.
 
@@ -217,6 +219,7 @@ class Index:
             modality: Kind of content that the points were encoded from; its calibration scores them.
             payloads: n mappings of JSON values, without a key ``hysac``.
             marks: n mappings of further JSON values to keep under that key, such as a source and its hash.
+            judged: What of each content was judged, where that is more than the point; its worst view is then scored.
 
         Returns:
             The number of points written.
@@ -232,7 +235,7 @@ class Index:
                 "which an upsert would replace whole",
                 hint="Write them with the application's client, then fill or annotate them",
             )
-        keys, vectors, rows = records(self._collection, ids, points, modality, payloads, marks)
+        keys, vectors, rows = records(self._collection, ids, points, modality, payloads, marks, judged)
         if keys:
             self._store.upsert(self.name, keys, vectors, rows)
         return len(keys)
@@ -244,6 +247,7 @@ class Index:
         *,
         modality: Modality,
         marks: Sequence[Mapping[str, Any]] | None = None,
+        judged: Sequence[Judged | None] | None = None,
     ) -> int:
         """Give vectors and scores to points of the application that this collection is attached to.
 
@@ -256,7 +260,7 @@ class Index:
         Raises:
             SettingsError: The collection is attached to none; `upsert` is for those.
         """
-        return Attachment.of(self._store, self._collection).write(ids, points, modality, marks)
+        return Attachment.of(self._store, self._collection).write(ids, points, modality, marks, judged)
 
     def detach(self) -> int:
         """Remove vectors, scores and metadata from the application's collection; the index is of no use afterwards.

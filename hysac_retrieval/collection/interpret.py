@@ -16,6 +16,7 @@ from hysac_retrieval.collection.records import stored_points
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload, stored_modality
 from hysac_retrieval.results import Hit, ResultGroup
 from hysac_retrieval.safety.verdict import safe_score, valid_score
+from hysac_retrieval.safety.views import stored_views
 from hysac_retrieval.stores.types import Group, StoredPoint
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,10 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
             continue
         payload = {key: value for key, value in stored.payload.items() if key != PAYLOAD_KEY}
         ordered = ordered and (not found or found[-1].distance < distance)
-        found.append(Hit(stored.id, distance, unsafe, finite_number(own.get("radius")), stored_modality(own), payload))
+        judged = stored_views(own)
+        radius, kind = finite_number(own.get("radius")), stored_modality(own)
+        views = (1, None) if judged is None else (judged.views, judged.worst)
+        found.append(Hit(stored.id, distance, unsafe, radius, kind, payload, *views))
     if not ordered:  # an engine's ties are in any order
         found.sort(key=lambda hit: (_rank(hit, penalty), str(hit.id)))
     return found

@@ -22,6 +22,7 @@ from hysac_retrieval.payload import (
     stored_modality,
 )
 from hysac_retrieval.safety.verdict import verdict
+from hysac_retrieval.safety.views import Judged, check_judged
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import Modality, PointId
 
@@ -36,10 +37,12 @@ def records(
     modality: Modality,
     payloads: Sequence[Mapping[str, Any] | None] | None,
     marks: Sequence[Mapping[str, Any]] | None = None,
+    judged: Sequence[Judged | None] | None = None,
 ) -> tuple[list[PointId], NDArray[np.float32], list[dict[str, Any]]]:
     """Turn points into what is stored: ids, vectors (n, size) and payloads with radius, score and verdict.
 
     `marks` are further entries under the key ``hysac``, such as a source and its hash; they replace none of the others.
+    The score is that of the worst view where more than the vector's own was `judged`.
 
     Raises:
         InvalidVectorError: A point is not finite or not of dimension d; the message names its row.
@@ -48,14 +51,17 @@ def records(
     keys, x = normal_ids(ids), checked_points(collection, points)
     given: Sequence[Mapping[str, Any] | None] = [None] * len(keys) if payloads is None else payloads
     marked: Sequence[Mapping[str, Any]] = [{}] * len(keys) if marks is None else marks
-    if not len(keys) == len(x) == len(given) == len(marked):
+    views: Sequence[Judged | None] = [None] * len(keys) if judged is None else judged
+    if not len(keys) == len(x) == len(given) == len(marked) == len(views):
         raise InputError(
-            f"{len(keys)} ids, {len(x)} points, {len(given)} payloads and {len(marked)} marks",
+            f"{len(keys)} ids, {len(x)} points, {len(given)} payloads, {len(marked)} marks and {len(views)} judged",
             hint="Give as many of each",
         )
+    check_judged(views)
     metadata = collection.metadata
     radius = np.asarray(lorentz.dist0(x, metadata.curvature))
-    unsafe = np.minimum(short_numbers(metadata.safety.unsafe(radius, modality), up=True), 1.0).tolist()
+    worst = np.maximum(radius, [0.0 if one is None else one.radius for one in views])
+    unsafe = np.minimum(short_numbers(metadata.safety.unsafe(worst, modality), up=True), 1.0).tolist()
     radii = short_numbers(radius)
     beyond, extras = collection.lift.beyond(x), collection.lift.extras(x)
     rows = plain_payloads(given)
@@ -67,6 +73,8 @@ def records(
             "modality": modality,
             **extras[row],
         }
+        if (one := views[row]) is not None:
+            own |= one.entries(float(radius[row]))
         if beyond[row]:
             own["beyond"] = True
         payload[PAYLOAD_KEY] = own

@@ -25,11 +25,21 @@ from qdrant_client import models
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import Calibration, CollectionMetadata, raw_fingerprint, same_points
 from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
-from hysac_retrieval.payload import MODALITY, RADIUS, UNSAFE, finite_number, own_payload, short_numbers, stored_modality
+from hysac_retrieval.payload import (
+    MODALITY,
+    RADIUS,
+    UNSAFE,
+    WORST_RADIUS,
+    finite_number,
+    own_payload,
+    short_numbers,
+    stored_modality,
+)
 from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.verdict import flag_key, verdict
-from hysac_retrieval.stores.amend import Amendment
+from hysac_retrieval.safety.views import worst_radius
+from hysac_retrieval.stores.amend import Amendment, stored_worst
 from hysac_retrieval.stores.base import Store, pages
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import MODALITIES, Modality
@@ -204,7 +214,8 @@ def _beyond(safety: SafetyProfile) -> models.Filter:
     for modality in MODALITIES:
         span = models.Range(gte=max(safety.reach(modality) - _MARGIN, 0.0))
         kind = models.FieldCondition(key=MODALITY, match=models.MatchValue(value=modality))
-        sides.append(models.Filter(must=[kind, models.FieldCondition(key=RADIUS, range=span)]))
+        for key in (RADIUS, WORST_RADIUS):
+            sides.append(models.Filter(must=[kind, models.FieldCondition(key=key, range=span)]))
     return models.Filter(should=sides)
 
 
@@ -213,16 +224,16 @@ def _amended(
 ) -> Amendment:
     """Return the new score of a point, and count it."""
     own = own_payload(point.payload)
-    radius, modality = finite_number(own.get("radius")), stored_modality(own)
-    unsafe = 1.0 if radius is None else _score(metadata.safety, radius, modality)
+    radius, farthest, modality = finite_number(own.get("radius")), worst_radius(own), stored_modality(own)
+    unsafe = 1.0 if farthest is None else _score(metadata.safety, farthest, modality)
     old = finite_number(own.get("unsafe"))
     was_safe = old is not None and old <= before.safety.threshold
     is_safe = unsafe <= metadata.safety.threshold
-    facts = (True, was_safe and not is_safe, is_safe and not was_safe, radius is None)
+    facts = (True, was_safe and not is_safe, is_safe and not was_safe, farthest is None)
     for counted, fact in zip(_COUNTED, facts, strict=True):
         counts[counted] += fact
     entries = verdict(unsafe, metadata.safety.threshold, metadata.fingerprint)
-    return Amendment(point.id, entries, before.fingerprint, radius)
+    return Amendment(point.id, entries, before.fingerprint, radius, stored_worst(own))
 
 
 def _score(safety: SafetyProfile, radius: float, modality: Modality | None) -> float:

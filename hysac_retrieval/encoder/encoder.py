@@ -7,8 +7,8 @@ exponential map. Left to do here are tokenisation, decoding, batching and checki
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
@@ -18,18 +18,20 @@ from PIL import Image
 
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec
 from hysac_retrieval.encoder.devices import DeviceKeywords, DeviceOptions, Runner, runner
+from hysac_retrieval.encoder.judging import Points, judge, text_views
 from hysac_retrieval.encoder.preprocess import ImageSource, load_image, preprocess
 from hysac_retrieval.encoder.tokenization import TextTokenizer
+from hysac_retrieval.encoder.views import Views
 from hysac_retrieval.errors import BundleFormatError, ImageError, InvalidVectorError, SettingsError, TextError
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.types import Modality
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Pixels: TypeAlias = NDArray[np.uint8]
-Points: TypeAlias = NDArray[np.float32]
 
 
 class Encoder:
@@ -161,6 +163,43 @@ class Encoder:
                 )
             return self._encode("image", images, np.asarray, batch_size)
         return self._encode("image", _as_list(images), self.preprocess_images, batch_size)
+
+    def judge_text(self, texts: Iterable[str], *, batch_size: int = 64) -> tuple[Points, list[Judged]]:
+        """Encode n texts as `encode_text` does, and judge all of each.
+
+        Returns:
+            The points, (n, dim) float32, and what was judged: the number of views, and which is the worst.
+
+        Raises:
+            TextError: A text is empty, blank or not a `str`.
+        """
+        return self.judge_views("text", [self.text_views(text) for text in texts], batch_size=batch_size)
+
+    def judge_image(self, images: Iterable[ImageSource], *, batch_size: int = 32) -> tuple[Points, list[Judged]]:
+        """Encode n images as `encode_image` does, and judge all of each; see `judge_text`.
+
+        Raises:
+            ImageError: An image cannot be decoded.
+        """
+        views = [Views(("image",), self.preprocess_images([image])) for image in images]
+        return self.judge_views("image", views, batch_size=batch_size)
+
+    def text_views(self, text: str) -> Views:
+        """Return what of a text is judged, as rows of token ids.
+
+        Raises:
+            TextError: The text is empty, blank or not a `str`.
+        """
+        return text_views(text, self.tokenizer)
+
+    def judge_views(
+        self, modality: Modality, items: Sequence[Views], *, batch_size: int = 64
+    ) -> tuple[Points, list[Judged]]:
+        """Encode and judge the views of n items; see `judge_text`."""
+        if not items:
+            return np.empty((0, self.dim), dtype=np.float32), []
+        encode = self.encode_image if modality == "image" else self.encode_tokens
+        return judge(items, partial(encode, batch_size=batch_size), self.curvature, batch_size)
 
     def preprocess_images(self, images: ImageSource | Iterable[ImageSource]) -> Pixels:
         """Decode and preprocess n images without the model: (n, size, size, 3) uint8.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hysac_retrieval.errors import InputError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
+from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.types import Modality
 
 Unfinished = Literal["missing", "stale", "failed"]
@@ -46,6 +47,7 @@ class Outcome:
         item: The item.
         hash: Content hash; empty for content that cannot be read.
         point: Shape (d,), float32.
+        judged: What of the content was judged.
         error: Why the item cannot be encoded.
         tokens: Length of a text in tokens; 0 for an image.
     """
@@ -53,6 +55,7 @@ class Outcome:
     item: Item
     hash: str
     point: NDArray[np.float32] | None = None
+    judged: Judged | None = None
     error: InputError | None = None
     tokens: int = 0
 
@@ -90,10 +93,8 @@ there. It yields what is finished, in any order, and now and then nothing, so th
 class Sink(Protocol):
     """Takes points. Several threads may call it."""
 
-    def write(
-        self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]
-    ) -> int:
-        """Write the points (n, d) of n items with their content hashes. Durable when it returns.
+    def write(self, modality: Modality, outcomes: Sequence[Outcome]) -> int:
+        """Write the points of outcomes that have one, with their content hashes. Durable when it returns.
 
         Returns:
             The number of points written.

@@ -12,6 +12,7 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import PathStep, QueryInfo
 from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.types import MODALITIES, Modality
 
 Traversal = Literal["geodesic", "adaptive", "none"]
@@ -31,19 +32,25 @@ def radius_of(point: NDArray[np.float64], curvature: float) -> float:
 
 
 def boundary_of(
-    radius: float, modality: Modality | None, profile: SafetyProfile, threshold: float | None = None
+    radius: float, modality: Modality | None, profile: SafetyProfile, judged: Judged | None = None
 ) -> float | None:
     """Return the radius that a query is moved to; None if it stays.
 
-    A query is moved if its score is above the model's threshold and it lies beyond the boundary of its modality.
-    Without a modality it is held to both, and the one that moves it farther in wins.
+    A query is moved if the score of the worst that was judged of it is above the model's threshold and its point lies
+    beyond the boundary of its modality. Without a modality it is held to both, and the one that moves it farther in
+    wins.
     """
+    farthest = _farthest(radius, judged)
     found = [
         profile.of(kind).boundary
         for kind in (MODALITIES if modality is None else (modality,))
-        if profile.score(radius, kind) > profile.threshold and radius > profile.of(kind).boundary
+        if profile.score(farthest, kind) > profile.threshold and radius > profile.of(kind).boundary
     ]
     return min(found) if found else None
+
+
+def _farthest(radius: float, judged: Judged | None) -> float:
+    return radius if judged is None else max(radius, judged.radius)
 
 
 def moved_to(point: NDArray[np.float64], radius: float, curvature: float) -> NDArray[np.float64]:
@@ -64,6 +71,8 @@ def query_info(
     path: tuple[PathStep, ...] = (),
     *,
     radius: float | None = None,
+    judged: Judged | None = None,
+    redirecting: bool = False,
 ) -> QueryInfo:
     """Return the description of a query and its redirect.
 
@@ -76,18 +85,24 @@ def query_info(
         threshold: Largest score of a hit; None for a search that may return anything.
         path: Path of an adaptive traversal.
         radius: Radius of the query, if it is known.
+        judged: What of it was judged where that is more than the point.
+        redirecting: Whether unsafe queries are redirected.
     """
     radius = radius_of(point, curvature) if radius is None else radius
-    moved = searched is not point
+    moved, unsafe = searched is not point, profile.score(_farthest(radius, judged), modality)
+    hiding = judged is not None and judged.hides(radius)
     return QueryInfo(
         modality=modality,
         radius=radius,
-        unsafe=profile.score(radius, modality),
-        redirected=moved,
+        unsafe=unsafe,
+        # A point that is within the boundary already is where it would be moved to.
+        redirected=moved or (redirecting and hiding and unsafe > profile.threshold),
         radius_searched=min(radius, radius_of(searched, curvature)) if moved else radius,
         safe=threshold is not None,
         threshold=threshold,
         path=path,
+        views=1 if judged is None else judged.views,
+        worst=None if judged is None or judged.views == 1 else judged.worst,
     )
 
 

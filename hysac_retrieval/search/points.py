@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,11 @@ from hysac_retrieval.collection.plan import plan_search
 from hysac_retrieval.collection.records import checked_point, checked_points, found_points
 from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.errors import InputError, SettingsError
+from hysac_retrieval.payload import own_payload
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.search.queries import Examples, PointRef, Query, QueryEncoder, is_pixels
+from hysac_retrieval.safety.redirect import radius_of
+from hysac_retrieval.safety.views import Judged, stored_views
+from hysac_retrieval.search.queries import Examples, JudgingEncoder, PointRef, Query, QueryEncoder, is_pixels
 from hysac_retrieval.search.request import AnyRequest
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.types import StoredPoint
@@ -37,11 +40,16 @@ class QueryPoint:
         point: Shape (d,).
         modality: Kind of the query; None if unknown.
         hidden: Ids that its hits leave out: those of the points it is made of.
+        judged: What of it was judged where that is more than the point; the worst of it says how unsafe the query is.
     """
 
     point: Point
     modality: Modality | None
     hidden: tuple[PointId, ...] = ()
+    judged: Judged | None = None
+
+
+_Leaf: TypeAlias = tuple[Point, Modality | None, Judged | None]
 
 
 NEGATIVE_WEIGHT = 0.5
@@ -73,25 +81,34 @@ def query_points(
     """
     leaves = [leaf for query in queries for leaf in _leaves(query)]
     ids = _mentioned(leaves)
-    points: dict[int, tuple[Point, Modality | None]] = {}
+    points: dict[int, _Leaf] = {}
     if ids:
         stored = yield from _visible(collection, policy, ids, request, bound)
-        known = dict(zip(ids, zip(*found_points(collection, ids, stored), strict=True), strict=True))
+        found, kinds = found_points(collection, ids, stored)
+        views = {point.id: stored_views(own_payload(point.payload)) for point in stored}
+        known = {key: (point, kind, views[key]) for key, point, kind in zip(ids, found, kinds, strict=True)}
         points = {id(leaf): known[leaf.id] for leaf in leaves if isinstance(leaf, PointRef)}
     to_encode: dict[Modality, list[Any]] = {}
     for leaf in leaves:
         if isinstance(leaf, PointRef):
             continue
         if (kind := kind_of(leaf)) is None:
-            points[id(leaf)] = checked_point(collection, leaf), request.query_modality
+            points[id(leaf)] = checked_point(collection, leaf), request.query_modality, None
         else:
             to_encode.setdefault(kind, []).append(leaf)
     for kind, some in to_encode.items():
         if encoder is None:
             raise SettingsError(f"a {kind} query needs a model; this engine has none", hint="Connect with model=")
-        rows = checked_points(collection, encoder.encode_text(some) if kind == "text" else encoder.encode_image(some))
-        points |= {id(leaf): (row, kind) for leaf, row in zip(some, rows, strict=True)}
+        rows, judged = _encoded(encoder, kind, some)
+        rows = checked_points(collection, rows)
+        points |= {id(leaf): (row, kind, one) for leaf, row, one in zip(some, rows, judged, strict=True)}
     return [_query_point(query, points, collection.metadata.curvature) for query in queries]
+
+
+def _encoded(encoder: QueryEncoder, kind: Modality, some: list[Any]) -> tuple[Any, Sequence[Judged | None]]:
+    if isinstance(encoder, JudgingEncoder):
+        return encoder.judge_text(some) if kind == "text" else encoder.judge_image(some)
+    return encoder.encode_text(some) if kind == "text" else encoder.encode_image(some), [None] * len(some)
 
 
 def kind_of(query: Any) -> Modality | None:
@@ -167,14 +184,18 @@ def _mentioned(leaves: Sequence[Any]) -> tuple[PointId, ...]:
     return tuple(dict.fromkeys(leaf.id for leaf in leaves if isinstance(leaf, PointRef)))
 
 
-def _query_point(query: Query, points: Mapping[int, tuple[Point, Modality | None]], curvature: float) -> QueryPoint:
+def _query_point(query: Query, points: Mapping[int, _Leaf], curvature: float) -> QueryPoint:
     if not isinstance(query, Examples):
-        return QueryPoint(*points[id(query)], (query.id,) if isinstance(query, PointRef) else ())
+        point, kind, judged = points[id(query)]
+        return QueryPoint(point, kind, (query.id,) if isinstance(query, PointRef) else (), judged)
     positive = [points[id(leaf)] for leaf in query.positive]
     negative = [points[id(leaf)][0] for leaf in query.negative]
-    made = examples_point(np.stack([point for point, _ in positive]), negative, curvature)
-    kinds = {kind for _, kind in positive}
-    return QueryPoint(made, kinds.pop() if len(kinds) == 1 else None, _mentioned(_leaves(query)))
+    made = examples_point(np.stack([point for point, *_ in positive]), negative, curvature)
+    kinds = {kind for _, kind, _ in positive}
+    # An example that hides something worse than its point shows makes the query as unsafe as that.
+    hiding = [one for point, _, one in positive if one is not None and one.hides(radius_of(point, curvature))]
+    worst = max(hiding, key=lambda one: one.radius, default=None)
+    return QueryPoint(made, kinds.pop() if len(kinds) == 1 else None, _mentioned(_leaves(query)), worst)
 
 
 def _direction(v: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image
 from hysac_retrieval.collection.schema import PointModel
 from hysac_retrieval.errors import InputError
 from hysac_retrieval.payload import normal_ids
+from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.types import PointId
 
 
@@ -79,6 +80,17 @@ class QueryEncoder(PointModel, Protocol):
 
     def encode_image(self, images: list[Any], /) -> NDArray[np.float32]:
         """Images to points (n, d)."""
+
+
+@runtime_checkable
+class JudgingEncoder(QueryEncoder, Protocol):
+    """A model that judges all of what it encodes, such as an `Encoder`: the worst of it counts, not only the point."""
+
+    def judge_text(self, texts: list[str], /) -> tuple[NDArray[np.float32], list[Judged]]:
+        """Texts to points (n, d), and what of each was judged."""
+
+    def judge_image(self, images: list[Any], /) -> tuple[NDArray[np.float32], list[Judged]]:
+        """Images to points (n, d), and what of each was judged."""
 
 
 def several(queries: Any, what: str = "queries") -> list[Any]:

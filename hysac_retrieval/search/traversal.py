@@ -58,16 +58,16 @@ def settle(
     threshold = bound if request.safe else None
     settled: list[Settled] = []
     paths: dict[int, Point] = {}
+    redirecting = request.safe and policy.traversal != "none"
     for row, query in enumerate(queries):
         searched, radius = query.point, radius_of(query.point, curvature)
-        if request.safe and policy.traversal != "none":
-            target = boundary_of(radius, query.modality, profile)
+        if redirecting:
+            target = boundary_of(radius, query.modality, profile, judged=query.judged)
             if target is not None:
                 searched = moved_to(query.point, target, curvature)
                 if policy.traversal == "adaptive":
                     paths[row] = _path(query.point, searched, curvature, policy.steps)
-        info = query_info(query.point, query.modality, searched, profile, curvature, threshold, radius=radius)
-        settled.append(Settled(query.point, searched, info, query.hidden))
+        settled.append(_settled(query, searched, collection, threshold, redirecting))
     if not paths:
         return settled
     nearest = yield from _probed(collection, policy, request, [queries[row] for row in paths], [*paths.values()])
@@ -75,9 +75,31 @@ def settle(
         step, seen = _choose(path, queries[row], nearest[: len(path)], bound, collection)
         nearest = nearest[len(path) :]
         searched = queries[row].point if step == 0 else path[step]
-        info = query_info(queries[row].point, queries[row].modality, searched, profile, curvature, threshold, seen)
-        settled[row] = Settled(queries[row].point, searched, info, queries[row].hidden)
+        settled[row] = _settled(queries[row], searched, collection, threshold, redirecting, seen)
     return settled
+
+
+def _settled(
+    query: QueryPoint,
+    searched: Point,
+    collection: Collection,
+    threshold: float | None,
+    redirecting: bool,
+    path: tuple[PathStep, ...] = (),
+) -> Settled:
+    profile, curvature = collection.metadata.safety, collection.metadata.curvature
+    info = query_info(
+        query.point,
+        query.modality,
+        searched,
+        profile,
+        curvature,
+        threshold,
+        path,
+        judged=query.judged,
+        redirecting=redirecting,
+    )
+    return Settled(query.point, searched, info, query.hidden)
 
 
 def _path(point: Point, end: Point, curvature: float, steps: int) -> Point:

@@ -12,7 +12,7 @@ from typing import Any
 
 from qdrant_client import models
 
-from hysac_retrieval.payload import MODEL, PAYLOAD_KEY, RADIUS, finite_number, own_payload
+from hysac_retrieval.payload import MODEL, PAYLOAD_KEY, RADIUS, WORST_RADIUS, finite_number, own_payload
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import PointId
 
@@ -28,21 +28,26 @@ class Amendment:
         entries: The new values; all other entries stay.
         model: Value that ``model`` must still have.
         radius: Value that ``radius`` must still have; None if it was no usable number, and is not compared.
+        worst: Radius that its worst view must still have; None for a point without a usable one, and it must not have
+            got one since.
     """
 
     id: PointId
     entries: Mapping[str, Any]
     model: str
     radius: float | None
+    worst: float | None = None
 
     def condition(self) -> models.Filter:
         """Return the condition that holds for the point if it still is what it was."""
         this: Any = models.HasIdCondition(has_id=[self.id])
         must = [this, models.FieldCondition(key=MODEL, match=models.MatchValue(value=self.model))]
-        if self.radius is not None:
-            span = models.Range(gte=self.radius - _SLACK, lte=self.radius + _SLACK)
-            must.append(models.FieldCondition(key=RADIUS, range=span))
-        return models.Filter(must=must)
+        for key, known in ((RADIUS, self.radius), (WORST_RADIUS, self.worst)):
+            if known is not None:
+                span = models.Range(gte=known - _SLACK, lte=known + _SLACK)
+                must.append(models.FieldCondition(key=key, range=span))
+        judged = models.FieldCondition(key=WORST_RADIUS, range=models.Range(gte=0.0))
+        return models.Filter(must=must, must_not=[judged] if self.worst is None else None)
 
     def operation(self) -> models.SetPayloadOperation:
         """Return the change as a request to a server."""
@@ -52,9 +57,19 @@ class Amendment:
     def fits(self, stored: StoredPoint) -> bool:
         """Whether a point still is what it was."""
         own = own_payload(stored.payload)
-        radius = finite_number(own.get("radius"))
-        same = self.radius is None or (radius is not None and abs(radius - self.radius) <= _SLACK)
+        radius, worst = finite_number(own.get("radius")), stored_worst(own)
+        same = (self.radius is None or _near(self.radius, radius)) and _near(self.worst, worst)
         return same and own.get("model") == self.model
+
+
+def stored_worst(own: Mapping[str, Any]) -> float | None:
+    """Return the radius of a point's worst view, by its ``hysac`` payload; None if it has no usable one."""
+    worst = own.get("worst")
+    return finite_number(worst.get("radius")) if isinstance(worst, Mapping) else None
+
+
+def _near(known: float | None, now: float | None) -> bool:
+    return known is now if known is None or now is None else abs(now - known) <= _SLACK
 
 
 def fitting(amendments: Sequence[Amendment], stored: Sequence[StoredPoint]) -> list[models.SetPayloadOperation]:

@@ -33,7 +33,7 @@ from hysac_retrieval.ingest.items import Items
 from hysac_retrieval.ingest.pipeline import run as pipeline_run
 from hysac_retrieval.ingest.pipeline.decode import Decoding
 from hysac_retrieval.ingest.pipeline.encode import LocalEncoding
-from hysac_retrieval.ingest.protocols import Task
+from hysac_retrieval.ingest.protocols import Outcome, Task
 
 
 @pytest.fixture(scope="module")
@@ -264,20 +264,20 @@ def test_a_source_is_not_read_far_ahead_of_the_encoder(
     count = 20_000
     listed = [0]
     most = [0]
-    encode, every = encoder.encode_text, pipeline_run.item_groups
+    encode, every = encoder.encode_tokens, pipeline_run.item_groups
 
     def counted(*arguments: Any) -> Any:
         for items in every(*arguments):
             listed[0] += len(items)
             yield items
 
-    def slow(texts: list[str], **options: Any) -> Any:
+    def slow(tokens: Any, **options: Any) -> Any:
         time.sleep(0.01)
         most[0] = max(most[0], listed[0] - index.count())
-        return encode(texts, **options)
+        return encode(tokens, **options)
 
     monkeypatch.setattr(pipeline_run, "item_groups", counted)
-    monkeypatch.setattr(encoder, "encode_text", slow)
+    monkeypatch.setattr(encoder, "encode_tokens", slow)
     calls: list[Progress] = []
     report = index_sources(
         [texts_file(tmp_path / "texts.txt", count)],
@@ -386,11 +386,11 @@ class Memory:
         self.rejected: list[str] = []
         self.finished = 0
 
-    def write(self, modality: str, items: Sequence[Item], hashes: Sequence[str], points: Any) -> int:
-        if any("refused" in item.origin for item in items):
+    def write(self, modality: str, outcomes: Sequence[Outcome]) -> int:
+        if any("refused" in outcome.item.origin for outcome in outcomes):
             raise InputError("refused")
-        self.points |= {item.origin: point for item, point in zip(items, points, strict=True)}
-        return len(items)
+        self.points |= {outcome.item.origin: outcome.point for outcome in outcomes}
+        return len(outcomes)
 
     def reject(self, failure: FailedItem, found: str) -> None:
         self.rejected.append(failure.item)

@@ -101,14 +101,14 @@ def test_images_are_decoded_hashed_and_skipped_alike_in_threads_and_processes(tm
     with Decoder(workers, DECODING) as decoder:
         tickets = [decoder.submit(jobs[start : start + 3]) for start in (0, 3, 6)]
         path, same, other, half, lost, pipe, known, changed = [one for ticket in tickets for one in ticket.result()]
-    assert path.pixels is not None
-    assert path.pixels.shape == (16, 16, 3)
-    np.testing.assert_array_equal(path.pixels, same.pixels)
+    assert path.views is not None
+    assert path.views.rows.shape == (1, 16, 16, 3)
+    np.testing.assert_array_equal(path.views.rows, same.views.rows)
     assert path.hash == same.hash == known.hash == changed.hash != other.hash
-    assert (known.pixels, known.error) == (None, None)
-    assert changed.pixels is not None
+    assert (known.views, known.error) == (None, None)
+    assert changed.views is not None
     for failed, says in ((half, "download"), (lost, "does not exist"), (pipe, "not a regular file")):
-        assert failed.pixels is None
+        assert failed.views is None
         assert says in str(failed.error)
 
 

@@ -15,11 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
+from hysac_retrieval.encoder.views import Views
 from hysac_retrieval.errors import ImageError
 
 PIPE_ENDED = (EOFError, OSError, pickle.UnpicklingError)
@@ -43,12 +41,12 @@ class Decoded:
 
     Attributes:
         hash: Content hash, hexadecimal; empty for an image that cannot be read.
-        pixels: Shape (size, size, 3), uint8; None for a text, for a known hash, or with an error.
+        views: Views of an image; None for a text, for a known hash, or with an error.
         error: Why it cannot be decoded.
     """
 
     hash: str
-    pixels: NDArray[np.uint8] | None = None
+    views: Views | None = None
     error: ImageError | None = None
 
 
@@ -68,7 +66,8 @@ class Decoding:
         if isinstance(job.content, str) or self.spec is None or (found and found == job.known):
             return Decoded(found)
         try:
-            return Decoded(found, preprocess(load_image(job.content, max_pixels=self.max_pixels), self.spec))
+            image = preprocess(load_image(job.content, max_pixels=self.max_pixels), self.spec)
+            return Decoded(found, Views(("image",), image[None]))
         except ImageError as error:
             # Without its cause, which need not survive a pipe.
             return Decoded(found, error=ImageError(error.message, hint=error.hint))

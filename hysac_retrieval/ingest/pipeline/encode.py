@@ -14,8 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hysac_retrieval.errors import TextError
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
 from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job
@@ -25,6 +23,7 @@ from hysac_retrieval.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.encoder.views import Views
 
 DECODED_AT_ONCE = 16
 """Images that a worker process takes at a time."""
@@ -51,21 +50,21 @@ def after_decoding(task: Task, decoded: Decoded) -> Ready | Outcome:
 def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> list[Outcome]:
     """Encode images and texts; a text that the tokenizer refuses fails alone."""
     outcomes: list[Outcome] = []
-    images, texts = [], []
+    waiting: dict[Modality, list[tuple[Outcome, Views]]] = {modality: [] for modality in MODALITIES}
     for task, decoded in batch:
-        if decoded.pixels is not None:
-            images.append((task.item, decoded.hash, decoded.pixels))
-            continue
+        item, views, tokens = task.item, decoded.views, 0
         try:
-            texts.append((task.item, decoded.hash, encoder.count_tokens(str(task.item.content))))
+            if views is None:
+                text = str(item.content)
+                views, tokens = encoder.text_views(text), encoder.count_tokens(text)
         except TextError as error:
-            outcomes.append(Outcome(task.item, decoded.hash, error=error))
-    if images:
-        points = encoder.encode_image(np.stack([pixels for *_, pixels in images]), batch_size=batch_size)
-        outcomes += [Outcome(item, found, point) for (item, found, _), point in zip(images, points, strict=True)]
-    if texts:
-        points = encoder.encode_text([str(item.content) for item, *_ in texts], batch_size=batch_size)
-        outcomes += [Outcome(*text[:2], point, tokens=text[2]) for text, point in zip(texts, points, strict=True)]
+            outcomes.append(Outcome(item, decoded.hash, error=error))
+        else:
+            waiting[item.modality].append((Outcome(item, decoded.hash, tokens=tokens), views))
+    for modality, some in waiting.items():
+        points, judged = encoder.judge_views(modality, [views for _, views in some], batch_size=batch_size)
+        for (outcome, _), point, one in zip(some, points, judged, strict=True):
+            outcomes.append(replace(outcome, point=point, judged=one))
     return outcomes
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from hysac_retrieval.errors import HysacError, InputError, RequestTooLargeError, StoreError
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import Journal
@@ -136,10 +134,8 @@ class Run:
 
     def _write_batch(self, modality: Modality, batch: Sequence[Outcome]) -> None:
         if batch:
-            items = [outcome.item for outcome in batch]
-            points = np.stack([outcome.point for outcome in batch if outcome.point is not None])
-            self._indexed[modality] += self.sink.write(modality, items, [outcome.hash for outcome in batch], points)
-            self.journal.indexed([item.id for item in items])
+            self._indexed[modality] += self.sink.write(modality, batch)
+            self.journal.indexed([outcome.item.id for outcome in batch])
 
     def _count(self) -> None:
         with suppress(HysacError):  # of a store that was closed meanwhile; it is an estimate only

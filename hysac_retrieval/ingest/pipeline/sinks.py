@@ -10,16 +10,21 @@ from numpy.typing import NDArray
 
 from hysac_retrieval.collection.attach import Attachment
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.ingest.items import HASH, SOURCE, FailedItem, Item
+from hysac_retrieval.ingest.items import HASH, SOURCE, FailedItem
 from hysac_retrieval.ingest.pipeline.plan import marks
+from hysac_retrieval.ingest.protocols import Outcome
 from hysac_retrieval.payload import finite_number
-from hysac_retrieval.stores.amend import Amendment
+from hysac_retrieval.stores.amend import Amendment, stored_worst
 from hysac_retrieval.types import Modality, PointId
 
 _REJECTED = 128  # items whose points are looked up at once
 _ERASED = 500  # points that lose their scores at once
 _WITHDRAWN = {"unsafe": None, "radius": None, HASH: None}
 """Without a radius, no new calibration gives the point a score either."""
+
+
+def _points(outcomes: Sequence[Outcome]) -> NDArray[np.float32]:
+    return np.stack([outcome.point for outcome in outcomes if outcome.point is not None])
 
 
 class CollectionSink:
@@ -30,13 +35,17 @@ class CollectionSink:
         self._lock = threading.Lock()
         self._rejected: dict[str, str] = {}
 
-    def write(
-        self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]
-    ) -> int:
+    def write(self, modality: Modality, outcomes: Sequence[Outcome]) -> int:
         """See `Sink.write`."""
-        entries = [{SOURCE: item.source, HASH: found} for item, found in zip(items, hashes, strict=True)]
-        ids, payloads = [item.id for item in items], [item.payload for item in items]
-        return self._index.upsert(ids, points, modality=modality, payloads=payloads, marks=entries)
+        items = [outcome.item for outcome in outcomes]
+        return self._index.upsert(
+            [item.id for item in items],
+            _points(outcomes),
+            modality=modality,
+            payloads=[item.payload for item in items],
+            marks=[{SOURCE: outcome.item.source, HASH: outcome.hash} for outcome in outcomes],
+            judged=[outcome.judged for outcome in outcomes],
+        )
 
     def reject(self, failure: FailedItem, found: str) -> None:
         """See `Sink.reject`. What is stored stays as it is if the content could not be read."""
@@ -57,7 +66,7 @@ class CollectionSink:
             rejected, self._rejected = self._rejected, {}
         stored = marks(self._index, list(rejected)) if rejected else {}
         amendments = [
-            Amendment(key, _WITHDRAWN, entries["model"], finite_number(entries.get("radius")))
+            Amendment(key, _WITHDRAWN, entries["model"], finite_number(entries.get("radius")), stored_worst(entries))
             for key, entries in stored.items()
             if entries.get(HASH, rejected[key]) != rejected[key]
         ]
@@ -74,12 +83,15 @@ class AttachedSink:
         self._lock = threading.Lock()
         self._withdrawn: list[PointId] = []
 
-    def write(
-        self, modality: Modality, items: Sequence[Item], hashes: Sequence[str], points: NDArray[np.float32]
-    ) -> int:
+    def write(self, modality: Modality, outcomes: Sequence[Outcome]) -> int:
         """See `Sink.write`. Points that the application has removed meanwhile are left out."""
-        entries = [{HASH: found} for found in hashes]
-        return self._index.annotate([item.point for item in items], points, modality=modality, marks=entries)
+        return self._index.annotate(
+            [outcome.item.point for outcome in outcomes],
+            _points(outcomes),
+            modality=modality,
+            marks=[{HASH: outcome.hash} for outcome in outcomes],
+            judged=[outcome.judged for outcome in outcomes],
+        )
 
     def reject(self, failure: FailedItem, found: str) -> None:
         """See `Sink.reject`. The score goes in any case: it says nothing of what the point holds now."""

@@ -36,6 +36,8 @@ def test_documents_have_text_metadata_and_what_the_search_says(engine: SafeSearc
             "unsafe": hit.unsafe,
             "radius": hit.radius,
             "modality": "text",
+            "views": 1,
+            "worst": None,
         },
     }
     assert hit.unsafe is not None

@@ -1,0 +1,63 @@
+"""Items to points and to what was judged of them: every view is encoded, the first gives the point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.encoder.tokenization import TextTokenizer
+from hysac_retrieval.encoder.views import Views
+from hysac_retrieval.safety.views import Judged, judged
+
+Points: TypeAlias = NDArray[np.float32]
+
+
+def text_views(text: str, tokenizer: TextTokenizer) -> Views:
+    """Return the views of a text.
+
+    Raises:
+        TextError: The text is empty, blank or not a `str`.
+    """
+    return Views(("text",), tokenizer([text]))
+
+
+def judge(
+    items: Sequence[Views], encode: Callable[[NDArray[Any]], Points], curvature: float, at_once: int
+) -> tuple[Points, list[Judged]]:
+    """Encode all views of n items, n ≥ 1, in runs of about `at_once`.
+
+    Args:
+        items: The items.
+        encode: Turns rows (m, …) into points (m, d).
+        curvature: Curvature c > 0 of the space (−c).
+        at_once: Views that are put together in memory, unless one item has more.
+
+    Returns:
+        The points of the first views, (n, d) float32, and what was judged of each item.
+    """
+    points, found = [], []
+    for group in in_groups(items, at_once):
+        encoded = encode(np.concatenate([item.rows for item in group]))
+        radii = np.asarray(lorentz.dist0(encoded.astype(np.float64), curvature))
+        ends = np.cumsum([len(item.names) for item in group])
+        for item, end in zip(group, ends, strict=True):
+            start = end - len(item.names)
+            points.append(encoded[start])
+            found.append(judged(item.names, radii[start:end]))
+    return np.stack(points), found
+
+
+def in_groups(items: Sequence[Views], at_once: int) -> Iterator[list[Views]]:
+    """Yield the items in groups of at most `at_once` views, or of one item with more."""
+    group: list[Views] = []
+    for item in items:
+        if group and sum(len(each.names) for each in group) + len(item.names) > at_once:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

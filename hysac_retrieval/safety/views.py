@@ -1,0 +1,93 @@
+"""Views of an item that were judged, of which the one farthest from the origin gives the score.
+
+A picture holds more than the crop that its vector is made of, and a text more than its first words. The vector stays
+that of the first view; the score that is stored is the worst of all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hysac_retrieval.errors import InputError
+from hysac_retrieval.payload import finite_number, short_numbers
+
+_SAME = 1e-9  # two computations of one radius may differ in the last digits
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Outcome of judging the views of one item.
+
+    Attributes:
+        views: Number of views, at least 1.
+        worst: Name of the view whose radius is the largest.
+        radius: That radius, ≥ 0.
+    """
+
+    views: int
+    worst: str
+    radius: float
+
+    def hides(self, own: float) -> bool:
+        """Whether there is something worse than the vector's view, which has the radius `own`."""
+        return self.radius > own * (1 + _SAME)
+
+    def entries(self, own: float) -> dict[str, Any]:
+        """Return what a point carries for it under ``hysac``; nothing where the vector's view is the only one.
+
+        Args:
+            own: Radius of the stored vector, to which the worst view's is never inferior.
+        """
+        if self.views == 1 and not self.hides(own):
+            return {}
+        return {"views": self.views, "worst": {"view": self.worst, "radius": short_numbers([max(self.radius, own)])[0]}}
+
+
+def judged(names: Sequence[str], radii: ArrayLike) -> Judged:
+    """Return the outcome for views with these names and radii, (k,), k ≥ 1; the first of equally bad ones counts."""
+    r = np.asarray(radii, dtype=np.float64)
+    worst = int(np.argmax(r))
+    return Judged(len(names), names[worst], float(r[worst]))
+
+
+def check_judged(judged: Sequence[Judged | None]) -> None:
+    """Check what a caller says was judged.
+
+    Raises:
+        InputError: A radius is not finite and ≥ 0, or no view was judged; the message names the row.
+    """
+    for row, one in enumerate(judged):
+        if one is not None and (one.views < 1 or finite_number(one.radius) is None):
+            raise InputError(f"row {row} was judged by {one.views} views, the worst at radius {one.radius}")
+
+
+def worst_radius(own: Mapping[str, Any]) -> float | None:
+    """Return the radius that the score of a point follows from, by its ``hysac`` payload; None if it is unreadable."""
+    radius = finite_number(own.get("radius"))
+    if radius is None or (own.get("worst") is None and own.get("views") in (None, 1)):
+        return radius
+    worst = own.get("worst")
+    farthest = finite_number(worst.get("radius")) if isinstance(worst, Mapping) else None
+    return None if farthest is None else max(radius, farthest)
+
+
+def stored_views(own: Mapping[str, Any]) -> Judged | None:
+    """Return what was judged of a stored point; None where only its vector was.
+
+    Fails closed: what cannot be read was judged to be infinitely far out.
+    """
+    farthest, worst, views = worst_radius(own), own.get("worst"), own.get("views")
+    if worst is None and views in (None, 1):
+        return None
+    name = worst.get("view") if isinstance(worst, Mapping) else None
+    return Judged(
+        views if isinstance(views, int) else 1,
+        name if isinstance(name, str) else "unreadable",
+        math.inf if farthest is None else farthest,
+    )
