@@ -6,10 +6,12 @@ The plugins translate between this and their framework's classes; it imports non
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+import numpy as np
 from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
@@ -24,6 +26,9 @@ from hysac_retrieval.types import Modality
 
 CONTENT_KEYS = ("text", "caption")
 """Payload fields in which `hysac-index` keeps a text and the caption of an image."""
+
+FILE_KEY = "file"
+"""Payload field in which `hysac-index` keeps the name of a picture's file."""
 
 UserFilter = models.Filter | Mapping[str, Any]
 """A Qdrant filter, or its JSON form."""
@@ -45,6 +50,7 @@ class FixedSearch:
         filter: A condition that holds in every search; that of a call is joined to it.
         modality: Kind of points to find; None for both.
         safe: Whether only safe points may be returned.
+        score_threshold: Least `closeness` of a hit, from 0 to 1; None for any.
 
     Raises:
         SettingsError: There is no engine, or an option is out of range.
@@ -57,6 +63,7 @@ class FixedSearch:
     filter: UserFilter | None = None
     modality: Modality | None = None
     safe: bool = True
+    score_threshold: float | None = None
 
     def __post_init__(self) -> None:
         for name, kind in (("engine", SafeSearch), ("async_engine", AsyncSafeSearch)):
@@ -69,8 +76,14 @@ class FixedSearch:
         if self.engine is not None:
             self.engine.policy.expect_allowed(self.safe)
 
-    def search(self, query: Query, limit: int | None = None, filter: UserFilter | None = None) -> SearchResult:
-        """Search, blocking. A `str` is text, never the path of an image.
+    def search(
+        self,
+        query: Query,
+        limit: int | None = None,
+        filter: UserFilter | None = None,
+        score_threshold: float | None = None,
+    ) -> SearchResult:
+        """Search, blocking. A `str` is text, never the path of an image. None stands for what is fixed.
 
         Raises:
             SettingsError: There is only an asynchronous engine, or an option is out of range.
@@ -79,20 +92,30 @@ class FixedSearch:
             raise SettingsError(
                 "there is only an asynchronous engine", hint="Use the asynchronous method, or give engine="
             )
-        return self.engine.search(query, **self._options(limit, filter))
+        return self.engine.search(query, **self._options(limit, filter, score_threshold))
 
-    async def asearch(self, query: Query, limit: int | None = None, filter: UserFilter | None = None) -> SearchResult:
+    async def asearch(
+        self,
+        query: Query,
+        limit: int | None = None,
+        filter: UserFilter | None = None,
+        score_threshold: float | None = None,
+    ) -> SearchResult:
         """As `search`, without blocking."""
         if self.async_engine is not None:
-            return await self.async_engine.search(query, **self._options(limit, filter))
-        return await asyncio.to_thread(self.search, query, limit, filter)
+            return await self.async_engine.search(query, **self._options(limit, filter, score_threshold))
+        return await asyncio.to_thread(self.search, query, limit, filter, score_threshold)
 
-    def _options(self, limit: int | None = None, filter: UserFilter | None = None) -> SearchOptions:
+    def _options(
+        self, limit: int | None = None, filter: UserFilter | None = None, score_threshold: float | None = None
+    ) -> SearchOptions:
+        least = self.score_threshold if score_threshold is None else score_threshold
         return {
             "safe": self.safe,
             "limit": self.limit if limit is None else limit,
             "filter": joined_filter(self.filter, filter),
             "modality": self.modality,
+            "max_distance": farthest(least),
         }
 
 
@@ -123,6 +146,20 @@ class Fields:
                 return "\n".join(value)
         return None
 
+    def named(self, hits: Iterable[Hit]) -> list[str]:
+        """Return the texts of hits; one without a text has the name of its file instead, or its id.
+
+        No two of those without a text are the same: frameworks take documents with the same text for one.
+        """
+        found = list(hits)
+        texts = [self.text(hit) for hit in found]
+        files = [None if text else hit.payload.get(FILE_KEY) for hit, text in zip(found, texts, strict=True)]
+        names = Counter(name for name in files if isinstance(name, str) and name)
+        return [
+            text or (str(file) if isinstance(file, str) and names[file] == 1 else str(hit.id))
+            for hit, text, file in zip(found, texts, files, strict=True)
+        ]
+
     def described(self, hit: Hit) -> dict[str, Any]:
         """Return the metadata of a hit; under ``hysac``, a key that no payload can hold, the figures of the hit."""
         if self.metadata is None:
@@ -138,6 +175,22 @@ class Fields:
 def closeness(hit: Hit) -> float:
     """Return 1 / (1 + distance), in (0, 1], for frameworks in which a larger score is better."""
     return 1.0 / (1.0 + hit.distance)
+
+
+def farthest(score_threshold: float | None) -> float | None:
+    """Return the distance at which `closeness` is a threshold, beyond which there are no hits; None for any.
+
+    Raises:
+        SettingsError: The threshold is no number from 0 to 1.
+    """
+    if score_threshold is None:
+        return None
+    number = not isinstance(score_threshold, bool) and isinstance(score_threshold, int | float | np.number)
+    if not number or not 0 <= score_threshold <= 1:
+        what = f"score_threshold is {score_threshold!r}; it must be a number from 0 to 1"
+        raise SettingsError(what, hint="The score of a hit is 1 / (1 + distance)")
+    # A little more, so that the score of a hit, taken for a threshold, keeps that hit.
+    return (1.0 / max(float(score_threshold), 1e-300) - 1.0) * (1 + 1e-12) + 1e-12
 
 
 def joined_filter(*given: UserFilter | None) -> models.Filter | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ UNSAFE, RADIUS, MODALITY, MODEL, BEYOND, SOURCE = (
 WORST_RADIUS = f"{PAYLOAD_KEY}.worst.radius"
 """Radius of the worst view of a point of which more than one was judged."""
 
+_DIGITS = re.compile(r"(?:0|[1-9][0-9]{0,19})")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "hysac-retrieval")
 
 
@@ -59,6 +61,17 @@ def _normal_id(value: Any, row: int) -> PointId:
         f"id {value!r} (row {row}) is neither an integer from 0 to 2^64 − 1 nor a UUID",
         hint="Make one of any text with point_id(key)",
     )
+
+
+def stored_id(value: Any) -> PointId | None:
+    """Return the id of a point that a program or person gives as text or as it is; None if no point can have it.
+
+    Digits are an integer as `str` writes it, so "0001" is not point 1; a UUID may be in any of its forms.
+    """
+    try:
+        return _normal_id(int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value, 0)
+    except InputError:
+        return None
 
 
 def plain_payloads(payloads: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:

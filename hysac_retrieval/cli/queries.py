@@ -10,6 +10,7 @@ import click
 
 from hysac_retrieval.cli.options import Decorator, gathered
 from hysac_retrieval.errors import ImageError, SettingsError
+from hysac_retrieval.payload import stored_id
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
@@ -51,7 +52,8 @@ def _query(
     from hysac_retrieval.search.queries import Examples, PointRef
 
     if similar is not None:
-        return PointRef(int(similar) if similar.isdecimal() else similar)
+        identity = stored_id(similar)
+        return PointRef(similar if identity is None else identity)
     if query is not None:
         return one_query(query, kind)
     return Examples(*(tuple(one_query(example, kind) for example in examples) for examples in (positive, negative)))

@@ -82,6 +82,50 @@ def test_a_translated_filter_finds_what_haystack_s_own_finds(
     assert found == {row for row, document in enumerate(documents) if document_matches_filter(asked, document)}
 
 
+BASES = [1000, 2**53 - 3, 2**53, 1234567890123456780, -(2**53) - 4, 2**63 - 8]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_large_integers_are_told_apart(index: Index, base: int) -> None:
+    index.delete(range(10))
+    payloads = [{"tenant": base + row} for row in range(5)]
+    index.upsert(range(5), np.zeros((5, 6)), modality="text", payloads=payloads)
+
+    def found(operator: str, value: Any) -> set[int]:
+        translated = qdrant_filter({"field": "meta.tenant", "operator": operator, "value": value})
+        return {int(hit.id) for hit in index.query(np.zeros(6), filter=translated, limit=20)}
+
+    for row in range(5):
+        assert found("==", base + row) == {row}
+        assert found("in", [base + row, base + 7, "x"]) == {row}
+        assert found("!=", base + row) == {*range(5)} - {row}
+        assert found("not in", [base + row, base + 1]) == {*range(5)} - {row, 1}
+
+
+@pytest.mark.parametrize("value", [2**53, 2**53 + 1, -(2**60), 1e19, 10**400, float("inf"), float("nan")])
+@pytest.mark.parametrize("operator", [">", ">=", "<", "<="])
+def test_an_order_that_would_be_rounded_is_an_error(operator: str, value: Any) -> None:
+    with pytest.raises(UntranslatableFilterError, match="cannot order by"):
+        qdrant_filter(condition(operator=operator, value=value))
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400, 1e300, float("inf"), float("nan")])
+@pytest.mark.parametrize("operator", ["==", "!=", "in", "not in"])
+def test_a_number_that_qdrant_cannot_hold_exactly_is_an_error(operator: str, value: Any) -> None:
+    with pytest.raises(UntranslatableFilterError, match="cannot compare"):
+        qdrant_filter(condition(operator=operator, value=[value] if "in" in operator else value))
+
+
+@pytest.mark.parametrize(
+    ("value", "rows"), [("1", {1}), ("01", set()), ("0", {0}), ("²", set()), (2, {2}), (True, set())]
+)
+def test_an_id_is_that_of_one_point(index: Index, value: Any, rows: set[int]) -> None:
+    index.delete(range(10))
+    index.upsert(range(3), np.zeros((3, 6)), modality="text")
+    hits = index.query(np.zeros(6), filter=qdrant_filter(condition("id", "==", value)), limit=20)
+    assert {int(hit.id) for hit in hits} == rows
+
+
 def condition(field: Any = "meta.x", operator: Any = "==", value: Any = 1) -> dict[str, Any]:
     return {"field": field, "operator": operator, "value": value}
 

@@ -203,3 +203,19 @@ def test_a_policy_with_settings_that_are_none_is_not_loaded() -> None:
     saved["init_parameters"]["policy"]["lenient"] = True
     with pytest.raises(SettingsError, match="unknown setting lenient"):
         HySACRetriever.from_dict(saved)
+
+
+def test_a_score_threshold_cuts_by_the_score_of_documents(engine: SafeSearch) -> None:
+    everything = HySACRetriever(engine=engine).run("a dog")["documents"]
+    for count in (1, 3, len(everything)):
+        least = everything[count - 1].score
+        for found in (
+            HySACRetriever(engine=engine).run("a dog", score_threshold=least),
+            HySACRetriever(engine=engine, score_threshold=least).run("a dog"),
+            asyncio.run(HySACRetriever(engine=engine).run_async("a dog", score_threshold=least)),
+        ):
+            assert found["documents"] == everything[:count]
+    saved = HySACRetriever("toy", location="./data", score_threshold=0.5)
+    assert HySACRetriever.from_dict(saved.to_dict()).score_threshold == 0.5
+    with pytest.raises(SettingsError, match="score_threshold"):
+        HySACRetriever("toy", location="./data", score_threshold=3)

@@ -59,6 +59,52 @@ def test_pictures_have_their_caption_and_may_be_all_that_is_sought(engine: SafeS
     assert {document.metadata["file"] for document in found} == {"green.png", "blue.png"}
 
 
+def test_pictures_without_a_caption_stay_apart_by_their_file_or_their_id(engine: SafeSearch) -> None:
+    rows: list[dict[str, Any]] = [
+        {"file": "a.png"},
+        {"file": "b/a.png"},
+        {"file": "same.png"},
+        {"file": "same.png"},
+        {"caption": ""},
+        {"caption": [], "file": 3},
+        {},
+        {"caption": "a dog", "file": "dog.png"},
+    ]
+    points = engine.index.points([10])[0].repeat(len(rows), axis=0)
+    engine.index.upsert(range(20, 28), points, modality="image", payloads=rows)
+    only = models.Filter(must=[models.HasIdCondition(has_id=[*range(20, 28)])])
+    found = HySACRetriever(engine=engine, k=9, filter=only).invoke("a dog")
+    texts = {document.id: document.page_content for document in found}
+    expected = ["a.png", "b/a.png", "22", "23", "24", "25", "26", "a dog"]
+    assert texts == dict(zip(map(str, range(20, 28)), expected, strict=True))
+
+
+def test_a_score_threshold_is_that_of_a_vector_store(engine: SafeSearch) -> None:
+    hits = engine.search("a dog", limit=9).hits
+    scores = [1 / (1 + hit.distance) for hit in hits]
+    made = HySACRetriever(engine=engine, k=9)
+    for count in (1, 3, len(hits)):
+        found = made.invoke("a dog", score_threshold=scores[count - 1])
+        assert [document.id for document in found] == [str(hit.id) for hit in hits[:count]]
+        assert HySACRetriever(engine=engine, k=9, score_threshold=scores[count - 1]).invoke("a dog") == found
+    assert len(made.invoke("a dog", score_threshold=0)) == len(hits)
+    assert asyncio.run(made.ainvoke("a dog", score_threshold=scores[0])) == made.invoke("a dog", k=1)
+    for wrong in (-0.1, 1.1, float("nan"), True, "0.5"):
+        with pytest.raises(SettingsError, match="score_threshold"):
+            made.invoke("a dog", score_threshold=wrong)
+
+
+@pytest.mark.parametrize("owner", [2**53, 2**53 + 1, 1234567890123456781, -(2**53) - 1, 2**63 - 1])
+def test_large_integers_in_a_filter_are_exact(engine: SafeSearch, owner: int) -> None:
+    points = engine.index.points([0])[0].repeat(3, axis=0)
+    rows = [{"owner": owner}, {"owner": owner - 1}, {"owner": owner - 2}]
+    engine.index.upsert([20, 21, 22], points, modality="text", payloads=rows)
+    for match in ({"value": owner}, {"any": [owner]}):
+        assert ids(
+            HySACRetriever(engine=engine).invoke("a dog", filter={"must": [{"key": "owner", "match": match}]})
+        ) == {"20"}
+
+
 def test_the_filter_of_a_call_narrows_that_of_construction(engine: SafeSearch) -> None:
     made = HySACRetriever(engine=engine, filter=below(4))
     assert ids(made.invoke("a dog")) == {"0", "2"}

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.indices.query.query_transform.base import IdentityQueryTransform
+from llama_index.core.llms import MockLLM
+from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.retrievers import TransformRetriever
+from llama_index.core.retrievers import QueryFusionRetriever, TransformRetriever
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from PIL import Image
 from qdrant_client import models
@@ -62,6 +64,27 @@ def test_images_are_image_nodes_whose_path_stays_in_the_folder(engine: SafeSearc
     assert nodes["21"].image_url == "https://example.org/blue.png"
     assert [nodes[one].image_path for one in ("21", "22", "23", "24")] == [None] * 4
     assert all(found.node.image_path is None for found in HySACRetriever(engine, filter=only).retrieve("a dog"))
+
+
+def test_pictures_without_a_caption_stay_apart_when_results_are_fused(engine: SafeSearch) -> None:
+    rows: list[dict[str, Any]] = [{"file": "a.png"}, {"file": "b.png"}, {"file": "b.png"}, {}, {"caption": ""}]
+    points = engine.index.points([10])[0].repeat(len(rows), axis=0)
+    engine.index.upsert(range(20, 25), points, modality="image", payloads=rows)
+    only = models.Filter(must=[models.HasIdCondition(has_id=[*range(20, 25)])])
+    one = HySACRetriever(engine, filter=only)
+    fused = QueryFusionRetriever([one, one], llm=MockLLM(), num_queries=1, similarity_top_k=9, use_async=False)
+    assert ids(fused.retrieve("a dog")) == {str(point) for point in range(20, 25)}
+    assert {found.text for found in one.retrieve("a dog")} == {"a.png", "21", "22", "23", "24"}
+
+
+def test_a_similarity_cutoff_is_the_framework_s_own(engine: SafeSearch) -> None:
+    everything = HySACRetriever(engine).retrieve("a dog")
+    for cutoff in (0.0, everything[1].score, 1.0):
+        expected = SimilarityPostprocessor(similarity_cutoff=cutoff).postprocess_nodes(everything)
+        found = HySACRetriever(engine, similarity_cutoff=cutoff).retrieve("a dog")
+        assert [node.node_id for node in found] == [node.node_id for node in expected]
+    with pytest.raises(SettingsError, match="score_threshold"):
+        HySACRetriever(engine, similarity_cutoff=2.0)
 
 
 def test_a_picture_is_a_query(engine: SafeSearch, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ _TRACING = frozenset({"verbose"})
 class HySACRetriever(BaseRetriever):
     """Safe search as a LangChain retriever: ``retriever.invoke("a dog", k=3, filter=…)``.
 
-    A call chooses the query, `k` and a further filter; it cannot ask for unsafe results, and its filter cannot widen
-    the search. A retriever cannot be changed once it is made.
+    A call chooses the query, `k`, `score_threshold` and a further filter; it cannot ask for unsafe results, and its
+    filter cannot widen the search. A retriever cannot be changed once it is made.
 
     Attributes:
         engine: Engine with its policy (`hysac_retrieval.connect`).
@@ -36,8 +36,11 @@ class HySACRetriever(BaseRetriever):
         modality: Kind of points to find; None for both.
         safe: Whether only safe points may be returned. False needs an engine whose policy allows it.
         content_key: The payload field with the text of a document, or several, of which the first present is taken.
+            Without one it is the name of the picture's file, or the id: `EnsembleRetriever` merges equal texts.
         metadata_key: The payload field with its metadata; None for all other fields of the payload.
             ``metadata["hysac"]`` has id, distance, unsafe score, radius and modality of the hit.
+        score_threshold: Least score of a document, 0 to 1, as ``similarity_score_threshold`` of vector stores has it;
+            the score is 1 / (1 + distance). None for any.
 
     Raises:
         SettingsError: There is no engine, or an option is out of range.
@@ -54,10 +57,13 @@ class HySACRetriever(BaseRetriever):
     safe: bool = Field(default=True, strict=True)
     content_key: str | tuple[str, ...] = CONTENT_KEYS
     metadata_key: str | None = None
+    score_threshold: float | None = None
 
     @cached_property
     def _search(self) -> FixedSearch:
-        return FixedSearch(self.engine, self.async_engine, self.k, self.filter, self.modality, self.safe)
+        return FixedSearch(
+            self.engine, self.async_engine, self.k, self.filter, self.modality, self.safe, self.score_threshold
+        )
 
     @cached_property
     def _fields(self) -> Fields:
@@ -75,10 +81,11 @@ class HySACRetriever(BaseRetriever):
         run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
         filter: models.Filter | Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
         **others: Any,
     ) -> list[Document]:
         _expect_none(others)
-        return self._documents(self._search.search(query, k, filter))
+        return self._documents(self._search.search(query, k, filter, score_threshold))
 
     async def _aget_relevant_documents(
         self,
@@ -87,21 +94,22 @@ class HySACRetriever(BaseRetriever):
         run_manager: AsyncCallbackManagerForRetrieverRun,
         k: int | None = None,
         filter: models.Filter | Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
         **others: Any,
     ) -> list[Document]:
         _expect_none(others)
-        return self._documents(await self._search.asearch(query, k, filter))
+        return self._documents(await self._search.asearch(query, k, filter, score_threshold))
 
     def _documents(self, result: SearchResult) -> list[Document]:
         return [
-            Document(id=str(hit.id), page_content=self._fields.text(hit) or "", metadata=self._fields.described(hit))
-            for hit in result
+            Document(id=str(hit.id), page_content=text, metadata=self._fields.described(hit))
+            for hit, text in zip(result.hits, self._fields.named(result.hits), strict=True)
         ]
 
 
 def _expect_none(others: Mapping[str, Any]) -> None:
     if unknown := others.keys() - _TRACING:
         raise SettingsError(
-            f"unknown argument {', '.join(sorted(unknown))}; a call takes k and filter",
+            f"unknown argument {', '.join(sorted(unknown))}; a call takes k, filter and score_threshold",
             hint="Give everything else when the retriever is made",
         )

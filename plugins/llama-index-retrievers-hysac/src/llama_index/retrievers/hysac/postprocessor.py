@@ -11,9 +11,9 @@ from llama_index.core.schema import NodeWithScore, QueryBundle
 from pydantic import Field, model_validator
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
-from hysac_retrieval.errors import InputError, SettingsError
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.integrations import GIVE_ENGINE
-from hysac_retrieval.payload import normal_ids
+from hysac_retrieval.payload import stored_id
 from hysac_retrieval.types import PointId
 
 
@@ -67,12 +67,7 @@ class HySACPostprocessor(BaseNodePostprocessor):
     def _id(self, node: NodeWithScore) -> PointId | None:
         """Return the id of a node's point; None if it cannot be one."""
         value: Any = node.node.node_id if self.id_key is None else node.node.metadata.get(self.id_key)
-        if isinstance(value, str) and value.isascii() and value.isdigit():
-            value = int(value)  # ids of nodes are strings, also where those of points are integers
-        try:
-            return normal_ids([value])[0]
-        except InputError:
-            return None
+        return stored_id(value)
 
 
 def _known(ids: list[PointId | None]) -> list[PointId]:

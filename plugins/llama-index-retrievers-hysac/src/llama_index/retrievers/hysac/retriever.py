@@ -12,14 +12,11 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import ImageNode, NodeWithScore, QueryBundle, TextNode
 
 from hysac_retrieval import AsyncSafeSearch, SafeSearch
-from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch, UserFilter, closeness
+from hysac_retrieval.integrations import CONTENT_KEYS, FILE_KEY, Fields, FixedSearch, UserFilter, closeness
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.results import Hit, SearchResult
 from hysac_retrieval.search.queries import Query
 from hysac_retrieval.types import Modality
-
-FILE_KEY = "file"
-"""Payload field in which `hysac-index` keeps the name of a picture's file."""
 
 
 class HySACRetriever(BaseRetriever):
@@ -37,11 +34,13 @@ class HySACRetriever(BaseRetriever):
         modality: Kind of points to find; None for both.
         safe: Whether only safe points may be returned. False needs an engine whose policy allows it.
         content_key: The payload field with a node's text, or several, of which the first present is taken.
+            Without one it is the name of the picture's file, or the id: fusion merges pictures with equal texts.
         metadata_key: The payload field with its metadata; None for all other fields of the payload.
             ``node.metadata["hysac"]`` has id, distance, unsafe score, radius and modality; it is kept out of prompts.
         image_key: The payload field with the path or URL of a picture.
         image_root: The folder that the paths are relative to. Without it, and for paths that lead out of it, nodes
             have no `image_path`: a payload does not say which files of this machine may be read.
+        similarity_cutoff: Least score of a node, 0 to 1, as `SimilarityPostprocessor` has it; None for any.
         callback_manager: See `BaseRetriever`.
 
     Raises:
@@ -62,10 +61,11 @@ class HySACRetriever(BaseRetriever):
         metadata_key: str | None = None,
         image_key: str = FILE_KEY,
         image_root: str | os.PathLike[str] | None = None,
+        similarity_cutoff: float | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
         super().__init__(callback_manager)
-        self._search = FixedSearch(engine, async_engine, similarity_top_k, filter, modality, safe)
+        self._search = FixedSearch(engine, async_engine, similarity_top_k, filter, modality, safe, similarity_cutoff)
         self._fields = Fields.of(content_key, metadata_key)
         self._image_key = image_key
         self._image_root = None if image_root is None else Path(image_root).resolve()
@@ -77,12 +77,16 @@ class HySACRetriever(BaseRetriever):
         return self._nodes(await self._search.asearch(_query(query_bundle)))
 
     def _nodes(self, result: SearchResult) -> list[NodeWithScore]:
-        return [NodeWithScore(node=self._node(hit), score=closeness(hit)) for hit in result]
+        names = self._fields.named(result.hits)
+        return [
+            NodeWithScore(node=self._node(hit, name), score=closeness(hit))
+            for hit, name in zip(result.hits, names, strict=True)
+        ]
 
-    def _node(self, hit: Hit) -> TextNode:
+    def _node(self, hit: Hit, name: str) -> TextNode:
         common: dict[str, Any] = {
             "id_": str(hit.id),
-            "text": self._fields.text(hit) or "",
+            "text": name,
             "metadata": self._fields.described(hit),
             "excluded_embed_metadata_keys": [PAYLOAD_KEY],
             "excluded_llm_metadata_keys": [PAYLOAD_KEY],

@@ -1,8 +1,9 @@
 """Translate Haystack's filters into Qdrant's.
 
 Supported is what Haystack documents: the comparisons ``==  !=  >  >=  <  <=  in  not in`` and the logic ``AND  OR
-NOT``. A condition that cannot be translated exactly is an error, because leaving it out would widen the search. One
-thing follows Qdrant, not Haystack: a field that holds a list meets a comparison if any of its elements does.
+NOT``. A condition that cannot be translated exactly is an error, because leaving it out would widen the search. Two
+things follow Qdrant, not Haystack: a field that holds a list meets a comparison if any of its elements does; and from
+2⁵³ on a number only equals a field that is stored as an integer, not as a float.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import Any
 from haystack.errors import FilterError
 from qdrant_client import models
 
-from hysac_retrieval.errors import InputError, SettingsError
-from hysac_retrieval.payload import normal_ids
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.payload import stored_id
 
 MAX_DEPTH = 32
 """Levels of a filter; more are a mistake or an attack."""
+
+_EXACT = 2**53
+"""Qdrant orders numbers as floats, of which every whole one below this is exact."""
 
 _BOUNDS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 _NOT_IN_PAYLOAD = ("blob", "score", "embedding", "sparse_embedding")
@@ -105,7 +109,7 @@ def _equal(field: str, value: Any, key_of: Callable[[str], str]) -> models.Filte
     if isinstance(value, bool | str):
         return _one(models.FieldCondition(key=key, match=models.MatchValue(value=value)))
     if isinstance(value, int | float):
-        return _one(models.FieldCondition(key=key, range=models.Range(gte=value, lte=value)))  # 3 is also 3.0
+        return _equal_number(key, value)
     if isinstance(value, datetime):
         return _one(models.FieldCondition(key=key, range=models.DatetimeRange(gte=value, lte=value)))
     raise UntranslatableFilterError(
@@ -113,18 +117,26 @@ def _equal(field: str, value: Any, key_of: Callable[[str], str]) -> models.Filte
     )
 
 
+def _equal_number(key: str, value: int | float) -> models.Filter:
+    """Compare exactly: by a range, in which 3 is also 3.0, while that is exact; else as the integer it is."""
+    if abs(value) < _EXACT:
+        return _one(models.FieldCondition(key=key, range=models.Range(gte=value, lte=value)))
+    if not -(2**63) <= value < 2**63:  # nor is NaN
+        what = f"cannot compare {key!r} with a number beyond the 64 bits of an integer in Qdrant"
+        raise UntranslatableFilterError(what, hint="Keep such numbers as strings")
+    return _one(models.FieldCondition(key=key, match=models.MatchValue(value=int(value))))
+
+
 def _is_id(value: Any) -> models.Filter:
-    """Documents have strings for ids, also where those of points are integers."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value)
-    try:
-        return _one(models.HasIdCondition(has_id=[*normal_ids([value])]))
-    except InputError:
-        return _any([])  # no point has such an id
+    identity = stored_id(value)
+    return _any([]) if identity is None else _one(models.HasIdCondition(has_id=[identity]))
 
 
 def _range(value: Any, bound: str) -> models.Range | models.DatetimeRange:
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) < _EXACT:  # NaN is not below it either
+            what = "cannot order by a number from 2^53 on, where Qdrant does not tell neighbours apart"
+            raise UntranslatableFilterError(what, hint="Order by a smaller unit, or by an ISO date")
         return models.Range(**{bound: value})
     if isinstance(value, str):
         try:

@@ -20,7 +20,7 @@ from haystack_integrations.components.retrievers.hysac.filters import qdrant_fil
 from haystack_integrations.components.retrievers.hysac.policies import policy_from_dict, policy_to_dict
 from hysac_retrieval import SafeSearch, SafetyPolicy, aconnect, connect
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch, closeness
+from hysac_retrieval.integrations import CONTENT_KEYS, Fields, FixedSearch, closeness, farthest
 from hysac_retrieval.results import SearchResult
 from hysac_retrieval.search.queries import Query
 from hysac_retrieval.types import Modality
@@ -30,9 +30,9 @@ from hysac_retrieval.types import Modality
 class HySACRetriever:
     """Safe search as a Haystack component.
 
-    A run chooses the query, `top_k` and `filters`; it cannot ask for unsafe results, and neither its filters nor a
-    filter policy can widen the search. The score of a document is 1 / (1 + distance); ``meta["hysac"]`` has id,
-    distance, unsafe score, radius and modality.
+    A run chooses the query, `top_k`, `score_threshold` and `filters`; it cannot ask for unsafe results, and neither its
+    filters nor a filter policy can widen the search. The score of a document is 1 / (1 + distance); ``meta["hysac"]``
+    has id, distance, unsafe score, radius and modality.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class HySACRetriever:
         modality: Modality | None = None,
         content_key: str | Sequence[str] = CONTENT_KEYS,
         meta_key: str | None = None,
+        score_threshold: float | None = None,
         engine: SafeSearch | None = None,
     ) -> None:
         """Keep the settings; nothing is opened before `warm_up`.
@@ -72,6 +73,7 @@ class HySACRetriever:
             modality: Kind of points to find; None for both.
             content_key: Payload field with the content, or several: the first present counts, for filters the first.
             meta_key: The payload field with its meta; None for all other fields of the payload.
+            score_threshold: Least score of a document, 0 to 1, in every run that brings none; None for any.
             engine: An open engine, instead of `collection` and its place. A pipeline with it cannot be saved.
 
         Raises:
@@ -86,6 +88,8 @@ class HySACRetriever:
         self.location = None if location is None else os.fspath(location)
         self.policy = SafetyPolicy(allow_unsafe=False) if policy is None else policy
         self.safe, self.top_k, self.filters = safe, top_k, filters
+        self.score_threshold = score_threshold
+        farthest(score_threshold)
         self.filter_policy = FilterPolicy.from_str(str(filter_policy))
         self.modality: Modality | None = modality
         self.content_key = [content_key] if isinstance(content_key, str) else list(content_key)
@@ -122,6 +126,7 @@ class HySACRetriever:
             modality=self.modality,
             content_key=self.content_key,
             meta_key=self.meta_key,
+            score_threshold=self.score_threshold,
         )
 
     @classmethod
@@ -166,7 +171,11 @@ class HySACRetriever:
 
     @component.output_types(documents=list[Document])
     def run(
-        self, query: str | ByteStream | Path, filters: dict[str, Any] | None = None, top_k: int | None = None
+        self,
+        query: str | ByteStream | Path,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
         """Search.
 
@@ -174,6 +183,7 @@ class HySACRetriever:
             query: A text, or an image as `ByteStream` or `Path`.
             filters: Haystack filters; they can only narrow what the safety policy leaves.
             top_k: Documents to return at most.
+            score_threshold: Least score of a document, 0 to 1.
 
         Returns:
             ``documents``, nearest first.
@@ -184,20 +194,31 @@ class HySACRetriever:
         """
         self.warm_up()
         assert self._search is not None
-        return self._documents(self._search.search(_query(query), top_k, self._filter(filters)))
+        return self._documents(self._search.search(_query(query), top_k, self._filter(filters), score_threshold))
 
     @component.output_types(documents=list[Document])
     async def run_async(
-        self, query: str | ByteStream | Path, filters: dict[str, Any] | None = None, top_k: int | None = None
+        self,
+        query: str | ByteStream | Path,
+        filters: dict[str, Any] | None = None,
+        top_k: int | None = None,
+        score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
         """As `run`, without blocking."""
         await self.warm_up_async()
         search = self._async_search or self._search
         assert search is not None
-        return self._documents(await search.asearch(_query(query), top_k, self._filter(filters)))
+        found = await search.asearch(_query(query), top_k, self._filter(filters), score_threshold)
+        return self._documents(found)
 
     def _fixed(self, **engines: Any) -> FixedSearch:
-        return FixedSearch(**engines, limit=self.top_k, modality=self.modality, safe=self.safe)
+        return FixedSearch(
+            **engines,
+            limit=self.top_k,
+            modality=self.modality,
+            safe=self.safe,
+            score_threshold=self.score_threshold,
+        )
 
     def _server(self) -> dict[str, Any]:
         key = None if self.api_key is None else self.api_key.resolve_value()
