@@ -20,6 +20,7 @@ from hysac_retrieval.payload import MODALITY, MODEL, UNSAFE
 from hysac_retrieval.safety.verdict import flag_key
 from hysac_retrieval.types import MODALITIES, Modality, PointId
 
+_EXACT = 2**53
 MAX_LIMIT = 10_000
 """Largest number of hits of one search."""
 
@@ -109,7 +110,7 @@ def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:
     if not isinstance(value, Mapping):
         raise SettingsError(f"filter is {type(value).__name__}; expected a models.Filter or its JSON form")
     try:
-        return models.Filter.model_validate(dict(value))
+        read = models.Filter.model_validate(dict(value))
     except ValidationError as error:
         first, *rest = error.errors(include_url=False)
         where, more = ".".join(map(str, first["loc"])), f" (and {len(rest)} more)" if rest else ""
@@ -117,6 +118,22 @@ def as_filter(value: models.Filter | Mapping[str, Any]) -> models.Filter:
             f"filter is not in the JSON form of a Qdrant filter: {where}: {first['msg']}{more}",
             hint='Write it like {"must": [{"key": "color", "match": {"value": "red"}}]}',
         ) from error
+    _expect_exact(value)
+    return read
+
+
+def _expect_exact(form: Any) -> None:
+    """Check that no bound of a range in a filter's JSON form is an integer that a float may not hold."""
+    if isinstance(form, Mapping):
+        span = form.get("range")
+        for bound in span.values() if isinstance(span, Mapping) else ():
+            if isinstance(bound, int) and abs(bound) > _EXACT:
+                what = "the filter has a range with an integer beyond 2^53, from where on ranges are rounded"
+                raise SettingsError(what, hint="Compare such integers with match")
+        form = form.values()
+    if isinstance(form, Iterable) and not isinstance(form, str | bytes):
+        for part in form:
+            _expect_exact(part)
 
 
 def checked_safe(safe: bool) -> bool:

@@ -4,15 +4,17 @@ import asyncio
 import base64
 import io
 import logging
+import textwrap
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from mcp import Client
 from mcp.types import CallToolResult, TextContent
 from mcp.types import Tool as ToolInfo
 from PIL import Image
-from small_collection import SAFE, fill
+from small_collection import PICTURES, SAFE, fill
 
 from hysac_mcp import Settings, main, make_server
 from hysac_mcp.main import engine_of
@@ -57,6 +59,10 @@ def encoded(colour: str) -> str:
     return base64.b64encode(stream.getvalue()).decode()
 
 
+def index_points(encoder: Encoder, count: int) -> Any:
+    return encoder.encode_text(["a dog"]).repeat(count, axis=0)
+
+
 def test_the_tools_only_read_and_have_no_argument_for_unsafe_results(async_engine: AsyncSafeSearch) -> None:
     tools = listed(make_server(async_engine))
     assert [tool.name for tool in tools] == TOOLS
@@ -96,6 +102,13 @@ def test_a_picture_finds_what_is_like_it(async_engine: AsyncSafeSearch, tmp_path
     for given in (
         {"image": encoded("blue")},
         {"image": f"data:image/png;base64,{encoded('blue')}"},
+        {"image": f"DATA:image/png;charset=x;base64,{encoded('blue')}"},
+        {"image": f"data:image/png;base64,{quote(encoded('blue'), safe='')}"},
+        {"image": f"data:image/png,{quote(base64.b64decode(encoded('blue')))}"},
+        {"image": encoded("blue").replace("+", "-").replace("/", "_")},
+        {"image": encoded("blue").rstrip("=")},
+        {"image": "\n".join(textwrap.wrap(encoded("blue"), 76)) + "\r\n"},
+        {"image": f"data:image/png;base64,\n {encoded('blue')}"},
         {"path": "blue.png"},
     ):
         assert hits(call(server, "find_by_image", limit=1, **given))[0]["id"] == 12
@@ -108,6 +121,18 @@ def test_a_picture_finds_what_is_like_it(async_engine: AsyncSafeSearch, tmp_path
         ({"image": "eA==", "path": "x.png"}, "either image or path"),
         ({"image": "not base64!"}, "not base64"),
         ({"image": "eA=="}, "image"),
+        ({"image": ""}, "empty"),
+        ({"image": "data:image/png;base64,"}, "empty"),
+        ({"image": "data:image/png"}, "comma"),
+        ({"image": "https://example.org/a.png"}, "not base64"),
+        ({"image": "AAAAA"}, "not base64"),
+        ({"image": "Zoë="}, "not base64"),
+        ({"path": ""}, "no file"),
+        ({"path": "x" * 300 + ".png"}, "no file"),
+        ({"path": "x/" * 3000}, "no file"),
+        ({"path": "a\0b.png"}, "no file"),
+        ({"path": "loop"}, "no file"),
+        ({"path": "https://example.org/a.png"}, "no file"),
         ({"path": "../secret.png"}, "no file"),
         ({"path": "/etc/hostname"}, "no file"),
         ({"path": "link.png"}, "no file"),
@@ -119,6 +144,7 @@ def test_a_picture_that_cannot_be_read_is_an_error_in_words(
 ) -> None:
     (tmp_path / "open").mkdir()
     Image.new("RGB", (16, 16), "blue").save(tmp_path / "secret.png")
+    (tmp_path / "open" / "loop").symlink_to(tmp_path / "open" / "loop")
     (tmp_path / "open" / "link.png").symlink_to(tmp_path / "secret.png")
     assert message in error(call(make_server(async_engine, image_root=tmp_path / "open"), "find_by_image", **given))
 
@@ -138,6 +164,47 @@ def test_a_stored_point_finds_what_is_like_it(async_engine: AsyncSafeSearch) -> 
     assert {hit["id"] for hit in hits(call(server, "similar", id=0))} == SAFE - {0}
     assert {hit["id"] for hit in hits(call(server, "similar", id=1))} == SAFE  # an unsafe one is redirected
     assert "no point" in error(call(server, "similar", id=99)).lower()
+
+
+IDS = [1, 2**53 + 1, 2**64 - 1, "3d6f0a2e-1111-4111-8111-000000000001"]
+
+
+@pytest.mark.parametrize(
+    ("given", "row"),
+    [
+        (1, 0),
+        (1.0, 0),
+        ("1", 0),
+        (" 1\n", 0),
+        (2**53 + 1, 1),
+        (str(2**53 + 1), 1),
+        (str(2**64 - 1), 2),
+        (IDS[3], 3),
+        (str(IDS[3]).upper(), 3),
+        (f"{{{IDS[3]}}}", 3),
+        (f"urn:uuid:{IDS[3]}", 3),
+        (str(IDS[3]).replace("-", ""), 3),
+    ],
+)
+def test_an_id_may_be_given_in_any_of_its_forms(engine: SafeSearch, given: Any, row: int, encoder: Encoder) -> None:
+    index = engine.index
+    index.delete([*range(6), *PICTURES])
+    index.upsert(IDS, index_points(encoder, len(IDS)), modality="text")
+    found = hits(call(make_server(aconnect("toy", store=index.store, model=encoder)), "similar", id=given))
+    assert {hit["id"] for hit in found} == {*IDS} - {IDS[row]}
+
+
+@pytest.mark.parametrize("given", ["01", "-1", "+1", "1.0", "one", "", str(2**64), 2**64, -1, 0.5, "²", "1" * 5000])
+def test_an_id_that_no_point_can_have_is_an_error_in_words(async_engine: AsyncSafeSearch, given: Any) -> None:
+    assert len(error(call(make_server(async_engine), "similar", id=given))) < 1000
+
+
+def test_hits_may_be_cut_by_distance(async_engine: AsyncSafeSearch) -> None:
+    server = make_server(async_engine)
+    everything = hits(call(server, "find_by_text", query="a dog"))
+    bound = everything[2]["distance"]
+    assert hits(call(server, "find_by_text", query="a dog", max_distance=bound)) == everything[:3]
+    assert error(call(server, "find_by_text", query="a dog", max_distance=-1))
 
 
 def test_explain_shows_the_way_to_safety_and_nothing_unsafe(async_engine: AsyncSafeSearch) -> None:
@@ -160,6 +227,7 @@ def test_explain_shows_the_way_to_safety_and_nothing_unsafe(async_engine: AsyncS
         ("find_by_text", {"query": "a dog", "modality": "sound"}),
         ("find_by_text", {}),
         ("similar", {"id": "no-uuid"}),
+        ("find_by_text", {"query": "a dog", "filter": {"must": [{"key": "k", "range": {"gt": 2**53 + 1}}]}}),
         ("explain", {"query": "a dog", "steps": 1}),
     ],
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import inspect
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +17,10 @@ from mcp.types import ToolAnnotations
 from pydantic import ConfigDict, Field
 
 from hysac_retrieval import AsyncSafeSearch, Explanation, SearchResult
+from hysac_retrieval.encoder.inline import picture_bytes
 from hysac_retrieval.errors import HysacError
+from hysac_retrieval.payload import stored_id
+from hysac_retrieval.types import PointId
 
 MAX_LIMIT = 100
 INSTRUCTIONS = (
@@ -33,6 +35,9 @@ Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="Hits at most.")]
 Kind = Annotated[Literal["image", "text"] | None, Field(description="Kind of points to find; null for both.")]
 Condition = Annotated[
     dict[str, Any] | None, Field(description="A Qdrant filter in its JSON form; it can only narrow the result.")
+]
+Farthest = Annotated[
+    float | None, Field(ge=0, allow_inf_nan=False, description="Largest distance of a hit; null for any.")
 ]
 Safe = Annotated[bool, Field(description="Whether only safe results may be returned.")]
 
@@ -56,10 +61,13 @@ def make_server(
         limit: Limit = limit,
         modality: Kind = None,
         filter: Condition = None,
+        max_distance: Farthest = None,
         safe: Safe = True,
     ) -> Answer:
         """Find the images and texts whose meaning is nearest to a text."""
-        return await _answer(engine.search(query, limit=limit, modality=modality, filter=filter, safe=safe))
+        return await _answer(
+            engine.search(query, limit=limit, modality=modality, filter=filter, max_distance=max_distance, safe=safe)
+        )
 
     async def find_by_image(
         image: Annotated[str | None, Field(description="The picture: base64, or a data: URL.")] = None,
@@ -67,21 +75,29 @@ def make_server(
         limit: Limit = limit,
         modality: Kind = None,
         filter: Condition = None,
+        max_distance: Farthest = None,
         safe: Safe = True,
     ) -> Answer:
         """Find the images and texts whose meaning is nearest to a picture."""
         picture = _picture(image, path, root)
-        return await _answer(engine.search(picture, limit=limit, modality=modality, filter=filter, safe=safe))
+        return await _answer(
+            engine.search(picture, limit=limit, modality=modality, filter=filter, max_distance=max_distance, safe=safe)
+        )
 
     async def similar(
-        id: Annotated[int | str, Field(description="Id of a stored point, as found before.")],
+        id: Annotated[int | str, Field(description="Id of a stored point; an integer may be a string.")],
         limit: Limit = limit,
         modality: Kind = None,
         filter: Condition = None,
+        max_distance: Farthest = None,
         safe: Safe = True,
     ) -> Answer:
         """Find the images and texts whose meaning is nearest to that of a stored point."""
-        return await _answer(engine.similar(id, limit=limit, modality=modality, filter=filter, safe=safe))
+        return await _answer(
+            engine.similar(
+                _point(id), limit=limit, modality=modality, filter=filter, max_distance=max_distance, safe=safe
+            )
+        )
 
     async def explain(
         query: Annotated[str, Field(description="A query in words.")],
@@ -130,18 +146,26 @@ async def _answer(found: Awaitable[SearchResult | Explanation]) -> Answer:
         raise ToolError(str(error)) from error
 
 
+def _point(value: int | str) -> PointId:
+    """Return the id of a point; as a string where a client cannot hold its integer."""
+    identity = stored_id(value.strip() if isinstance(value, str) else value)
+    if identity is None:
+        raise ToolError(f"no point has the id {value!r:.100}; expected an integer from 0 to 2^64 − 1, or a UUID")
+    return identity
+
+
 def _picture(image: str | None, path: str | None, root: Path | None) -> bytes | Path:
     if (image is None) == (path is None):
         raise ToolError("Give either image or path")
     if image is not None:
-        data = image.partition(",")[2] if image.startswith("data:") else image
         try:
-            return base64.b64decode(data, validate=True)
-        except (binascii.Error, ValueError):
-            raise ToolError("image is not base64") from None
+            return picture_bytes(image)
+        except HysacError as error:
+            raise ToolError(f"image: {error}") from None
     if root is None:
         raise ToolError("no folder is open for queries by path (HYSAC_IMAGE_ROOT); send the picture as image")
-    file = (root / str(path)).resolve()
-    if not file.is_relative_to(root) or not file.is_file():
-        raise ToolError(f"there is no file {path!r} in the folder that is open for queries")
-    return file
+    with suppress(OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
+        file = (root / str(path)).resolve()
+        if file.is_relative_to(root) and file.is_file():
+            return file
+    raise ToolError(f"there is no file {path!r:.200} in the folder that is open for queries")
