@@ -32,21 +32,29 @@ also `ValueError`s and those about missing files `FileNotFoundError`s, so that c
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal or a log obeys, or that turn the direction of writing, and halves of surrogate pairs."""
+
+
+def printable(text: str) -> str:
+    """Return a text as it may go to a terminal or a log, in one line: such characters stand there as escapes."""
+    return UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class HysacError(Exception):
     """Base of all errors raised on purpose by this package.
 
     Attributes:
-        message: What was found and expected, without a full stop.
+        message: What was found and expected, without a full stop, `printable`: it quotes what other people wrote.
         hint: What to do about it, as a sentence without a full stop; empty if the message says it all.
     """
 
     def __init__(self, message: str = "", *, hint: str = "", **rest: Any) -> None:
-        super().__init__(message, **rest)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = (printable(" ".join(text.split("\n"))) for text in (message, hint))
+        super().__init__(self.message, **rest)
 
     def __str__(self) -> str:
         return f"{self.message}. {self.hint}" if self.hint else self.message

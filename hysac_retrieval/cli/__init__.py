@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from keyword import iskeyword
+from typing import Any
 
 import click
 
 from hysac_retrieval import __version__
+from hysac_retrieval.cli.terminal import streams
 
 _COMMANDS = {
     "index": "Index images and texts into a collection.",
@@ -39,6 +41,10 @@ _PARTS_OF_INDEX = ("attach", "detach", "rescore")
 
 class _LazyGroup(click.Group):
     """Group that finds commands in the modules of this package; each exports ``command``."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        with streams():
+            return super().main(*arguments, **options)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from hysac_retrieval.cli.common import FAILED_ITEMS, Command, console, print_json
+from hysac_retrieval.cli.common import FAILED_ITEMS, Command, print_json
 from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import Place, json_option, place_options
 from hysac_retrieval.cli.rescore import run_rescore, show_report
+from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.collection.metadata import same_points
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, write_manifest
 from hysac_retrieval.errors import SettingsError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.errors import HysacError, MissingExtraError, SettingsError
+from hysac_retrieval.cli.terminal import console, json_text
+from hysac_retrieval.errors import HysacError, MissingExtraError, SettingsError, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
 
     from hysac_retrieval.safety.profile import SafetyProfile
 
 FAILED_ITEMS = 3
 """Exit code of a command that finished although some items failed."""
-
-_PLAIN_WIDTH = 120
 
 
 class Command(click.Command):
@@ -54,7 +51,7 @@ def require_training(purpose: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a result for programs, on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(json_text(value))
 
 
 def read_profile(path: Path) -> SafetyProfile:
@@ -74,21 +71,18 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; raises `SettingsError` if that cannot be done."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read as JSON: {error}") from error
 
 
-def console() -> Console:
-    """Open a console for results, on stdout; as wide as the terminal, or wide enough without one."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+def warn(message: str, style: str = "yellow") -> None:
+    """Print, on stderr, what must not be overlooked."""
+    console(stderr=True).print(message, style=style, soft_wrap=True)
 
 
 @contextmanager
 def progress_bar(*extra: str) -> Iterator[Progress]:
     """Show a progress bar on stderr if that is a terminal. `extra` names task fields to show after the bar."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = [
@@ -98,12 +92,15 @@ def progress_bar(*extra: str) -> Iterator[Progress]:
         *(TextColumn(f"{{task.fields[{name}]}}") for name in extra),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    out = console(stderr=True)
+    # Redirected, the escapes of what others print meanwhile would be obeyed.
+    own: Any = {"redirect_stdout": False, "redirect_stderr": False}
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal, **own) as progress:
         yield progress
 
 
 def shorten(value: Any, length: int = 80) -> str:
-    """Put a value on one line, cut to a length."""
+    """Put a value on one line, fit to print, cut to a length."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     return text if len(text) <= length else text[: length - 1] + "…"

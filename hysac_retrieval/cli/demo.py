@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, print_json, progress_bar, shorten
+from hysac_retrieval.cli.common import Command, print_json, progress_bar, shorten
 from hysac_retrieval.cli.options import json_option, model_option
+from hysac_retrieval.cli.terminal import console
 
 
 @click.command("demo", cls=Command)
@@ -48,7 +49,7 @@ def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
         f"{result.report.seconds:.1f} s: {info.safe} safe, {info.unsafe} unsafe."
     )
     for search in result.searches:
-        console().print(f"\n{search.query.title}: {shown(search)}", style="bold", markup=False)
+        console().print(f"\n{search.query.title}: {shown(search)}", style="bold")
         for answer in filter(None, (search.safe, search.as_asked)):
             hits = [replace(hit, payload={"caption": shorten(hit.payload["caption"], 64)}) for hit in answer.hits[:3]]
             print_result(replace(answer, hits=tuple(hits)), result.encoder.safety.threshold)

@@ -12,8 +12,9 @@ from typing import Literal
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, print_json
+from hysac_retrieval.cli.common import Command, print_json
 from hysac_retrieval.cli.options import json_option
+from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.errors import HysacError
 
 Status = Literal["ok", "missing", "broken"]

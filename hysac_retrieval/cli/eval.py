@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, print_json
+from hysac_retrieval.cli.common import Command, print_json, warn
 from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import json_option
+from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def command(
         for subject in subjects:
             if subject.uncalibrated:
                 words = "has no safety profile, so neither traversal to a boundary nor the filter"
-                note(f"{subject.name} {words}: {subject.uncalibrated}")
+                warn(f"{subject.name} {words}: {subject.uncalibrated}")
         evaluations = evaluate_subjects(subjects, chosen, n, seed, stages=stage, draw=draw)
     result = to_dict(evaluations, n=n, seed=seed, resamples=1000)
     if out is not None:
@@ -81,24 +81,17 @@ def command(
         try:
             write_plots(evaluations, out)
         except MissingExtraError as error:
-            note(f"No plots: {error}")
-        note(f"Wrote {out}")
+            warn(f"No plots: {error}")
+        warn(f"Wrote {out}")
     shown = tables(evaluations, details=not options["brief"])
     if as_json:
         print_json(result)
     elif options["markdown"]:
         click.echo("\n\n".join(table.markdown() for table in shown))
     else:
-        from rich.console import Console
-
-        console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+        out_console = console(plain_width=_PLAIN_WIDTH)
         for table in shown:
-            console.print(table.rich())
-
-
-def note(message: str) -> None:
-    """Print a message on stderr that must not be overlooked."""
-    click.secho(message, fg="yellow", err=True)
+            out_console.print(table.rich())
 
 
 def _default_baselines() -> list[Subject]:
@@ -107,9 +100,9 @@ def _default_baselines() -> list[Subject]:
 
     if not (runs := baseline_folders()):
         where = "the project's repository (benchmarks/baselines), not in the installed package"
-        note(f"No baselines: those of the bundled model are in {where}; give --baseline or --no-baseline.")
+        warn(f"No baselines: those of the bundled model are in {where}; give --baseline or --no-baseline.")
     try:
         return [load_subject(run) for run in runs]
     except MissingExtraError as error:
-        note(f"No baselines: {error}")
+        warn(f"No baselines: {error}")
         return []

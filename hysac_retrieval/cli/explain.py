@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, print_json, shorten
+from hysac_retrieval.cli.common import Command, print_json, shorten
 from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
 from hysac_retrieval.cli.queries import filter_option, one_query_options, warn_if_cut
+from hysac_retrieval.cli.terminal import console
 
 if TYPE_CHECKING:
     from hysac_retrieval.search.explain import ExplainedStep, Explanation
@@ -67,7 +68,7 @@ def _print(explanation: Explanation) -> None:
 
     out = console()
     for number, note in enumerate(notes(explanation)):
-        out.print(note, style="bold" if number == 0 else "dim", markup=False)
+        out.print(note, style="bold" if number == 0 else "dim")
     numbers = (Column(name, justify="right", no_wrap=True) for name in ("radius", "unsafe"))
     table = Table(
         *numbers, "where", "entailed by", "nearest", box=None, pad_edge=False, header_style="dim", padding=(0, 2, 1, 0)

@@ -12,14 +12,15 @@ import click
 
 from hysac_retrieval.cli.common import (
     Command,
-    console,
     print_json,
     progress_bar,
     read_json,
     read_profile,
     require_training,
+    warn,
 )
 from hysac_retrieval.cli.options import json_option
+from hysac_retrieval.cli.terminal import console
 
 if TYPE_CHECKING:
     from hysac_export.data.split import Stages
@@ -111,4 +112,4 @@ def show_bundle(bundle: Bundle, as_json: bool, **more: Any) -> None:
         click.echo(f"Try it: hysac index photos/ --collection photos --location ./data --model {bundle.path}")
     if "price" in verification and (costs := caution(verification)):
         mend = "Try another precision, int8 without --static, or fp32."
-        click.secho(f"Caution: {costs}. {mend}", fg="yellow", err=True)
+        warn(f"Caution: {costs}. {mend}")

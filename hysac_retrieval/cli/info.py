@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, print_json
+from hysac_retrieval.cli.common import Command, print_json
 from hysac_retrieval.cli.options import Place, json_option, place_options
+from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:
     from hysac_retrieval.safety.profile import SafetyProfile
 
     out = console()
-    out.print(entry["name"], style="bold", markup=False)
+    out.print(entry["name"], style="bold")
     table = Table(Column(style="dim", no_wrap=True), "", box=None, show_header=False, pad_edge=False)
     for key, value in entry.items():
         shown = value is not None and not isinstance(value, dict) and (value or key not in _EXCEPTIONS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hysac_retrieval.cli.common import FAILED_ITEMS, progress_bar
+from hysac_retrieval.errors import printable
 
 if TYPE_CHECKING:
     from hysac_retrieval.ingest import IndexReport, Progress
@@ -60,12 +61,12 @@ def print_report(report: IndexReport, notes: Path | None, done: str, skipped: st
     if report.unpruned:
         click.echo(f"Nothing was removed: {report.unpruned}.", err=True)
     if report.cut:
-        some = ", ".join(report.truncated[:3]) + (", …" if report.cut > 3 else "")
+        some = printable(", ".join(report.truncated[:3])) + (", …" if report.cut > 3 else "")
         click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
     if report.failures:
         click.echo(f"Failed: {report.failures}", err=True)
         for failure in report.failed[:_SHOWN]:
-            click.echo(f"  {failure.item}: {failure.error}", err=True)
+            click.echo(printable(f"  {failure.item}: {failure.error}"), err=True)
         if report.failures > _SHOWN:
             where = f"{notes} holds" if notes else "--journal FILE writes"
             click.echo(f"  … and {report.failures - _SHOWN} more; {where} all of them", err=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
+from hysac_retrieval.cli.common import shorten
 from hysac_retrieval.cli.options import Decorator, gathered
 from hysac_retrieval.errors import ImageError, SettingsError
 from hysac_retrieval.payload import stored_id
@@ -27,17 +29,20 @@ _KINDS: tuple[Decorator, ...] = (
 def one_query(given: str, kind: Kind) -> Single:
     """Read one query: the file of an image if it is named as one, else a text, unless `kind` says which."""
     from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
+    from hysac_retrieval.search.queries import expect_no_url
 
-    path = Path(given)
+    path = Path(os.path.expanduser(given))
     named_so = path.suffix.lower() in IMAGE_SUFFIXES
+    exists = named_so and os.path.isfile(path)  # `Path.is_file` raises for a name that is too long
     if kind == "text":
-        if named_so and path.is_file():
+        if exists:
             click.echo(f"Searching for the text {given!r}; --image would search by the picture of that name.", err=True)
         return given
-    if kind == "image" or (named_so and path.is_file()):
+    expect_no_url(given)
+    if kind == "image" or exists:
         return path
     if named_so and " " not in given:
-        raise ImageError(f"the image {given} does not exist", hint="Give --text to search for these words")
+        raise ImageError(f"the image {shorten(given)} does not exist", hint="Give --text to search for these words")
     return given
 
 
@@ -90,7 +95,7 @@ def _filter(context: click.Context, option: click.Parameter, condition: str | No
         return None
     try:
         value = json.loads(condition)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and brackets in brackets
         raise click.BadParameter(f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise click.BadParameter(f"expected a JSON object, found {type(value).__name__}")

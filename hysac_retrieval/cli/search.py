@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, print_json, shorten
+from hysac_retrieval.cli.common import Command, print_json, shorten
 from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
 from hysac_retrieval.cli.queries import filter_option, query_options, warn_if_cut
+from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -99,17 +100,17 @@ def print_result(result: SearchResult | GroupedResult, threshold: float, *, firs
 
     out = console()
     query = result.query
-    out.print(str(query), style="bold", markup=False)
+    out.print(str(query), style="bold")
     if query.path:
         steps = (f"{step.radius:.2f} ({step.safe_share:.0%} safe)" for step in query.path)
-        out.print(f"nearest points on the path: {' → '.join(steps)}", style="dim", markup=False)
+        out.print(f"nearest points on the path: {' → '.join(steps)}", style="dim")
     if query.threshold is not None:
-        out.print(f"safe results only (unsafe score ≤ {query.threshold:.3g})", style="dim", markup=False)
+        out.print(f"safe results only (unsafe score ≤ {query.threshold:.3g})", style="dim")
     if not len(result):
         out.print("nothing found")
     elif isinstance(result, GroupedResult):
         for group in result:
-            out.print(f"\n{group.value}", style="bold", markup=False)
+            out.print(f"\n{shorten(group.value)}", style="bold")
             out.print(_table(group.hits, threshold, 1))
     else:
         out.print(_table(result.hits, threshold, first))

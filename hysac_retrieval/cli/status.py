@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, print_json
+from hysac_retrieval.cli.common import Command, print_json
 from hysac_retrieval.cli.options import Place, Sources, json_option, place_options, source_options
+from hysac_retrieval.cli.terminal import console
+from hysac_retrieval.errors import printable
 
 if TYPE_CHECKING:
     from hysac_retrieval.ingest import Status
@@ -55,4 +57,4 @@ def print_status(status: Status) -> None:
         table.add_row(state, "?" if count is None else f"{count:,}", meaning)
     console().print(table)
     for failure in status.unreadable[:20]:
-        click.echo(f"  {failure.item}: {failure.error}", err=True)
+        click.echo(printable(f"  {failure.item}: {failure.error}"), err=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, console, print_json, progress_bar, require_training
+from hysac_retrieval.cli.common import Command, print_json, progress_bar, require_training, warn
 from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import json_option
+from hysac_retrieval.cli.terminal import console
 
 if TYPE_CHECKING:
     from hysac_export.config import TrainConfig
@@ -116,10 +117,10 @@ def _show(report: DataReport) -> None:
     out.print("Categories: " + ", ".join(f"{name} {count}" for name, count in report.train.categories.items()))
     for kind, trouble in report.troubles.items():
         lines = [f"{trouble.count} × {kind}:", *(f"  {example}" for example in trouble.examples)]
-        out.print("\n".join(lines), markup=False)
+        out.print("\n".join(lines))
     for word, colour, messages in (("Warning", "yellow", report.warnings), ("Error", "red", report.errors)):
         for message in messages:
-            click.secho(f"{word}: {message}", fg=colour, err=True)
+            warn(f"{word}: {message}", colour)
     if not report.errors:
         out.print("The data can be trained on.")
 

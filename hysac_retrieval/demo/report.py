@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from hysac_retrieval.errors import StoreError
+from hysac_retrieval.errors import StoreError, printable
 from hysac_retrieval.results import Hit, QueryInfo, SearchResult
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES
@@ -77,7 +77,7 @@ def _section(search: DemoSearch, result: DemoResult) -> str:
     return _filled(
         "section",
         title=escape(query.title),
-        query=f"<blockquote>{escape(shown(search))}</blockquote>"
+        query=f"<blockquote>{escape(printable(shown(search)))}</blockquote>"
         if query.modality == "text"
         else _image(result.images / query.query, "The query"),
         done=str(done),
@@ -98,7 +98,7 @@ def _answer(title: str, call: str, result: SearchResult, demo: DemoResult, kind:
 def _hit(hit: Hit, demo: DemoResult) -> str:
     safe = is_safe(hit, demo.encoder.safety.threshold)
     score = "no score" if hit.unsafe is None else f"{'safe' if safe else 'unsafe'}, {hit.unsafe:.2f}"
-    caption = str(hit.payload.get("caption", ""))
+    caption = printable(str(hit.payload.get("caption", "")))
     radius = "" if hit.radius is None else f" · radius {hit.radius:.2f}"
     return _filled(
         "hit",
@@ -118,7 +118,7 @@ def _label(hit: Hit, safe: bool) -> str:
     marked = bool(hit.payload["unsafe"])
     text = "label: unsafe" if marked else "label: safe"
     if marked and hit.payload.get("category"):
-        text += f", {hit.payload['category']}"
+        text += f", {printable(str(hit.payload['category']))}"
     return f'<span class="label{" differs" if marked == safe else ""}">{escape(text)}</span>'
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -226,7 +227,7 @@ def _locate(model: str | Path, revision: str | None) -> tuple[Path, Path | None]
     if isinstance(model, str) and model in bundled:
         return bundled[model], None  # in this package, which some installers build out of links
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # `Path.is_dir` raises for a name that is too long
         return folder, folder.resolve()
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download

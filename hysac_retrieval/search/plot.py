@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from hysac_retrieval.errors import MissingExtraError, SettingsError, StoreError
+from hysac_retrieval.errors import MissingExtraError, SettingsError, StoreError, printable
 from hysac_retrieval.results import Hit
 from hysac_retrieval.search.explain import ExplainedStep, Explanation
 
@@ -52,7 +52,7 @@ def render_html(explanation: Explanation) -> str:
     """Return the picture as one HTML page that refers to no other file."""
     page = Template(resources.files(__package__).joinpath("plot.html").read_text(encoding="utf-8"))
     return page.substitute(
-        title=escape(explanation.asked),
+        title=escape(printable(explanation.asked)),
         notes="\n".join(f"<p>{escape(note)}</p>" for note in _legend(explanation)),
         width=_WIDTH,
         height=_TOP * 2 + _ROW * (len(explanation.steps) - 1),
@@ -122,6 +122,7 @@ def _colour(unsafe: float) -> tuple[int, ...]:
 
 
 def _cut(text: str) -> str:
+    text = printable(text)
     return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"
 
 

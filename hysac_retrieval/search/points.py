@@ -23,7 +23,15 @@ from hysac_retrieval.payload import own_payload
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.safety.redirect import radius_of
 from hysac_retrieval.safety.views import Judged, stored_views
-from hysac_retrieval.search.queries import Examples, JudgingEncoder, PointRef, Query, QueryEncoder, is_pixels
+from hysac_retrieval.search.queries import (
+    Examples,
+    JudgingEncoder,
+    PointRef,
+    Query,
+    QueryEncoder,
+    expect_no_url,
+    is_pixels,
+)
 from hysac_retrieval.search.request import AnyRequest
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.types import StoredPoint
@@ -115,11 +123,12 @@ def kind_of(query: Any) -> Modality | None:
     """Return what a query is: text, image, or None for a point. A string is always a text; see `is_pixels` for arrays.
 
     Raises:
-        InputError: It is none of them.
+        InputError: It is none of them, or a URL.
     """
     if isinstance(query, np.ndarray | list | tuple):
         return "image" if is_pixels(query) else None
     if isinstance(query, str):
+        expect_no_url(query)
         return "text"
     if isinstance(query, os.PathLike | bytes | Image.Image):
         return "image"

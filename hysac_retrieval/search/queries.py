@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -16,6 +17,8 @@ from hysac_retrieval.errors import InputError
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.types import PointId
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*://|data:[a-z]+/|www\.)\S+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,14 @@ class Examples:
             raise InputError("there is no positive example", hint="Give at least one of what is sought")
         if any(isinstance(example, Examples) for example in (*self.positive, *self.negative)):
             raise InputError("examples cannot be made of examples", hint="Give all of them at once")
+
+
+def expect_no_url(text: str) -> None:
+    """Raise `InputError` for an address: its words say nothing of the picture there, and nothing is fetched."""
+    if _ADDRESS.fullmatch(text.strip()):
+        shown = text if len(text) <= 100 else f"{text[:100]}…"
+        hint = "To search by the picture there, download it and search with its bytes, or with the path of the file"
+        raise InputError(f"the query {shown!r} is a URL, which is not fetched", hint=hint)
 
 
 def is_pixels(query: object) -> bool:

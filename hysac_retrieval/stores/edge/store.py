@@ -13,6 +13,7 @@ shard: one process at a time has a collection open.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import uuid
@@ -35,7 +36,7 @@ from hysac_retrieval.errors import (
     SettingsError,
     StoreError,
 )
-from hysac_retrieval.payload import PAYLOAD_KEY
+from hysac_retrieval.payload import PAYLOAD_KEY, is_utf8
 from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.edge.extension import EdgeExtension, is_shard
 from hysac_retrieval.stores.edge.faults import failed, translated
@@ -59,6 +60,7 @@ from hysac_retrieval.stores.types import (
 from hysac_retrieval.types import PointId
 
 _SHARD = "shard"
+_NAME_BYTES = 255  # of a folder, on most file systems
 _MOST_CONDITIONS = 64
 _FORBIDDEN = frozenset('<>:"/\\|?*') | {chr(code) for code in range(32)} | {"\x7f"}
 
@@ -72,7 +74,8 @@ class EdgeStore:
         self._lock = threading.RLock()
         self._conditions: dict[int, tuple[models.Filter, Any]] = {}
         self._closed = False
-        if self._root.exists() and not self._root.is_dir():
+        # Unlike methods of a path, these raise nothing where a name is too long.
+        if os.path.exists(self._root) and not os.path.isdir(self._root):
             raise NotACollectionError(f"{self._root} is a file, not a folder of collections", hint="Name a folder")
 
     def names(self) -> list[str]:
@@ -321,10 +324,11 @@ class EdgeStore:
 
     def _folder(self, name: str) -> Path:
         """Folder of a collection: strictly inside the location, whatever the name."""
-        if not name or len(name) > 200 or name.startswith(".") or _FORBIDDEN & set(name):
+        too_long = len(name) > 200 or len(name.encode("utf-8", "surrogatepass")) > _NAME_BYTES
+        if not name or too_long or name.startswith(".") or _FORBIDDEN & set(name) or not is_utf8(name):
             raise SettingsError(
                 f"collection name {name!r} is not usable",
-                hint="Give 1 to 200 characters, not starting with a dot and without "
+                hint="Give 1 to 200 characters (255 bytes of UTF-8), not starting with a dot and without "
                 '< > : " / \\ | ? * or control characters',
             )
         return self._root / name
