@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import click
 from click.core import ParameterSource
@@ -67,10 +68,8 @@ class Place:
 
     location: str | None
     url: str | None
-    api_key: str | None
-    prefer_grpc: bool
+    server: Connection
     collection: str = ""
-    wait: float = 0.0
 
     def connection(self) -> Connection:
         """Return the arguments for `Index.open` and its like; `SettingsError` if not exactly one place is given."""
@@ -79,7 +78,7 @@ class Place:
             raise SettingsError(what, hint="Give --location DIR for a folder, or --url URL for a server")
         if self.location is not None:
             return {"location": self.location}
-        return {"url": self.url, "api_key": self.api_key, "prefer_grpc": self.prefer_grpc, "wait": self.wait}
+        return {"url": self.url, **self.server}
 
     def journal(self, given: str | None = None) -> Path | None:
         """Return the journal that is given, else the one beside an embedded collection; None for a server."""
@@ -96,33 +95,47 @@ def place_options(collection: Decorator | None = collection_option, *, bulk: boo
     Commands that do `bulk` work wait for a server that is away.
     """
 
-    def option(name: str, variable: str, **how: Any) -> Decorator:
-        return click.option(name, envvar=f"HYSAC_{variable}", show_envvar=True, **how)
+    def option(name: str, *variables: str, **how: Any) -> Decorator:
+        return click.option(name, envvar=list(variables), show_envvar=True, **how)
 
     return gathered(
         "place",
         _place,
         *filter(None, [collection, _wait_option if bulk else None]),
-        option("--location", "LOCATION", metavar="DIR", help="Folder of collections on the embedded engine."),
-        option("--url", "URL", metavar="URL", help="Qdrant server or cloud cluster."),
-        option("--api-key", "API_KEY", help="Key of the server."),
+        option("--location", "HYSAC_LOCATION", metavar="DIR", help="Folder of collections on the embedded engine."),
+        option("--url", "HYSAC_URL", "QDRANT_URL", metavar="URL", help="Qdrant server or cloud cluster."),
+        option("--api-key", "HYSAC_API_KEY", "QDRANT_API_KEY", help="Key of the server."),
         click.option("--prefer-grpc", is_flag=True, envvar="HYSAC_PREFER_GRPC", help="Speak gRPC to the server."),
+        click.option("--grpc-port", type=click.IntRange(1, 65535), help="Its port for gRPC  [default: 6334]"),
+        click.option(
+            "--ca-file", type=click.Path(exists=True, dir_okay=False), help="Certificate of an authority of your own."
+        ),
+        click.option("--header", "headers", metavar="NAME:VALUE", multiple=True, help="Further header of requests."),
     )
 
 
 def _place(
     location: str | None,
     url: str | None,
-    api_key: str | None,
-    prefer_grpc: bool,
+    headers: tuple[str, ...],
     collection: str | None = None,
-    wait: float = 0.0,
+    **server: Any,
 ) -> Place:
-    if location is not None and url is not None:  # the command line counts before the environment
+    if location is not None and url is not None:  # the command line counts before the environment, ours before others
         source = click.get_current_context().get_parameter_source
         typed = [source(name) is ParameterSource.COMMANDLINE for name in ("location", "url")]
-        location, url = location if typed[0] else None, url if typed[1] else None
-    return Place(location, url, api_key, prefer_grpc, collection or "", wait)
+        if not any(typed) and "HYSAC_URL" not in os.environ:
+            url = None
+        else:
+            location, url = location if typed[0] else None, url if typed[1] else None
+    return Place(location, url, cast("Connection", {**server, "headers": _headers(headers)}), collection or "")
+
+
+def _headers(given: tuple[str, ...]) -> dict[str, str] | None:
+    pairs = [header.partition(":") for header in given]
+    if wrong := [header for header, colon, _ in pairs if not (header.strip() and colon)]:
+        raise SettingsError(f"--header {wrong[0]!r} is not of the form NAME:VALUE")
+    return {name.strip(): value.strip() for name, _, value in pairs} or None
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:

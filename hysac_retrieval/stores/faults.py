@@ -21,7 +21,7 @@ _SLOW = "Raise timeout=, or see what keeps the server busy"
 _AWAY = "Is it running at the url you gave?"
 _CERTIFICATE = (
     "Use the name that the certificate is for in url=; if an authority of your own signed it, name a file with that "
-    "authority's certificate in the environment, as {variable}"
+    "authority's certificate in ca_file="
 )
 _LATER = "It may pass: retries= sets how often it is tried again"
 _TROUBLE = f"Its log says why. {_LATER}"
@@ -96,7 +96,9 @@ def _unanswered(source: Exception) -> StoreError:
         return StoreUnavailableError("Qdrant did not answer in time", hint=_SLOW)
     if isinstance(source, httpx.ConnectError):
         away = StoreUnavailableError(f"Qdrant cannot be reached: {source}", hint=_AWAY)
-        return _tls(_handshake(source), "SSL_CERT_FILE") or away
+        return _tls(_handshake(source)) or away
+    if "illegal" in str(source):  # an alert of TLS, read as HTTP
+        return StoreError(f"what answered does not speak HTTP: {source}", hint="Is it https? Use https:// in url=")
     if isinstance(source, httpx.TransportError):
         return StoreUnavailableError(f"the connection to Qdrant broke: {source}", hint=_LATER)
     return StoreError(f"what answered is not a Qdrant server of a version known here: {source}")
@@ -117,7 +119,7 @@ def _called(error: grpc.RpcError) -> StoreError:
         return StoreUnavailableError("Qdrant did not answer over gRPC in time", hint=_SLOW)
     if code is grpc.StatusCode.UNAVAILABLE:
         away = StoreUnavailableError(f"Qdrant cannot be reached over gRPC: {detail}", hint=_AWAY)
-        return _tls(detail or "", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or away
+        return _tls(detail or "") or away
     if code in _PASSING_CODES:
         return StoreUnavailableError(message, hint=_TROUBLE)
     return StoreError(message)
@@ -134,11 +136,11 @@ def _handshake(error: BaseException | None) -> str:
     return str(error) if error is not None else ""
 
 
-def _tls(detail: str, variable: str) -> StoreError | None:
+def _tls(detail: str) -> StoreError | None:
     """The error for a TLS handshake that fails in the same way however often it is tried; None for anything else."""
     if "CERTIFICATE_VERIFY_FAILED" in detail or "Hostname Verification" in detail:
         message = f"the certificate of the Qdrant server is not accepted: {detail}"
-        return StoreError(message, hint=_CERTIFICATE.format(variable=variable))
+        return StoreError(message, hint=_CERTIFICATE)
     if "WRONG_VERSION_NUMBER" in detail:
         return StoreError(f"no TLS connection to Qdrant: {detail}", hint="It does not speak TLS; use http:// in url=")
     return None

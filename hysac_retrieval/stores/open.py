@@ -19,7 +19,11 @@ from hysac_retrieval.stores.retry import Retry
 MEMORY = ":memory:"
 _PLACES = ("location", "url", "path", "client", "store")
 _SERVER, _ANY_CLIENT = ["url"], ["url", "client"]
-_GO_WITH = {"api_key": _SERVER, "prefer_grpc": _SERVER, "timeout": _SERVER, "retries": _ANY_CLIENT, "wait": _ANY_CLIENT}
+_GO_WITH = {
+    **{option: _SERVER for option in ("api_key", "prefer_grpc", "grpc_port", "ca_file", "headers", "timeout")},
+    **{option: _ANY_CLIENT for option in ("retries", "wait")},
+}
+_SHOWN = ("timeout", "retries", "wait", "grpc_port")  # others may hold a key
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
@@ -28,12 +32,16 @@ class Connection(TypedDict, total=False):
 
     Attributes:
         location: A folder for the embedded engine (it is made if need be), or ``":memory:"``.
-        url: Address of a Qdrant server or cloud cluster.
+        url: Address of a Qdrant server or cloud cluster. Without a port it is 6333, or that of the scheme where the
+            address has a path (a reverse proxy).
         path: A folder of the client's own local mode, for collections that an application already keeps there.
         client: The application's own client; it is never closed here.
         store: A store opened before, to be shared; it is never closed here.
         api_key: Key for `url`.
         prefer_grpc: Whether to speak gRPC to `url`.
+        grpc_port: Port of `url` for gRPC, 6334 by default.
+        ca_file: File (PEM) with the certificate of an authority of your own that signed that of `url`.
+        headers: Further headers of each request to `url`, such as those that a proxy asks for.
         timeout: Seconds that `url` may take to answer a request, 30 by default.
         retries: Further attempts when the server of `url` or `client` is away, slow or overloaded, 3 by default.
         wait: Seconds that calls go on being made again in that case, for bulk work; 0 by default.
@@ -46,6 +54,9 @@ class Connection(TypedDict, total=False):
     store: SkipValidation[Store | None]
     api_key: str | None
     prefer_grpc: bool | None
+    grpc_port: Annotated[int | None, Field(gt=0, lt=2**16)]
+    ca_file: str | os.PathLike[str] | None
+    headers: dict[str, str] | None
     timeout: Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
     retries: Annotated[int | None, Field(ge=0)]
     wait: Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
@@ -97,6 +108,9 @@ def server_options(connection: Connection) -> dict[str, Any]:
         "url": connection.get("url"),
         "api_key": connection.get("api_key"),
         "prefer_grpc": bool(connection.get("prefer_grpc")),
+        "grpc_port": connection.get("grpc_port"),
+        "ca_file": connection.get("ca_file"),
+        "headers": connection.get("headers"),
         "timeout": connection.get("timeout"),
         "retry": Retry(**{name: value for name, value in given.items() if value is not None}),
     }
@@ -109,8 +123,7 @@ def _check(connection: Connection) -> None:
         first = error.errors(include_input=False)[0]
         option = str(first["loc"][0])
         value = connection[option]  # type: ignore[literal-required]  # whatever was given
-        known = option in ("timeout", "retries", "wait")  # others may hold a key
-        found = repr(value) if known else type(value).__name__
+        found = repr(value) if option in _SHOWN else type(value).__name__
         hint = f"A connection takes {', '.join(Connection.__annotations__)}"
         raise SettingsError(f"connection option {option} is {found}: {first['msg']}", hint=hint) from None
     given = [place for place in _PLACES if connection.get(place) is not None]

@@ -12,7 +12,8 @@ from support.pictures import write_pictures
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of whoever runs the tests do not count."""
-    for name in ("HYSAC_LOCATION", "HYSAC_URL", "HYSAC_API_KEY", "HYSAC_MODEL", "HYSAC_PREFER_GRPC"):
+    ours = ("HYSAC_LOCATION", "HYSAC_URL", "HYSAC_API_KEY", "HYSAC_MODEL", "HYSAC_PREFER_GRPC", "HYSAC_WAIT")
+    for name in (*ours, "QDRANT_URL", "QDRANT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 

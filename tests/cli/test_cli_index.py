@@ -225,3 +225,20 @@ def test_the_command_line_counts_before_the_environment(
     result = run("info", "c")
     assert result.exit_code == 2
     assert "found both" in result.stderr or "found neither" in result.stderr
+
+
+def test_the_environment_of_qdrant_counts_where_ours_says_nothing(
+    run: Run, tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rest_server() as server:
+        server.key = "k"
+        monkeypatch.setenv("QDRANT_URL", server.url)
+        monkeypatch.setenv("QDRANT_API_KEY", "k")
+        options = ("--collection", "c", "--model", toy_bundle)
+        assert run("index", write_pictures(tmp_path / "p"), *options, "--header", "X-Team: search").exit_code == 0
+        assert server.backend.count("c").count == 4
+        assert server.headers["x-team"] == "search"
+        assert run("info", "c", "--header", "nothing").exit_code == 2
+        monkeypatch.setenv("HYSAC_LOCATION", str(tmp_path / "data"))
+        result = run("info", "c")
+        assert (result.exit_code, "no collection 'c'" in result.stderr) == (1, True)

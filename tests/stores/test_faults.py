@@ -119,7 +119,6 @@ def test_a_request_that_is_refused_is_not_made_again(server: FaultyServer, store
 
 
 @pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_a_wrong_key_says_what_mends_it_and_nothing_more(server: FaultyServer, status: int) -> None:
     store, _ = open_store({"url": server.url, "api_key": "secret"})
     server.expect("/collections", last=Fault(status=status))

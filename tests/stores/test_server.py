@@ -104,7 +104,6 @@ def test_what_a_server_can_do_is_sent(server: RestServer, version: str, quantiza
     assert server.backend.collection_exists("c")
 
 
-@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_what_goes_wrong_on_the_wire_is_a_store_error(server: RestServer) -> None:
     with make(server, api_key="secret", retries=0) as index:  # type: ignore[arg-type]
         assert server.headers["api-key"] == "secret"

@@ -105,20 +105,20 @@ def test_a_server_that_is_not_there_is_named_as_such(prefer_grpc: bool) -> None:
     store.close()
 
 
-@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_a_key_is_checked_by_both_interfaces() -> None:
     with grpc_server() as server:
         server.rest.key = "right"
         for prefer_grpc in (False, True):
             for key in (None, "wrong"):
-                client = server.client(api_key=key, prefer_grpc=prefer_grpc)
-                store = QdrantStore(client, owned=True, retry=QUICK)
+                options = {"api_key": key, "prefer_grpc": prefer_grpc, "grpc_port": server.port}
+                store = QdrantStore.connect(url=server.rest.url, retry=QUICK, **options)
                 with pytest.raises(StoreError, match=r"Invalid API key.*api_key=") as caught:
                     store.names()
                 assert type(caught.value) is StoreError
                 assert "wrong" not in str(caught.value)
                 store.close()
-            store = QdrantStore(server.client(api_key="right", prefer_grpc=prefer_grpc), owned=True)
+            right = {"api_key": "right", "prefer_grpc": prefer_grpc, "grpc_port": server.port}
+            store = QdrantStore.connect(url=server.rest.url, **right)
             assert store.names() == []
             store.close()
 
@@ -183,7 +183,7 @@ from hysac_retrieval.stores.qdrant.store import QdrantStore
 from qdrant_client import QdrantClient
 
 url, port, grpc = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "grpc"
-client = make_client(QdrantClient, url=url, prefer_grpc=grpc, grpc_port=port)
+client = make_client(QdrantClient, url=url, prefer_grpc=grpc, grpc_port=port, ca_file=sys.argv[4] or None)
 try:
     print("answered", QdrantStore(client, retry=Retry(3, first=60)).names())
 except StoreError as error:
@@ -193,11 +193,9 @@ except StoreError as error:
 
 def collections_at(url: str, port: int, *, over_grpc: bool, trusted: Path | None) -> str:
     """What a process of its own gets: trusted authorities are read once in each."""
-    names = ("SSL_CERT_FILE", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
-    trust = {name: str(trusted) for name in names} if trusted else {}
     paths = {"PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-c", ASK, url, str(port), "grpc" if over_grpc else "rest"]
-    found = subprocess.run(command, env=trust | paths, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", ASK, url, str(port), "grpc" if over_grpc else "rest", str(trusted or "")]
+    found = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr
     return found.stdout.strip()
 
@@ -250,9 +248,8 @@ def test_a_certificate_of_an_unknown_authority_is_refused_until_it_is_made_known
     server, port = secured
     url = server.url.replace("127.0.0.1", "localhost")
     answer = collections_at(url, port, over_grpc=over_grpc, trusted=None)
-    variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if over_grpc else "SSL_CERT_FILE"
     assert answer.startswith("StoreError the certificate of the Qdrant server is not accepted: "), answer
-    assert answer.endswith(f"as {variable}")
+    assert answer.endswith("in ca_file=")
     assert collections_at(url, port, over_grpc=over_grpc, trusted=trusted) == "answered []"
 
 
@@ -263,6 +260,65 @@ def test_https_to_a_server_without_tls_is_said(over_grpc: bool) -> None:
         answer = collections_at(url, server.port, over_grpc=over_grpc, trusted=None)
         assert answer.startswith("StoreError no TLS connection to Qdrant: "), answer
         assert answer.endswith("use http:// in url=")
+
+
+def test_http_to_a_server_with_tls_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def alert() -> None:  # what a TLS server answers to what is no handshake
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(bytes.fromhex("15030100020246"))
+
+        threading.Thread(target=alert, daemon=True).start()
+        store = QdrantStore.connect(url=f"http://127.0.0.1:{listener.getsockname()[1]}", retry=Retry(0))
+        with pytest.raises(StoreError, match=r"does not speak HTTP.*https://"):
+            store.names()
+        store.close()
+
+
+@pytest.mark.parametrize("path", ["", "/", "/qdrant", "/a/qdrant/"])
+def test_a_url_with_a_path_and_further_headers_reach_a_server_behind_a_proxy(path: str) -> None:
+    with rest_server(behind=path.rstrip("/")) as server:
+        store = QdrantStore.connect(url=server.url + path, headers={"X-Team": "search"}, api_key="k")
+        store.create("c", SPEC)
+        store.upsert("c", [1], VECTORS[:1], [{}])
+        assert (store.names(), store.count("c")) == (["c"], 1)
+        assert (server.headers["x-team"], server.headers["api-key"]) == ("search", "k")
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("https://example.org/qdrant", "https://example.org/qdrant"),
+        ("http://example.org", "http://example.org:6333"),
+        ("https://example.org:1/qdrant", "https://example.org:1/qdrant"),
+        ("example.org:7", "http://example.org:7"),
+    ],
+)
+def test_the_port_of_an_address(url: str, address: str) -> None:
+    store = QdrantStore.connect(url=url)
+    assert store.client._client.rest_uri == address
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("http://10.1.2.3:6333", 1), ("https://10.1.2.3:6333", 0), ("http://localhost:6333", 0), ("http://[::1]:6333", 0)],
+)
+def test_a_key_in_the_clear_is_said_in_one_line(url: str, said: int, caplog: pytest.LogCaptureFixture) -> None:
+    QdrantStore.connect(url=url, api_key="secret").close()
+    assert [record.message.count("in the clear") for record in caplog.records] == [1] * said
+    assert "secret" not in caplog.text
+
+
+def test_a_file_that_holds_no_authority_is_said(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    for name in ("ca.pem", "absent.pem"):
+        with pytest.raises(StoreError, match=rf"{name} holds no certificates.*PEM"):
+            QdrantStore.connect(url="https://localhost:1", ca_file=tmp_path / name)
 
 
 def test_tests_leave_the_collections_of_a_server_alone() -> None:

@@ -138,7 +138,8 @@ def without_params(stage: Any) -> Any:
 
 
 @contextmanager
-def rest_server() -> Iterator[RestServer]:
+def rest_server(behind: str = "") -> Iterator[RestServer]:
+    """A server, behind a proxy that gives it a path of its own."""
     backend = QdrantClient(":memory:")
     lock = threading.Lock()
 
@@ -146,12 +147,15 @@ def rest_server() -> Iterator[RestServer]:
         def _handle(self) -> None:
             length = int(self.headers.get("content-length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
-            path = self.path.partition("?")[0]
+            path, whole = self.path.partition("?")[0], self.path.startswith(behind)
+            path = path.removeprefix(behind)
             with lock:
                 server.requests.append((self.command, path, body))
                 server.headers.update({key.lower(): value for key, value in self.headers.items()})
                 status, reply = 200, {"time": 0.0, "status": "ok", "result": None}
                 try:
+                    if not whole:
+                        raise LookupError(f"no {path} here")
                     if server.key is not None and self.headers.get("api-key") != server.key:
                         raise PermissionError("Invalid API key or JWT")
                     if server.broken:

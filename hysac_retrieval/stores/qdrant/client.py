@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+import os
+import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
@@ -21,6 +26,9 @@ from hysac_retrieval.stores.faults import translated
 from hysac_retrieval.stores.retry import Retry
 
 Client = TypeVar("Client", bound=QdrantClient | AsyncQdrantClient)
+
+_log = logging.getLogger(__name__)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 TIMEOUT = 30.0
 """Seconds that a server may take to answer, if the caller does not say."""
@@ -42,22 +50,25 @@ def make_client(
     *,
     url: str | None = None,
     path: str | None = None,
-    timeout: float | None = None,
     **options: Any,
 ) -> Client:
     """Make a client for a server (`url`), a folder in local mode (`path`) or memory (neither).
 
-    A server may take `timeout` seconds to answer, rounded up to whole ones, and `options` are further arguments of the
-    client. Raises `StorageLockedError` if another client has the folder open.
+    Args:
+        kind: Class of the client.
+        url: Address of a server.
+        path: Folder of the local mode.
+        **options: What `Connection` says of a server.
+
+    Raises:
+        StorageLockedError: Another client has the folder open.
+        StoreError: The address, or the file of an authority, cannot be read.
     """
     try:
         if url is None:
             # To find out whether threads may share SQLite, the client opens a database that it never closes.
             return kind(":memory:") if path is None else kind(path=path, force_disable_check_same_thread=True)
-        seconds = math.ceil(TIMEOUT if timeout is None else timeout)
-        # The client's check of versions only warns, from a thread of its own. A server that is away or too old is found
-        # out by the first request, as an error.
-        return kind(url=url, timeout=seconds, check_compatibility=False, **options)
+        return kind(**_server_arguments(url, **options))
     except RuntimeError as error:
         if "already accessed" in str(error):
             hint = "Close that one, or run a Qdrant server and use url="
@@ -65,6 +76,48 @@ def make_client(
         raise
     except ValueError as error:
         raise StoreError(f"no client for url {url!r}: {error}") from error
+
+
+def _server_arguments(
+    url: str,
+    *,
+    api_key: str | None = None,
+    timeout: float | None = None,
+    grpc_port: int | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Arguments of a client for a server."""
+    if "://" not in url:
+        url = f"{'http' if api_key is None else 'https'}://{url}"
+    parts = urlsplit(url)
+    # The client's check of versions only warns, from a thread of its own. A server that is away or too old is found
+    # out by the first request, as an error.
+    arguments = {"url": url, "check_compatibility": False, **others}
+    arguments["timeout"] = math.ceil(TIMEOUT if timeout is None else timeout)  # the client takes whole seconds
+    if parts.path.strip("/") and parts.netloc and parts.port is None:
+        arguments["port"] = None  # a proxy, at the port of its scheme
+    if grpc_port is not None:
+        arguments["grpc_port"] = grpc_port
+    if ca_file is not None:
+        arguments |= _authority(Path(ca_file))
+    # As a header the key is the same, and the client does not warn from inside, with the path of its source.
+    given = {**(headers or {}), **({} if api_key is None else {"api-key": api_key})}
+    if given:
+        arguments["headers"] = given
+    if api_key is not None and parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        _log.warning("the API key goes to %s in the clear: use https, or a network that nobody else reads", url)
+    return arguments
+
+
+def _authority(file: Path) -> dict[str, Any]:
+    """Arguments of a client that trusts the authority in a file as well, over REST and gRPC."""
+    try:
+        context = ssl.create_default_context(cafile=file)
+        return {"verify": context, "grpc_options": {"root_certificates": file.read_bytes()}}
+    except (OSError, ssl.SSLError) as error:
+        raise StoreError(f"{file} holds no certificates: {error}", hint="ca_file is a file in PEM form") from error
 
 
 class _Patience:
