@@ -1,49 +1,57 @@
-"""The computation behind every guarded method: it asks the application's client, under the guard's condition."""
+"""The computation behind every guarded method: it asks the application's client, under the guard's condition.
+
+The condition keeps unsafe points out of the search. What comes back is held to its payload all the same, because an
+index may outlive it; where a point falls away, the request is made once more without it.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 from qdrant_client import QdrantClient, models
 
-from hysac_retrieval.errors import PointNotFoundError, SettingsError
+from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.guard.check import (
+    ROUNDS,
+    Given,
+    GuardOf,
+    fallen_points,
+    hiding,
+    narrowed,
+    safe_points,
+    shown_by,
+)
 from hysac_retrieval.guard.condition import Guard
-from hysac_retrieval.guard.methods import ALWAYS, METHODS, SHOWN
-from hysac_retrieval.guard.requests import checked_params, expect_here, guarded_prefetch, guarded_stages, mentioned
+from hysac_retrieval.guard.methods import METHODS
+from hysac_retrieval.guard.queries import query
+from hysac_retrieval.guard.values import taken
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.types import PointId
 
-GuardOf: TypeAlias = Callable[[str], Steps[Guard]]
-"""Finds the guard of a collection, perhaps by asking for its metadata."""
 
-
-def call(guard_of: GuardOf, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Steps[Any]:
+def call(guard_of: GuardOf, name: str, args: tuple[Any, ...], kwargs: Given) -> Steps[Any]:
     """Carry out one of `METHODS`.
 
     Raises:
-        SettingsError: An argument is not known here, or asks for more than can be guarded.
+        SettingsError: An argument is not known here, is of another type, or asks for more than can be guarded.
         PointNotFoundError: The query is made of a point that is not there, or not safe.
         TypeError: An argument is missing, or given twice.
     """
-    given = dict(_signature(name).bind(None, *args, **kwargs).arguments)
-    given.pop("self", None)
-    given |= given.pop("kwargs", {})
-    if unknown := given.keys() - METHODS[name].arguments:
-        what = (
-            f"argument {sorted(unknown)[0]!r} of {name} is not known to the guard, which refuses what it cannot judge"
-        )
-        raise SettingsError(what, hint="Leave it out")
+    given = _given(name, args, kwargs)
     guard = yield from guard_of(given["collection_name"])
+    if name in ("count", "facet"):
+        key = str(METHODS[name].filter)
+        return (yield Ask(name, **given | {key: guard.filter(given[key])}))
+    if name == "scroll":
+        return (yield from _scroll(guard, given))
     if name == "retrieve":
         return (yield from _retrieve(guard, given))
-    arguments, ids = _rewritten(guard, name, given)
-    if ids:
-        yield from _expect_safe(guard, given, ids)
-    return (yield Ask(name, **arguments))
+    if name.startswith("search_matrix"):
+        return (yield from _matrix(guard, name, given))
+    return (yield from query(guard_of, guard, name, given))
 
 
 @cache
@@ -52,52 +60,80 @@ def _signature(name: str) -> inspect.Signature:
     return inspect.signature(getattr(QdrantClient, name))
 
 
-def _rewritten(guard: Guard, name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], set[PointId]]:
-    """Arguments with the condition in them, and the ids of the points that the query is made of."""
-    arguments, collection, method = dict(given), given["collection_name"], METHODS[name]
-    ids: set[PointId] = set()
+def _given(name: str, args: tuple[Any, ...], kwargs: Given) -> dict[str, Any]:
+    """Return the arguments of a call as values, filters and selections of payload in any case."""
+    given = dict(_signature(name).bind(None, *args, **kwargs).arguments)
+    given.pop("self", None)
+    given |= given.pop("kwargs", {})
+    method = METHODS[name]
+    if unknown := given.keys() - method.arguments:
+        what = (
+            f"argument {sorted(unknown)[0]!r} of {name} is not known to the guard, which refuses what it cannot judge"
+        )
+        raise SettingsError(what, hint="Leave it out")
+    values = {key: taken("filter" if key == method.filter else key, value) for key, value in given.items()}
     if method.filter:
-        arguments[method.filter] = guard.filter(given.get(method.filter))
+        values.setdefault(method.filter, None)
+    if "with_payload" in method.arguments:
+        values.setdefault("with_payload", True)
     if "exact" in method.checked:
         # Estimates are made for each condition apart: joined with "safe" they would tell what only unsafe points have.
-        arguments["exact"] = True
-    if "requests" in method.checked:
-        arguments["requests"], ids = guarded_stages(guard, collection, given["requests"], models.QueryRequest)
-    if "query" in method.checked:
-        prefetch, ids = guarded_prefetch(guard, collection, given.get("prefetch"))
-        ids |= set(mentioned(given.get("query")))
-        expect_here(collection, given.get("lookup_from"))
-        checked_params(given.get("search_params"))
-        if prefetch is not None:
-            arguments["prefetch"] = prefetch
-    if given.get("with_lookup") is not None:
-        raise SettingsError("with_lookup returns points of another collection, not judged", hint="Look them up apart")
-    return arguments, ids
+        values["exact"] = True
+    return values
 
 
-def _expect_safe(guard: Guard, given: Mapping[str, Any], ids: set[PointId]) -> Steps[None]:
-    """Check that points are safe: what is near an unsafe point, and how near, would tell what it is."""
-    records = yield from _safe(guard, given, list(ids), with_payload=False, with_vectors=False)
-    if lacking := ids - records.keys():
-        first = sorted(lacking, key=str)[0]
-        hint = "A query is only made of safe ones"
-        raise PointNotFoundError(f"collection {given['collection_name']!r} has no safe point {first!r}", hint=hint)
+def _scroll(guard: Guard, given: Given) -> Steps[tuple[list[models.Record], PointId | None]]:
+    """Return a page of safe points, and the first of the next one."""
+    shown = shown_by(guard, given["with_payload"])
+    user, limit = given["scroll_filter"], given.get("limit", 10)
+    arguments = dict(given) | ({} if shown is None else {"with_payload": shown.request()})
+    found: list[models.Record] = []
+    hidden: list[PointId] = []
+    ordered = given.get("order_by") is not None
+    while True:
+        # One point more than asked for: the next page begins with it, and only a safe one may be named.
+        wanted = limit if ordered or limit < 1 else limit - len(found) + 1
+        arguments |= {"limit": wanted, "scroll_filter": hiding(guard, hidden, user)}
+        records, following = yield Ask("scroll", **arguments)
+        fallen = yield from fallen_points(guard, given, records, shown)
+        if ordered and fallen and len(hidden) < ROUNDS * limit:  # pages in an order have no offset to go on from
+            hidden += fallen
+            continue
+        found += [narrowed(record, shown) for record in records if record.id not in fallen]
+        if len(found) > limit:
+            return found[:limit], normal_ids([found[limit].id])[0]
+        if ordered or following is None or limit < 1:
+            return found, None
+        arguments["offset"] = following
 
 
-def _retrieve(guard: Guard, given: Mapping[str, Any]) -> Steps[list[models.Record]]:
-    """The safe ones of some points."""
-    ids = list(dict.fromkeys(normal_ids(given["ids"])))
+def _retrieve(guard: Guard, given: Given) -> Steps[list[models.Record]]:
+    """Return the safe ones of some points, as often as they are named, in that order."""
+    ids = normal_ids(given["ids"])
     if not ids:
         return []
-    found = yield from _safe(guard, given, ids, **{name: given[name] for name in SHOWN if name in given})
+    shown = shown_by(guard, given["with_payload"])
+    selections = {"with_payload": given["with_payload"] if shown is None else shown.request()}
+    if "with_vectors" in given:
+        selections["with_vectors"] = given["with_vectors"]
+    found = yield from safe_points(guard, given, ids, shown, **selections)
     return [found[identity] for identity in ids if identity in found]
 
 
-def _safe(
-    guard: Guard, given: Mapping[str, Any], ids: list[PointId], **shown: Any
-) -> Steps[dict[PointId, models.Record]]:
-    """The safe ones of some points, found by the engine under the condition instead of by id."""
-    same = {name: given[name] for name in ALWAYS if name in given}
-    these: Any = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
-    records, _ = yield Ask("scroll", **same, scroll_filter=guard.filter(these), limit=len(ids), **shown)
-    return {record.id: record for record in records}
+def _matrix(guard: Guard, name: str, given: dict[str, Any]) -> Steps[Any]:
+    """Return the distances of some safe points from each other."""
+    hidden: list[PointId] = []
+    for _ in range(ROUNDS):
+        answer = yield Ask(name, **given | {"query_filter": hiding(guard, hidden, given["query_filter"])})
+        if isinstance(answer, models.SearchMatrixOffsetsResponse):
+            ids = normal_ids(answer.ids)
+        else:
+            ids = normal_ids(identity for pair in answer.pairs for identity in (pair.a, pair.b))
+        safe = yield from safe_points(guard, given, ids)
+        if not (fallen := [identity for identity in dict.fromkeys(ids) if identity not in safe]):
+            return answer
+        hidden += fallen
+    raise SettingsError(
+        f"the index of {given['collection_name']!r} is not that of its payloads",
+        hint="`hysac doctor --collection` mends it",
+    )

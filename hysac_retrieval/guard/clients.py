@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
@@ -23,7 +24,7 @@ class _Guarded:
     _kind: type[Any]
 
     def __init__(self, client: Any, policy: SafetyPolicy | None = None, *, guard: Guard | None = None) -> None:
-        if not isinstance(client, self._kind):
+        if isinstance(client, _Guarded) or not isinstance(client, self._kind):
             raise SettingsError(f"client is {type(client).__name__}; expected a qdrant_client.{self._kind.__name__}")
         if policy is not None and guard is not None:
             raise SettingsError("policy and guard both say what is safe", hint="Give one of them")
@@ -37,18 +38,39 @@ class _Guarded:
         """Forget what is known of collections: they may have been attached anew, or rescored."""
         self.__known.clear()
 
+    def __init_subclass__(cls) -> None:
+        """Give the class the methods of the client that it stands for, so that they are found on it, too."""
+        for name in METHODS:
+            setattr(cls, name, cls.__guarded(name))
+        for name in TOLD:
+            setattr(cls, name, cls.__told(name))
+
+    @classmethod
+    def __guarded(cls, name: str) -> Any:
+        def method(self: Self, *args: Any, **kwargs: Any) -> Any:
+            return run(call(self.__guard_of, name, args, kwargs), self.__client)
+
+        async def awaited(self: Self, *args: Any, **kwargs: Any) -> Any:
+            return await arun(call(self.__guard_of, name, args, kwargs), self.__client)
+
+        return functools.wraps(getattr(cls._kind, name))(awaited if cls._kind is AsyncQdrantClient else method)
+
+    @classmethod
+    def __told(cls, name: str) -> Any:
+        def method(self: Self, *args: Any, **kwargs: Any) -> Any:
+            return getattr(self.__client, name)(*args, **kwargs)
+
+        async def awaited(self: Self, *args: Any, **kwargs: Any) -> Any:
+            return await getattr(self.__client, name)(*args, **kwargs)
+
+        return functools.wraps(getattr(cls._kind, name))(awaited if cls._kind is AsyncQdrantClient else method)
+
+    @property  # type: ignore[misc]  # Python lets a class answer this; `unittest.mock` does so, too
+    def __class__(self) -> type[Any]:
+        """The class that this one stands for: frameworks check what they are given with `isinstance`."""
+        return self._kind
+
     def __getattr__(self, name: str) -> Any:
-        if name in METHODS:
-
-            def method(*args: Any, **kwargs: Any) -> Any:
-                return run(call(self.__guard_of, name, args, kwargs), self.__client)
-
-            async def awaited(*args: Any, **kwargs: Any) -> Any:
-                return await arun(call(self.__guard_of, name, args, kwargs), self.__client)
-
-            return functools.wraps(getattr(self._kind, name))(awaited if self._kind is AsyncQdrantClient else method)
-        if name in TOLD:
-            return getattr(self.__client, name)
         why = REFUSED.get(name, "the guard does not know it, and refuses what it cannot judge")
         hint = f"It has {', '.join((*METHODS, *sorted(TOLD)))}"
         raise NotGuardedError(f"{type(self).__name__} has no {name!r}: {why}", hint=hint, name=name, obj=self)
@@ -93,8 +115,24 @@ class SafeQdrantClient(_Guarded):
 
     _kind = QdrantClient
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 class AsyncSafeQdrantClient(_Guarded):
     """As `SafeQdrantClient`, around an `AsyncQdrantClient`: its methods are to be awaited."""
 
     _kind = AsyncQdrantClient
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

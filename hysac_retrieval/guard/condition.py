@@ -10,8 +10,12 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadata
 from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.guard.shown import checked_keys
+from hysac_retrieval.guard.values import taken
+from hysac_retrieval.payload import own_payload
 from hysac_retrieval.safety.filters import effective_threshold, safety_filter, search_filter
-from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy, rules_condition
+from hysac_retrieval.safety.verdict import safe_score
 from hysac_retrieval.stores import Connection, opening
 from hysac_retrieval.types import Modality
 
@@ -34,7 +38,8 @@ class Guard:
     Args:
         fingerprint: Identity of the model that gave the scores.
         threshold: Largest unsafe score of a safe point, 0 to 1.
-        rules: A further condition that a safe point must meet.
+        rules: A further condition that a safe point must meet, in the search.
+        labels: Rules on labels that a safe point must meet, in the search and in the look at what comes back.
 
     Raises:
         SettingsError: The threshold is out of range, or there is no fingerprint.
@@ -43,6 +48,7 @@ class Guard:
     fingerprint: str
     threshold: float
     rules: models.Filter | None = None
+    labels: tuple[LabelRule, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.fingerprint, str) or not self.fingerprint:
@@ -63,7 +69,7 @@ class Guard:
             SettingsError: The policy is looser than the model's calibration.
         """
         chosen = expect_kind(policy, SafetyPolicy, "policy") or SafetyPolicy()
-        return cls(metadata.fingerprint, chosen.threshold_for(None, metadata.safety.threshold), chosen.condition(True))
+        return cls(metadata.fingerprint, chosen.threshold_for(None, metadata.safety.threshold), labels=chosen.rules)
 
     @classmethod
     def open(cls, name: str, *, policy: SafetyPolicy | None = None, **connection: Unpack[Connection]) -> Self:
@@ -98,10 +104,26 @@ class Guard:
             SettingsError: The filter is none.
         """
         safety = safety_filter(self.threshold, self.fingerprint)
-        joined = search_filter(safety, modality=modality, user=user, rules=self.rules)
+        rules: list[Any] = [one for one in (self.rules, rules_condition(self.labels)) if one is not None]
+        joined = search_filter(
+            safety,
+            modality=modality,
+            user=taken("filter", user),
+            rules=models.Filter(must=rules) if rules else None,
+        )
         if joined is None:  # cannot be: there is a threshold
             raise SettingsError("a guard without a condition would let everything through")
         return joined.model_copy(deep=True)  # its parts are shared by all searches
+
+    def admits(self, payload: Mapping[str, Any]) -> bool:
+        """Whether a payload says that its point is safe: what an engine found by `filter` is held to this."""
+        score = safe_score(own_payload(payload), self.fingerprint, self.threshold)
+        return score is not None and all(rule.admits(payload) for rule in self.labels)
+
+    @property
+    def checked_keys(self) -> tuple[str, ...]:
+        """Top-level payload keys that `admits` looks at."""
+        return checked_keys(self.labels)
 
     def to_json(
         self, user: models.Filter | Mapping[str, Any] | None = None, *, modality: Modality | None = None

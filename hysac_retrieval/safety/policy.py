@@ -211,8 +211,7 @@ class SafetyPolicy:
 
     def condition(self, safe: bool) -> models.Filter | None:
         """Return the rules that hold for a search as a filter for inside it; None if there are none."""
-        conditions: list[Any] = [rule.condition() for rule in self.rules if safe or rule.always]
-        return models.Filter(must=conditions) if conditions else None
+        return rules_condition([rule for rule in self.rules if safe or rule.always])
 
     def admitted(self, hits: Sequence[Hit], safe: bool) -> tuple[Hit, ...]:
         """Return those of a search's hits that meet its rules: nearly always all; see `LabelRule.admits`."""
@@ -220,6 +219,12 @@ class SafetyPolicy:
         if not rules:
             return tuple(hits)
         return tuple(hit for hit in hits if all(rule.admits(hit.payload) for rule in rules))
+
+
+def rules_condition(rules: Iterable[LabelRule]) -> models.Filter | None:
+    """Return the condition that points meet all of some rules; None for no rules."""
+    conditions: list[Any] = [rule.condition() for rule in rules]
+    return models.Filter(must=conditions) if conditions else None
 
 
 def _labels(given: Iterable[Label], what: str) -> tuple[Label, ...]:
