@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import uuid
@@ -28,6 +27,14 @@ WORST_RADIUS = f"{PAYLOAD_KEY}.worst.radius"
 """Radius of the worst view of a point of which more than one was judged."""
 
 _DIGITS = re.compile(r"(?:0|[1-9][0-9]{0,19})")
+
+DEEPEST = 24
+"""Levels of objects and lists in a payload field. The log of the embedded engine is readable up to 122, and gRPC up to
+32 objects; beyond it, one point makes a collection, or every page that it is on, unreadable."""
+
+_AS_TEXT = "Leave the field out, or keep it as a JSON text"
+_SHOWN = 200  # characters of a field's name
+
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "hysac-retrieval")
 
 
@@ -74,33 +81,71 @@ def stored_id(value: Any) -> PointId | None:
         return None
 
 
-def plain_payloads(payloads: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
-    """Return payloads as `plain_payload` does, all at once, which takes a third of the time."""
-    if all(payload is None or (isinstance(payload, Mapping) and PAYLOAD_KEY not in payload) for payload in payloads):
+def plain_payloads(payloads: Sequence[Mapping[str, Any] | None], what: str = "payload") -> list[dict[str, Any]]:
+    """Return callers' payloads as JSON values; dates, paths and UUIDs become strings.
+
+    Raises:
+        InputError: A field cannot be kept as it is; `what` it is, the row and the field are named.
+    """
+    plain: list[dict[str, Any]] = []
+    for row, payload in enumerate(payloads):
+        if payload is not None and not isinstance(payload, Mapping):
+            raise InputError(f"{what} in row {row} is {type(payload).__name__}; expected a mapping")
         try:
-            plain: list[dict[str, Any]] = to_jsonable_python([dict(payload or {}) for payload in payloads])
-            _expect_json(plain)
-        except (PydanticSerializationError, ValueError, TypeError, RecursionError):
-            pass  # one by one, to name the row
-        else:
-            return plain
-    return [plain_payload(payload, row) for row, payload in enumerate(payloads)]
+            plain.append(plain_fields(payload) if payload else {})
+        except InputError as error:
+            raise InputError(f"{what} in row {row}: {error.message}", hint=error.hint) from error
+    return plain
 
 
-def plain_payload(payload: Mapping[str, Any] | None, row: int) -> dict[str, Any]:
-    """Return a caller's payload as JSON values; dates, paths and UUIDs become strings."""
-    if payload is None:
-        return {}
-    if not isinstance(payload, Mapping):
-        raise InputError(f"payload in row {row} is {type(payload).__name__}; expected a mapping")
+def plain_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of one payload as JSON values that an engine keeps and gives back as they are.
+
+    Raises:
+        InputError: A field is none: not JSON, nested too deep, not a number of 64 bits, or not Unicode.
+    """
     if PAYLOAD_KEY in payload:
-        raise InputError(f"payload in row {row} has a key {PAYLOAD_KEY!r}, which is reserved", hint="Rename that field")
+        raise InputError(f"the key {PAYLOAD_KEY!r} is reserved", hint="Rename that field")
     try:
         plain: dict[str, Any] = to_jsonable_python(dict(payload))
-        _expect_json(plain)
-    except (PydanticSerializationError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"payload in row {row} does not consist of JSON values: {error}") from error
+    except _NO_JSON:
+        plain = dict(_plain_field(name, value) for name, value in payload.items())
+    flaw = _flaw(plain, DEEPEST + 1)
+    if flaw:
+        path, wrong, hint = flaw
+        raise InputError(f"field {path.removeprefix('.')[:_SHOWN]!r} {wrong}", hint=hint)
     return plain
+
+
+_NO_JSON = (PydanticSerializationError, ValueError, TypeError, RecursionError)
+
+
+def _plain_field(name: Any, value: Any) -> tuple[str, Any]:
+    try:
+        return next(iter(to_jsonable_python({name: value}).items()))
+    except _NO_JSON as error:
+        wrong = f"nested too deep or holds itself ({error})" if "depth" in str(error) else f"no JSON value: {error}"
+        raise InputError(f"field {str(name)[:_SHOWN]!r} is {wrong}", hint=_AS_TEXT) from error
+
+
+def _flaw(value: Any, room: int) -> tuple[str, str, str] | None:
+    """Return the path of a value that would not come back as it is, what is wrong with it, and what to do."""
+    if isinstance(value, str):
+        return None if value.isascii() or is_utf8(value) else ("", "holds half of a surrogate pair", "Give Unicode")
+    if isinstance(value, float):
+        return None if math.isfinite(value) else ("", f"is {value}, which JSON has no number for", "Leave it out")
+    if isinstance(value, int):  # or a truth value
+        return None if -(2**63) <= value < 2**64 else ("", "is an integer of more than 64 bits", _AS_TEXT)
+    if not isinstance(value, dict | list):
+        return None
+    if not room:
+        return "", f"is nested more than {DEEPEST} levels deep", _AS_TEXT
+    named = isinstance(value, dict)
+    for key, item in value.items() if named else enumerate(value):
+        flaw = _flaw(item, room - 1) or (_flaw(key, 0) if named else None)
+        if flaw:
+            return (f".{key}" if named else f"[{key}]") + flaw[0], *flaw[1:]
+    return None
 
 
 def is_utf8(text: str) -> bool:
@@ -110,11 +155,6 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _expect_json(plain: Any) -> None:
-    """Check that values can be written as JSON in UTF-8: no NaN, and no halves of surrogate pairs."""
-    json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
 
 
 def short_numbers(values: ArrayLike, *, up: bool = False) -> list[float]:

@@ -34,6 +34,15 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 )
 @click.option("--prune", is_flag=True, help="Remove the points whose items have left the sources.")
 @click.option(
+    "--prune-limit",
+    default="10%",
+    show_default=True,
+    metavar="N",
+    help="Points of a source that --prune may remove: a number, or a percentage (and at least 1). If more are to go, "
+    "none is removed.",
+)
+@click.option("--yes", is_flag=True, help="Let --prune remove any number of points.")
+@click.option(
     "--quantization",
     type=click.Choice(("int8", "turbo8", "turbo4", "binary")),
     help="Compress the vectors that the graph compares, in a collection that is made.",
@@ -80,6 +89,8 @@ def command(
         what = "--recreate leaves nothing stored among which --only could choose"
         raise SettingsError(what, hint="Give one of the two")
     encoder, notes = Encoder.load(model), place.journal(sources.journal)
+    yes, limit = given.pop("yes"), given.pop("prune_limit")
+    given["prune_limit"] = None if yes else limit
     if dry_run:
         _dry_run(sources, place, encoder, notes, given, as_json)
         return
@@ -99,6 +110,7 @@ def _index(
 ) -> tuple[IndexReport, IndexInfo]:
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.ingest import check_sources, index_sources
+    from hysac_retrieval.ingest.pruning import PruneLimit
     from hysac_retrieval.stores import StorageOptions
 
     made: dict[str, Any] = {name: given.pop(name) for name in ("recreate", "quantization")}
@@ -111,6 +123,7 @@ def _index(
         from hysac_retrieval.ingest.ray import RayOptions
 
         given["ray"] = RayOptions(address=address, actors=given["workers"] or None)
+    PruneLimit.of(given["prune_limit"])
     # A slip is noticed before a collection is made, or removed.
     check_sources(sources.paths, options=sources.options, only=given["only"], resume=given["resume"], journal=notes)
     given |= {"options": sources.options, "journal": notes}
@@ -127,6 +140,7 @@ def _dry_run(
     from hysac_retrieval.cli.status import print_status
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.ingest import status_of
+    from hysac_retrieval.ingest.pruning import PruneLimit
 
     anew = given["recreate"] or not given["resume"]
     try:
@@ -134,12 +148,16 @@ def _dry_run(
             status = status_of(sources.paths, None if anew else index, options=sources.options, journal=notes)
     except CollectionNotFoundError:
         status = status_of(sources.paths, None, options=sources.options, journal=notes)
+    limit = PruneLimit.of(given["prune_limit"])
+    refusal = limit.refusal(dict(status.departed)) if limit and given["prune"] else ""
     would = {
         "index": sum(getattr(status, state) for state in given["only"] or ("missing", "stale", "failed")),
-        "prune": (status.left or 0) if given["prune"] else 0,
+        "prune": (status.left or 0) if given["prune"] and not refusal else 0,
     }
     if as_json:
-        print_json({"dry_run": True, "would": would, "status": status.to_dict()})
+        print_json({"dry_run": True, "would": would, "refused": refusal, "status": status.to_dict()})
         return
     print_status(status)
     click.echo(f"Would index {would['index']:,} and remove {would['prune']:,}; nothing was done.")
+    if refusal:
+        click.echo(f"Without --yes, nothing would be removed: {refusal}.", err=True)

@@ -58,8 +58,12 @@ def print_report(report: IndexReport, notes: Path | None, done: str, skipped: st
     ):
         if count:
             click.echo(f"{count} {words}.")
+    for remark in report.remarks:
+        click.echo(f"Note: {remark}", err=True)
     if report.unpruned:
         click.echo(f"Nothing was removed: {report.unpruned}.", err=True)
+    if report.refused:
+        click.echo("Hint: if they are meant to go, give --yes or a larger --prune-limit", err=True)
     if report.cut:
         some = printable(", ".join(report.truncated[:3])) + (", …" if report.cut > 3 else "")
         click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
@@ -77,4 +81,4 @@ def exit_after(ctx: click.Context, report: IndexReport) -> None:
     if report.interrupted:
         click.echo("Interrupted. What was done is stored; the same command goes on from there.", err=True)
         ctx.exit(1)
-    ctx.exit(FAILED_ITEMS if report.failures else 0)
+    ctx.exit(1 if report.refused else FAILED_ITEMS if report.failures else 0)

@@ -56,5 +56,7 @@ def print_status(status: Status) -> None:
         count = getattr(status, state)
         table.add_row(state, "?" if count is None else f"{count:,}", meaning)
     console().print(table)
+    for remark in status.remarks:
+        click.echo(f"Note: {remark}", err=True)
     for failure in status.unreadable[:20]:
         click.echo(printable(f"  {failure.item}: {failure.error}"), err=True)

@@ -50,7 +50,7 @@ def records(
     """
     keys, x = normal_ids(ids), checked_points(collection, points)
     given: Sequence[Mapping[str, Any] | None] = [None] * len(keys) if payloads is None else payloads
-    marked: Sequence[Mapping[str, Any]] = [{}] * len(keys) if marks is None else marks
+    marked = [{}] * len(keys) if marks is None else plain_payloads(marks, "mark")
     views: Sequence[Judged | None] = [None] * len(keys) if judged is None else judged
     if not len(keys) == len(x) == len(given) == len(marked) == len(views):
         raise InputError(

@@ -17,10 +17,12 @@ from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.decode import Decoding
 from hysac_retrieval.ingest.pipeline.encode import LocalEncoding
-from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, left_points
+from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner
 from hysac_retrieval.ingest.pipeline.run import Run
 from hysac_retrieval.ingest.pipeline.sinks import CollectionSink
 from hysac_retrieval.ingest.protocols import Encoding, Unfinished
+from hysac_retrieval.ingest.pruning import DEFAULT_LIMIT, PruneLimit
+from hysac_retrieval.ingest.pruning import prune as prune_points
 from hysac_retrieval.ingest.report import IndexReport, OnProgress
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
@@ -28,9 +30,6 @@ from hysac_retrieval.ingest.sources.options import SourceOptions
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest.ray import RayOptions
-
-UNREADABLE = "some of the sources could not be read, so what has left them is not known"
-"""Why no point is pruned."""
 
 
 @with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -68,6 +67,7 @@ def index_sources(
     options: SourceOptions | None = None,
     only: Collection[str] = (),
     prune: bool = False,
+    prune_limit: int | str | None = DEFAULT_LIMIT,
     ray: RayOptions | None = None,
     **run: Unpack[RunOptions],
 ) -> IndexReport:
@@ -85,6 +85,8 @@ def index_sources(
         only: States to do: ``missing``, ``stale`` (stored from other content), ``failed`` (by the journal); empty: all.
         prune: Remove the points of the sources whose items are no longer there. Nothing is removed unless every source
             could be read whole, and never a point of another source, or one that was not indexed from a source.
+        prune_limit: Points of each source that may be removed: a number, or a percentage such as ``"10%"`` (the
+            default); None for any. Beyond it nothing is removed, and the report says so.
         ray: Decode and encode on a Ray cluster, which must reach image files by the same paths; `workers` is ignored.
         **run: See `RunOptions`.
 
@@ -95,7 +97,7 @@ def index_sources(
         SettingsError: An option is out of range, or worker processes cannot be started.
         StoreError: The store fails; what was written before stays.
     """
-    began = time.perf_counter()
+    began, limit = time.perf_counter(), PruneLimit.of(prune_limit)
     encoding, journal, resume = encoding_for(encoder, run, ray), run.get("journal"), run.get("resume", True)
     index.collection.expect(encoder.fingerprint)
     with _open(sources, options, only, resume, journal) as listing, Journal(journal) as notes:
@@ -104,9 +106,9 @@ def index_sources(
         report = part(run.get("on_progress"), run.get("should_stop"))
         if not report.interrupted:
             if prune:
-                report = _pruned(report, index, listing)
+                report = prune_points(report, index, listing, limit)
             index.optimize()
-    return replace(report, seconds=time.perf_counter() - began)
+    return replace(report, remarks=listing.remarks, seconds=time.perf_counter() - began)
 
 
 def check_sources(
@@ -156,13 +158,3 @@ def _open(
     if only and not resume:
         raise SettingsError("only chooses among unfinished items, but without resume everything is done again")
     return Listing(sources, options)
-
-
-def _pruned(report: IndexReport, index: Index, listing: Listing) -> IndexReport:
-    if not listing.complete:
-        return replace(report, unpruned=UNREADABLE)
-    pruned = 0
-    for left in left_points(index, listing.whole, listing.seen):
-        index.delete(left)
-        pruned += len(left)
-    return replace(report, pruned=pruned)

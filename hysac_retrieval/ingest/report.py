@@ -43,6 +43,8 @@ class IndexReport:
         truncated: Origins of the first 1,000 of them.
         pruned: Points removed because they have left their source.
         unpruned: Why no point was removed although `prune` was given; empty otherwise.
+        refused: Points that have left their sources and were not removed, because they are more than the limit.
+        remarks: What should be looked at in tables that can be read, such as fields that span lines.
         seconds: Duration.
         interrupted: Whether it was stopped before the end.
     """
@@ -57,6 +59,8 @@ class IndexReport:
     truncated: tuple[str, ...] = ()
     pruned: int = 0
     unpruned: str = ""
+    refused: int = 0
+    remarks: tuple[str, ...] = ()
     seconds: float = 0.0
     interrupted: bool = False
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hysac_retrieval.collection.index import Index
@@ -14,8 +14,9 @@ from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import LISTED, Journal
 from hysac_retrieval.ingest.pipeline.decode import Decoding
 from hysac_retrieval.ingest.pipeline.encode import job_of
-from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, State, item_groups, left_points
+from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner, State, item_groups
 from hysac_retrieval.ingest.protocols import Task
+from hysac_retrieval.ingest.pruning import departed_points
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
 
@@ -33,6 +34,8 @@ class Status:
         failed: Failed when last tried, by the journal, or cannot be read now.
         left: Points of the sources whose items are no longer there; None if a source cannot be read whole.
         unreadable: The first 1,000 that cannot be read now.
+        departed: Number of those, and of all points, of each source that has lost any.
+        remarks: See `IndexReport.remarks`.
     """
 
     present: int
@@ -41,6 +44,8 @@ class Status:
     failed: int
     left: int | None
     unreadable: tuple[FailedItem, ...] = ()
+    departed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-serialisable values."""
@@ -84,10 +89,9 @@ def status_of(
         for items in groups:
             for state in pool.map(_state, planner(items)):
                 counts[state] += 1
-        left = 0 if listing.complete else None
-        if listing.complete and index is not None:
-            left = sum(len(page) for page in left_points(index, listing.whole, listing.seen))
-    return Status(**counts, left=left, unreadable=tuple(unreadable))
+        departed = departed_points(index, listing) if listing.complete and index is not None else {}
+        left = sum(count for count, _ in departed.values()) if listing.complete else None
+    return Status(**counts, left=left, departed=departed, unreadable=tuple(unreadable), remarks=listing.remarks)
 
 
 def _state(task: Task) -> State:

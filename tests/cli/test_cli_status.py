@@ -65,6 +65,32 @@ def test_prune_says_how_many_points_it_removed(run: Run, folder: Path, options: 
     assert "3 points" in result.stdout
 
 
+def test_prune_is_refused_beyond_its_limit(run: Run, tmp_path: Path, options: tuple[Any, ...]) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("text\n" + "".join(f"a dog number {n}\n" for n in range(20)), encoding="utf-8")
+    run("index", table, *options)
+    table.write_text("text\n" + "".join(f"a dog number {n}\n" for n in range(17)), encoding="utf-8")
+    dry = run("index", table, *options, "--prune", "--dry-run")
+    assert "remove 0" in dry.stdout
+    assert f"3 of the 20 points of {table} would go" in dry.stderr
+    refused = run("index", table, *options, "--prune")
+    assert refused.exit_code == 1
+    assert f"3 of the 20 points of {table} would go, and the limit is 10% of a source" in refused.stderr
+    assert "20 points" in refused.stdout
+    assert run("index", table, *options, "--prune", "--prune-limit", "none").exit_code == 2
+    assert "3 were removed" in run("index", table, *options, "--prune", "--prune-limit", "3").stdout
+    table.write_text("text\na dog number 0\n", encoding="utf-8")
+    assert "16 were removed" in run("index", table, *options, "--prune", "--yes").stdout
+
+
+def test_fields_that_span_lines_are_said(run: Run, tmp_path: Path, options: tuple[Any, ...]) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text('text\n"a dog\nin the park"\n', encoding="utf-8")
+    for more in ((), ("--dry-run",)):
+        result = run("index", table, *options, *more)
+        assert f"Note: {table}: a field spans lines: 2 to 3" in result.stderr
+
+
 def test_prune_is_refused_when_a_source_cannot_be_read_whole(
     run: Run, tmp_path: Path, options: tuple[Any, ...]
 ) -> None:

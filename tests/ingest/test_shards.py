@@ -93,7 +93,8 @@ def test_links_and_folders_in_an_archive_are_not_followed(tmp_path: Path) -> Non
         archive.addfile(tarfile.TarInfo("2.txt"), io.BytesIO())
     items, failed = listed([tmp_path / "x.tar"])
     assert items == []
-    assert [failure.item for failure in failed] == [f"{tmp_path / 'x.tar'}:2"]
+    assert [failure.item for failure in failed] == [f"{tmp_path / 'x.tar'}:{name}" for name in "12"]
+    assert "is a link" in failed[0].error
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_captions_that_are_points_leave_with_their_image_and_alone(
     assert index.count() == len(COLOURS) + 2
     captions.write_text(rows.format("house"), encoding="utf-8")
     (folder / "sea.jpg").unlink()
-    report = index_sources([folder], index, encoder, options=options, prune=True)
+    report = index_sources([folder], index, encoder, options=options, prune=True, prune_limit=3)
     assert report.pruned == 3  # the picture, its caption, and the caption that has changed
     assert [failure.item for failure in report.failed] == [f"{captions}:1"]
     assert index.count() == len(COLOURS)
@@ -176,5 +176,5 @@ def test_many_points_are_pruned_page_by_page(tmp_path: Path, encoder: Encoder, i
     index_sources([rows], index, encoder, options=options)
     rows.write_text("".join(lines[::7]), encoding="utf-8")
     assert counts(status_of([rows], index, options=options)) == (358, 0, 0, 0, 2142)
-    assert index_sources([rows], index, encoder, options=options, prune=True).pruned == 2142
+    assert index_sources([rows], index, encoder, options=options, prune=True, prune_limit=None).pruned == 2142
     assert index.count() == 358

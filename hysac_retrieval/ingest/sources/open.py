@@ -68,6 +68,7 @@ class Listing(AbstractContextManager["Listing"]):
         self._captions_path = None if self._options.captions is None else Path(self._options.captions).expanduser()
         self._bad_captions: list[FailedItem] = []
         self._captions: Captions | None = None
+        self._caption_remarks: list[str] = []
         self._sources: dict[str, NamedSource] = {}
         self.complete = True
         self.broken: set[str] = set()
@@ -90,6 +91,13 @@ class Listing(AbstractContextManager["Listing"]):
     def whole(self) -> list[str]:
         """Sources that are listed whole; see `NamedSource.whole`."""
         return list(dict.fromkeys(source.source for source in self._sources.values() if source.whole))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Fields that span lines and the like, of the tables that were read to their end."""
+        tables = [source for source in self._sources.values() if isinstance(source, TableSource)]
+        found = self._caption_remarks + [f"{table.name}: {remark}" for table in tables for remark in table.remarks]
+        return tuple(dict.fromkeys(found))
 
     @property
     def finished(self) -> set[str]:
@@ -188,7 +196,8 @@ class Listing(AbstractContextManager["Listing"]):
         return [shard(path, self._options) if is_shard else text_file(path, self._options)]
 
     def _read_captions(self, path: Path, captions: Captions) -> None:
-        for row in table(path, self._options).rows():
+        captioned = table(path, self._options)
+        for row in captioned.rows():
             if isinstance(row, Row) and row.file is not None:
                 captions.add(normal(row.file), row)
                 continue
@@ -196,6 +205,7 @@ class Listing(AbstractContextManager["Listing"]):
                 wrong = SourceError(f"the row names no image; it has {', '.join(row.extra) or 'no fields'}")
                 row = FailedItem.of(row.origin, wrong)
             self._bad_captions.append(replace(row, source=str(path)))
+        self._caption_remarks = [f"{path}: {remark}" for remark in captioned.remarks]
 
 
 def expand_braces(name: str) -> list[str]:

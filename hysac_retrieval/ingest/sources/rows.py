@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hysac_retrieval.errors import SourceError, TextError
+from hysac_retrieval.errors import InputError, SourceError, TextError
 from hysac_retrieval.ingest.items import FailedItem, Item
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
+from hysac_retrieval.payload import plain_fields
 
 Check = Callable[[Iterable[str]], None]
 """Called with the columns of a table that names them; raises `SourceError` if none of them can be used."""
@@ -70,6 +71,10 @@ def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
     if wrong is not None:
         return FailedItem.of(origin, SourceError(wrong))
     extra = {name: value for name, value in extra.items() if _image_of(value)[1] is None}
+    try:
+        plain_fields(extra)
+    except InputError as error:
+        return FailedItem.of(origin, SourceError(error.message, hint=error.hint))
     return Row(origin, file or None, text, extra, data, None if identity is None else str(identity))
 
 

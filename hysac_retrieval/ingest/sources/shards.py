@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import tarfile
-import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import groupby
@@ -22,9 +21,13 @@ from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
 from hysac_retrieval.ingest.sources.rows import Check, Records
 from hysac_retrieval.ingest.sources.tables import TableSource
+from hysac_retrieval.payload import is_utf8
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _TEXTS = (".txt", ".text", ".caption")
+_LARGEST = 2**28
+"""Bytes of one file that are read; they lie in memory."""
+_BLOCK, _PADDING = 1 << 20, 64
 _READ = IMAGE_SUFFIXES | {".json", *_TEXTS}
 
 
@@ -43,8 +46,11 @@ def shard(path: Path, options: SourceOptions) -> TableSource:
     return TableSource(str(path), path.parent, path.resolve().as_posix(), options, records, count, named=True)
 
 
-Members = Generator[tuple[tarfile.TarInfo, bytes], None, None]
-"""Files of an archive as they are read; close it if it may not be read to its end."""
+Content = bytes | SourceError
+"""The content of a file of an archive, or why it is not read."""
+
+Members = Generator[tuple[tarfile.TarInfo, Content], None, None]
+"""The files, with their contents, of an archive as they are read; close it if it may not be read to its end."""
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> Members:
@@ -59,47 +65,88 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> Members:
             watched: Any = _Watched(stream)
             with tarfile.open(fileobj=watched, mode="r:") as opened:
                 archive: Any = opened
+                end = -1
                 while (member := archive.next()) is not None:
                     archive.members.clear()  # else it remembers every one
-                    if member.isfile() and not Path(member.name).name.startswith("."):
+                    if member.size < 0 or archive.offset <= end:
+                        raise tarfile.ReadError("a file of negative size")  # would be read for ever
+                    end = archive.offset
+                    if not member.isdir() and not Path(member.name).name.startswith("."):
                         number += 1
-                        with archive.extractfile(member) as file:
-                            yield member, file.read() if wanted(member.name) else b""
-            if watched.last != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("no end of archive")
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+                        yield member, _refused(member) or _content(archive, member, wanted)
+            watched.expect_end()
+    except SourceError:
+        raise
+    except Exception as error:  # tarfile and zlib let out whatever they trip over in a damaged header
         what = f"{path} is damaged after {number} files: {error}"
         raise SourceError(what, hint="Copy or download the archive again") from error
+
+
+def _refused(member: tarfile.TarInfo) -> SourceError | None:
+    """Return why a file is not read: only plain ones are, and nothing is followed, made or filled up."""
+    parts = member.name.replace("\\", "/").split("/")
+    wrong = None
+    if not is_utf8(member.name) or "\0" in member.name:
+        wrong = "has a name that is not UTF-8"
+    elif parts[0] == "" or ".." in parts:
+        wrong = "has a name that leads out of the archive"
+    elif not member.isreg() or member.issparse():
+        wrong = "is a link, a device or a sparse file; only plain files are read"
+    elif member.size > _LARGEST:
+        wrong = f"has {member.size:,} bytes; at most {_LARGEST:,} are read"
+    if wrong is None:
+        return None
+    return SourceError(f"file {shown(member.name)!r} {wrong}", hint="Write the archive again without it")
+
+
+def _content(archive: Any, member: tarfile.TarInfo, wanted: Callable[[str], bool]) -> bytes:
+    if not wanted(member.name):
+        return b""
+    with archive.extractfile(member) as file:
+        data: bytes = file.read()
+        return data
+
+
+def shown(name: str) -> str:
+    """Return the name of a file as text, whatever its bytes are."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _sample_records(path: Path, fields: Fields) -> Records:
     """Read samples as records of a table, each with its origin: ``archive:sample``."""
     name = ""
-    files: list[tuple[str, bytes]] = []
+    files: list[tuple[str, Content]] = []
     try:
         with closing(read_members(path, lambda name: _suffix(name) in _READ)) as members:
             for member, data in members:
                 if files and sample_of(member.name) != name:
-                    yield f"{path}:{name}", _record(files, fields)
+                    yield f"{path}:{shown(name)}", _record(files, fields)
                     files = []
                 name = sample_of(member.name)
                 files.append((member.name, data))
     except SourceError:
         if files:
-            yield f"{path}:{name}", _record(files, fields)
+            yield f"{path}:{shown(name)}", _record(files, fields)
         raise
     if not files:
         raise SourceError(f"{path} holds no files")
-    yield f"{path}:{name}", _record(files, fields)
+    yield f"{path}:{shown(name)}", _record(files, fields)
 
 
-def _record(files: list[tuple[str, bytes]], fields: Fields) -> dict[str, Any] | SourceError:
+def _record(contents: list[tuple[str, Content]], fields: Fields) -> dict[str, Any] | SourceError:
     """Return the fields of a sample, where its own image and text replace fields of the same meaning."""
+    files = [(member, data) for member, data in contents if not isinstance(data, SourceError)]
+    refused = next((data for _, data in contents if isinstance(data, SourceError)), None)
+    if refused is not None:
+        return refused
+    member = ""
     try:
-        record = next((_object(data) for member, data in files if _suffix(member) == ".json"), {})
-        text = next((data.decode("utf-8-sig").strip() for member, data in files if _suffix(member) in _TEXTS), None)
-    except ValueError as error:
-        return SourceError(f"the text or the JSON of the sample cannot be read: {error}", hint="Give UTF-8")
+        member, data = next((found for found in files if _suffix(found[0]) == ".json"), ("", b"{}"))
+        record = _object(data)
+        member, data = next((found for found in files if _suffix(found[0]) in _TEXTS), ("", b""))
+        text = data.decode("utf-8-sig").strip()
+    except (ValueError, RecursionError) as error:
+        return SourceError(f"file {member!r} of the sample cannot be read: {error}", hint="Give JSON and text as UTF-8")
     file, image = next((found for found in files if _suffix(found[0]) in IMAGE_SUFFIXES), (None, None))
     if image is None and not text and not record:
         found = ", ".join(member for member, _ in files)
@@ -122,11 +169,22 @@ class _Watched:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self.seek, self.tell = stream, stream.seek, stream.tell
-        self.last = b""
+        self._last = b""
 
     def read(self, size: int = -1) -> bytes:
-        self.last = self._stream.read(size)
-        return self.last
+        if size > _LARGEST:  # headers may say anything
+            raise tarfile.ReadError(f"{size:,} bytes at once")
+        self._last = self._stream.read(size)
+        return self._last
+
+    def expect_end(self) -> None:
+        """Check that the archive was read to its end, and so was what it is packed in, whose checksum comes last."""
+        if self._last != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("no end of archive")
+        for _ in range(_PADDING):
+            if not self._stream.read(_BLOCK):
+                return
+        raise tarfile.ReadError(f"more than {_PADDING * _BLOCK:,} bytes follow the end of the archive")
 
 
 def sample_of(member: str) -> str:

@@ -6,14 +6,15 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hysac_retrieval.errors import MissingExtraError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
+from hysac_retrieval.ingest.sources.delimited import DIALECTS, Remark, delimited_rows
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import (
     Check,
@@ -28,11 +29,13 @@ from hysac_retrieval.ingest.sources.rows import (
     row_of,
     text_item,
 )
+from hysac_retrieval.payload import is_utf8
 
-ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv"})
+ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", *DIALECTS})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _ROWS_AT_ONCE = 64  # of a Parquet table, whose rows may hold images
 _BUFFER = 1 << 20
+_NO_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class TableSource:
         records: Reads the records.
         count: Counts them; returns None if that takes too long.
         named: Whether the origins end with names, which then identify texts and images within the table.
+        remarks: What its owner should look at, known once it has been read to its end.
     """
 
     name: str
@@ -58,6 +62,7 @@ class TableSource:
     records: Callable[[Check], Records]
     count: Callable[[], int | None]
     named: bool = False
+    remarks: list[str] = field(default_factory=list, compare=False)
     whole = True
 
     @property
@@ -106,10 +111,13 @@ def table(path: Path, options: SourceOptions) -> TableSource:
         with _parquet(path) as file:
             return int(file.metadata.num_rows)
 
-    return TableSource(str(path), path.parent, path.resolve().as_posix(), options, partial(table_records, path), count)
+    remarks: list[str] = []
+    records = partial(table_records, path, remark=remarks.append)
+    base = path.resolve().as_posix()
+    return TableSource(str(path), path.parent, base, options, records, count, remarks=remarks)
 
 
-def table_records(path: Path, check: Check) -> Records:
+def table_records(path: Path, check: Check, remark: Remark = lambda _: None) -> Records:
     """Read the records of a table, a few at a time, each with its origin: ``file:line``.
 
     A record is the content of a row, usually a mapping of fields; one that is damaged is a `SourceError`.
@@ -127,8 +135,13 @@ def table_records(path: Path, check: Check) -> Records:
         raise SourceError(f"{path} is no table", hint=f"Give a file with one of the suffixes {known}")
     empty = True
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            for number, record in _csv(stream, suffix, check) if suffix in (".csv", ".tsv") else _jsonl(stream):
+        with path.open("rb") as binary:
+            binary.readline(_BUFFER).decode("utf-8", "strict")  # else it is in another encoding as a whole
+        # Further down, what is not UTF-8 is found in its row, and harms no other.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            dialect = DIALECTS.get(suffix)
+            rows = delimited_rows(stream, dialect, check, remark) if dialect else _jsonl(stream)
+            for number, record in rows:
                 empty = False
                 yield f"{path}:{number}", record
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -143,27 +156,15 @@ def count_lines(path: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
 
-def _jsonl(stream: Any) -> Iterator[tuple[int, Any]]:
+def _jsonl(stream: IO[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(stream, start=1):
-        if line.strip():
+        if not line.isascii() and not is_utf8(line):
+            yield number, SourceError("the line is not UTF-8", hint="Convert the file to UTF-8")
+        elif line.strip():
             try:
                 yield number, json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # also of a number of thousands of digits
                 yield number, SourceError(f"not JSON: {error}")
-
-
-def _csv(stream: Any, suffix: str, check: Check) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(2**31 - 1)  # the default ends a table at a text of 128 kB
-    reader = csv.DictReader(stream, dialect="excel-tab" if suffix == ".tsv" else "excel")
-    if reader.fieldnames is not None:
-        check(reader.fieldnames)
-    for record in reader:
-        if None in record:
-            error = SourceError("the row has more cells than the header", hint="Quote cells that hold commas")
-            yield reader.line_num, error
-        else:
-            # An empty cell is a missing value, also in the payload.
-            yield reader.line_num, {name: cell for name, cell in record.items() if cell not in ("", None)}
 
 
 def _parquet_records(path: Path, check: Check) -> Records:
@@ -176,12 +177,30 @@ def _parquet_records(path: Path, check: Check) -> Records:
             raise SourceError(f"{path} holds no rows")
         try:
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-                for record in batch.to_pylist():
+                for record in _batch_records(batch):
                     number += 1
-                    yield f"{path}:{number}", plain_record(record)
+                    yield f"{path}:{number}", record
         except (OSError, ArrowException) as error:
             what = f"{path} is damaged after row {number}: {error}"
             raise SourceError(what, hint="Copy or download it again") from error
+
+
+def _batch_records(batch: Any) -> list[Any]:
+    """Return the rows of a batch; where a value is none of Python's, such as a date after 9999, the error names it."""
+    try:
+        return [plain_record(record) for record in batch.to_pylist()]
+    except _NO_VALUE:
+        return [_batch_record(batch, row) for row in range(batch.num_rows)]
+
+
+def _batch_record(batch: Any, row: int) -> dict[str, Any] | SourceError:
+    record = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            record[name] = column[row].as_py()
+        except _NO_VALUE as error:
+            return SourceError(f"field {name!r} cannot be read: {error}", hint="Mend the value, or leave the row out")
+    return plain_record(record)
 
 
 def _parquet(path: Path) -> Any:

@@ -176,13 +176,15 @@ def _shard(path: Path, spool: Spool) -> Iterator[QuadrupletRow | BadRow]:
             record = {}
         name = sample_of(member.name)
         field, suffix = os.path.splitext(member.name[len(name) :].lower().removeprefix("."))
-        if suffix in IMAGE_SUFFIXES:
+        if isinstance(data, SourceError):
+            record["error"] = data
+        elif suffix in IMAGE_SUFFIXES:
             picture = Slice(str(path), member.offset_data, member.size) if in_place else spool.keep(data)
             record[field if field in IMAGES else f"{field}_image"] = picture
         elif suffix in _TEXTS or field == "json":
             try:
                 record |= json.loads(data) if field == "json" else {field: data.decode("utf-8-sig").strip()}
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 record["error"] = SourceError(f"{member.name} cannot be read: {error}")
     if name is None:
         raise SourceError(f"{path} holds no files")
