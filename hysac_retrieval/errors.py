@@ -21,6 +21,8 @@ HysacError
 │   ├── StorageFullError        there is no room left to write
 │   ├── StoreUnavailableError   it is down, slow or overloaded; the same call may work later
 │   └── ModelMismatchError      it was indexed with another model
+├── ForkedError                 it was opened before a fork, in another process
+├── ResourceError               the system gives no more threads or memory
 ├── UnsafeNotAllowedError       the caller asked for more than the policy allows
 ├── NotGuardedError             a guarded client does not have that method
 ├── SettingsError               options that are out of range or contradict each other
@@ -164,6 +166,14 @@ class StoreUnavailableError(StoreError):
 
 class ModelMismatchError(StoreError):
     """The collection was indexed with another model."""
+
+
+class ForkedError(HysacError, RuntimeError):
+    """An engine, a store or an encoder was opened before a fork and is used in the process that was forked."""
+
+
+class ResourceError(HysacError, RuntimeError):
+    """The system gives this process no more threads or memory."""
 
 
 class UnsafeNotAllowedError(HysacError, PermissionError):

@@ -24,7 +24,7 @@ from hysac_retrieval.collection.schema import (
     model_options,
     spec_of,
 )
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.errors import SettingsError, StoreError
 from hysac_retrieval.payload import BEYOND, normal_ids, point_id
 from hysac_retrieval.results import GroupedResult, Hit, IndexInfo
 from hysac_retrieval.safety.filters import safety_filter, scored_by
@@ -49,6 +49,7 @@ class Index:
         self._collection = collection
         self._store = store
         self._owns_store = owns_store
+        self._closed = False
 
     @classmethod
     def create(
@@ -198,7 +199,9 @@ class Index:
 
     @property
     def store(self) -> Store:
-        """Store of the collection."""
+        """Store of the collection; raises `StoreError` once the index is closed."""
+        if self._closed:
+            raise StoreError(f"the index of collection {self.name!r} is closed", hint="Open the collection again")
         return self._store
 
     def upsert(
@@ -237,7 +240,7 @@ class Index:
             )
         keys, vectors, rows = records(self._collection, ids, points, modality, payloads, marks, judged)
         if keys:
-            self._store.upsert(self.name, keys, vectors, rows)
+            self.store.upsert(self.name, keys, vectors, rows)
         return len(keys)
 
     def annotate(
@@ -260,7 +263,7 @@ class Index:
         Raises:
             SettingsError: The collection is attached to none; `upsert` is for those.
         """
-        return Attachment.of(self._store, self._collection).write(ids, points, modality, marks, judged)
+        return Attachment.of(self.store, self._collection).write(ids, points, modality, marks, judged)
 
     def detach(self) -> int:
         """Remove vectors, scores and metadata from the application's collection; the index is of no use afterwards.
@@ -271,7 +274,7 @@ class Index:
         Raises:
             SettingsError: The collection is attached to none.
         """
-        return Attachment.of(self._store, self._collection).detach()
+        return Attachment.of(self.store, self._collection).detach()
 
     def query(self, point: ArrayLike, **options: Unpack[QueryOptions]) -> list[Hit]:
         """Return the nearest points by geodesic distance, nearest first.
@@ -290,7 +293,7 @@ class Index:
         """As `query`, for points of shape (n, d) in one request to the store."""
         request, x = PageRequest.of(options), checked_points(self._collection, points)
         plan = plan_search(self._collection, request)
-        answers = self._store.query(self.name, plan.query(x))
+        answers = self.store.query(self.name, plan.query(x))
         pages = (hits_of(plan, point, answer) for point, answer in zip(x, answers, strict=True))
         return [hits[request.offset :][: request.limit] for hits in pages]
 
@@ -309,7 +312,7 @@ class Index:
         request = GroupRequest.of({**options, "by": by, "groups": groups, "size": size})
         x = checked_point(self._collection, point)
         plan = plan_search(self._collection, request)
-        answer = self._store.query_groups(self.name, plan.query(x[None, :]), GroupQuery(by, groups, size))
+        answer = self.store.query_groups(self.name, plan.query(x[None, :]), GroupQuery(by, groups, size))
         info = query_info(x, None, x, self.metadata.safety, self.metadata.curvature, plan.threshold)
         return GroupedResult(info, groups_of(plan, x, answer))
 
@@ -323,7 +326,7 @@ class Index:
 
     def retrieve(self, ids: Sequence[Any]) -> list[StoredPoint]:
         """Return points by id with their whole payload, scored or not, in no particular order."""
-        return self._store.retrieve(self.name, normal_ids(ids))
+        return self.store.retrieve(self.name, normal_ids(ids))
 
     def reload(self) -> None:
         """Read the metadata again: another process may have calibrated the collection anew.
@@ -331,11 +334,11 @@ class Index:
         Raises:
             StoreError: The collection is no longer there, or has no metadata.
         """
-        self._collection = run(open_collection(self.name), self._store)
+        self._collection = run(open_collection(self.name), self.store)
 
     def count(self, filter: models.Filter | None = None) -> int:
         """Return the exact number of points (that match a filter)."""
-        return self._store.count(self.name, filter)
+        return self.store.count(self.name, filter)
 
     def delete(self, ids: Sequence[Any]) -> None:
         """Remove points by id; ids that are not there are no error.
@@ -350,16 +353,16 @@ class Index:
             )
         keys: list[PointId] = normal_ids(ids)
         if keys:
-            self._store.delete(self.name, keys)
+            self.store.delete(self.name, keys)
 
     def optimize(self) -> None:
         """Have the engine finish its graph. Call it after bulk loads into the embedded engine."""
-        self._store.optimize(self.name)
+        self.store.optimize(self.name)
 
     def info(self) -> IndexInfo:
         """Return facts about the collection, counted now."""
         metadata = self.metadata
-        points, size = self.count(), self._store.memory(self.name)
+        points, size = self.count(), self.store.memory(self.name)
         safe = self.count(safety_filter(metadata.safety.threshold, metadata.fingerprint))
         flagged = models.Filter(must=[models.FieldCondition(key=BEYOND, match=models.MatchValue(value=True))])
         return IndexInfo(
@@ -367,7 +370,7 @@ class Index:
             points=points,
             safe=safe,
             unsafe=points - safe,
-            indexed=min(self._store.indexed(self.name), points),
+            indexed=min(self.store.indexed(self.name), points),
             beyond=self.count(flagged),
             dim=metadata.dim,
             curvature=metadata.curvature,
@@ -382,10 +385,12 @@ class Index:
 
     def close(self) -> None:
         """Close the store, unless it was the caller's. Closing twice is no error."""
+        self._closed = True
         if self._owns_store:
             self._store.close()
 
     def __enter__(self) -> Self:
+        self.store  # noqa: B018  # a closed one cannot be entered again
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -23,6 +23,7 @@ from hysac_retrieval.encoder.preprocess import ImageSource, load_image, preproce
 from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.encoder.views import Views
 from hysac_retrieval.errors import BundleFormatError, ImageError, InvalidVectorError, SettingsError, TextError
+from hysac_retrieval.forks import Origin
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.views import Judged
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Pixels: TypeAlias = NDArray[np.uint8]
+
+
+_AFTER_FORK = "Load it after the fork, with Encoder.load or connect in each worker process, or start workers with spawn"
 
 
 class Encoder:
@@ -63,6 +67,7 @@ class Encoder:
         self.text_spec: TextSpec = manifest.text
         self._sessions: dict[Modality, tuple[InferenceSession, Runner]] = {}
         self._lock = threading.Lock()
+        self._origin: Origin | None = None  # the process that loads the first graph
 
     @classmethod
     def load(
@@ -241,7 +246,11 @@ class Encoder:
         return points
 
     def _session(self, modality: Modality) -> tuple[InferenceSession, Runner]:
+        if self._origin is not None:
+            self._origin.expect()
         with self._lock:
+            if self._origin is None:
+                self._origin = Origin(f"the encoder of model {self.name!r}", _AFTER_FORK)
             if modality not in self._sessions:
                 session = self._open(modality)
                 self._sessions[modality] = session, runner(session, self._device.device_id)

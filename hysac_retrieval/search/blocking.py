@@ -120,6 +120,7 @@ class SafeSearch:
         self._index.close()
 
     def __enter__(self) -> Self:
+        self._index.__enter__()
         return self
 
     def __exit__(

@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def allocated(status: os.stat_result) -> int:
     # The engine makes files of 32 MB ahead of need.
     blocks: int | None = getattr(status, "st_blocks", None)  # not on every platform
     return status.st_size if blocks is None else blocks * 512
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """Return what tells a folder from one that has taken its place."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def close_files(folder: Path) -> None:
+    """Close the files of a folder that this process has open; where the system does not list them, they stay open."""
+    inside = os.path.join(folder.resolve(), "")
+    with suppress(OSError):
+        for descriptor in os.listdir("/proc/self/fd"):
+            with suppress(OSError):  # the one that lists them is gone by now
+                if os.readlink(f"/proc/self/fd/{descriptor}").startswith(inside):
+                    os.close(int(descriptor))
 
 
 def sidecar_of(kept: CollectionSpec | Opened) -> dict[str, Any]:

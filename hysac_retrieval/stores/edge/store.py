@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +33,6 @@ from hysac_retrieval.errors import (
     CollectionNotFoundError,
     NotACollectionError,
     SettingsError,
-    StoreError,
 )
 from hysac_retrieval.payload import PAYLOAD_KEY, is_utf8
 from hysac_retrieval.stores.amend import Amendment
@@ -44,6 +42,7 @@ from hysac_retrieval.stores.edge.files import SIDECAR, allocated, bytes_of, chec
 from hysac_retrieval.stores.edge.filter import edge_filter
 from hysac_retrieval.stores.edge.grouping import grouped
 from hysac_retrieval.stores.edge.requests import INDEX_TYPES, point_id, query_requests, shard_config, stored
+from hysac_retrieval.stores.edge.shards import Shards
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
     UPSERT_CHUNK,
@@ -70,16 +69,15 @@ class EdgeStore:
 
     def __init__(self, location: str | Path) -> None:
         self._root = Path(location).expanduser()
-        self._shards: dict[str, Any] = {}
-        self._lock = threading.RLock()
+        self._shards = Shards(self._root)
         self._conditions: dict[int, tuple[models.Filter, Any]] = {}
-        self._closed = False
         # Unlike methods of a path, these raise nothing where a name is too long.
         if os.path.exists(self._root) and not os.path.isdir(self._root):
             raise NotACollectionError(f"{self._root} is a file, not a folder of collections", hint="Name a folder")
 
     def names(self) -> list[str]:
         """See `Store.names`."""
+        self._shards.expect_open()
         return sorted(sidecar.parent.name for sidecar in self._root.glob(f"[!.]*/{SIDECAR}"))
 
     def exists(self, name: str) -> bool:
@@ -107,6 +105,7 @@ class EdgeStore:
                 shard.close()
             write_json(making / SIDECAR, sidecar_of(spec))
             making.rename(folder)
+            self._shards.forget(name)  # of a folder that somebody removed
         except OSError as error:
             if folder.exists():
                 raise exists from error
@@ -145,16 +144,16 @@ class EdgeStore:
         folder = self._folder(name)
         if not folder.exists():
             return
-        with self._lock, translated(name):
+        with self._shards.lock, translated(name):
             self._shard(name)  # fails where another process has it open
-            self._shards.pop(name).close()
+            self._shards.forget(name)
             trash = self._root / f".dropped-{uuid.uuid4().hex}"
             folder.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
 
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
         """See `Store.write_metadata`."""
-        with self._lock:
+        with self._shards.lock:
             opened = self.open(name)
             self._describe(name, replace(opened, metadata=metadata))
 
@@ -296,13 +295,7 @@ class EdgeStore:
 
     def close(self) -> None:
         """See `Store.close`."""
-        with self._lock:
-            self._closed = True
-            while self._shards:
-                name, shard = self._shards.popitem()
-                with translated(name):
-                    shard.flush()
-                    shard.close()
+        self._shards.close()
 
     def _update(self, name: str, operation: Any) -> None:
         with translated(name):
@@ -324,6 +317,7 @@ class EdgeStore:
 
     def _folder(self, name: str) -> Path:
         """Folder of a collection: strictly inside the location, whatever the name."""
+        self._shards.expect_open()
         too_long = len(name) > 200 or len(name.encode("utf-8", "surrogatepass")) > _NAME_BYTES
         if not name or too_long or name.startswith(".") or _FORBIDDEN & set(name) or not is_utf8(name):
             raise SettingsError(
@@ -339,10 +333,4 @@ class EdgeStore:
         return folder if is_shard(folder) else folder / _SHARD
 
     def _shard(self, name: str) -> Any:
-        with self._lock:
-            if self._closed:
-                raise StoreError(f"collection {name!r}: this store is closed", hint="Open the collection again")
-            if name not in self._shards:
-                with translated(name):
-                    self._shards[name] = edge.EdgeShard.load(str(self._shard_folder(name)))
-            return self._shards[name]
+        return self._shards.get(name, self._shard_folder)

@@ -22,6 +22,7 @@ from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from hysac_retrieval.errors import StorageLockedError, StoreError
+from hysac_retrieval.forks import Origin
 from hysac_retrieval.stores.faults import translated
 from hysac_retrieval.stores.retry import Retry
 
@@ -120,10 +121,30 @@ def _authority(file: Path) -> dict[str, Any]:
         raise StoreError(f"{file} holds no certificates: {error}", hint="ca_file is a file in PEM form") from error
 
 
-class _Patience:
+_AFTER_FORK = (
+    "Call connect, or make the client, in each process after the fork; what location=':memory:' holds belongs to one "
+    "process and is shared by a Qdrant server (url=) only"
+)
+
+
+class _Usable:
+    """Says whether calls can be made: not when `closed`, and not in a process that was forked."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.origin = Origin("the connection to Qdrant", _AFTER_FORK)
+
+    def expect(self) -> None:
+        self.origin.expect()
+        if self.closed:
+            raise StoreError("this store is closed", hint="Open the collection again")
+
+
+class _Patience(_Usable):
     """How long calls are made again: only a server that has answered before is waited for, so that a slip is said."""
 
     def __init__(self, client: Any, retry: Retry) -> None:
+        super().__init__()
         self._client, self._known = client, retry
         self._retry = replace(retry, wait=0.0)
 
@@ -143,6 +164,7 @@ class Calls(_Patience):
         self.lock: AbstractContextManager[Any] = threading.RLock() if is_local(client) else nullcontext()
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
+        self.expect()
         act = attrgetter(method)(self._client)  # "http.service_api.telemetry" is a method, too
 
         def call(*arguments: Any, **keywords: Any) -> Any:
@@ -158,6 +180,7 @@ class Calls(_Patience):
 
     def delete_collection(self, name: str) -> bool:
         """Delete a collection, and close what local mode has open of it."""
+        self.expect()
         with self.lock:
             _close_local(self._client, name)
             deleted: bool = self.__getattr__("delete_collection")(name)
@@ -172,6 +195,7 @@ class AsyncCalls(_Patience):
     """As `Calls`, for the methods of an asynchronous client, which are awaited."""
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        self.expect()
         act = attrgetter(method)(self._client)
 
         async def call(*arguments: Any, **keywords: Any) -> Any:
@@ -187,6 +211,7 @@ class AsyncCalls(_Patience):
 
     async def delete_collection(self, name: str) -> bool:
         """As `Calls.delete_collection`."""
+        self.expect()
         _close_local(self._client, name)
         deleted: bool = await self.__getattr__("delete_collection")(name)
         return deleted

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
+from hysac_retrieval.forks import abandon_after_fork, keep
 from hysac_retrieval.steps import Steps, arun, run
 from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.base import Store
@@ -33,6 +34,7 @@ class _Store(Generic[Client]):
         self._owned = owned
         self._calls = self._calls_kind(client, retry or Retry())
         self._do = Operations(local=is_local(client))
+        abandon_after_fork(self)
 
     @classmethod
     def connect(cls, *, retry: Retry | None = None, **options: Any) -> Self:
@@ -47,6 +49,16 @@ class _Store(Generic[Client]):
     def client(self) -> Client:
         """The client behind this store."""
         return self._client
+
+    def abandon(self) -> None:
+        """Let go of an own client in a process that was forked: closing it would speak on the parent's connections."""
+        if self._owned:
+            keep(self._client)
+
+    def _ends(self) -> bool:
+        """Refuse further calls; returns whether there is a client to close."""
+        first, self._calls.closed = not self._calls.closed, True
+        return first and self._owned and not self._calls.origin.left
 
 
 def _blocking(operation: Operation[P, T]) -> Callable[Concatenate[QdrantStore, P], T]:
@@ -109,7 +121,7 @@ class QdrantStore(_Store[QdrantClient]):
 
     def close(self) -> None:
         """See `Store.close`."""
-        if self._owned:
+        if self._ends():
             with self._calls.lock:
                 self._client.close()
 
@@ -125,7 +137,7 @@ class AsyncQdrantStore(_Store[AsyncQdrantClient]):
 
     async def close(self) -> None:
         """See `Store.close`."""
-        if self._owned:
+        if self._ends():
             await self._client.close()
 
 
