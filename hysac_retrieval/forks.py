@@ -65,6 +65,16 @@ def keep(thing: Any) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
+def end_without_handlers() -> None:
+    """Have this process end, whenever it does, without the exit handlers that C libraries registered so far.
+
+    Python's own are run as ever. Those of a library with threads wait for them for ever in a process that was forked.
+    """
+    system = ctypes.CDLL(None)
+    if hasattr(system, "on_exit"):  # of glibc; the last one registered is called first, with the exit code
+        system.on_exit(system._exit, None)
+
+
 def _forked() -> None:
     global _forks
     _forks += 1

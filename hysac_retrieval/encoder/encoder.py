@@ -23,7 +23,7 @@ from hysac_retrieval.encoder.preprocess import ImageSource, load_image, preproce
 from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.encoder.views import Views
 from hysac_retrieval.errors import BundleFormatError, ImageError, InvalidVectorError, SettingsError, TextError
-from hysac_retrieval.forks import Origin
+from hysac_retrieval.forks import Origin, abandon_after_fork, end_without_handlers, keep
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.views import Judged
@@ -68,6 +68,7 @@ class Encoder:
         self._sessions: dict[Modality, tuple[InferenceSession, Runner]] = {}
         self._lock = threading.Lock()
         self._origin: Origin | None = None  # the process that loads the first graph
+        abandon_after_fork(self)
 
     @classmethod
     def load(
@@ -91,6 +92,12 @@ class Encoder:
     def providers(self, modality: Modality = "image") -> tuple[str, ...]:
         """Load the graph of a modality and return ONNX Runtime's names of its providers, first choice first."""
         return tuple(self._session(modality)[0].get_providers())
+
+    def abandon(self) -> None:
+        """Let go of the sessions in a process that was forked: freeing them would wait for threads that it has not."""
+        for session in self._sessions.values():
+            keep(session)
+            end_without_handlers()
 
     def __repr__(self) -> str:
         return (
