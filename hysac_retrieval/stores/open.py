@@ -103,7 +103,7 @@ def opening(connection: Connection, *, keep: bool = True) -> Iterator[tuple[Stor
 
 def server_options(connection: Connection) -> dict[str, Any]:
     """Options of a connection for the stores on a client of Qdrant, blocking and asynchronous."""
-    given = {name: connection.get(name) for name in ("retries", "wait")}
+    given: dict[str, Any] = {name: connection.get(name) for name in ("retries", "wait")}
     return {
         "url": connection.get("url"),
         "api_key": connection.get("api_key"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from qdrant_client import models
@@ -115,6 +116,19 @@ def group_request(query: VectorQuery, groups: GroupQuery, *, local: bool = False
         "with_payload": True,
         "with_vectors": one.with_vector,
     }
+
+
+def members_query(query: VectorQuery, groups: GroupQuery, some: Sequence[Group]) -> VectorQuery:
+    """Return searches, one for each of some groups, for the members of that group."""
+    conditions = [models.FieldCondition(key=groups.key, match=models.MatchValue(value=group.value)) for group in some]
+    before = [] if query.condition(0) is None else [query.condition(0)]
+    return replace(
+        query,
+        vectors=query.vectors.repeat(len(some), axis=0),
+        formulas=query.formulas and [*query.formulas] * len(some),
+        filters=[models.Filter(must=[*before, condition]) for condition in conditions],
+        limit=groups.size,
+    )
 
 
 def read_responses(responses: Sequence[models.QueryResponse]) -> list[list[StoredPoint]]:

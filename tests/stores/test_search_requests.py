@@ -142,6 +142,23 @@ def test_groups_are_those_of_the_best_points(
     assert all(p.payload["row"] == p.id and p.vector is not None for g in found for p in g.points)
 
 
+@pytest.mark.parametrize("keep", [None, SAFE])
+@pytest.mark.parametrize(("key", "n", "size"), [("album.id", 3, 2), ("album.id", 9, 30), ("tags", 6, 4)])
+def test_groups_that_a_server_returns_short_are_filled_by_one_more_request(
+    key: str, n: int, size: int, keep: models.Filter | None
+) -> None:
+    with rest_server() as server:
+        store = QdrantStore.connect(url=server.url)
+        fill(store)
+        server.short_groups = True
+        query = VECTORS[9] * 0.5
+        grouping = GroupQuery(key, groups=n, size=size)
+        found = store.query_groups("c", VectorQuery(query[None], limit=10, filter=keep), grouping)
+        assert [(g.value, [p.id for p in g.points]) for g in found] == expected_groups(key, n, size, query, keep)
+        assert len(server.bodies("POST", "/collections/c/points/query/batch")) == 1
+        store.close()
+
+
 def test_groups_by_a_formula_are_ordered_by_its_value(store: Store) -> None:
     fill(store)
     query = VectorQuery(VECTORS[:1], limit=1, formulas=[SCALED], candidates=60, filter=SAFE)

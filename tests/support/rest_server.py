@@ -29,6 +29,7 @@ class RestServer:
     version: str = "1.20.0"
     telemetry: dict[str, Any] | None = None
     key: str | None = None
+    short_groups: bool = False
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
@@ -112,6 +113,9 @@ class RestServer:
                 with_payload=grouping.with_payload,
                 with_vectors=grouping.with_vector,
             )
+            if self.short_groups:
+                for group in found.groups:
+                    del group.hits[1:]
             return found.model_dump(mode="json")
         if action == "points/scroll":
             page = models.ScrollRequest.model_validate(body)

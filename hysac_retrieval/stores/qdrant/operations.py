@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -146,9 +147,16 @@ class Operations:
         return requests.read_responses([answer for some in answers for answer in some])
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
-        return requests.read_groups(
-            (yield Ask("query_points_groups", name, **requests.group_request(query, groups, local=self.local)))
-        )
+        asked = requests.group_request(query, groups, local=self.local)
+        found = requests.read_groups((yield Ask("query_points_groups", name, **asked)))
+        # A server gathers groups from as many points as it deems enough, so that members may be missing.
+        short = [row for row, group in enumerate(found) if len(group.points) < groups.size]
+        if short and not self.local:
+            whole = yield from self.query(name, requests.members_query(query, groups, [found[row] for row in short]))
+            for row, points in zip(short, whole, strict=True):
+                if len(points) > len(found[row].points):
+                    found[row] = replace(found[row], points=points)
+        return found
 
     def scroll(
         self,
