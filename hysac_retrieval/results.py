@@ -174,6 +174,7 @@ class IndexInfo:
         quantization: Compression of the vectors that the graph compares; None for none.
         bytes_per_point: Size of a point: vectors, graph and payload; None if the engine does not tell.
         measured: Measurements that the choice of the lift was based on (``lift="auto"``).
+        estimated: Whether the counts are estimates, as in the strict mode of a server that allows no exact ones.
     """
 
     name: str
@@ -191,6 +192,7 @@ class IndexInfo:
     quantization: str | None = None
     bytes_per_point: float | None = None
     measured: Mapping[str, Any] | None = None
+    estimated: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain JSON-serialisable values."""

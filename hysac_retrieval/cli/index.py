@@ -53,6 +53,13 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 @click.option(
     "--write-consistency-factor", type=click.IntRange(min=1), help="Copies that confirm a write, on a cluster."
 )
+@click.option(
+    "--index-field",
+    "index_fields",
+    metavar="NAME[:KIND]",
+    multiple=True,
+    help="Payload field to index for filters, groups and rules; keyword by default; integer, float, bool, datetime, …",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option(
     "--ray", is_flag=True, help="Encode on a Ray cluster, by --workers actors; the sources lie there by the same paths."
@@ -114,6 +121,8 @@ def _index(
     from hysac_retrieval.stores import StorageOptions
 
     made: dict[str, Any] = {name: given.pop(name) for name in ("recreate", "quantization")}
+    fields = [field.partition(":") for field in given.pop("index_fields")]
+    made["index_fields"] = {name: kind or "keyword" for name, _, kind in fields}
     made["exist_ok"] = not made["recreate"]
     made["storage"] = StorageOptions(**{name: given.pop(name) for name in _STORAGE})
     if given["max_pixels"] is None:

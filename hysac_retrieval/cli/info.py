@@ -87,7 +87,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 _LABELS = {"bytes_per_point": "bytes per point", "indexed": "in the graph", "beyond": "beyond the lift"}
-_EXCEPTIONS = frozenset({"beyond", "outdated"})
+_EXCEPTIONS = frozenset({"beyond", "outdated", "estimated"})
 """Counts that are only shown if they are not 0."""
 
 

@@ -34,11 +34,13 @@ class Collection:
         name: Its name.
         metadata: Its metadata.
         formula: Whether the engine can compute geodesic distances in a second stage.
+        estimates: Whether the engine only estimates counts.
     """
 
     name: str
     metadata: CollectionMetadata
     formula: bool = False
+    estimates: bool = False
 
     @classmethod
     def read(cls, name: str, opened: Opened, expect_fingerprint: str | None = None) -> Self:
@@ -63,7 +65,7 @@ class Collection:
                 f"{needed[0]} and {needed[1]} for points of dimension {lift.dim} where {metadata.dim} was declared",
                 hint="Index again",
             )
-        collection = cls(name, metadata, opened.formula)
+        collection = cls(name, metadata, opened.formula, opened.estimates)
         if expect_fingerprint is not None:
             collection.expect(expect_fingerprint)
         return collection

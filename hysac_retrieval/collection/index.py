@@ -33,7 +33,7 @@ from hysac_retrieval.safety.redirect import query_info
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.steps import run
 from hysac_retrieval.stores import Connection, HnswOptions, Store, StoredPoint, opening
-from hysac_retrieval.stores.types import GroupQuery, Quantization, StorageOptions
+from hysac_retrieval.stores.types import GroupQuery, IndexKind, Quantization, StorageOptions
 from hysac_retrieval.types import Modality, PointId
 
 __all__ = ["Index", "IndexInfo", "point_id"]
@@ -65,6 +65,7 @@ class Index:
         quantization: Quantization | None = None,
         hnsw: HnswOptions | None = None,
         storage: StorageOptions | None = None,
+        index_fields: Mapping[str, IndexKind] | None = None,
         exist_ok: bool = False,
         recreate: bool = False,
         **connection: Unpack[Connection],
@@ -88,6 +89,8 @@ class Index:
             quantization: Compression of the vectors that the graph compares; hits are then ranked again in float64.
             hnsw: Options of the graph.
             storage: Memory or disk; shards and copies in a cluster.
+            index_fields: Payload fields that filters, rules and groups will name, and how to index each. They are
+                indexed in a collection that exists as well. A server in strict mode takes no condition on others.
             exist_ok: Open a collection that exists already, if it is of the same model.
             recreate: Remove a collection that exists already, with all its points, unless it is an application's.
             **connection: Store of the collection; see `Connection`.
@@ -107,7 +110,7 @@ class Index:
             if recreate and store.exists(name):
                 expect_removable(store, name)
                 store.drop(name)
-            spec = spec_of(metadata, hnsw, storage)
+            spec = spec_of(metadata, hnsw, storage, index_fields)
             collection = make_collection(store, name, metadata, spec, exist_ok=exist_ok)
         return cls(collection, store, owns_store=owned)
 
@@ -381,6 +384,7 @@ class Index:
             quantization=metadata.quantization,
             bytes_per_point=None if not points or size is None else size / points,
             measured=metadata.measured,
+            estimated=self._collection.estimates,
         )
 
     def close(self) -> None:

@@ -15,9 +15,10 @@ from hysac_retrieval.collection.collection import Collection, payload_indexes
 from hysac_retrieval.collection.metadata import CollectionMetadata, raw_fingerprint
 from hysac_retrieval.errors import CollectionExistsError, ModelMismatchError, SettingsError
 from hysac_retrieval.lift import Lift, PaddedLift, PoincareLift, lift_from_dict
+from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.stores.base import Store
-from hysac_retrieval.stores.types import CollectionSpec, HnswOptions, Quantization, StorageOptions
+from hysac_retrieval.stores.types import CollectionSpec, HnswOptions, IndexKind, Quantization, StorageOptions
 from hysac_retrieval.types import MODALITIES
 
 LiftChoice = Lift | Mapping[str, Any] | Literal["padded", "poincare", "auto"]
@@ -139,15 +140,21 @@ def _reach(safety: SafetyProfile, curvature: float) -> float:
 
 
 def spec_of(
-    metadata: CollectionMetadata, hnsw: HnswOptions | None, storage: StorageOptions | None = None
+    metadata: CollectionMetadata,
+    hnsw: HnswOptions | None,
+    storage: StorageOptions | None = None,
+    fields: Mapping[str, IndexKind] | None = None,
 ) -> CollectionSpec:
-    """Return what a store needs to make the collection that some metadata describes."""
+    """Return what a store needs to make the collection that some metadata describes; `fields` are indexed, too."""
+    fields = fields or {}
+    if wrong := [f"{name!r}: {kind!r}" for name, kind in fields.items() if kind not in get_args(IndexKind)]:
+        raise SettingsError(f"index of field {wrong[0]}; expected one of {', '.join(get_args(IndexKind))}")
     lift = lift_from_dict(metadata.lift)
     return CollectionSpec(
         size=lift.size,
         metric=lift.metric,
         metadata=metadata.model_dump(mode="json", exclude_none=True),
-        indexes=payload_indexes(metadata.fingerprint),
+        indexes={**fields, **payload_indexes(metadata.fingerprint)},
         hnsw=hnsw or HnswOptions(),
         quantization=metadata.quantization,
         storage=storage or StorageOptions(),
@@ -169,6 +176,9 @@ def make_collection(
     except CollectionExistsError:
         if not exist_ok:
             raise
+        for field, kind in spec.indexes.items():
+            if field.partition(".")[0] != PAYLOAD_KEY:
+                store.add_index(name, field, kind)
     collection = Collection.read(name, store.open(name), metadata.fingerprint)
     found, wanted = collection.metadata, metadata
     if found.dim != wanted.dim or not math.isclose(found.curvature, wanted.curvature, rel_tol=1e-12):

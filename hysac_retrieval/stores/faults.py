@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,8 +31,16 @@ _SMALLER = (
     "Make the payload of this point smaller, or raise what the server and the proxy before it take: "
     "service.max_request_size_mb, or the rate limits of strict mode"
 )
-_TOO_LARGE = ("larger than allowed", "split your request", "message length too large", "message larger than max")
+_TOO_LARGE = (
+    *("larger than allowed", "split your request", "message length too large", "message larger than max"),
+    *('"upsert limit"', '"update limit"', '"search batch size"'),  # of strict mode
+)
 """Words with which servers and clients refuse a request for its size, over REST with 400 or 429."""
+_UNINDEXED = re.compile(r'Index required but not found for "(.+?)"')
+_INDEX = (
+    "Strict mode takes no condition on a field without an index. Make one with `hysac index --index-field {0}`, or "
+    "create_payload_index"
+)
 _PASSING_STATUS = {408, 425, 429}
 _PASSING_CODES = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL}
 # ValueError, RuntimeError and KeyError are what the client's local mode raises.
@@ -87,7 +96,7 @@ def _answered(error: UnexpectedResponse) -> StoreError:
     if status in _PASSING_STATUS or status >= 500:
         hint = _TROUBLE if status >= 500 else _LATER
         return StoreUnavailableError(message, hint=hint, retry_after=_retry_after(error.headers))
-    return StoreError(message, hint=_OLDER if "untagged enum" in detail else "")
+    return _refused(message, detail)
 
 
 def _unanswered(source: Exception) -> StoreError:
@@ -122,7 +131,14 @@ def _called(error: grpc.RpcError) -> StoreError:
         return _tls(detail or "") or away
     if code in _PASSING_CODES:
         return StoreUnavailableError(message, hint=_TROUBLE)
-    return StoreError(message)
+    return _refused(message, detail or "")
+
+
+def _refused(message: str, detail: str) -> StoreError:
+    """The error for a request that will be refused again, with what mends it where that is known."""
+    if unindexed := _UNINDEXED.search(detail):
+        return StoreError(message, hint=_INDEX.format(unindexed[1]))
+    return StoreError(message, hint=_OLDER if "untagged enum" in detail else "")
 
 
 def _too_large(detail: str) -> bool:

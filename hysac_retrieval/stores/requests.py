@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from qdrant_client import models
 
@@ -24,9 +24,7 @@ from hysac_retrieval.stores.types import (
 from hysac_retrieval.stores.versions import TURBO4, TURBO8, Feature
 
 INDEX_TYPES: dict[IndexKind, models.PayloadSchemaType] = {
-    "float": models.PayloadSchemaType.FLOAT,
-    "keyword": models.PayloadSchemaType.KEYWORD,
-    "bool": models.PayloadSchemaType.BOOL,
+    kind: models.PayloadSchemaType(kind) for kind in get_args(IndexKind)
 }
 DISTANCES: dict[Metric, models.Distance] = {"Dot": models.Distance.DOT, "Euclid": models.Distance.EUCLID}
 _METRICS = {distance: metric for metric, distance in DISTANCES.items()}
@@ -68,7 +66,7 @@ def needed(spec: CollectionSpec) -> list[Feature]:
     return [feature for feature in (TURBO4, TURBO8) if feature.name == spec.quantization]
 
 
-def read_collection(info: models.CollectionInfo, *, formula: bool = False) -> Opened:
+def read_collection(info: models.CollectionInfo, *, formula: bool = False, estimates: bool = False) -> Opened:
     """Read the description of a collection; `formula` says whether its engine computes geodesic distances."""
     vectors = info.config.params.vectors
     vector = vectors.get(VECTOR_NAME) if isinstance(vectors, Mapping) else None
@@ -79,6 +77,7 @@ def read_collection(info: models.CollectionInfo, *, formula: bool = False) -> Op
         size=vector.size if vector is not None and metric is not None else None,
         metric=metric,
         formula=formula,
+        estimates=estimates,
     )
 
 

@@ -22,7 +22,8 @@ METADATA_KEY = "hysac"
 UPSERT_CHUNK = 500
 """Points sent to an engine at once: a few megabytes, far below the limit of a Qdrant server (32 MB)."""
 
-IndexKind = Literal["float", "keyword", "bool"]
+IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text", "geo"]
+"""Kinds of payload indexes, as Qdrant names them."""
 Metric = Literal["Dot", "Euclid"]
 """Comparison of stored vectors. Dot: larger is nearer; Euclid: smaller is nearer."""
 Quantization = Literal["int8", "turbo4", "turbo8", "binary"]
@@ -119,12 +120,14 @@ class Opened:
         size: Length of the vectors named `VECTOR_NAME`; None when there is no such vector.
         metric: Comparison of the vectors; None when there is no such vector, or another comparison.
         formula: Whether the engine can compute a geodesic distance in a second stage (acosh in formulas).
+        estimates: Whether counts are estimates, because strict mode allows no exact ones.
     """
 
     metadata: Mapping[str, Any] | None
     size: int | None
     metric: Metric | None = "Dot"
     formula: bool = False
+    estimates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

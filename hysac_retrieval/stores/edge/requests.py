@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import qdrant_edge as edge
 from qdrant_client import models
@@ -23,9 +23,7 @@ from hysac_retrieval.stores.types import (
 from hysac_retrieval.types import PointId
 
 INDEX_TYPES: dict[IndexKind, Any] = {
-    "float": edge.PayloadSchemaType.Float,
-    "keyword": edge.PayloadSchemaType.Keyword,
-    "bool": edge.PayloadSchemaType.Bool,
+    kind: getattr(edge.PayloadSchemaType, kind.capitalize()) for kind in get_args(IndexKind)
 }
 DISTANCES: dict[Metric, Any] = {"Dot": edge.Distance.Dot, "Euclid": edge.Distance.Euclid}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from hysac_retrieval.errors import (
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores import requests, versions
 from hysac_retrieval.stores.amend import Amendment, fitting
+from hysac_retrieval.stores.qdrant.strict import Limits, limits_of
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
     METADATA_KEY,
@@ -55,6 +57,7 @@ class Operations:
     def __init__(self, *, local: bool) -> None:
         self.local = local
         self._version = "" if local else None
+        self._limits: defaultdict[str, Limits] = defaultdict(Limits)  # of collections that were opened
 
     def names(self) -> Steps[list[str]]:
         found: models.CollectionsResponse = yield Ask("get_collections")
@@ -142,12 +145,13 @@ class Operations:
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
         if not len(query.vectors):
             return []
-        asked = requests.query_requests(query, local=self.local)
+        asked = requests.query_requests(self._limits[name].fitted(query), local=self.local)
         answers = yield from halved(asked, lambda few: Ask("query_batch_points", name, few))
         return requests.read_responses([answer for some in answers for answer in some])
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
-        asked = requests.group_request(query, groups, local=self.local)
+        fitted = self._limits[name].fitted(query)
+        asked = requests.group_request(fitted, groups, local=self.local)
         found = requests.read_groups((yield Ask("query_points_groups", name, **asked)))
         # A server gathers groups from as many points as it deems enough, so that members may be missing.
         short = [row for row, group in enumerate(found) if len(group.points) < groups.size]
@@ -171,7 +175,7 @@ class Operations:
             "scroll",
             name,
             scroll_filter=filter,
-            limit=limit,
+            limit=self._limits[name].page(limit),
             offset=after,
             with_payload=True,
             with_vectors=[VECTOR_NAME] if with_vectors else False,
@@ -187,7 +191,8 @@ class Operations:
         return found
 
     def count(self, name: str, filter: models.Filter | None = None) -> Steps[int]:
-        found: models.CountResult = yield Ask("count", name, count_filter=filter, exact=True)
+        exact = self._limits[name].exact
+        found: models.CountResult = yield Ask("count", name, count_filter=filter, exact=exact)
         return found.count
 
     def delete(self, name: str, ids: Sequence[PointId]) -> Steps[None]:
@@ -226,8 +231,9 @@ class Operations:
 
     def _described(self, name: str) -> Steps[Opened]:
         info = yield Ask("get_collection", name)
+        self._limits[name] = limits_of(info)
         formula = self.local or versions.FORMULAS.known((yield from self._asked_version()))
-        return requests.read_collection(info, formula=formula)
+        return requests.read_collection(info, formula=formula, estimates=not self._limits[name].exact)
 
 
 def _exists(name: str) -> CollectionExistsError:
