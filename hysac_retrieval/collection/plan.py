@@ -78,6 +78,7 @@ class SearchPlan:
             candidates=self.candidates,
             oversampling=self.oversampling,
             with_vectors=self.recomputed,
+            least=self.request.wanted,
         )
 
     def _formula(self, point: NDArray[np.float64]) -> models.FormulaQuery:

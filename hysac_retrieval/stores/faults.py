@@ -85,7 +85,7 @@ def _fault(error: Exception) -> StoreError:
 def _answered(error: UnexpectedResponse) -> StoreError:
     """A refusal over REST."""
     status = error.status_code or 0
-    detail = error.content.decode(errors="replace") if error.content else error.reason_phrase
+    detail = _words(error.content.decode(errors="replace")) if error.content else error.reason_phrase
     message = f"Qdrant answered {status}: {detail}"
     if status == 413 or _too_large(detail):
         return RequestTooLargeError(message, hint=_SMALLER)
@@ -97,6 +97,13 @@ def _answered(error: UnexpectedResponse) -> StoreError:
         hint = _TROUBLE if status >= 500 else _LATER
         return StoreUnavailableError(message, hint=hint, retry_after=_retry_after(error.headers))
     return _refused(message, detail)
+
+
+def _words(content: str) -> str:
+    """The words of an answer: those of Qdrant, or all of it where it is something else's."""
+    with suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(content)["status"]["error"])
+    return content
 
 
 def _unanswered(source: Exception) -> StoreError:

@@ -141,6 +141,7 @@ class VectorQuery:
     Attributes:
         vectors: Shape (n, size), float32.
         limit: Points to return for each, 1 or more.
+        least: How many of them are wanted; a store in strict mode may return so many only. None for all.
         filter: Condition on every point, applied inside the search: in the first stage and, with formulas, at the
             root as well.
         filters: One condition for each vector, which takes the place of `filter`; a store asks `condition`.
@@ -161,6 +162,7 @@ class VectorQuery:
     oversampling: float | None = None
     with_vectors: bool = True
     filters: Sequence[models.Filter | None] | None = None
+    least: int | None = None
 
     def condition(self, row: int) -> models.Filter | None:
         """Return the condition on the points found for one of the vectors."""

@@ -30,6 +30,8 @@ class RestServer:
     telemetry: dict[str, Any] | None = None
     key: str | None = None
     short_groups: bool = False
+    strict: models.StrictModeConfig | None = None
+    indexed: dict[str, set[str]] = field(default_factory=dict)
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
@@ -59,9 +61,13 @@ class RestServer:
             raise LookupError(f"Not found: Collection `{name}` doesn't exist!")
         if method == "GET":
             info = client.get_collection(name).model_dump(mode="json")
+            info["config"]["strict_mode_config"] = self.strict and self.strict.model_dump(mode="json")
             return info | {"status": "yellow" if len(self.bodies("GET", path)) % 2 else "green"}
+        if self.strict is not None and isinstance(body, dict):
+            self._check(name, body, self.strict)
         done = {"operation_id": 1, "status": "completed"}
         if (method, action) == ("PUT", "index"):
+            self.indexed.setdefault(name, set()).add(body["field_name"])
             return done
         if method == "DELETE" and action.startswith("index/"):
             return done
@@ -133,6 +139,44 @@ class RestServer:
             records = client.retrieve(name, wanted.ids, with_payload=True, with_vectors=wanted.with_vector)
             return [record.model_dump(mode="json") for record in records]
         raise LookupError(f"{method} {path} is not part of this server")
+
+    def _check(self, name: str, body: dict[str, Any], strict: models.StrictModeConfig) -> None:
+        """Refuse what strict mode refuses."""
+        for field_name in fields_of({key: value for key, value in body.items() if key not in ("points", "metadata")}):
+            if not strict.unindexed_filtering_retrieve and field_name not in self.indexed.get(name, ()):
+                raise ValueError(
+                    f'Bad request: Index required but not found for "{field_name}" of one of the following types: '
+                    "[keyword]. Help: Create an index for this key or use a different filter."
+                )
+        for search in body.get("searches", [body]):
+            for stage in (search, *(search.get("prefetch") or ())):
+                params = stage.get("params") or {}
+                for what, value, most in (
+                    ("limit", stage.get("limit"), strict.max_query_limit),
+                    ("hnsw_ef", params.get("hnsw_ef"), strict.search_max_hnsw_ef),
+                    ("upsert limit", len(stage.get("points") or ()), strict.upsert_max_batchsize),
+                    ("search batch size", len(body.get("searches", ())), strict.search_max_batchsize),
+                ):
+                    if value and most is not None and value > most:
+                        raise ValueError(
+                            f'Bad request: Limit exceeded {value} > {most} for "{what}". Help: Reduce the "{what}" '
+                            f"parameter to or below {most}."
+                        )
+        if body.get("exact") and strict.search_allow_exact is False:
+            raise ValueError('Bad request: Parameter "exact" disabled. Help: Set "exact" to false')
+
+
+def fields_of(condition: Any) -> Iterator[str]:
+    """Fields that a filter, or a request with filters in it, names."""
+    if isinstance(condition, dict):
+        for key, value in condition.items():
+            if key == "group_by" or (key == "key" and isinstance(value, str)):
+                yield value
+            else:
+                yield from fields_of(value)
+    elif isinstance(condition, list):
+        for part in condition:
+            yield from fields_of(part)
 
 
 def without_params(stage: Any) -> Any:

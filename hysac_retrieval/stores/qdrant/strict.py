@@ -32,18 +32,20 @@ class Limits:
         return wanted if self.limit is None else min(wanted, self.limit)
 
     def fitted(self, query: VectorQuery) -> VectorQuery:
-        """Return a query that keeps the limits: fewer candidates, but never fewer points than were asked for.
+        """Return a query that keeps the limits: fewer candidates, but never fewer points than are wanted.
 
         Raises:
             SettingsError: More points are wanted than one request may return.
         """
         if self == _NONE:
             return query
-        if self.limit is not None and query.limit > self.limit:
-            what = f"the strict mode of this collection allows {self.limit} points in one search, not {query.limit}"
+        least = query.least or query.limit
+        if self.limit is not None and least > self.limit:
+            what = f"the strict mode of this collection allows {self.limit} points in one search, not {least}"
             raise SettingsError(what, hint=f"Ask for at most {self.limit}, or raise max_query_limit of its strict mode")
         return replace(
             query,
+            limit=self.page(query.limit),
             candidates=None if query.candidates is None else self.page(query.candidates),
             ef=query.ef if self.ef is None else min(query.ef or self.ef, self.ef),
             oversampling=query.oversampling and min(query.oversampling, self.oversampling or math.inf),
