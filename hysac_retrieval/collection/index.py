@@ -11,6 +11,7 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.attach import Attachment, attach, expect_removable, open_collection
 from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.facts import facts
 from hysac_retrieval.collection.interpret import groups_of, hits_of
 from hysac_retrieval.collection.metadata import CollectionMetadata
 from hysac_retrieval.collection.plan import plan_search
@@ -25,9 +26,8 @@ from hysac_retrieval.collection.schema import (
     spec_of,
 )
 from hysac_retrieval.errors import SettingsError, StoreError
-from hysac_retrieval.payload import BEYOND, normal_ids, point_id
+from hysac_retrieval.payload import normal_ids, point_id
 from hysac_retrieval.results import GroupedResult, Hit, IndexInfo
-from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.redirect import query_info
 from hysac_retrieval.safety.views import Judged
@@ -364,28 +364,7 @@ class Index:
 
     def info(self) -> IndexInfo:
         """Return facts about the collection, counted now."""
-        metadata = self.metadata
-        points, size = self.count(), self.store.memory(self.name)
-        safe = self.count(safety_filter(metadata.safety.threshold, metadata.fingerprint))
-        flagged = models.Filter(must=[models.FieldCondition(key=BEYOND, match=models.MatchValue(value=True))])
-        return IndexInfo(
-            name=self.name,
-            points=points,
-            safe=safe,
-            unsafe=points - safe,
-            indexed=min(self.store.indexed(self.name), points),
-            beyond=self.count(flagged),
-            dim=metadata.dim,
-            curvature=metadata.curvature,
-            threshold=metadata.safety.threshold,
-            model=metadata.fingerprint,
-            lift=self._collection.lift.kind,
-            outdated=self.count(scored_by(c.fingerprint for c in metadata.earlier)) if metadata.earlier else 0,
-            quantization=metadata.quantization,
-            bytes_per_point=None if not points or size is None else size / points,
-            measured=metadata.measured,
-            estimated=self._collection.estimates,
-        )
+        return facts(self.store, self._collection)
 
     def close(self) -> None:
         """Close the store, unless it was the caller's. Closing twice is no error."""
