@@ -89,8 +89,7 @@ class Index:
             quantization: Compression of the vectors that the graph compares; hits are then ranked again in float64.
             hnsw: Options of the graph.
             storage: Memory or disk; shards and copies in a cluster.
-            index_fields: Payload fields that filters, rules and groups will name, and how to index each. They are
-                indexed in a collection that exists as well. A server in strict mode takes no condition on others.
+            index_fields: Payload fields to index for filters, rules and groups, in a collection that exists as well.
             exist_ok: Open a collection that exists already, if it is of the same model.
             recreate: Remove a collection that exists already, with all its points, unless it is an application's.
             **connection: Store of the collection; see `Connection`.
