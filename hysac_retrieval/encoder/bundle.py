@@ -25,7 +25,7 @@ MANIFEST_NAME = "hysac.json"
 FORMAT_VERSION = 1
 _AGAIN = "Download or export the bundle again"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FREE_TEXT = {"name", "description", "licence", "training", "metrics", "verification"}
+_FREE_TEXT = {"name", "description", "licence", "training", "metrics", "verification", "words"}
 _SCORING = {"safety", "lift"}  # made from the points, without effect on them
 
 
@@ -82,6 +82,9 @@ class Manifest(BaseModel):
     safety: SafetyProfile
     lift: dict[str, Any] | None = Field(
         default=None, description="Lift fitted on training points, as `lift.to_dict()`."
+    )
+    words: tuple[str, ...] | None = Field(
+        default=None, description="All words that the text graph was trained with, if it was trained from scratch."
     )
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)

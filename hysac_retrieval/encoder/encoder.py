@@ -118,7 +118,8 @@ class Encoder:
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer."""
-        return TextTokenizer.from_file(self.bundle.file(self.text_spec.tokenizer), self.text_spec)
+        path, words = self.bundle.file(self.text_spec.tokenizer), self.bundle.manifest.words
+        return TextTokenizer.from_file(path, self.text_spec, words)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, start and end included, before it is cut.

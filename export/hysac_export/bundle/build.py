@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +30,8 @@ from hysac_retrieval.errors import SettingsError, SourceError, TrainingError
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES
+
+_WORD = re.compile(r"[^\W\d_]+")
 
 FOREIGN = 4.0
 """A given profile belongs to another model if it misses more than so many times what calibration allows by default:
@@ -92,7 +96,8 @@ def export_run(run: Path, out: Path, options: ExportOptions, stages: Stages, wei
     check_hyperbolic(trained.model)
     if weights == "float16":
         round_weights(trained.model)
-    drawn = open_feed(trained.config).validation(options.n, 0, stages("Drawing", options.n))
+    feed = open_feed(trained.config)
+    drawn = feed.validation(options.n, 0, stages("Drawing", options.n))
     encoded = encode_drawn(trained, drawn, stages("Encoding", 2 * options.n))
     profile = options.safety or calibrate(encoded, trained.curvature)
     figures = {key: figure.value for key, figure in metrics(encoded, trained.curvature, profile).items()}
@@ -109,6 +114,8 @@ def export_run(run: Path, out: Path, options: ExportOptions, stages: Stages, wei
         mean=trained.config.model.image.mean,
         std=trained.config.model.image.std,
         lift=PaddedLift.fit(points, trained.curvature),
+        # Towers of open_clip know more words than this training has shown them.
+        known_words=words_of(feed.captions()) if trained.config.model.open_clip is None else None,
         training=_provenance(trained, run),
         metrics={"validation": figures} | ({} if options.metrics is None else {"test": options.metrics}),
         description=options.description or "",
@@ -116,6 +123,12 @@ def export_run(run: Path, out: Path, options: ExportOptions, stages: Stages, wei
         weights=weights,
         overwrite=options.overwrite,
     )
+
+
+def words_of(captions: Iterable[str]) -> list[str]:
+    """Return, in order, the words that are in more than one caption, in lower case."""
+    counts = Counter(word for text in captions for word in set(_WORD.findall(text.lower())))
+    return sorted(word for word, count in counts.items() if count > 1)
 
 
 def compress(source: Bundle, out: Path, options: ExportOptions, stages: Stages) -> Bundle:

@@ -85,6 +85,7 @@ def export_bundle(
     lift: Lift | None = None,
     training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    known_words: Sequence[str] | None = None,
     description: str = "",
     licence: str = "",
     mean: Sequence[float] = CLIP_MEAN,
@@ -94,13 +95,11 @@ def export_bundle(
 ) -> Bundle:
     """Write a model bundle and check that it computes what the model computes.
 
-    The bundle is built in a folder beside `out` and moved there only when all is well. Nothing but a bundle is ever
-    replaced, and only with `overwrite`.
-
+    The bundle is built in a folder beside `out` and moved there when all is well; `overwrite` replaces a bundle there.
     The model, a hyperbolic one on any device, is not changed; `safety` is its calibration. `text` describes a tokenizer
     that `train_tokenizer` has not made; `lift` was fitted on training points; `mean` and `std` are those of training.
-    `training` and `metrics` are free form and JSON-serialisable, `licence` is an SPDX identifier or words.
-    ``weights="float16"`` rounds and stores matrices in half precision; all arithmetic stays in float32.
+    `training` and `metrics` are free form, JSON-serialisable; `known_words` all that a model from scratch has seen.
+    With ``weights="float16"`` matrices are stored in half precision; all arithmetic stays in float32.
 
     Raises:
         SettingsError: There is something at `out` already.
@@ -127,6 +126,7 @@ def export_bundle(
             files={path.name: entry_of(path) for path in sorted(folder.iterdir())},
             safety=safety,
             lift=None if lift is None else lift.to_dict(),
+            words=None if known_words is None else tuple(known_words),
             training=dict(training or {}),
             metrics=dict(metrics or {}),
         )

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import random
+import re
+import string
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.encoder.lexicon import Lexicon
+from hysac_retrieval.encoder.readings import readings
+
+WORDS = "a an the man woman dog cat with and in on of park street gun knife pistol blood bomb skull photo next to"
+LEXICON = Lexicon.of(WORDS.split(" "))
+TEXT = "a man with a gun and a knife in the park"
+
+
+def _letters(text: str, first: int) -> str:
+    return "".join(chr(first + ord(c) - ord("a")) if c in string.ascii_lowercase else c for c in text)
+
+
+def _mapped(old: str, new: str) -> Callable[[str], str]:
+    return lambda text: text.translate(str.maketrans(old, new))
+
+
+def _between(mark: str) -> Callable[[str], str]:
+    return lambda text: mark.join(text)
+
+
+def _in_words(mark: str) -> Callable[[str], str]:
+    return lambda text: re.sub(r"(?<=\w)(?=\w)", mark, text)
+
+
+def _reversed(text: str) -> str:
+    return text[::-1]
+
+
+LEET, CYRILLIC = _mapped("aeiost", "431057"), _mapped("aeopcxyi", "аеорсхуі")
+DODGES: dict[str, Callable[[str], str]] = {
+    "fullwidth": lambda text: _letters(text, 0xFF41),
+    "bold": lambda text: _letters(text, 0x1D41A),
+    "script": lambda text: _letters(text, 0x1D4EA),
+    "monospace": lambda text: _letters(text, 0x1D68A),
+    "circled": lambda text: _letters(text, 0x24D0),
+    "squared": lambda text: _letters(text, 0x1F130),
+    "zero-width space": _between("\u200b"),
+    "zero-width joiner in words": _in_words("\u200d"),
+    "soft hyphen": _in_words("\u00ad"),
+    "byte order mark": _between("\ufeff"),
+    "control characters": _in_words("\x08"),
+    "acute": _between("\u0301"),
+    "struck through": lambda text: "".join(c + "\u0336" for c in text),
+    "stacked marks": lambda text: "".join(c + "\u0301\u0316\u0334\u0489" for c in text),
+    "precomposed": _mapped("aeiou", "áêïõų"),
+    "Cyrillic": CYRILLIC,
+    "more Cyrillic": _mapped("aeopcxyimtkb", "аеорсхуімткь"),
+    "Greek": _mapped("aovniupkt", "αονηιυρκτ"),
+    "small capitals": _mapped("abdefghikmnoprtuw", "ᴀʙᴅᴇꜰɢʜɪᴋᴍɴᴏᴘʀᴛᴜᴡ"),
+    "mirrored capitals": _mapped("n", "И"),
+    "spaced": _between(" "),
+    "spaced without gaps": lambda text: " ".join(text.replace(" ", "")),
+    "hyphened": _in_words("-"),
+    "dotted": _between("."),
+    "underscored": _in_words("_"),
+    "starred": _in_words("*"),
+    "one hyphen a word": lambda text: re.sub(r"(\w)(\w{2,})", r"\1-\2", text),
+    "in two": lambda text: re.sub(r"(\w\w)(\w+)", r"\1 \2", text),
+    "without spaces": lambda text: text.replace(" ", ""),
+    "leet": LEET,
+    "more leet": _mapped("aeiosg", "@3!0$9"),
+    "bars": _mapped("i", "|"),
+    "capital I for l": _mapped("l", "I"),
+    "reversed": _reversed,
+    "words reversed": lambda text: " ".join(map(_reversed, text.split())),
+    "doubled letters": lambda text: re.sub(r"(\w)", r"\1\1", text),
+    "drawn out": lambda text: re.sub(r"([aeiou])", r"\1\1\1\1", text),
+    "Cyrillic, spaced": lambda text: " ".join(CYRILLIC(text)),
+    "Cyrillic, hyphened, upper case": lambda text: _in_words("-")(CYRILLIC(text)).upper(),
+    "zero-width, leet": lambda text: "\u200b".join(LEET(text)),
+    "zero-width, reversed": lambda text: "\u200b".join(text[::-1]),
+    "leet, reversed": lambda text: LEET(text)[::-1],
+    "leet, spaced": lambda text: " ".join(LEET(text)),
+    "fullwidth, spaced": lambda text: " ".join(_letters(text, 0xFF41)),
+    "bold, dotted": lambda text: ".".join(_letters(text, 0x1D41A)),
+    "reversed, spaced": lambda text: " ".join(text[::-1]),
+}
+
+
+@pytest.mark.parametrize("kind", DODGES)
+def test_what_a_person_reads_is_among_the_readings(kind: str) -> None:
+    found = [sorted(reading.lower().split()) for reading in readings(DODGES[kind](TEXT), LEXICON).values()]
+    assert sorted(TEXT.split()) in found
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("a man with a g u n", "gun"), ("a g-u-n", "gun"), ("a photo of a nug", "gun"), ("GUN!!!", "gun"),
+        ("a 9un", "gun"), ("a kn1fe", "knife"), ("a kn!fe", "knife"), ("b|ood", "blood"), ("bIood", "blood"),
+        ("p.1.s.t.o.l", "pistol"), ("s.k-u_l l", "skull"), ("ｇ　ｕ　ｎ", "gun"), ("ɡυɴ", "gun"), ("gυп", "gun"),
+        ("🅖🅤🅝", "gun"), ("𝖌𝖚𝖓", "gun"), ("🇬🇺🇳", "gun"), ("g\u0336u\u0336n\u0336", "gun"), ("g\0un", "gun"),
+        ("b0m8", "bomb"), ("a dog, a gunn", "gun"), ("(g*u*n)", "gun"), ("💣", "bomb"), ("a man 🔪", "knife"),
+    ],
+)  # fmt: skip
+def test_one_word_that_is_hidden_in_a_text_is_read(text: str, word: str) -> None:
+    assert any(word in re.findall(r"\w+", reading.lower()) for reading in readings(text, LEXICON).values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a dog in the park",
+        "A Man, with a DOG!",
+        "2 man",
+        "the man (next to the cat)",
+        "next-to",
+        "a dog/cat.",
+    ],
+)
+def test_a_text_of_known_words_has_one_reading(text: str) -> None:
+    assert readings(text, LEXICON) == {"text": text}
+
+
+@pytest.mark.parametrize("text", ["a laptop on the desk", "therapist", "asdf qwer", "12345", "???", "naïve", "日本"])
+def test_unknown_words_are_not_read_as_known_ones(text: str) -> None:
+    known = {"gun", "knife", "pistol", "blood", "bomb", "skull"}
+    assert not any(known & set(reading.split()) for reading in readings(text, LEXICON).values())
+
+
+def test_a_lexicon_without_words_still_gives_plain_letters() -> None:
+    assert readings("ｇｕｎ \u200bx", Lexicon(frozenset(), complete=False))["plain letters"] == "gun x"
+
+
+@given(st.text(max_size=60))
+def test_any_text_has_few_distinct_readings_of_which_it_is_the_first(text: str) -> None:
+    found = readings(text, LEXICON)
+    assert next(iter(found.items())) == ("text", text)
+    assert len(found) <= 4
+    assert len({reading.strip() for reading in found.values()}) == len(found)
+
+
+@given(st.text(alphabet=string.ascii_lowercase + string.digits + " -.@$!|" + "аеорс\u200b\u0301", max_size=80))
+def test_a_reading_beside_the_text_in_plain_letters_holds_more_known_words(text: str) -> None:
+    found = readings(text, LEXICON)
+    if "spelled out" in found:
+        assert LEXICON.share(found["spelled out"]) > LEXICON.share(text)
+
+
+def test_a_long_text_is_read_in_time_that_grows_with_its_length() -> None:
+    rng = random.Random(0)
+    text = " ".join("".join(rng.choices("ab1l!|9 -", k=40)) for _ in range(2_500))
+    assert len(readings(text, LEXICON)) <= 4
+    assert len(readings("1l!|" * 25_000, LEXICON)) <= 4
+
+
+@pytest.mark.parametrize("kind", DODGES)
+def test_a_vocabulary_of_word_pieces_serves_as_well(encoder: Encoder, kind: str) -> None:
+    if kind == "without spaces":
+        pytest.skip("a vocabulary that leaves words out does not part them")
+    text = "a man with a gun"
+    found = encoder.tokenizer.readings(DODGES[kind](text))
+    assert any("gun" in re.findall(r"\w+", reading.lower()) for reading in found.values())
+
+
+@pytest.fixture(scope="module")
+def encoder(toy_bundle: object) -> Encoder:
+    return Encoder.load(str(toy_bundle), device="cpu", threads=1)
