@@ -77,7 +77,7 @@ def main(points: int, queries: int, dim: int, quick: bool, out: Path) -> None:
     for share in SHARES:
         data = synthetic(points, queries, dim, safe=share, together=TOGETHER)
         scores = data.safety.unsafe(lorentz.dist0(data.gallery, data.curvature), "image")
-        safe = np.flatnonzero(scores <= data.safety.threshold)
+        safe = np.flatnonzero(scores <= data.safety.threshold.image)
         report: dict[str, Any] = {"safe_points": len(safe)}
         for lift, kind in collections:
             with stored(data, lift, kind) as (index, _):

@@ -89,7 +89,7 @@ def by_default(data: Data) -> dict[str, Any]:
     """Recall@10 of every kind of query with default settings."""
     kinds, rows = data.kinds(), np.arange(len(data.gallery))
     scores = data.safety.unsafe(lorentz.dist0(data.gallery, data.curvature), "image")
-    safe = np.flatnonzero(scores <= data.safety.threshold)
+    safe = np.flatnonzero(scores <= data.safety.threshold.image)
     with stored(data) as (index, seconds):
         all_points, safe_points = (
             {name: exact(data.gallery, queries, K, data.curvature, chosen) for name, queries in kinds.items()}

@@ -75,7 +75,7 @@ def build(stack: ExitStack, size: int, count: int, dim: int, lift: str, quantiza
         points = source.images(min(BLOCK, size - first), block=10 + block)
         rows = np.arange(first, first + len(points))
         everything.add(points, rows)
-        allowed = safety.unsafe(lorentz.dist0(points, CURVATURE), "image") <= safety.threshold
+        allowed = safety.unsafe(lorentz.dist0(points, CURVATURE), "image") <= safety.threshold.image
         safe.add(points[allowed], rows[allowed])
         start = time.perf_counter()
         index.upsert(rows.tolist(), points, modality="image", payloads=[{"path": f"{row}.jpg"} for row in rows])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from hysac_retrieval.types import Modality, PointId
+from hysac_retrieval.types import Modality, PointId, Thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class PathStep:
     Attributes:
         radius: The point's distance from the origin.
         unsafe: P(unsafe | radius, modality) of the query at that radius, in [0, 1].
-        safe_share: Share of the nearest points of any score (as many as the policy's `top`) whose score is at most the
-            threshold; 1 where nothing is near.
+        safe_share: Share of the nearest points of any score (as many as the policy's `top`) whose score is at most
+            their threshold; 1 where nothing is near.
         chosen: Whether this point was searched with.
     """
 
@@ -65,10 +65,11 @@ class QueryInfo:
             point was within the boundary and only another view of it is unsafe, searched from there.
         radius_searched: Distance from the origin of the point that was searched; never above `radius`.
         safe: Whether only safe points were asked for.
-        threshold: The largest unsafe score a hit could have; ``None`` when ``safe`` is false.
+        threshold: The largest unsafe score a hit of any modality could have; ``None`` when ``safe`` is false.
         path: Path of an adaptive traversal, from the query to its boundary; empty if there was none.
         views: Number of views of the query that were judged.
         worst: Name of the worst of them; ``None`` where there is only one.
+        thresholds: The largest unsafe score of a hit of each modality; ``None`` when ``safe`` is false.
     """
 
     modality: Modality | None
@@ -81,6 +82,7 @@ class QueryInfo:
     path: tuple[PathStep, ...] = ()
     views: int = 1
     worst: str | None = None
+    thresholds: Thresholds | None = None
 
     def __str__(self) -> str:
         """Return the query's score and redirect in one line."""
@@ -165,7 +167,7 @@ class IndexInfo:
             they are many, make the collection again with a `sample` of its points.
         dim: Number of space components of a point.
         curvature: Curvature c > 0 of the space (−c).
-        threshold: Largest unsafe score that counts as safe.
+        thresholds: Largest unsafe score that counts as safe, of each modality.
         model: Fingerprint of the model that made the points.
         lift: Kind of the lift. A collection made without `lift` and `sample` has ``"padded"`` with a large padding,
             of which the graph finds less; see `Index.create`.
@@ -185,7 +187,7 @@ class IndexInfo:
     beyond: int
     dim: int
     curvature: float
-    threshold: float
+    thresholds: Thresholds
     model: str
     lift: str
     outdated: int = 0

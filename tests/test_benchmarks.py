@@ -172,5 +172,5 @@ def test_synthetic_blocks_are_the_same_every_time_and_differ_from_each_other(loa
     np.testing.assert_array_equal(one.images(20, block=4), other.images(20, block=4))
     assert not np.isin(one.images(20, block=4), one.images(20, block=5)).any()
     safety = one.safety()
-    unsafe = safety.unsafe(lorentz.dist0(one.images(100, safe=0.25), points.CURVATURE), "image") > safety.threshold
-    assert unsafe.sum() == 75
+    safe = safety.counts_safe(lorentz.dist0(one.images(100, safe=0.25), points.CURVATURE), "image")
+    assert safe.sum() == 25

@@ -39,10 +39,13 @@ Radii: TypeAlias = Mapping[str, Any]
 )
 @click.option(
     "--max-miss",
-    default=0.02,
-    show_default=True,
     type=click.FloatRange(0, 1, max_open=True),
-    help="Largest share of unsafe points that may count as safe.",
+    help="Largest share of unsafe texts, and of images, that may count as safe; 0.02 unless --max-lost is given.",
+)
+@click.option(
+    "--max-lost",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Largest share of safe texts, and of images, that may count as unsafe.",
 )
 @click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times.")
 @click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise.")
@@ -78,7 +81,10 @@ def command(
     """Calibrate MODEL, a run folder of `hysac train` or a bundle.
 
     The profile holds the radii of safe and unsafe samples, P(unsafe | radius) per modality, the radius that unsafe
-    queries are moved to, and the score above which a point counts as unsafe.
+    queries are moved to, and the score of each modality above which a point counts as unsafe.
+
+    That threshold follows from the share of unsafe samples that may pass (--max-miss), from the share of safe ones that
+    may be lost (--max-lost), or from both. What the shares become is printed, and --roc draws all that can be had.
 
     By default the samples are quadruplets of the validation split that the model was trained beside. Your own, for a
     bundle, may be anything that can be indexed: folders of images, text files, tables, shards. A kind that you give
@@ -102,7 +108,7 @@ def command(
         from hysac_export.evaluation.roc import roc as measured
         from hysac_export.evaluation.roc import write_roc
 
-        write_roc(measured(profile, radii), roc, f"{name}, threshold {profile.threshold:.4f}")
+        write_roc(measured(profile, radii), roc, f"{name}, threshold {profile.threshold}")
     text = profile.model_dump_json(indent=1) + "\n"
     if out is not None:
         out.write_text(text, encoding="utf-8")
@@ -137,7 +143,7 @@ def _prepare(roc: Path | None, out: Path | None) -> None:
 
 
 def _on_validation(
-    model: str, n: int, seed: int, max_harmful: float, max_miss: float, **_: Any
+    model: str, n: int, seed: int, max_harmful: float, max_miss: float | None, max_lost: float | None, **_: Any
 ) -> tuple[str, SafetyProfile, Radii]:
     from hysac_export.evaluation.calibrate import calibrate
     from hysac_export.evaluation.subjects import encode_validation, load_subject
@@ -146,12 +152,12 @@ def _on_validation(
     subject = load_subject(model)
     with stages() as stage:
         encoded, curvature = encode_validation(subject, n, seed, stage)
-    profile = calibrate(encoded, curvature, max_harmful=max_harmful, max_miss=max_miss)
+    profile = calibrate(encoded, curvature, max_harmful=max_harmful, max_miss=max_miss, max_lost=max_lost)
     return subject.name, profile, radii_of(encoded, curvature)
 
 
 def _on_samples(
-    model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float, **_: Any
+    model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float | None, max_lost: float | None, **_: Any
 ) -> tuple[str, SafetyProfile, Radii]:
     from hysac_export.evaluation.samples import calibrate_radii, encode_samples
     from hysac_retrieval.encoder.encoder import Encoder
@@ -159,7 +165,7 @@ def _on_samples(
     encoder = Encoder.load(model)
     with stages() as stage:
         samples = encode_samples(encoder, safe, unsafe, stage("Encoding samples", None))
-    profile = calibrate_radii(samples.radii, encoder.safety, max_miss=max_miss)
+    profile = calibrate_radii(samples.radii, encoder.safety, max_miss=max_miss, max_lost=max_lost)
     return encoder.name, profile, {str(group): radii for group, radii in samples.radii.items()}
 
 
@@ -189,9 +195,13 @@ def _show(name: str, profile: SafetyProfile) -> None:
     for modality in MODALITIES:
         part = profile.of(modality)
         spans = (f"{stats.mean:.3f} ± {stats.std:.3f}" for stats in (part.safe, part.unsafe))
-        rows.append((modality, *spans, f"{part.midpoint:.3f}", f"{part.slope:.2f}", f"{part.boundary:.3f}"))
-    header = ("", "safe radius", "unsafe radius", "midpoint", "slope", "boundary")
+        numbers = (f"{part.midpoint:.3f}", f"{part.slope:.2f}", f"{part.boundary:.3f}")
+        cost = profile.rates.get(modality)
+        shares = ("–", "–") if cost is None else (f"{cost.miss:.1%}", f"{cost.lost:.1%}")
+        rows.append((modality, *spans, *numbers, f"{profile.threshold.of(modality):.4g}", *shares))
+    header = ("", "safe radius", "unsafe radius", "midpoint", "slope", "boundary", "threshold", "missed", "lost")
     out = console()
-    title = f"Safety profile of {name}, threshold {profile.threshold:.4f}"
+    title = f"Safety profile of {name}"
     out.print(Table(title, header, tuple(rows), labels=1).rich())
     out.print(profile.source)
+    out.print("missed: unsafe samples that count as safe; lost: safe samples that count as unsafe", style="dim")

@@ -118,7 +118,7 @@ def _print_profile(profile: SafetyProfile) -> None:
 
     names = ("safe radius", "unsafe radius", "P(unsafe) = ½ at", "queries kept up to")
     columns = (Column(""), *(Column(name, justify="right") for name in names))
-    table = Table(*columns, title=f"safety profile, threshold {profile.threshold:.3g}", title_justify="left", box=None)
+    table = Table(*columns, title=f"safety profile, threshold {profile.threshold}", title_justify="left", box=None)
     for modality in MODALITIES:
         part = profile.of(modality)
         table.add_row(

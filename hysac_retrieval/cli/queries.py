@@ -26,6 +26,27 @@ _KINDS: tuple[Decorator, ...] = (
 )
 
 
+def _threshold(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """Read a number for both modalities, or ``text=…``, ``image=…`` or both; the model's calibration checks them."""
+    if value is None:
+        return None
+    try:
+        if "=" not in value:
+            return float(value)
+        named = (part.partition("=") for part in value.split(","))
+        return {kind.strip(): float(number) for kind, _, number in named}
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor of the form text=0.3,image=0.05") from None
+
+
+threshold_option = click.option(
+    "--threshold",
+    metavar="NUMBER",
+    callback=_threshold,
+    help="Stricter threshold of the unsafe score than the model's; text=NUMBER,image=NUMBER for each its own.",
+)
+
+
 def one_query(given: str, kind: Kind) -> Single:
     """Read one query: the file of an image if it is named as one, else a text, unless `kind` says which."""
     from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES

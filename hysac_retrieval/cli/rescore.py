@@ -84,7 +84,7 @@ def show_report(report: RescoreReport, as_json: bool) -> None:
         f"Rescored {report.rescored:,} points of {report.collection!r} in {report.seconds:.1f} s: "
         f"{report.withdrawn:,} no longer count as safe, {report.released:,} now do."
     )
-    click.echo(f"Safe now: {report.safe:,} of {report.points:,}, threshold {report.threshold:.4f}.")
+    click.echo(f"Safe now: {report.safe:,} of {report.points:,}, threshold {report.thresholds}.")
     if report.unreadable:
         click.echo(f"{report.unreadable:,} carry no usable radius and count as unsafe; index them again.", err=True)
     if report.left:

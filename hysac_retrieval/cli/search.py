@@ -8,7 +8,7 @@ import click
 
 from hysac_retrieval.cli.common import Command, print_json, shorten
 from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
-from hysac_retrieval.cli.queries import filter_option, query_options, warn_if_cut
+from hysac_retrieval.cli.queries import filter_option, query_options, threshold_option, warn_if_cut
 from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.errors import SettingsError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.results import GroupedResult, Hit, SearchResult
     from hysac_retrieval.safety.redirect import Traversal
     from hysac_retrieval.search.queries import Query
+    from hysac_retrieval.types import Thresholds
 
 
 @click.command("search", cls=Command)
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--offset", default=0, type=click.IntRange(0), help="Hits to leave out before them.")
 @click.option("--modality", type=click.Choice(["image", "text"]), help="Find only points of this kind.")
 @click.option("--max-distance", type=click.FloatRange(0), help="Leave out hits that are farther away than this.")
-@click.option("--threshold", type=float, help="Stricter threshold of the unsafe score than the model's.")
+@threshold_option
 @filter_option
 @click.option("--group-by", metavar="KEY", help="Group the hits by a payload field.")
 @click.option("--group-size", default=3, show_default=True, type=click.IntRange(1), help="Hits of each group at most.")
@@ -94,8 +95,8 @@ def command(
         print_result(result, encoder.safety.threshold, first=offset + 1)
 
 
-def print_result(result: SearchResult | GroupedResult, threshold: float, *, first: int = 1) -> None:
-    """Print a result as a table, or one for each group, ranked from `first`; scores up to the threshold are green."""
+def print_result(result: SearchResult | GroupedResult, thresholds: Thresholds, *, first: int = 1) -> None:
+    """Print a result as a table, or one for each group, ranked from `first`; scores that count as safe are green."""
     from hysac_retrieval.results import GroupedResult
 
     out = console()
@@ -104,26 +105,26 @@ def print_result(result: SearchResult | GroupedResult, threshold: float, *, firs
     if query.path:
         steps = (f"{step.radius:.2f} ({step.safe_share:.0%} safe)" for step in query.path)
         out.print(f"nearest points on the path: {' → '.join(steps)}", style="dim")
-    if query.threshold is not None:
-        out.print(f"safe results only (unsafe score ≤ {query.threshold:.3g})", style="dim")
+    if query.thresholds is not None:
+        out.print(f"safe results only (unsafe score ≤ {query.thresholds})", style="dim")
     if not len(result):
         out.print("nothing found")
     elif isinstance(result, GroupedResult):
         for group in result:
             out.print(f"\n{shorten(group.value)}", style="bold")
-            out.print(_table(group.hits, threshold, 1))
+            out.print(_table(group.hits, thresholds, 1))
     else:
-        out.print(_table(result.hits, threshold, first))
+        out.print(_table(result.hits, thresholds, first))
 
 
-def _table(hits: Sequence[Hit], threshold: float, first: int) -> Table:
+def _table(hits: Sequence[Hit], thresholds: Thresholds, first: int) -> Table:
     from rich.table import Column, Table
     from rich.text import Text
 
     numbers = (Column(name, justify="right", no_wrap=True) for name in ("#", "distance", "unsafe", "radius"))
     table = Table(*numbers, Column("kind", no_wrap=True), "payload", box=None, pad_edge=False, header_style="dim")
     for rank, hit in enumerate(hits, start=first):
-        is_safe = hit.unsafe is not None and hit.unsafe <= threshold
+        is_safe = thresholds.passes(hit.unsafe, hit.modality)
         table.add_row(
             str(rank),
             f"{hit.distance:.4f}",

@@ -27,7 +27,7 @@ def facts(store: Store, collection: Collection) -> IndexInfo:
         beyond=store.count(name, flagged),
         dim=metadata.dim,
         curvature=metadata.curvature,
-        threshold=metadata.safety.threshold,
+        thresholds=metadata.safety.threshold,
         model=metadata.fingerprint,
         lift=collection.lift.kind,
         outdated=store.count(name, scored_by(earlier)) if earlier else 0,

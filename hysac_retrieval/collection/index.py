@@ -315,7 +315,7 @@ class Index:
         x = checked_point(self._collection, point)
         plan = plan_search(self._collection, request)
         answer = self.store.query_groups(self.name, plan.query(x[None, :]), GroupQuery(by, groups, size))
-        info = query_info(x, None, x, self.metadata.safety, self.metadata.curvature, plan.threshold)
+        info = query_info(x, None, x, self.metadata.safety, self.metadata.curvature, plan.thresholds)
         return GroupedResult(info, groups_of(plan, x, answer))
 
     def points(self, ids: Sequence[Any]) -> tuple[NDArray[np.float64], list[Modality | None]]:

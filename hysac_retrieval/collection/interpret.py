@@ -32,7 +32,7 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
         point: The point searched with, (d,).
         answer: What the store returned.
     """
-    metadata, request, bound = plan.collection.metadata, plan.request, plan.threshold
+    metadata, request, bound = plan.collection.metadata, plan.request, plan.thresholds
     fingerprint, farthest, penalty = metadata.fingerprint, request.max_distance, request.penalty
     records = [own_payload(stored.payload) for stored in answer]
     found: list[Hit] = []

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hysac_retrieval.errors import NotACollectionError
-from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.safety.profile import TOLD, SafetyProfile
 from hysac_retrieval.stores.types import Opened, Quantization
 
 FORMAT_VERSION: Literal[1] = 1
@@ -89,7 +89,7 @@ def same_points(one: str, other: str) -> bool:
 def raw_fingerprint(dim: int, curvature: float, safety: SafetyProfile) -> str:
     """Return an identity for points that come from no bundle: a hash of the space and its calibration."""
     space = {"dim": dim, "curvature": curvature}
-    whole = space | {"safety": safety.model_dump(mode="json", exclude={"source"})}
+    whole = space | {"safety": safety.model_dump(mode="json", exclude={*TOLD})}
     first, second = (hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in (space, whole))
     return f"raw-{first[:12]}{second[:16]}"
 

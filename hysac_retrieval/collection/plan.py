@@ -13,9 +13,10 @@ from qdrant_client import models
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.request import Request
 from hysac_retrieval.payload import UNSAFE
-from hysac_retrieval.safety.filters import effective_threshold, safety_filter, search_filter, verdict_filter, without
+from hysac_retrieval.safety.filters import safety_filter, search_filter, verdict_filter, without
+from hysac_retrieval.safety.thresholds import effective_threshold
 from hysac_retrieval.stores.types import Quantization, VectorQuery
-from hysac_retrieval.types import PointId
+from hysac_retrieval.types import PointId, Thresholds
 
 OVERSAMPLING: dict[Quantization, float] = {"int8": 2.0, "turbo8": 2.0, "turbo4": 3.0, "binary": 8.0}
 """Quantized candidates compared again by their originals, per hit; chosen by benchmarks/recall.py."""
@@ -36,7 +37,7 @@ class SearchPlan:
     Attributes:
         collection: The collection searched.
         request: What is asked for.
-        threshold: Largest unsafe score of a hit; None for a search that may return anything.
+        thresholds: Largest unsafe scores of hits; None for a search that may return anything.
         filter: Condition on every hit.
         fetched: Points that the store returns for each query.
         candidates: Points that a first stage hands to a second one, which ranks by the geodesic distance; None where
@@ -48,7 +49,7 @@ class SearchPlan:
 
     collection: Collection
     request: Request
-    threshold: float | None
+    thresholds: Thresholds | None
     filter: models.Filter | None
     fetched: int
     candidates: int | None
@@ -128,12 +129,12 @@ def plan_search(
         single = models.FieldCondition(key=UNSAFE, values_count=models.ValuesCount(lte=1))
         safety = models.Filter(must=[*safety.must, single], must_not=safety.must_not)  # type: ignore[misc]  # a list
     elif request.safe:
-        safety = verdict_filter(metadata.fingerprint, bound if bound < calibrated else None)
+        safety = verdict_filter(metadata.fingerprint, None if bound == calibrated else bound)
     reached = max(fetched, first or 0, request.candidates or 0)
     return SearchPlan(
         collection=collection,
         request=request,
-        threshold=bound if request.safe else None,
+        thresholds=bound if request.safe else None,
         filter=search_filter(safety, modality=request.modality, user=request.filter, rules=rules),
         fetched=fetched,
         candidates=first,

@@ -62,13 +62,13 @@ def records(
     radius = np.asarray(lorentz.dist0(x, metadata.curvature))
     worst = np.maximum(radius, [0.0 if one is None else one.radius for one in views])
     unsafe = np.minimum(short_numbers(metadata.safety.unsafe(worst, modality), up=True), 1.0).tolist()
-    radii = short_numbers(radius)
+    radii, threshold = short_numbers(radius), metadata.safety.threshold.of(modality)
     beyond, extras = collection.lift.beyond(x), collection.lift.extras(x)
     rows = plain_payloads(given)
     for row, payload in enumerate(rows):
         own = {
             **marked[row],
-            **verdict(unsafe[row], metadata.safety.threshold, metadata.fingerprint),
+            **verdict(unsafe[row], threshold, metadata.fingerprint),
             "radius": radii[row],
             "modality": modality,
             **extras[row],

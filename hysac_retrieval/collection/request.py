@@ -11,6 +11,7 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.safety.filters import MAX_LIMIT, as_filter, checked_count, checked_safe
+from hysac_retrieval.safety.thresholds import AnyThreshold
 from hysac_retrieval.types import MODALITIES, Modality
 
 Rerank = Literal["exact"]
@@ -23,7 +24,8 @@ class CommonOptions(TypedDict, total=False):
     Attributes:
         safe: Whether every hit must be safe (the default): by its verdict, its score and its model. This holds inside
             the search and whatever `filter` says; a point without a verdict of the collection's model is not safe.
-        threshold: Stricter threshold than the calibration's, from 0 to that one.
+        threshold: Stricter threshold than the calibration's: a number for both modalities, or one for each that is
+            named, such as ``{"image": 0.05}``, from 0 to that of the modality.
         filter: The caller's own condition, as a Qdrant filter or its JSON form; it can only narrow the result.
         modality: Kind of points to find, ``"image"`` or ``"text"``; None for both.
         max_distance: Largest geodesic distance of a hit, ≥ 0; None for any.
@@ -40,7 +42,7 @@ class CommonOptions(TypedDict, total=False):
     """
 
     safe: bool
-    threshold: float | None
+    threshold: AnyThreshold | None
     filter: models.Filter | Mapping[str, Any] | None
     modality: Modality | None
     max_distance: float | None

@@ -42,7 +42,7 @@ from hysac_retrieval.safety.views import worst_radius
 from hysac_retrieval.stores.amend import Amendment, stored_worst
 from hysac_retrieval.stores.base import Store, pages
 from hysac_retrieval.stores.types import StoredPoint
-from hysac_retrieval.types import MODALITIES, Modality
+from hysac_retrieval.types import MODALITIES, Modality, Thresholds
 
 PAGE = 1000
 _ROUNDING = 5e-13
@@ -58,7 +58,7 @@ class RescoreReport:
     Attributes:
         collection: The collection.
         fingerprint: The model with the new calibration.
-        threshold: Largest score that counts as safe now.
+        thresholds: Largest score that counts as safe now, of each modality.
         rescored: Points that were given a new score.
         withdrawn: Of these, points that counted as safe and no longer do.
         released: Of these, points that did not count as safe and now do.
@@ -71,7 +71,7 @@ class RescoreReport:
 
     collection: str
     fingerprint: str
-    threshold: float
+    thresholds: Thresholds
     rescored: int
     withdrawn: int
     released: int
@@ -132,7 +132,7 @@ def rescore(
     return RescoreReport(
         collection=index.name,
         fingerprint=metadata.fingerprint,
-        threshold=metadata.safety.threshold,
+        thresholds=metadata.safety.threshold,
         **counts,
         left=sum(left.values()),
         safe=index.count(safety_filter(metadata.safety.threshold, metadata.fingerprint)),
@@ -196,7 +196,7 @@ def _stages(metadata: CollectionMetadata) -> list[tuple[models.Filter, Calibrati
     stages: list[list[tuple[models.Filter, Calibration]]] = [[], [], [], []]
     for calibration in metadata.earlier:
         scored = scored_by([calibration.fingerprint])
-        safe = models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=calibration.safety.threshold))
+        safe = models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=calibration.safety.threshold.loosest))
         conditions: list[list[Any]] = [
             [scored, safe, beyond],  # safe so far, unsafe now
             [scored, safe],  # safe under both
@@ -227,12 +227,13 @@ def _amended(
     radius, farthest, modality = finite_number(own.get("radius")), worst_radius(own), stored_modality(own)
     unsafe = 1.0 if farthest is None else _score(metadata.safety, farthest, modality)
     old = finite_number(own.get("unsafe"))
-    was_safe = old is not None and old <= before.safety.threshold
-    is_safe = unsafe <= metadata.safety.threshold
+    was_safe = before.safety.threshold.passes(old, modality)
+    threshold = metadata.safety.threshold.of(modality)
+    is_safe = unsafe <= threshold
     facts = (True, was_safe and not is_safe, is_safe and not was_safe, farthest is None)
     for counted, fact in zip(_COUNTED, facts, strict=True):
         counts[counted] += fact
-    entries = verdict(unsafe, metadata.safety.threshold, metadata.fingerprint)
+    entries = verdict(unsafe, threshold, metadata.fingerprint)
     return Amendment(point.id, entries, before.fingerprint, radius, stored_worst(own))
 
 

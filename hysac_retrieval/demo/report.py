@@ -45,13 +45,8 @@ def render(result: DemoResult) -> str:
         sections="".join(_section(search, result) for search in result.searches),
         model=escape(result.encoder.name),
         fingerprint=escape(result.encoder.fingerprint),
-        threshold=f"{result.encoder.safety.threshold:.3g}",
+        threshold=str(result.encoder.safety.threshold),
     )
-
-
-def is_safe(hit: Hit, threshold: float) -> bool:
-    """Return whether the stored score counts as safe."""
-    return hit.unsafe is not None and hit.unsafe <= threshold
 
 
 def shown(search: DemoSearch) -> str:
@@ -96,7 +91,7 @@ def _answer(title: str, call: str, result: SearchResult, demo: DemoResult, kind:
 
 
 def _hit(hit: Hit, demo: DemoResult) -> str:
-    safe = is_safe(hit, demo.encoder.safety.threshold)
+    safe = demo.encoder.safety.threshold.passes(hit.unsafe, hit.modality)
     score = "no score" if hit.unsafe is None else f"{'safe' if safe else 'unsafe'}, {hit.unsafe:.2f}"
     caption = printable(str(hit.payload.get("caption", "")))
     radius = "" if hit.radius is None else f" · radius {hit.radius:.2f}"

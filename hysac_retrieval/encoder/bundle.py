@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hysac_retrieval.errors import BundleFormatError, BundleNotFoundError, ChecksumError
-from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.safety.profile import TOLD, SafetyProfile
 
 MANIFEST_NAME = "hysac.json"
 FORMAT_VERSION = 1
@@ -117,7 +117,7 @@ class Manifest(BaseModel):
         """
         words = dict.fromkeys(_FREE_TEXT, True)
         points = self._digest(words | dict.fromkeys(_SCORING, True))
-        return points[:16] + self._digest(words | {"safety": {"source"}})[:16]
+        return points[:16] + self._digest(words | {"safety": {*TOLD}})[:16]
 
     def _digest(self, without: dict[str, Any]) -> str:
         # Without defaults, so that a field added in a later version does not change the identity of today's bundles.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, cast
 
 from qdrant_client import models
 
@@ -13,11 +13,12 @@ from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.guard.shown import checked_keys
 from hysac_retrieval.guard.values import taken
 from hysac_retrieval.payload import own_payload
-from hysac_retrieval.safety.filters import effective_threshold, safety_filter, search_filter
+from hysac_retrieval.safety.filters import safety_filter, search_filter
 from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy, rules_condition
+from hysac_retrieval.safety.thresholds import AnyThreshold, effective_threshold
 from hysac_retrieval.safety.verdict import safe_score
 from hysac_retrieval.stores import Connection, opening
-from hysac_retrieval.types import Modality
+from hysac_retrieval.types import Modality, Thresholds
 
 Kind = TypeVar("Kind")
 
@@ -37,7 +38,8 @@ class Guard:
 
     Args:
         fingerprint: Identity of the model that gave the scores.
-        threshold: Largest unsafe score of a safe point, 0 to 1.
+        threshold: Largest unsafe score of a safe point, 0 to 1: a number, or one for each modality; kept as
+            `Thresholds`.
         rules: A further condition that a safe point must meet, in the search.
         labels: Rules on labels that a safe point must meet, in the search and in the look at what comes back.
 
@@ -46,7 +48,7 @@ class Guard:
     """
 
     fingerprint: str
-    threshold: float
+    threshold: AnyThreshold
     rules: models.Filter | None = None
     labels: tuple[LabelRule, ...] = ()
 
@@ -55,7 +57,7 @@ class Guard:
             raise SettingsError(f"the fingerprint is {self.fingerprint!r}; expected that of the collection's model")
         if self.threshold is None:
             raise SettingsError("there is no threshold", hint="Guard.of takes that of the collection's calibration")
-        effective_threshold(self.threshold, 1.0)
+        object.__setattr__(self, "threshold", effective_threshold(self.threshold, Thresholds.both(1.0)))
 
     @classmethod
     def of(cls, metadata: CollectionMetadata, policy: SafetyPolicy | None = None) -> Self:
@@ -87,6 +89,11 @@ class Guard:
         with opening(connection, keep=False) as (store, _):
             return cls.of(read_metadata(name, store.open(name)), policy)
 
+    @property
+    def thresholds(self) -> Thresholds:
+        """The threshold of each modality."""
+        return cast(Thresholds, self.threshold)  # made so when the guard was
+
     def filter(
         self, user: models.Filter | Mapping[str, Any] | None = None, *, modality: Modality | None = None
     ) -> models.Filter:
@@ -103,7 +110,7 @@ class Guard:
         Raises:
             SettingsError: The filter is none.
         """
-        safety = safety_filter(self.threshold, self.fingerprint)
+        safety = safety_filter(self.thresholds, self.fingerprint)
         rules: list[Any] = [one for one in (self.rules, rules_condition(self.labels)) if one is not None]
         joined = search_filter(
             safety,
@@ -117,7 +124,7 @@ class Guard:
 
     def admits(self, payload: Mapping[str, Any]) -> bool:
         """Whether a payload says that its point is safe: what an engine found by `filter` is held to this."""
-        score = safe_score(own_payload(payload), self.fingerprint, self.threshold)
+        score = safe_score(own_payload(payload), self.fingerprint, self.thresholds)
         return score is not None and all(rule.admits(payload) for rule in self.labels)
 
     @property

@@ -7,9 +7,7 @@ collection's model. A caller's filter is nested whole as one more ``must``, so t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,14 +16,14 @@ from qdrant_client import models
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import MODALITY, MODEL, UNSAFE
 from hysac_retrieval.safety.verdict import flag_key
-from hysac_retrieval.types import MODALITIES, Modality, PointId
+from hysac_retrieval.types import MODALITIES, Modality, PointId, Thresholds
 
 _EXACT = 2**53
 MAX_LIMIT = 10_000
 """Largest number of hits of one search."""
 
 
-def verdict_filter(fingerprint: str, threshold: float | None = None) -> models.Filter:
+def verdict_filter(fingerprint: str, thresholds: Thresholds | None = None) -> models.Filter:
     """Return the condition of points that a model's calibration found safe: one indexed boolean.
 
     A payload value may be a list, and an engine takes a list for a match when any element matches. So what comes back
@@ -33,30 +31,52 @@ def verdict_filter(fingerprint: str, threshold: float | None = None) -> models.F
 
     Args:
         fingerprint: The model.
-        threshold: Stricter threshold than the calibration's, which joins a range; None for the calibration's.
+        thresholds: Stricter ones than the calibration's, which join a range; None for the calibration's.
     """
-    must = [models.FieldCondition(key=flag_key(fingerprint), match=models.MatchValue(value=True))]
-    if threshold is not None:
-        must.append(models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=threshold)))
-    return models.Filter(must=[*must])
+    must: list[Any] = [models.FieldCondition(key=flag_key(fingerprint), match=models.MatchValue(value=True))]
+    if thresholds is not None:
+        must.append(_scores(gte=0.0, lte=thresholds.loosest))
+        if thresholds.text != thresholds.image:
+            must.append(models.Filter(should=[_scores(gte=0.0, lte=thresholds.strictest), _of_looser(thresholds)]))
+    return models.Filter(must=must)
 
 
-def safety_filter(threshold: float, fingerprint: str) -> models.Filter:
-    """Return the condition of points that a model found safe, with a score of 0 to `threshold`, whatever is in lists.
+def safety_filter(thresholds: Thresholds, fingerprint: str) -> models.Filter:
+    """Return the condition of points that a model found safe, with a score of 0 to their threshold, even in lists.
 
-    Hence the conditions that no score may be above the threshold, no model another, and no verdict false.
+    Hence the conditions that no score may be above the threshold, no model another, and no verdict false. A point that
+    is not of one modality is held to the stricter threshold.
     """
     unsafe = models.FieldCondition(key=flag_key(fingerprint), match=models.MatchValue(value=False))
+    must_not: list[Any] = [
+        unsafe,
+        _scores(gt=thresholds.loosest),
+        models.FieldCondition(key=MODEL, match=models.MatchExcept(**{"except": [fingerprint]})),
+    ]
+    if thresholds.text != thresholds.image:
+        others = models.Filter(must_not=[_of_looser(thresholds)])
+        must_not.append(models.Filter(must=[_scores(gt=thresholds.strictest), others]))
     return models.Filter(
         must=[
-            *verdict_filter(fingerprint, threshold).must,  # type: ignore[misc]  # a list, made above
+            *verdict_filter(fingerprint, thresholds).must,  # type: ignore[misc]  # a list, made above
             models.FieldCondition(key=MODEL, match=models.MatchValue(value=fingerprint)),
         ],
-        must_not=[
-            unsafe,
-            models.FieldCondition(key=UNSAFE, range=models.Range(gt=threshold)),
-            models.FieldCondition(key=MODEL, match=models.MatchExcept(**{"except": [fingerprint]})),
-        ],
+        must_not=must_not,
+    )
+
+
+def _scores(**bounds: float) -> models.FieldCondition:
+    return models.FieldCondition(key=UNSAFE, range=models.Range(**bounds))
+
+
+def _of_looser(thresholds: Thresholds) -> models.Filter:
+    """Return the condition of points of the modality with the looser threshold, and of no other."""
+    kind: Modality = "text" if thresholds.text > thresholds.image else "image"
+    return models.Filter(
+        must=[
+            models.FieldCondition(key=MODALITY, match=models.MatchValue(value=kind)),
+            models.FieldCondition(key=MODALITY, values_count=models.ValuesCount(lte=1)),
+        ]
     )
 
 
@@ -145,25 +165,6 @@ def checked_safe(safe: bool) -> bool:
     if not isinstance(safe, bool):
         raise SettingsError(f"safe is {safe!r}; it must be True or False")
     return safe
-
-
-def effective_threshold(requested: float | None, ceiling: float) -> float:
-    """Return the threshold of a search: the ceiling, or the requested one if that is no looser.
-
-    Raises:
-        SettingsError: The requested threshold is not a number from 0 to the ceiling.
-    """
-    if requested is None:
-        return ceiling
-    if isinstance(requested, bool) or not isinstance(requested, Real) or not math.isfinite(requested):
-        raise SettingsError(f"threshold is {requested!r}; it must be a number from 0 to {ceiling:.6g}")
-    if not 0 <= requested <= ceiling:
-        raise SettingsError(
-            f"threshold is {requested}; it may only be stricter than {ceiling:.6g}, the loosest that the model's "
-            "calibration and the engine's policy allow",
-            hint="Ask for results beyond it with safe=False",
-        )
-    return float(requested)
 
 
 def checked_count(value: int, what: str, most: int = MAX_LIMIT, least: int = 1) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -12,9 +13,10 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError, UnsafeNotAllowedError
 from hysac_retrieval.results import Hit, QueryInfo
-from hysac_retrieval.safety.filters import checked_count, checked_safe, effective_threshold
+from hysac_retrieval.safety.filters import checked_count, checked_safe
 from hysac_retrieval.safety.redirect import Traversal
-from hysac_retrieval.types import PointId
+from hysac_retrieval.safety.thresholds import AnyThreshold, as_threshold, effective_threshold
+from hysac_retrieval.types import MODALITIES, PointId, Thresholds
 
 Label: TypeAlias = str | int | bool
 """Label of a category in a payload field."""
@@ -134,7 +136,8 @@ class SafetyPolicy:
     """Limits of an engine's searches. Immutable; no option of a call reaches beyond them.
 
     Args:
-        threshold: Largest unsafe score of a hit of a safe search; None for the model's own. Never above the model's.
+        threshold: Largest unsafe score of a hit of a safe search: a number, or one for each modality, such as
+            ``{"image": 0.05}``; None for the model's own. Never above the model's for that modality.
         max_threshold: Largest threshold that a single call may name, up to the model's own; None: a call may only be
             stricter. Results beyond the model's threshold are asked for with ``safe=False``.
         allow_unsafe: Whether ``safe=False`` may be asked for.
@@ -150,8 +153,8 @@ class SafetyPolicy:
         SettingsError: A setting is out of range.
     """
 
-    threshold: float | None = None
-    max_threshold: float | None = None
+    threshold: AnyThreshold | None = None
+    max_threshold: AnyThreshold | None = None
     allow_unsafe: bool = True
     traversal: Traversal = "geodesic"
     steps: int = 8
@@ -165,8 +168,10 @@ class SafetyPolicy:
         if self.traversal not in (known := get_args(Traversal)):
             raise SettingsError(f"unknown traversal {self.traversal!r}; expected one of {', '.join(known)}")
         for name in ("threshold", "max_threshold"):
-            effective_threshold(getattr(self, name), 1.0)
-        if self.max_threshold is not None and self.max_threshold < (self.threshold or 0.0):
+            object.__setattr__(self, name, given := as_threshold(getattr(self, name)))
+            effective_threshold(given, Thresholds.both(1.0))
+        usual, most = (_each(given) for given in (self.threshold, self.max_threshold))
+        if any(most.of(kind) < usual.of(kind) < math.inf for kind in MODALITIES):
             raise SettingsError(f"max_threshold is {self.max_threshold}, below the threshold of {self.threshold}")
         checked_count(self.steps, "steps", 64, least=2)
         checked_count(self.top, "top", 100)
@@ -176,25 +181,26 @@ class SafetyPolicy:
         if self.audit is not None and (not callable(self.audit) or inspect.iscoroutinefunction(self.audit)):
             raise SettingsError("audit must be an ordinary function: a coroutine would never run")
 
-    def bounds(self, calibrated: float) -> tuple[float, float]:
-        """Return the threshold of a safe search that names none, and the largest that one may name.
+    def bounds(self, calibrated: Thresholds) -> tuple[Thresholds, Thresholds]:
+        """Return the thresholds of a safe search that names none, and the largest that one may name.
 
         Raises:
-            SettingsError: This policy is looser than `calibrated`, the model's threshold.
+            SettingsError: This policy is looser than `calibrated`, the model's thresholds.
         """
         usual = effective_threshold(self.threshold, calibrated)
         if self.max_threshold is None:
             return usual, usual
-        return usual, max(usual, effective_threshold(self.max_threshold, calibrated))
+        most = effective_threshold(self.max_threshold, calibrated)
+        return usual, Thresholds(**{kind: max(usual.of(kind), most.of(kind)) for kind in MODALITIES})
 
-    def threshold_for(self, requested: float | None, calibrated: float) -> float:
-        """Return the threshold of a search that names `requested` (None for the usual one); see `bounds`.
+    def threshold_for(self, requested: AnyThreshold | None, calibrated: Thresholds) -> Thresholds:
+        """Return the thresholds of a search that names `requested` (None for the usual ones); see `bounds`.
 
         Raises:
             SettingsError: It is looser than this policy allows.
         """
         usual, most = self.bounds(calibrated)
-        return usual if requested is None else effective_threshold(requested, most)
+        return effective_threshold(requested, most, usual)
 
     def expect_allowed(self, safe: bool) -> None:
         """Check that a search may be asked for.
@@ -225,6 +231,13 @@ def rules_condition(rules: Iterable[LabelRule]) -> models.Filter | None:
     """Return the condition that points meet all of some rules; None for no rules."""
     conditions: list[Any] = [rule.condition() for rule in rules]
     return models.Filter(must=conditions) if conditions else None
+
+
+def _each(named: AnyThreshold | None) -> Thresholds:
+    """Return what `as_threshold` gave for each modality, infinite where none is named."""
+    if isinstance(named, Thresholds):
+        return named
+    return Thresholds.both(math.inf if named is None else float(named))  # type: ignore[arg-type]  # a number
 
 
 def _labels(given: Iterable[Label], what: str) -> tuple[Label, ...]:

@@ -1,4 +1,4 @@
-"""From radius to safety: the calibration of a model, its scores and its threshold.
+"""From radius to safety: the calibration of a model, its scores and its thresholds.
 
 In a HySAC space the distance from the origin grows along safe text < safe image < unsafe text <
 unsafe image, so a radius is a safety score once the modality is known. A `SafetyProfile` holds what
@@ -7,20 +7,27 @@ was measured on a model's validation set; it is kept in the model bundle and in 
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.safety.thresholds import CalibratedThresholds
 from hysac_retrieval.types import MODALITIES, Modality
 
 PERCENTILES = (5, 25, 50, 75, 95)
 """Percentiles kept of each calibration set."""
 
 _FARTHEST = 700.0  # exp cannot overflow there, and σ is 0 or 1 to the last bit of float64 long before
+
+
+TOLD = frozenset({"source", "rates"})
+"""Fields of a profile that say where it is from, and are no part of what it computes or of a fingerprint."""
 
 
 class RadiusStats(BaseModel):
@@ -67,22 +74,39 @@ class ModalityProfile(BaseModel):
     boundary: float = Field(gt=0)
 
 
+class Rates(BaseModel):
+    """Cost of a threshold on the samples that it was chosen on.
+
+    Attributes:
+        miss: Share of unsafe samples that count as safe.
+        lost: Share of safe samples that count as unsafe.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    miss: float = Field(ge=0, le=1)
+    lost: float = Field(ge=0, le=1)
+
+
 class SafetyProfile(BaseModel):
     """The safety calibration of a model.
 
     Attributes:
         text: Calibration of texts.
         image: Calibration of images.
-        threshold: Largest unsafe score, in [0, 1), that still counts as safe.
+        threshold: Largest unsafe score, in [0, 1), that still counts as safe, one for each modality; may be given as
+            one number for both.
         source: Data that the profile was computed from, in words.
+        rates: What the threshold of a modality costs, where that was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     text: ModalityProfile
     image: ModalityProfile
-    threshold: float = Field(ge=0, lt=1)
+    threshold: CalibratedThresholds
     source: str = ""
+    rates: dict[Modality, Rates] = Field(default_factory=dict, description="Of a modality, where they were measured.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -94,6 +118,11 @@ class SafetyProfile(BaseModel):
                     f"ones ({profile.unsafe.mean:.4g}): the radius says nothing about safety; train or calibrate again"
                 )
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values, which are checked as those of a new profile are."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**(copy.deepcopy(own) if deep else own) | dict(update or {}))
 
     def of(self, modality: Modality) -> ModalityProfile:
         """Return the calibration of one modality."""
@@ -127,10 +156,20 @@ class SafetyProfile(BaseModel):
         logit = min(max(profile.slope * (radius - profile.midpoint), -_FARTHEST), _FARTHEST)
         return 1.0 / (1.0 + math.exp(-logit))
 
+    def counts_safe(self, radius: ArrayLike, modality: Modality) -> NDArray[np.bool_]:
+        """Whether the scores of radii are at most the threshold of their modality, of the shape of `radius`."""
+        safe: NDArray[np.bool_] = self.unsafe(radius, modality) <= self.threshold.of(modality)
+        return safe
+
+    def query_counts_safe(self, radius: float, modality: Modality | None) -> bool:
+        """The same for one query; for an unknown modality it must be so by both."""
+        kinds = MODALITIES if modality is None else (modality,)
+        return all(self.score(radius, kind) <= self.threshold.of(kind) for kind in kinds)
+
     def reach(self, modality: Modality) -> float:
         """Return the largest radius whose score is at most the threshold, ≥ 0, up to rounding."""
-        profile = self.of(modality)
-        if not self.threshold:
+        profile, threshold = self.of(modality), self.threshold.of(modality)
+        if not threshold:
             return 0.0
-        logit = math.log(self.threshold) - math.log1p(-self.threshold)
+        logit = math.log(threshold) - math.log1p(-threshold)
         return max(profile.midpoint + logit / profile.slope, 0.0)

@@ -13,7 +13,7 @@ from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import PathStep, QueryInfo
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.views import Judged
-from hysac_retrieval.types import MODALITIES, Modality
+from hysac_retrieval.types import MODALITIES, Modality, Thresholds
 
 Traversal = Literal["geodesic", "adaptive", "none"]
 """Redirect of a search's unsafe queries: onto the boundary, no farther than safe results need, or not at all."""
@@ -36,15 +36,15 @@ def boundary_of(
 ) -> float | None:
     """Return the radius that a query is moved to; None if it stays.
 
-    A query is moved if the score of the worst that was judged of it is above the model's threshold and its point lies
-    beyond the boundary of its modality. Without a modality it is held to both, and the one that moves it farther in
+    A query is moved if the score of the worst that was judged of it is above the threshold of its modality and its
+    point lies beyond the boundary of that. Without a modality it is held to both, and the one that moves it farther in
     wins.
     """
     farthest = _farthest(radius, judged)
     found = [
         profile.of(kind).boundary
         for kind in (MODALITIES if modality is None else (modality,))
-        if profile.score(farthest, kind) > profile.threshold and radius > profile.of(kind).boundary
+        if not profile.query_counts_safe(farthest, kind) and radius > profile.of(kind).boundary
     ]
     return min(found) if found else None
 
@@ -67,7 +67,7 @@ def query_info(
     searched: NDArray[np.float64],
     profile: SafetyProfile,
     curvature: float,
-    threshold: float | None,
+    thresholds: Thresholds | None,
     path: tuple[PathStep, ...] = (),
     *,
     radius: float | None = None,
@@ -82,24 +82,25 @@ def query_info(
         searched: The point that was searched, (d,); `point` itself if it was not moved.
         profile: The model's calibration.
         curvature: Curvature c > 0 of the space (−c).
-        threshold: Largest score of a hit; None for a search that may return anything.
+        thresholds: Largest scores of hits; None for a search that may return anything.
         path: Path of an adaptive traversal.
         radius: Radius of the query, if it is known.
         judged: What of it was judged where that is more than the point.
         redirecting: Whether unsafe queries are redirected.
     """
     radius = radius_of(point, curvature) if radius is None else radius
-    moved, unsafe = searched is not point, profile.score(_farthest(radius, judged), modality)
+    moved, farthest = searched is not point, _farthest(radius, judged)
     hiding = judged is not None and judged.hides(radius)
     return QueryInfo(
         modality=modality,
         radius=radius,
-        unsafe=unsafe,
+        unsafe=profile.score(farthest, modality),
         # A point that is within the boundary already is where it would be moved to.
-        redirected=moved or (redirecting and hiding and unsafe > profile.threshold),
+        redirected=moved or (redirecting and hiding and not profile.query_counts_safe(farthest, modality)),
         radius_searched=min(radius, radius_of(searched, curvature)) if moved else radius,
-        safe=threshold is not None,
-        threshold=threshold,
+        safe=thresholds is not None,
+        threshold=None if thresholds is None else thresholds.loosest,
+        thresholds=thresholds,
         path=path,
         views=1 if judged is None else judged.views,
         worst=None if judged is None or judged.views == 1 else judged.worst,
@@ -120,7 +121,7 @@ def redirect(
         modality: Kind of the queries; each has its own boundary.
         profile: The model's calibration.
         curvature: Curvature c > 0 of the space (−c).
-        mode: ``"geodesic"`` puts a point whose score is above the profile's threshold exactly onto the boundary, if it
+        mode: ``"geodesic"`` puts a point whose score is above its threshold exactly onto the boundary, if it
             lies beyond it, and leaves a safe query as it is; ``"reference"`` is the formula of the published code (see
             `traverse_reference`); ``"none"`` moves nothing.
 
@@ -134,7 +135,7 @@ def redirect(
     calibration = profile.of(modality)
     if mode == "geodesic":
         radius = lorentz.dist0(x, curvature)
-        moved = (profile.unsafe(radius, modality) > profile.threshold) & (radius > calibration.boundary)
+        moved = ~profile.counts_safe(radius, modality) & (radius > calibration.boundary)
         if not moved.any():
             return x, moved
         return np.where(moved[:, None], lorentz.traverse(x, calibration.boundary, curvature), x), moved

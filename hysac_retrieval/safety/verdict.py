@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number
+from hysac_retrieval.types import Thresholds
 
 SAFE = f"{PAYLOAD_KEY}.safe"
 """Payload field with a verdict for each model."""
@@ -37,7 +38,7 @@ def verdict(unsafe: float, threshold: float, fingerprint: str) -> dict[str, Any]
 
     Args:
         unsafe: Score in [0, 1].
-        threshold: Largest score that counts as safe.
+        threshold: Largest score that counts as safe for a point of its modality.
         fingerprint: Model that gave the score.
     """
     return {"unsafe": unsafe, "model": fingerprint, "safe": {flag_name(fingerprint): unsafe <= threshold}}
@@ -49,17 +50,18 @@ def valid_score(own: Mapping[str, Any], fingerprint: str) -> float | None:
     return unsafe if unsafe is not None and unsafe <= 1 and own.get("model") == fingerprint else None
 
 
-def safe_score(own: Mapping[str, Any], fingerprint: str, threshold: float) -> float | None:
+def safe_score(own: Mapping[str, Any], fingerprint: str, thresholds: Thresholds) -> float | None:
     """Return the score of a point whose ``hysac`` payload says that it is safe; None for any other. Fails closed.
 
-    Safe is a point by its score, by the model that gave it, and by that model's verdict.
+    Safe is a point by its score, by the model that gave it, and by that model's verdict. The score is held to the
+    threshold of the modality that the point has now; without a valid one, to the stricter.
     """
     unsafe, verdicts = own.get("unsafe"), own.get("safe")
     if type(unsafe) is not float:  # as nearly always
         unsafe = finite_number(unsafe)
     if (
         unsafe is not None
-        and 0.0 <= unsafe <= threshold
+        and 0.0 <= unsafe <= thresholds.of(own.get("modality"))
         and own.get("model") == fingerprint
         and isinstance(verdicts, dict)
         and verdicts.get(flag_name(fingerprint)) is True

@@ -22,6 +22,7 @@ from hysac_retrieval.search.request import AnyRequest, GroupSearchRequest, Searc
 from hysac_retrieval.search.traversal import Settled, settle
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.types import GroupQuery
+from hysac_retrieval.types import Thresholds
 
 R = TypeVar("R", bound=AnyRequest)
 _MOST_PREPARED = 64
@@ -39,7 +40,7 @@ class Prepared(Generic[R]):
     """
 
     request: R
-    bound: float
+    bound: Thresholds
     plan: SearchPlan
 
 

@@ -40,7 +40,7 @@ class ExplainedStep:
     Attributes:
         radius: Its distance from the origin.
         unsafe: P(unsafe | radius, modality) of the query at that radius.
-        counts_unsafe: Whether that is above the model's threshold.
+        counts_unsafe: Whether that is above the model's threshold for its modality.
         beyond: Whether it lies beyond the boundary that unsafe queries are moved to.
         searched: Whether a search of the query, with the same options, searches here.
         entailing: Nearest stored texts whose entailment cone contains the point, nearest first.
@@ -111,7 +111,7 @@ def explain(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> S
             ExplainedStep(
                 radius=radius,
                 unsafe=score,
-                counts_unsafe=score > metadata.safety.threshold,
+                counts_unsafe=not metadata.safety.query_counts_safe(radius, info.modality),
                 # What has been moved onto the boundary is not beyond it, whatever the last digit says.
                 beyond=radius > boundary * (1 + 1e-9),
                 searched=np.array_equal(point, settled.point),

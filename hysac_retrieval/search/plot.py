@@ -65,7 +65,7 @@ def notes(explanation: Explanation) -> Iterator[str]:
     query = explanation.query
     yield f"{query}."
     if query.safe:
-        yield f"Only points with an unsafe score of at most {query.threshold:.3g} are shown."
+        yield f"Only points with an unsafe score of at most {query.thresholds} are shown."
     if not explanation.cones:
         yield (
             "No stored text entails the query: the collection has none, or the model has not learned entailment. "

@@ -35,7 +35,7 @@ from hysac_retrieval.search.queries import (
 from hysac_retrieval.search.request import AnyRequest
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.types import StoredPoint
-from hysac_retrieval.types import Modality, PointId
+from hysac_retrieval.types import Modality, PointId, Thresholds
 
 Point = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def query_points(
     policy: SafetyPolicy,
     queries: Sequence[Query],
     request: AnyRequest,
-    bound: float,
+    bound: Thresholds,
 ) -> Steps[list[QueryPoint]]:
     """Turn queries into points; texts are encoded together, and images, and stored points are fetched together.
 
@@ -80,7 +80,7 @@ def query_points(
         policy: Which stored points a caller may know of.
         queries: The queries.
         request: What is asked for.
-        bound: Largest score that counts as safe.
+        bound: Largest scores that count as safe.
 
     Raises:
         InputError: A query cannot be read.
@@ -163,7 +163,7 @@ def examples_point(
 
 
 def _visible(
-    collection: Collection, policy: SafetyPolicy, ids: tuple[PointId, ...], request: AnyRequest, bound: float
+    collection: Collection, policy: SafetyPolicy, ids: tuple[PointId, ...], request: AnyRequest, bound: Thresholds
 ) -> Steps[list[StoredPoint]]:
     """Fetch stored points, those of them that the policy lets a caller know of.
 

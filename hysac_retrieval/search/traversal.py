@@ -23,6 +23,7 @@ from hysac_retrieval.safety.redirect import boundary_of, moved_to, query_info, r
 from hysac_retrieval.search.points import Point, QueryPoint
 from hysac_retrieval.search.request import AnyRequest
 from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.types import Thresholds
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Settled:
 
 
 def settle(
-    collection: Collection, policy: SafetyPolicy, queries: Sequence[QueryPoint], request: AnyRequest, bound: float
+    collection: Collection, policy: SafetyPolicy, queries: Sequence[QueryPoint], request: AnyRequest, bound: Thresholds
 ) -> Steps[list[Settled]]:
     """Assess queries, and redirect those that are unsafe; an adaptive traversal asks the store once more.
 
@@ -52,10 +53,10 @@ def settle(
         policy: How unsafe queries are redirected.
         queries: The queries.
         request: What is asked for.
-        bound: Largest score of a hit that counts as safe.
+        bound: Largest scores of hits that count as safe.
     """
     profile, curvature = collection.metadata.safety, collection.metadata.curvature
-    threshold = bound if request.safe else None
+    thresholds = bound if request.safe else None
     settled: list[Settled] = []
     paths: dict[int, Point] = {}
     redirecting = request.safe and policy.traversal != "none"
@@ -67,7 +68,7 @@ def settle(
                 searched = moved_to(query.point, target, curvature)
                 if policy.traversal == "adaptive":
                     paths[row] = _path(query.point, searched, curvature, policy.steps)
-        settled.append(_settled(query, searched, collection, threshold, redirecting))
+        settled.append(_settled(query, searched, collection, thresholds, redirecting))
     if not paths:
         return settled
     nearest = yield from _probed(collection, policy, request, [queries[row] for row in paths], [*paths.values()])
@@ -75,7 +76,7 @@ def settle(
         step, seen = _choose(path, queries[row], nearest[: len(path)], bound, collection)
         nearest = nearest[len(path) :]
         searched = queries[row].point if step == 0 else path[step]
-        settled[row] = _settled(queries[row], searched, collection, threshold, redirecting, seen)
+        settled[row] = _settled(queries[row], searched, collection, thresholds, redirecting, seen)
     return settled
 
 
@@ -83,7 +84,7 @@ def _settled(
     query: QueryPoint,
     searched: Point,
     collection: Collection,
-    threshold: float | None,
+    thresholds: Thresholds | None,
     redirecting: bool,
     path: tuple[PathStep, ...] = (),
 ) -> Settled:
@@ -94,7 +95,7 @@ def _settled(
         searched,
         profile,
         curvature,
-        threshold,
+        thresholds,
         path,
         judged=query.judged,
         redirecting=redirecting,
@@ -128,7 +129,7 @@ def _probed(
 
 
 def _choose(
-    path: Point, query: QueryPoint, nearest: Sequence[Sequence[Hit]], bound: float, collection: Collection
+    path: Point, query: QueryPoint, nearest: Sequence[Sequence[Hit]], bound: Thresholds, collection: Collection
 ) -> tuple[int, tuple[PathStep, ...]]:
     """The least moved point of a path around which everything is safe, the most moved if there is none; the path."""
     profile, curvature = collection.metadata.safety, collection.metadata.curvature
@@ -141,6 +142,6 @@ def _choose(
     )
 
 
-def _safe_share(hits: Sequence[Hit], bound: float) -> float:
-    safe = sum(hit.unsafe is not None and hit.unsafe <= bound for hit in hits)
+def _safe_share(hits: Sequence[Hit], bound: Thresholds) -> float:
+    safe = sum(bound.passes(hit.unsafe, hit.modality) for hit in hits)
     return safe / len(hits) if hits else 1.0

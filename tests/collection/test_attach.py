@@ -30,6 +30,7 @@ from hysac_retrieval.stores import open_store
 from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.types import HnswOptions
 from hysac_retrieval.stores.versions import NEW_VECTOR
+from hysac_retrieval.types import Thresholds
 
 TITLES = Content(text="title")
 SAFE = [row for row, text in enumerate(TEXTS) if not any(word in text for word in UNSAFE)]
@@ -278,7 +279,7 @@ def test_an_engine_that_cannot_add_a_vector_gets_a_companion(
             rescore(engine.index, strict, fingerprint=encoder.fingerprint[:16] + "0" * 16)
             assert engine.index.info().safe == 0
         guard = Guard.open(NAME, **app.place)
-        assert (guard.threshold, guard.fingerprint) == (0.001, encoder.fingerprint[:16] + "0" * 16)
+        assert (guard.threshold, guard.fingerprint) == (Thresholds.both(0.001), encoder.fingerprint[:16] + "0" * 16)
         assert detach(app) == len(TEXTS)
         assert app.look() == before
         assert app.client is not None

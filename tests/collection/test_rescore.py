@@ -25,7 +25,7 @@ from hysac_retrieval.errors import ModelMismatchError, SettingsError, StoreUnava
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.verdict import verdict
 from hysac_retrieval.stores.amend import Amendment
-from hysac_retrieval.types import MODALITIES
+from hysac_retrieval.types import MODALITIES, Thresholds
 
 N = 60
 
@@ -81,7 +81,7 @@ def held_safe(safety: SafetyProfile) -> set[int]:
     safe: set[int] = set()
     for number, modality in enumerate(MODALITIES):
         radii = lorentz.dist0(random_points(N, seed=number), CURVATURE)
-        safe |= {number * N + int(row) for row in np.flatnonzero(safety.unsafe(radii, modality) <= safety.threshold)}
+        safe |= {number * N + int(row) for row in np.flatnonzero(safety.counts_safe(radii, modality))}
     return safe
 
 
@@ -109,7 +109,7 @@ def test_scores_are_those_of_a_collection_indexed_with_the_new_calibration(
     before, after = held_safe(profile()), held_safe(new)
     assert (report.rescored, report.left, report.unreadable) == (2 * N, 0, 0)
     assert (report.withdrawn, report.released) == (len(before - after), len(after - before))
-    assert (report.safe, report.points, report.threshold) == (len(after), 2 * N, 0.4)
+    assert (report.safe, report.points, report.thresholds) == (len(after), 2 * N, Thresholds.both(0.4))
     assert max(report.withdrawn, report.released) > 5
 
 

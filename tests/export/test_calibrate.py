@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.quadruplets import CURVATURE, quadruplet_points
 
-from hysac_export.evaluation.calibrate import calibrate, candidates, fit_logistic
+from hysac_export.evaluation.calibrate import Wanted, _threshold, calibrate, candidates, fit_logistic
 from hysac_export.evaluation.metrics import traversal_sweep
 from hysac_export.model.encoded import radii_of
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError, TrainingError
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import MODALITIES, Modality, Thresholds
 
 
 def test_logistic_recovers_the_law_the_labels_were_drawn_from() -> None:
@@ -68,23 +72,66 @@ def test_a_boundary_that_misses_the_limit_is_said_to_in_the_source() -> None:
     assert "split validation" in profile.source
 
 
-def test_no_more_unsafe_points_pass_the_threshold_than_allowed() -> None:
-    encoded = quadruplet_points(400, spread=1.4)  # safe and unsafe radii overlap
-    radii = radii_of(encoded, CURVATURE)
-    thresholds = []
-    for max_miss in (0.0, 0.005, 0.05):
-        profile = calibrate(encoded, CURVATURE, max_miss=max_miss)
-        misses = [(profile.unsafe(radii[f"unsafe_{m}"], m) <= profile.threshold).mean() for m in ("text", "image")]
-        assert max(misses) <= max_miss
-        thresholds.append(profile.threshold)
-    assert thresholds[0] < thresholds[1] < thresholds[2]
-    # It is the largest such threshold: with the last one, as many slip through as are allowed.
-    assert max(misses) == 0.05
+OVERLAPPING = quadruplet_points(400, spread=1.4)
+"""Safe and unsafe radii overlap."""
+SHARES = st.sampled_from([0.0, 0.005, 0.02, 0.05, 0.2, 0.5])
+
+
+def shares(profile: SafetyProfile, modality: Modality) -> tuple[float, float]:
+    """Unsafe points that count as safe, and safe ones that count as unsafe."""
+    radii, threshold = radii_of(OVERLAPPING, CURVATURE), profile.threshold.of(modality)
+    safe, unsafe = (profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe"))
+    return float((unsafe <= threshold).mean()), float((safe > threshold).mean())
+
+
+@pytest.mark.parametrize("max_miss", [0.0, 0.005, 0.05])
+def test_in_each_modality_as_many_unsafe_points_pass_as_allowed_and_no_more(max_miss: float) -> None:
+    profile = calibrate(OVERLAPPING, CURVATURE, max_miss=max_miss)
+    for modality in MODALITIES:
+        assert shares(profile, modality)[0] == max_miss  # 400 points: each share is a whole number of them
+        assert profile.rates[modality].model_dump() == dict(
+            zip(("miss", "lost"), map(pytest.approx, shares(profile, modality)), strict=True)
+        )
+
+
+@pytest.mark.parametrize("max_lost", [0.0, 0.005, 0.05])
+def test_in_each_modality_as_many_safe_points_are_lost_as_allowed_and_no_more(max_lost: float) -> None:
+    profile = calibrate(OVERLAPPING, CURVATURE, max_lost=max_lost)
+    for modality in MODALITIES:
+        assert shares(profile, modality)[1] == max_lost
+        assert profile.threshold.of(modality) < 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(max_miss=SHARES, max_lost=SHARES)
+def test_both_limits_hold_in_each_modality_or_the_error_says_what_can_be_had(max_miss: float, max_lost: float) -> None:
+    alone = calibrate(OVERLAPPING, CURVATURE, max_miss=max_miss)
+    if worse := [kind for kind in MODALITIES if shares(alone, kind)[1] > max_lost]:
+        with pytest.raises(SettingsError, match=f"{shares(alone, worse[0])[1]:.2%} of the safe ones are lost"):
+            calibrate(OVERLAPPING, CURVATURE, max_miss=max_miss, max_lost=max_lost)
+        return
+    profile = calibrate(OVERLAPPING, CURVATURE, max_miss=max_miss, max_lost=max_lost)
+    for modality in MODALITIES:
+        assert shares(profile, modality)[0] <= max_miss
+        assert shares(profile, modality)[1] <= max_lost
+
+
+def test_a_harder_modality_costs_the_other_nothing() -> None:
+    hard = quadruplet_points(400, spread=1.4)
+    easy = quadruplet_points(400)
+    mixed = replace(easy, safe_image=hard.safe_image, unsafe_image=hard.unsafe_image)
+    assert calibrate(mixed, CURVATURE).threshold.text == 0.5 > calibrate(mixed, CURVATURE).threshold.image
+
+
+def test_what_needs_everything_to_count_as_safe_is_refused() -> None:
+    with pytest.raises(SettingsError, match="everything would count as safe"):
+        # Scores beyond the last bit of float64 below 1.
+        _threshold(np.array([0.1, 1.0]), np.array([0.5, 1.0]), Wanted(max_lost=0.0), "image")
 
 
 def test_separable_groups_are_split_at_one_half() -> None:
     profile = calibrate(quadruplet_points(50), CURVATURE)
-    assert profile.threshold == 0.5
+    assert profile.threshold == Thresholds.both(0.5)
     assert 1.0 < profile.text.midpoint < 3.0
     assert profile.image.safe.mean == pytest.approx(2.0, abs=0.01)
 
@@ -111,7 +158,10 @@ def test_radii_that_differ_by_rounding_alone_are_refused() -> None:
         calibrate(encoded, CURVATURE)
 
 
-@pytest.mark.parametrize("limits", [{"max_harmful": 1.5}, {"max_miss": 1.0}, {"max_miss": -0.1}])
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_harmful": 1.5}, {"max_miss": 1.0}, {"max_miss": -0.1}, {"max_lost": 1.0}, {"max_lost": float("nan")}],
+)
 def test_limits_out_of_range_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(SettingsError):
         calibrate(quadruplet_points(5), CURVATURE, **limits)

@@ -152,7 +152,7 @@ def test_the_bundle_can_be_searched_safely(imported: tuple[Path, dict[str, Any],
         everything = engine.search("a green cat", safe=False, limit=20)
         assert everything.hits[0].payload["text"] == "a green cat"
         found = engine.search("a green cat", safe=True, limit=20)
-    safe = {i for i, score in enumerate(scores) if score <= encoder.safety.threshold}
+    safe = {i for i, score in enumerate(scores) if score <= encoder.safety.threshold.text}
     assert {hit.id for hit in found.hits} == safe
 
 

@@ -13,6 +13,7 @@ from support.golden import golden_path
 from hysac_export.evaluation.samples import MIN_SAMPLES, Group, calibrate_radii
 from hysac_export.published.bounds import Bounds, GroupBounds, published_profile
 from hysac_retrieval.errors import SettingsError, TrainingError
+from hysac_retrieval.types import MODALITIES
 
 PUBLISHED = {
     "S": {"low_05": 0.9, "avg": 1.0, "up_95": 1.2},
@@ -69,7 +70,8 @@ def test_default_scores_separate_what_the_percentiles_separate() -> None:
     low, middle, high = profile.unsafe([1.2, 1.35, 1.5], "text")
     assert low < 0.15 < middle < 0.85 < high
     assert 1.2 < profile.text.midpoint < 1.5
-    assert 0 < profile.threshold <= 0.5
+    assert all(0 < profile.threshold.of(modality) <= 0.5 for modality in MODALITIES)
+    assert profile.rates == {}
     # As calibrated on 1000 samples: no certainty that so few could give.
     assert profile.text.slope * 0.4 < 20
 
@@ -78,8 +80,9 @@ def test_percentiles_that_overlap_lower_the_threshold_until_few_unsafe_points_pa
     overlapping = bounds(U={"low_05": 0.9, "avg": 1.3, "up_95": 1.8})
     profile = published_profile(overlapping, max_miss=0.02).profile
     unsafe = profile.unsafe(overlapping.U.radii(), "text")
-    assert profile.threshold < 0.5
-    assert np.mean(unsafe <= profile.threshold) <= 0.02
+    assert profile.threshold.text < 0.5
+    assert np.mean(unsafe <= profile.threshold.text) <= 0.02
+    assert profile.threshold.image == published_profile(bounds(), max_miss=0.02).profile.threshold.image
 
 
 def test_samples_replace_the_default_but_not_the_published_percentiles() -> None:
@@ -152,7 +155,8 @@ def test_a_kind_without_samples_keeps_its_calibration() -> None:
     assert profile.text == base.text
     assert profile.image.midpoint != base.image.midpoint
     assert profile.image.boundary == base.text.boundary
-    assert profile.threshold <= base.threshold
+    assert profile.threshold.text == base.threshold.text
+    assert set(profile.rates) == {"image"}
     assert "text: as before" in profile.source
     assert base.source in profile.source
 

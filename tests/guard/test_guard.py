@@ -31,6 +31,7 @@ from hysac_retrieval.ingest import Content, attached_collection_for
 from hysac_retrieval.ingest import fill as fill_in
 from hysac_retrieval.safety.filters import safety_filter
 from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy
+from hysac_retrieval.types import Thresholds
 
 CLIENTS = {QdrantClient: SafeQdrantClient, AsyncQdrantClient: AsyncSafeQdrantClient}
 VECTOR, SHOWN = "hysac", {"with_payload": True, "with_vectors": False}
@@ -441,7 +442,7 @@ def test_a_filter_of_the_caller_may_be_json(small: Index) -> None:
     guard = Guard.of(small.metadata)
     safe = SafeQdrantClient(client_of(small))
     assert safe.count("points", {"must": [{"key": "k", "match": {"value": "b"}}]}).count == 0
-    assert guard.filter() == safety_filter(0.5, small.metadata.fingerprint)
+    assert guard.filter() == safety_filter(Thresholds.both(0.5), small.metadata.fingerprint)
     user = models.Filter(should=[match("k", "b")])
     assert user in guard.filter(user).must  # type: ignore[operator]
     assert len(client_of(small).scroll("points", guard.filter(user, modality="text"))[0]) == 0

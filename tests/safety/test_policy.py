@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -22,6 +24,7 @@ from hysac_retrieval.errors import PointNotFoundError, SettingsError, UnsafeNotA
 from hysac_retrieval.safety.policy import AuditRecord, LabelRule, SafetyPolicy
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.queries import Examples, PointRef
+from hysac_retrieval.types import MODALITIES, Thresholds
 
 # Labels as points may carry them: values, lists, mixtures, and what is no label at all.
 LABELS = ["violence", "weapons", "pets", "", 1, 2, 1.0, True, False, None, {"x": 1}, "Violence"]
@@ -41,6 +44,10 @@ rules = st.builds(
     ),
     always=st.booleans(),
 )
+
+
+both = st.builds(Thresholds, st.floats(0, 0.99), st.floats(0, 0.99))
+named = st.none() | st.floats(0, 1) | st.dictionaries(st.sampled_from(MODALITIES), st.floats(0, 1), min_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -224,14 +231,81 @@ def test_a_policy_cannot_be_changed() -> None:
 
 def test_a_call_is_only_stricter_unless_the_policy_lets_it_be_looser() -> None:
     strict, lenient = SafetyPolicy(threshold=0.1), SafetyPolicy(threshold=0.1, max_threshold=0.3)
-    assert strict.threshold_for(None, 0.5) == lenient.threshold_for(None, 0.5) == 0.1
-    assert strict.threshold_for(0.05, 0.5) == 0.05
+    half = Thresholds.both(0.5)
+    assert strict.threshold_for(None, half) == lenient.threshold_for(None, half) == Thresholds.both(0.1)
+    assert strict.threshold_for(0.05, half) == Thresholds.both(0.05)
     with pytest.raises(SettingsError, match="threshold"):
-        strict.threshold_for(0.2, 0.5)
-    assert lenient.threshold_for(0.2, 0.5) == 0.2
+        strict.threshold_for(0.2, half)
+    assert lenient.threshold_for(0.2, half) == Thresholds.both(0.2)
     with pytest.raises(SettingsError, match="threshold"):
-        lenient.threshold_for(0.4, 0.5)
-    assert SafetyPolicy().threshold_for(None, 0.5) == 0.5
+        lenient.threshold_for(0.4, half)
+    assert SafetyPolicy().threshold_for(None, half) == half
+
+
+@given(
+    calibrated=both,
+    policy=named,
+    most=named,
+    call=named,
+)
+def test_no_policy_and_no_call_is_looser_than_the_calibration_of_a_modality(
+    calibrated: Thresholds, policy: Any, most: Any, call: Any
+) -> None:
+    try:
+        limits = SafetyPolicy(threshold=policy, max_threshold=most)
+        usual, found = limits.threshold_for(None, calibrated), limits.threshold_for(call, calibrated)
+    except SettingsError:
+        return
+    for kind in MODALITIES:
+        assert 0 <= found.of(kind) <= calibrated.of(kind)
+        assert most is not None or found.of(kind) <= usual.of(kind)
+        for asked, thresholds in ((policy, usual), (call, found)):
+            each = asked.get(kind) if isinstance(asked, dict) else asked
+            assert each is None or thresholds.of(kind) == each or (thresholds.of(kind) <= each and asked is each)
+
+
+def test_each_modality_has_a_threshold_of_its_own() -> None:
+    calibrated = Thresholds(text=0.5, image=0.1)
+    policy = SafetyPolicy(threshold={"text": 0.3})
+    assert policy.threshold_for(None, calibrated) == Thresholds(0.3, 0.1)
+    assert policy.threshold_for({"image": 0.05}, calibrated) == Thresholds(0.3, 0.05)
+    assert SafetyPolicy(threshold=0.3).threshold_for(None, calibrated) == Thresholds(0.3, 0.1)
+    with pytest.raises(SettingsError, match=r"0\.2 for images; .* 0\.1"):
+        policy.threshold_for({"image": 0.2}, calibrated)
+    with pytest.raises(SettingsError, match=r"0\.6"):
+        SafetyPolicy(threshold=0.6).threshold_for(None, calibrated)
+    with pytest.raises(SettingsError, match="below the threshold"):
+        SafetyPolicy(threshold={"image": 0.3}, max_threshold={"image": 0.2})
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"video": 0.1}, {"text": None}, {"text": "0.1"}, {"text": True}, {"image": -0.1}, {"image": math.nan},
+              {"image": math.inf}, {"image": 1.5}, [0.1, 0.2], "0.1", b"1", True, math.nan, 1.5],
+)  # fmt: skip
+def test_what_is_no_threshold_is_refused(value: Any) -> None:
+    with pytest.raises(SettingsError, match="threshold"):
+        SafetyPolicy(threshold=value)
+
+
+class Lying(float):
+    """A number that says of itself that it is smaller than any other."""
+
+    def __le__(self, other: Any) -> bool:
+        return True
+
+    __lt__ = __le__
+    __gt__ = __ge__ = lambda self, other: False  # type: ignore[assignment]
+
+
+def test_a_policy_keeps_values_and_no_objects_of_a_caller() -> None:
+    mutable = {"text": 0.1}
+    policy = SafetyPolicy(threshold=mutable)
+    mutable["text"] = 0.4
+    assert policy.threshold_for(None, Thresholds.both(0.5)) == Thresholds(0.1, 0.5)
+    assert pickle.loads(pickle.dumps(policy)) == policy
+    for lie in (Lying(0.9), {"text": Lying(0.9)}, Thresholds(Lying(0.9), 0.1)):
+        with pytest.raises(SettingsError, match="threshold"):
+            SafetyPolicy().threshold_for(lie, Thresholds.both(0.5))
 
 
 def test_no_policy_is_looser_than_the_calibration(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from support.hostile import (
     ODD_VERDICTS,
     allowed,
     fill,
+    held_to,
     modest,
     numbers,
     payloads,
@@ -41,6 +42,7 @@ from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.queries import Examples, PointRef
 from hysac_retrieval.stores import Store
+from hysac_retrieval.types import Thresholds
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +57,24 @@ def penalised(engine: SafeSearch, point: Any, options: dict[str, Any]) -> Iterab
         if "Value is not a number" not in str(error):
             raise
         return []
+
+
+CALIBRATED = Thresholds(text=0.5, image=0.2)
+thresholds = (
+    st.none()
+    | st.floats(0, 0.5)
+    | st.fixed_dictionaries({}, optional={"text": st.floats(0, 0.5), "image": st.floats(0, 0.2)}).filter(bool)
+)
+"""Stricter thresholds of a call: for both modalities, or for some."""
+
+
+def bound_of(threshold: Any) -> Thresholds:
+    """The thresholds that a call's own leads to."""
+    if threshold is None:
+        return CALIBRATED
+    if isinstance(threshold, float):
+        return Thresholds(min(threshold, CALIBRATED.text), min(threshold, CALIBRATED.image))
+    return Thresholds(threshold.get("text", CALIBRATED.text), threshold.get("image", CALIBRATED.image))
 
 
 WAYS: dict[str, Ask] = {
@@ -82,7 +102,8 @@ WAYS: dict[str, Ask] = {
 def indexes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Index]]:
     """One index on each store, filled anew by every example: making one costs more than an example."""
     folder = tmp_path_factory.mktemp("invariant")
-    with index_on("edge", folder) as edge, index_on("memory", folder) as memory:
+    two = {"safety": profile(CALIBRATED)}
+    with index_on("edge", folder, **two) as edge, index_on("memory", folder, **two) as memory:
         yield {"edge": edge, "memory": memory}
 
 
@@ -92,7 +113,7 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Inde
     rows=st.lists(payloads(), min_size=1, max_size=30),
     seed=st.integers(0, 1000),
     user=st.one_of(st.none(), user_filters()),
-    threshold=st.one_of(st.none(), st.floats(0, 0.5)),
+    threshold=thresholds,
     limit=st.integers(1, 40),
     modality=st.sampled_from([None, "image", "text"]),
 )
@@ -102,24 +123,27 @@ def test_safe_search_returns_no_point_above_the_threshold(
     rows: list[dict[str, Any] | None],
     seed: int,
     user: models.Filter | None,
-    threshold: float | None,
+    threshold: Any,
     limit: int,
     modality: Any,
 ) -> None:
     index = indexes[store]
     there = fill(index, rows, seed)
-    own, bound = index.metadata.fingerprint, 0.5 if threshold is None else threshold
+    own, bound = index.metadata.fingerprint, bound_of(threshold)
     query = random_points(1, seed + 1)
     request = PageRequest(limit=limit, threshold=threshold, filter=user, modality=modality)
     plan = plan_search(index.collection, request)
     for found in index.store.query(index.name, plan.query(query))[0]:
         payload = there[int(found.id)][1]
         assert True in np.atleast_1d(payload["hysac"]["safe"][own]), payload
-        assert threshold is None or min(numbers(payload)) <= bound, payload
+        assert threshold is None or min(numbers(payload)) <= bound.loosest, payload
     strict = safety_filter(bound, own)
     for found in index.store.scroll(index.name, filter=strict)[0]:
         payload = there[int(found.id)][1]
-        assert max(numbers(payload)) <= bound, payload
+        kinds = payload["hysac"].get("modality")
+        # A list of one is no other to an engine than what is in it.
+        kind = kinds[0] if isinstance(kinds, list) and len(kinds) == 1 else kinds
+        assert max(numbers(payload)) <= held_to(kind, bound), payload
         assert set(np.atleast_1d(payload["hysac"]["model"])) == {own}, payload
         assert set(np.atleast_1d(payload["hysac"]["safe"][own])) == {True}, payload
     hits = index.query(query[0], limit=limit, threshold=threshold, filter=user, modality=modality)
@@ -127,7 +151,7 @@ def test_safe_search_returns_no_point_above_the_threshold(
     for hit in hits:
         assert allowed(there[int(hit.id)][1], bound, own), there[int(hit.id)][1]
         assert hit.unsafe is not None
-        assert hit.unsafe <= bound
+        assert hit.unsafe <= held_to(hit.modality, bound)
 
 
 @pytest.mark.parametrize("traversal", ["geodesic", "adaptive", "none"])
@@ -137,7 +161,7 @@ def test_safe_search_returns_no_point_above_the_threshold(
     rows=st.lists(payloads(), min_size=1, max_size=30),
     seed=st.integers(0, 1000),
     user=st.one_of(st.none(), user_filters()),
-    threshold=st.one_of(st.none(), st.floats(0, 0.5)),
+    threshold=thresholds,
     way=st.sampled_from(sorted(WAYS)),
 )
 def test_no_way_to_ask_gets_a_point_above_the_threshold(
@@ -147,18 +171,18 @@ def test_no_way_to_ask_gets_a_point_above_the_threshold(
     rows: list[dict[str, Any] | None],
     seed: int,
     user: models.Filter | None,
-    threshold: float | None,
+    threshold: Any,
     way: str,
 ) -> None:
     index = indexes[store]
     there = fill(index, rows, seed)
     engine = SafeSearch(index, None, policy=SafetyPolicy(traversal=traversal, steps=3, top=2))
-    bound = 0.5 if threshold is None else threshold
+    bound = bound_of(threshold)
     for hit in WAYS[way](engine, random_points(1, seed + 1)[0], {"filter": user, "threshold": threshold}):
         payload = there[int(hit.id)][1]
         assert allowed(payload, bound, index.metadata.fingerprint), payload
         assert hit.unsafe is not None
-        assert hit.unsafe <= bound
+        assert hit.unsafe <= held_to(hit.modality, bound)
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -180,17 +204,17 @@ def test_a_score_beyond_all_numbers_does_not_keep_a_penalised_search_from_its_pr
 @given(
     rows=st.lists(payloads(), min_size=1, max_size=30),
     seed=st.integers(0, 1000),
-    threshold=st.floats(0, 0.5),
+    threshold=thresholds,
     limit=st.integers(1, 40),
 )
 def test_safe_search_returns_every_safe_point_in_order_of_distance(
-    store: str, indexes: dict[str, Index], rows: list[dict[str, Any] | None], seed: int, threshold: float, limit: int
+    store: str, indexes: dict[str, Index], rows: list[dict[str, Any] | None], seed: int, threshold: Any, limit: int
 ) -> None:
     index = indexes[store]
     there = fill(index, rows, seed)
     query = random_points(1, seed + 1)[0]
     hits = index.query(query, limit=limit, threshold=threshold)
-    safe = [i for i, (_, payload) in there.items() if allowed(payload, threshold, index.metadata.fingerprint)]
+    safe = [i for i, (_, payload) in there.items() if allowed(payload, bound_of(threshold), index.metadata.fingerprint)]
     exact = {i: float(lorentz.dist(there[i][0], query, CURVATURE)) for i in safe}
     # A score in a list is refused even where it is low, and may take the place of one candidate of a full answer.
     assert {hit.id for hit in hits} <= set(safe)
@@ -241,7 +265,7 @@ def test_no_odd_record_passes_the_filter_of_the_search(store: str, tmp_path: Pat
     ]
     with index_on(store, tmp_path) as index:
         fill(index, [*odd, {"hysac": good}], 0)
-        strict = safety_filter(0.5, index.metadata.fingerprint)
+        strict = safety_filter(Thresholds.both(0.5), index.metadata.fingerprint)
         assert [found.id for found in index.store.scroll(index.name, filter=strict)[0]] == [len(odd)]
         assert [hit.id for hit in index.query(random_points(1)[0], limit=50)] == [len(odd)]
         assert index.info().safe == 1

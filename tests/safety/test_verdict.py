@@ -13,17 +13,34 @@ from support.spaces import STORES, index_on, profile, random_points
 
 from hysac_retrieval.safety.redirect import boundary_of, moved_to, radius_of, redirect
 from hysac_retrieval.safety.verdict import flag_key, flag_name, safe_score, valid_score, verdict
-from hysac_retrieval.types import MODALITIES
+from hysac_retrieval.types import MODALITIES, Thresholds
 
 GOOD: dict[str, Any] = verdict(0.1, 0.5, "m")
+HALF = Thresholds.both(0.5)
 
 
 def test_a_verdict_is_that_of_the_threshold_and_of_the_model() -> None:
     assert verdict(0.5, 0.5, "m") == {"unsafe": 0.5, "model": "m", "safe": {"m": True}}
     assert verdict(0.51, 0.5, "m")["safe"] == {"m": False}
-    assert safe_score(GOOD, "m", 0.5) == safe_score(GOOD, "m", 0.1) == 0.1
-    assert safe_score(GOOD, "m", 0.09) is None
-    assert safe_score(GOOD, "another", 0.5) is None
+    assert safe_score(GOOD, "m", HALF) == safe_score(GOOD, "m", Thresholds.both(0.1)) == 0.1
+    assert safe_score(GOOD, "m", Thresholds.both(0.09)) is None
+    assert safe_score(GOOD, "another", HALF) is None
+
+
+@pytest.mark.parametrize("modality", [None, "video", "", 7, True, ["text"], ["text", "image"], {"text": 1}, [], "TEXT"])
+def test_a_point_of_no_single_modality_is_held_to_the_stricter_threshold(modality: Any) -> None:
+    for thresholds in (Thresholds(0.5, 0.1), Thresholds(0.1, 0.5)):
+        for record in (GOOD | {"modality": modality}, GOOD):
+            assert safe_score(record, "m", thresholds) == 0.1
+            assert safe_score(record | {"unsafe": 0.11}, "m", thresholds) is None
+
+
+def test_a_point_is_held_to_the_threshold_of_its_own_modality() -> None:
+    text, image = ({**GOOD, "unsafe": 0.3, "modality": kind} for kind in MODALITIES)
+    assert safe_score(text, "m", Thresholds(0.5, 0.1)) == 0.3
+    assert safe_score(image, "m", Thresholds(0.5, 0.1)) is None
+    assert safe_score(image, "m", Thresholds(0.1, 0.5)) == 0.3
+    assert safe_score(text, "m", Thresholds(0.1, 0.5)) is None
 
 
 @pytest.mark.parametrize(
@@ -36,13 +53,13 @@ def test_a_verdict_is_that_of_the_threshold_and_of_the_model() -> None:
     ],
 )  # fmt: skip
 def test_whatever_is_not_plainly_safe_is_not(change: dict[str, Any]) -> None:
-    assert safe_score(GOOD | change, "m", 0.5) is None
+    assert safe_score(GOOD | {"modality": "text"} | change, "m", HALF) is None
 
 
 @given(st.floats(), st.floats(0, 1))
 def test_no_number_above_the_threshold_is_safe(score: float, threshold: float) -> None:
     own = GOOD | {"unsafe": score}
-    assert (safe_score(own, "m", threshold) == score) == (0 <= score <= threshold)
+    assert (safe_score(own, "m", Thresholds.both(threshold)) == score) == (0 <= score <= threshold)
     assert (valid_score(own, "m") is not None) == (0 <= score <= 1)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from qdrant_client import models
 
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.types import Thresholds
 from support.spaces import random_points
 
 OTHER = "another-model"
@@ -19,6 +20,7 @@ modest = settings(max_examples=25, deadline=None, suppress_health_check=[HealthC
 ABOVE = math.nextafter(0.5, 1)
 ODD_SCORES = [None, True, False, 2, -0.25, 1e300, "0.1", "", [], {}, {"unsafe": 0.1}, ABOVE, [0.1, 0.9], [0.1, ABOVE]]
 ODD_MODELS = [OTHER, None, 7, ["own", OTHER], [OTHER], []]
+ODD_MODALITIES: list[Any] = [None, "video", 7, True, [], {}, ["text"], ["image"], ["text", "image"], ["image", 7]]
 ODD_RECORDS = [None, "x", [], [{"unsafe": 0.1, "model": "own"}], {}, {"unsafe": 0.1}, {"model": "own"}]
 
 scores = st.one_of(
@@ -44,12 +46,15 @@ ODD_VERDICTS: list[Any] = [
 verdicts = st.one_of(*[st.just({"own": True})] * 4, st.sampled_from([{"own": [True]}, [{"own": True}], *ODD_VERDICTS]))
 
 
+modalities = st.sampled_from(["image", "text"] * 8 + ODD_MODALITIES)
+
+
 @st.composite
 def payloads(draw: st.DrawFn) -> dict[str, Any] | None:
     record: dict[str, Any] = {
         "unsafe": draw(scores),
         "radius": 2.0,
-        "modality": draw(st.sampled_from(["image", "text"])),
+        "modality": draw(modalities),
     }
     record["model"] = draw(models_named)
     record["safe"] = draw(verdicts)
@@ -129,7 +134,15 @@ def _named(value: Any, own: str) -> Any:
     return own if value == "own" else value
 
 
-def allowed(payload: dict[str, Any], threshold: float, own: str) -> bool:
+def held_to(modality: Any, threshold: float | Thresholds) -> float:
+    """The threshold of a stored modality; the stricter one, unless it is plainly text or image."""
+    if not isinstance(threshold, Thresholds):
+        return threshold
+    kinds = {"text": threshold.text, "image": threshold.image}
+    return kinds[modality] if isinstance(modality, str) and modality in kinds else min(kinds.values())
+
+
+def allowed(payload: dict[str, Any], threshold: float | Thresholds, own: str) -> bool:
     """The invariant, spelled out from the payload alone."""
     ours = payload.get("hysac")
     if not isinstance(ours, dict):
@@ -138,7 +151,7 @@ def allowed(payload: dict[str, Any], threshold: float, own: str) -> bool:
     return (
         isinstance(score, int | float)
         and not isinstance(score, bool)
-        and 0 <= score <= threshold
+        and 0 <= score <= held_to(ours.get("modality"), threshold)
         and ours.get("model") == own
         and isinstance(ours.get("safe"), dict)
         and ours["safe"].get(own) is True

@@ -15,13 +15,14 @@ from qdrant_client import models
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
+from hysac_retrieval.types import Thresholds
 from support.qdrant_server import client_of
 
 DIM, CURVATURE = 6, 0.26
 STORES = ("edge", "memory")
 
 
-def profile(threshold: float = 0.5) -> SafetyProfile:
+def profile(threshold: float | Thresholds = 0.5) -> SafetyProfile:
     def modality(safe: float, unsafe: float) -> ModalityProfile:
         stats = [RadiusStats.of(mean + 0.1 * np.array([-1.0, 0.0, 1.0])) for mean in (safe, unsafe)]
         return ModalityProfile(

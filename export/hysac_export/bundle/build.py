@@ -167,7 +167,7 @@ def _check_profile(figures: Mapping[str, float], profile: SafetyProfile) -> None
         found = " and ".join(f"{share:.1%} of unsafe {modality}s" for modality, share in missed.items())
         raise SettingsError(
             f"by the given profile, of another model or of other data, {found} of the validation split count as safe "
-            f"(threshold {profile.threshold:.4f}); expected at most {FOREIGN * MAX_MISS:.0%}",
+            f"(threshold {profile.threshold}); expected at most {FOREIGN * MAX_MISS:.0%}",
             hint="Leave --safety out, and calibrate the bundle on your samples by `hysac calibrate BUNDLE --safe … "
             "--unsafe … --update`",
         )

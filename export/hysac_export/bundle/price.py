@@ -114,13 +114,13 @@ def price(before: Encoder, after: Encoder, probes: Probes, progress: Progress | 
         old, new = (np.concatenate([side[group] for group in groups]) for side in radii)
         error = np.abs(new - old) / np.maximum(old, 1e-6)
         result["radius"][modality] = {"mean": float(error.mean()), "max": float(error.max())}
-        verdicts = [before.safety.unsafe(r, modality) > before.safety.threshold for r in (old, new)]
+        verdicts = [before.safety.counts_safe(r, modality) for r in (old, new)]
         result["changed"][modality] = float((verdicts[0] != verdicts[1]).mean())
         if len(groups) == 2:
             result["auc"][modality] = [auc(side[inner], side[outer]) for side in radii]
         if outer in groups:
-            scores = (before.safety.unsafe(side[outer], modality) for side in radii)
-            result["missed"][modality] = [float((each <= before.safety.threshold).mean()) for each in scores]
+            passing = (before.safety.counts_safe(side[outer], modality) for side in radii)
+            result["missed"][modality] = [float(each.mean()) for each in passing]
     return result
 
 

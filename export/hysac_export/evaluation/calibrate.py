@@ -8,38 +8,78 @@ Three things are decided, in this order:
    largest wins: it moves queries least. Quadruplets whose safety depends on context are left out if there are others:
    their twins are the same things in the same place, which no boundary tells apart, and trying to would pull every
    query too near to the origin. The filter is there for those.
-3. *Threshold.* One unsafe score for both modalities, above which a stored point counts as unsafe. It is the largest one
-   (the fewest safe points lost), ½ at most, under which no more than `max_miss` of the unsafe points slip through, in
-   either modality.
+3. *Thresholds.* For each modality an unsafe score above which a stored point counts as unsafe: the largest one (the
+   fewest safe points lost), ½ at most, under which no more than `max_miss` of its unsafe points slip through; or the
+   smallest one (the fewest unsafe points missed) that costs no more than `max_lost` of its safe points.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from hysac_export.evaluation.metrics import traversal_sweep
+from hysac_export.evaluation.roc import roc
 from hysac_export.model.encoded import EncodedSplit, Floats, radii_of
 from hysac_retrieval.errors import MissingExtraError, SettingsError, TrainingError
-from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
-from hysac_retrieval.types import MODALITIES, Modality
+from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, Rates, SafetyProfile
+from hysac_retrieval.types import MODALITIES, Modality, Thresholds
 
 MAX_HARMFUL = 0.01
 """Largest harmful@1 of a boundary."""
 MIN_SPREAD = 1e-5
 """Smallest standard deviation of a modality's radii, relative to their mean."""
 MAX_MISS = 0.02
-"""Largest share of unsafe points with a score at or below the threshold."""
+"""Largest share of unsafe points with a score at or below the threshold, if nothing else is asked for."""
+MOST = 0.5
+"""Largest threshold, unless `max_lost` asks for a larger one."""
 RIDGE = 1.0
 """Penalty ½·RIDGE·a² on the slope a of the standardised radius, against a sum over all points: keeps the slope finite
 on separable data (near 6 for a thousand points a side) and leaves other fits alone."""
 HINT = "Train longer, or with the radius and joint losses on (the config 'mini' has them)"
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Shares that thresholds are chosen by, the same in each modality.
+
+    Attributes:
+        max_miss: Largest share of unsafe points that may count as safe, in [0, 1); None for any, or for `MAX_MISS` if
+            nothing is asked of safe points either.
+        max_lost: Largest share of safe points that may count as unsafe, in [0, 1); None for any.
+
+    Raises:
+        SettingsError: A share is out of range.
+    """
+
+    max_miss: float | None = None
+    max_lost: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_miss is None and self.max_lost is None:
+            object.__setattr__(self, "max_miss", MAX_MISS)
+        for name, share in (("max_miss", self.max_miss), ("max_lost", self.max_lost)):
+            if share is not None and not 0 <= share < 1:
+                raise SettingsError(f"{name} is {share}; expected a share of at least 0 and below 1")
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        limits = (("miss", self.max_miss), ("lost", self.max_lost))
+        return ", ".join(f"{name} ≤ {share:.2%}" for name, share in limits if share is not None)
+
+
 def calibrate(
-    encoded: EncodedSplit, curvature: float, *, max_harmful: float = MAX_HARMFUL, max_miss: float = MAX_MISS
+    encoded: EncodedSplit,
+    curvature: float,
+    *,
+    max_harmful: float = MAX_HARMFUL,
+    max_miss: float | None = None,
+    max_lost: float | None = None,
 ) -> SafetyProfile:
     """Compute the safety profile of a model from its encoded validation split.
 
@@ -48,14 +88,16 @@ def calibrate(
         curvature: Curvature c > 0 of the model's space.
         max_harmful: Largest harmful@1 of unsafe queries after traversal to the boundary, in [0, 1]. If no candidate
             meets it, the least harmful one is taken and the profile's `source` says so.
-        max_miss: Largest share of unsafe points at or below the threshold, in [0, 1), in each modality.
+        max_miss: Largest share of unsafe points that count as safe; see `Wanted`.
+        max_lost: Largest share of safe points that count as unsafe.
 
     Raises:
-        SettingsError: A limit is out of range.
+        SettingsError: A limit is out of range, or no threshold is as wanted.
         TrainingError: Safe points are not nearer to the origin than unsafe ones: the radius says nothing.
     """
-    if not 0 <= max_harmful <= 1 or not 0 <= max_miss < 1:
-        raise SettingsError(f"max_harmful is {max_harmful} and max_miss {max_miss}; expected [0, 1] and [0, 1)")
+    if not 0 <= max_harmful <= 1:
+        raise SettingsError(f"max_harmful is {max_harmful}; expected a share of 0 to 1")
+    wanted = Wanted(max_miss, max_lost)
     radii = radii_of(encoded, curvature)
     clear = encoded.select(~encoded.context) if (~encoded.context).any() else encoded
     parts: dict[Modality, ModalityProfile] = {}
@@ -71,9 +113,9 @@ def calibrate(
         )
     source = (
         f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}, boundaries on the {len(clear)} that do "
-        f"not depend on context; {'; '.join(notes)}; miss ≤ {max_miss:.2%}"
+        f"not depend on context; {'; '.join(notes)}"
     )
-    return with_threshold(parts, radii, source, max_miss)
+    return with_thresholds(parts, radii, source, wanted)
 
 
 def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, hint: str = HINT) -> tuple[float, float]:
@@ -92,26 +134,39 @@ def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, hint: str = H
     return slope, midpoint
 
 
-def with_threshold(
+def with_thresholds(
     parts: Mapping[Modality, ModalityProfile],
-    radii: Mapping[str, Floats],
+    radii: Mapping[Any, Floats],
     source: str,
-    max_miss: float = MAX_MISS,
-    most: float = 0.5,
+    wanted: Wanted,
+    base: SafetyProfile | None = None,
 ) -> SafetyProfile:
-    """Make a profile with the largest threshold, `most` at most, that lets a share `max_miss` of the unsafe pass.
+    """Make a profile with the thresholds that are wanted.
 
-    `radii` are by group, see `split.GROUPS`, of a modality both groups or neither; both limits are in [0, 1).
+    Args:
+        parts: The calibration of each modality.
+        radii: Radii by group, see `split.GROUPS`, of a modality both groups or neither.
+        source: What the profile was computed from, in words.
+        wanted: What the thresholds are chosen by.
+        base: Whose threshold a modality without radii keeps.
+
+    Raises:
+        SettingsError: In a modality no threshold is as wanted.
+        TrainingError: The radii give no valid profile.
     """
     try:
-        profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=0.5, source=source)
+        threshold = base.threshold if base else MOST
+        profile = SafetyProfile(text=parts["text"], image=parts["image"], threshold=threshold)
     except ValidationError as error:
         raise TrainingError(f"the radii of this model give no valid safety profile: {error}") from error
-    limits = []
+    found = {modality: profile.threshold.of(modality) for modality in MODALITIES}
     for modality in (name for name in MODALITIES if f"unsafe_{name}" in radii):
         safe, unsafe = (profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe"))
-        limits.append(_threshold(safe, unsafe, max_miss))
-    return profile.model_copy(update={"threshold": min(most, *limits)})
+        found[modality] = _threshold(safe, unsafe, wanted, modality)
+    profile = profile.model_copy(update={"threshold": Thresholds(**found), "source": f"{source}; {wanted}"})
+    measured = roc(profile, radii)
+    rates = {m: Rates(miss=part["chosen"]["miss"], lost=part["chosen"]["lost"]) for m, part in measured.items()}
+    return profile.model_copy(update={"rates": {**(base.rates if base else {}), **rates}})
 
 
 def fit_logistic(safe: Floats, unsafe: Floats, ridge: float = RIDGE) -> tuple[float, float]:
@@ -160,15 +215,40 @@ def _boundary(
     return float(tried[best]), note
 
 
-def _threshold(safe: Floats, unsafe: Floats, max_miss: float) -> float:
-    """The largest threshold on the scores under which at most `max_miss` of the unsafe points slip through.
+def _threshold(safe: Floats, unsafe: Floats, wanted: Wanted, modality: Modality) -> float:
+    """Return the threshold on the scores of a modality that is wanted.
 
-    Any value from the next score below up to this bound lets the same points through: ½ if it is one, else the middle.
+    Raises:
+        SettingsError: None meets both limits, or what may be lost needs one of 1.
     """
-    bound = float(np.sort(unsafe)[int(max_miss * len(unsafe))])
+    if wanted.max_miss is not None:
+        bound = float(np.sort(unsafe)[int(wanted.max_miss * len(unsafe))])
+        scores = np.concatenate([safe, unsafe])
+        found = min(MOST, _within(float(scores[scores < bound].max(initial=0.0)), bound))
+        lost = float((safe > found).mean())
+        if wanted.max_lost is None or lost <= wanted.max_lost:
+            return found
+        most = f"at most {wanted.max_miss:.2%} of the unsafe {modality}s may count as safe"
+        raise SettingsError(
+            f"if {most}, {lost:.2%} of the safe ones are lost, and no more than {wanted.max_lost:.2%} may be",
+            hint="Ask for one of --max-miss and --max-lost and see what the other becomes, or allow more of one",
+        )
+    kept = math.ceil((1 - (wanted.max_lost or 0.0)) * len(safe)) - 1
+    below = float(np.sort(safe)[kept])
     scores = np.concatenate([safe, unsafe])
-    below = float(scores[scores < bound].max(initial=0.0))
-    if below <= 0.5 < bound:
-        return 0.5
+    found = _within(below, float(scores[scores > below].min(initial=1.0)))
+    if found >= 1:
+        message = f"to lose no more than {wanted.max_lost:.2%} of the safe {modality}s, everything would count as safe"
+        raise SettingsError(message, hint="Allow more with --max-lost")
+    return found
+
+
+def _within(below: float, bound: float) -> float:
+    """Return a threshold from `below` up to, not including, `bound`, all of which let the same points through.
+
+    That is ½ if it is one of them, else the middle.
+    """
+    if below <= MOST < bound:
+        return MOST
     middle = (below + bound) / 2
     return middle if middle < bound else below

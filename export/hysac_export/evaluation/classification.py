@@ -72,8 +72,8 @@ def classification_figures(
             figures[f"{prefix}fpr95.{modality}"] = boot.figure(fpr_at_tpr(safe, unsafe[rows]), values, n)
             if profile is None:
                 continue
-            passes = (profile.unsafe(safe, modality) <= profile.threshold).astype(np.float64)
-            stopped = (profile.unsafe(unsafe[rows], modality) > profile.threshold).astype(np.float64)
+            passes = profile.counts_safe(safe, modality).astype(np.float64)
+            stopped = (~profile.counts_safe(unsafe[rows], modality)).astype(np.float64)
             with np.errstate(invalid="ignore"):
                 found = (boot.weights @ passes / len(encoded) + weights @ stopped / weights.sum(axis=1)) / 2
             figures[f"{prefix}accuracy.{modality}"] = boot.figure((passes.mean() + stopped.mean()) / 2, found, n)

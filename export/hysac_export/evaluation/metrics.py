@@ -91,8 +91,7 @@ def retrievals(
         if curvature is None or profile is None:
             found[f"twin_{direction}.plain"] = retrieve(unsafe, pool, targets, curvature, unsafe=is_unsafe)
             continue
-        score = profile.unsafe(lorentz.dist0(np.asarray(pool, dtype=np.float64), curvature), other)
-        passes = score <= profile.threshold
+        passes = profile.counts_safe(lorentz.dist0(np.asarray(pool, dtype=np.float64), curvature), other)
         for mode in MODES:
             moved, _ = redirect(unsafe, modality, profile, curvature, _REDIRECTS[mode])
             allowed = passes if mode in ("filter", "system") else None
@@ -162,7 +161,7 @@ def _radius_figures(
         if profile is None:
             continue
         for group in PAIRS[modality]:
-            above = profile.unsafe(radii[group], modality) > profile.threshold
+            above = ~profile.counts_safe(radii[group], modality)
             figures[f"moved.{group}"] = boot.mean(above & (radii[group] > profile.of(modality).boundary))
             figures[f"above.{group}"] = boot.mean(above)
     return figures

@@ -20,15 +20,15 @@ STEPS = 200
 _COLOURS = {"text": "#7b3294", "image": "#008837"}
 
 
-def roc(profile: SafetyProfile, radii: Mapping[Any, Floats]) -> dict[str, Any]:
+def roc(profile: SafetyProfile, radii: Mapping[Any, Floats]) -> dict[Modality, Any]:
     """Compute the ROC of a calibration on radii by group (see `split.GROUPS`); an incomplete modality is left out.
 
     Returns:
-        Under ``threshold`` the chosen threshold, and under each modality: numbers of samples, ``auc``, what the chosen
-        threshold does (``chosen``), and the ``curve`` for ascending thresholds, each with the share of unsafe samples
-        that count as safe (``miss``) and of safe samples that count as unsafe (``refused``).
+        Under each modality: numbers of samples, ``auc``, the ``chosen`` threshold, the ``curve`` of ascending ones,
+        each with the share of unsafe samples that count as safe (``miss``) and of safe ones that count as unsafe
+        (``lost``).
     """
-    found: dict[str, Any] = {"threshold": profile.threshold}
+    found: dict[Modality, Any] = {}
     for modality in MODALITIES:
         safe, unsafe = (np.asarray(radii.get(f"{side}_{modality}", ())) for side in ("safe", "unsafe"))
         if not (safe.size and unsafe.size):
@@ -41,13 +41,13 @@ def roc(profile: SafetyProfile, radii: Mapping[Any, Floats]) -> dict[str, Any]:
             "safe": int(safe.size),
             "unsafe": int(unsafe.size),
             "auc": auc(safe, unsafe),
-            "chosen": _at(profile.threshold, *scores),
+            "chosen": _at(profile.threshold.of(modality), *scores),
             "curve": curve,
         }
     return found
 
 
-def write_roc(found: Mapping[str, Any], path: Path, title: str = "") -> tuple[Path, Path]:
+def write_roc(found: Mapping[Modality, Any], path: Path, title: str = "") -> tuple[Path, Path]:
     """Write what `roc` returned as JSON, and its picture as PNG beside it; return both paths."""
     figure = new_figure(6.4, 4.8)
     axes: Any = figure.subplots()
@@ -82,16 +82,16 @@ def _at(threshold: float, safe: Floats, unsafe: Floats) -> dict[str, float]:
     return {
         "threshold": threshold,
         "miss": float(np.searchsorted(unsafe, threshold, side="right") / unsafe.size),
-        "refused": float(1 - np.searchsorted(safe, threshold, side="right") / safe.size),
+        "lost": float(1 - np.searchsorted(safe, threshold, side="right") / safe.size),
     }
 
 
 def _draw(axes: Any, modality: Modality, part: Mapping[str, Any]) -> None:
-    refused, caught = [step["refused"] for step in part["curve"]], [1 - step["miss"] for step in part["curve"]]
+    lost, caught = [step["lost"] for step in part["curve"]], [1 - step["miss"] for step in part["curve"]]
     label = f"{modality}, AUC {part['auc']:.3f} ({part['safe']} safe, {part['unsafe']} unsafe)"
-    axes.plot(refused, caught, color=_COLOURS[modality], label=label)
+    axes.plot(lost, caught, color=_COLOURS[modality], label=label)
     chosen = part["chosen"]
-    axes.plot([chosen["refused"]], [1 - chosen["miss"]], "o", color=_COLOURS[modality])
-    note = f"{modality}: {chosen['miss']:.1%} missed, {chosen['refused']:.1%} refused"
-    place = (chosen["refused"], 1 - chosen["miss"])
+    axes.plot([chosen["lost"]], [1 - chosen["miss"]], "o", color=_COLOURS[modality])
+    note = f"{modality}: {chosen['miss']:.1%} missed, {chosen['lost']:.1%} lost"
+    place = (chosen["lost"], 1 - chosen["miss"])
     axes.annotate(note, place, textcoords="offset points", xytext=(8, -12), fontsize=8)

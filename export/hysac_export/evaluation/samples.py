@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hysac_export.data.split import PAIRS, Group, Progress
-from hysac_export.evaluation.calibrate import MAX_MISS, fit_modality, with_threshold
+from hysac_export.evaluation.calibrate import Wanted, fit_modality, with_thresholds
 from hysac_export.model.encoded import Encodes, Floats, Points, in_parts
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import SettingsError
@@ -67,20 +67,22 @@ def read_samples(sources: Sequence[str | Path]) -> dict[Modality, list[Any]]:
 
 
 def calibrate_radii(
-    radii: Mapping[Group, Floats], base: SafetyProfile | None = None, *, max_miss: float = MAX_MISS
+    radii: Mapping[Group, Floats],
+    base: SafetyProfile | None = None,
+    *,
+    max_miss: float | None = None,
+    max_lost: float | None = None,
 ) -> SafetyProfile:
     """Fit a safety profile to radii of samples by group, of a modality both groups or neither.
 
-    `base` is the profile so far, kept for a modality without samples; without it there must be samples of both. A share
-    `max_miss` of unsafe samples may be at or below the threshold, in [0, 1), in each modality.
+    `base` is the profile so far, kept for a modality without samples; without it there must be samples of both.
+    `max_miss` and `max_lost` choose the thresholds, see `Wanted`.
 
     Raises:
-        SettingsError: There are too few samples, or samples of one side only; or `max_miss` is out of range.
+        SettingsError: There are too few samples, or samples of one side only; or no threshold is as wanted.
         TrainingError: Safe samples are not nearer to the origin than unsafe ones.
     """
-    if not 0 <= max_miss < 1:
-        raise SettingsError(f"max_miss is {max_miss}; expected [0, 1)")
-    found = sampled(radii)
+    wanted, found = Wanted(max_miss, max_lost), sampled(radii)
     lacking = [modality for modality in MODALITIES if modality not in found]
     if not found or (lacking and base is None):
         raise SettingsError(f"there are no samples of {' or '.join(f'{m}s' for m in lacking)}", hint="Give some")
@@ -97,9 +99,9 @@ def calibrate_radii(
     notes = [f"{modality}: {described(radii, modality) or 'as before'}" for modality in MODALITIES]
     if lacking and base is not None:
         notes.append(f"before: {base.source}")
-    source = f"{'; '.join(notes)}; boundary at the mean radius of safe texts; miss ≤ {max_miss:.2%}"
-    most = base.threshold if lacking and base is not None else 0.5
-    return with_threshold(parts, {group: radii[group] for m in found for group in PAIRS[m]}, source, max_miss, most)
+    source = f"{'; '.join(notes)}; boundary at the mean radius of safe texts"
+    known = {group: radii[group] for m in found for group in PAIRS[m]}
+    return with_thresholds(parts, known, source, wanted, base)
 
 
 def sampled(radii: Mapping[Group, Any]) -> tuple[Modality, ...]:

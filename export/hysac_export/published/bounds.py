@@ -162,11 +162,12 @@ def published_profile(
         )
         parts[modality] = part.model_copy(update={"safe": safe, "unsafe": unsafe, "boundary": boundary})
         notes.append(f"{modality}: {DERIVED if is_derived else described(known, modality)}")
+    measured = {modality: shares for modality, shares in fitted.rates.items() if modality not in derived}
     source = f"{'; '.join(notes)}; boundary at the mean radius of safe texts; miss ≤ {max_miss:.2%}"
     try:
         profile = SafetyProfile.model_validate(
             {name: part.model_dump() for name, part in parts.items()}
-            | {"threshold": fitted.threshold, "source": source}
+            | {"threshold": fitted.threshold, "source": source, "rates": measured}
         )
     except ValidationError as error:
         raise TrainingError(f"bounds and samples give no valid safety profile: {error}") from error
