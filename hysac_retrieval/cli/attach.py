@@ -2,22 +2,87 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.options import Place, journal_option, json_option, place_options, run_options
+from hysac_retrieval.cli.options import Place, gathered, journal_option, json_option, place_options, run_options
 from hysac_retrieval.cli.progress import exit_after, followed, print_report
+from hysac_retrieval.errors import SettingsError
+
+if TYPE_CHECKING:
+    from hysac_retrieval.ingest import Content
+
+
+def _content(
+    text_field: str | None, image_field: str | None, framework: str | None, root: Path | None, prefix: str | None
+) -> Content:
+    from hysac_retrieval.ingest import Content
+
+    if framework is None:
+        return Content(text_field, image_field, root, prefix)
+    if text_field or image_field:
+        what = "--from names the fields, and so do --text-field and --image-field"
+        raise SettingsError(what, hint="Give one of them")
+    return Content.of_framework(framework, root=root, prefix=prefix)
+
+
+_content_options = gathered(
+    "content",
+    _content,
+    click.option(
+        "--text-field",
+        metavar="NAME",
+        help="Payload field with a text, such as title or meta.title; a bar leads into JSON: '_node_content|text'.",
+    ),
+    click.option("--image-field", metavar="NAME", help="Payload field with the path or URL of an image."),
+    click.option(
+        "--from",
+        "framework",
+        type=click.Choice(["langchain", "llama-index", "haystack", "clip-retrieval"]),
+        help="Take the fields in which a framework keeps its content.",
+    ),
+    click.option("--root", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images."),
+    click.option(
+        "--prefix", metavar="TEXT", help="Beginning of image values that is no part of the path below --root."
+    ),
+)
+
+_way_options = gathered(
+    "way",
+    dict,
+    click.option(
+        "--scores-only",
+        "vectors",
+        flag_value="none",
+        default=None,
+        help="Add scores and no vectors: all that the guard needs. The default where the vector has no name.",
+    ),
+    click.option("--companion", "vectors", flag_value="companion", help="Keep the vectors in a collection beside it."),
+    click.option(
+        "--in-place",
+        "vectors",
+        flag_value="in-place",
+        help="Add the vectors to the collection itself, even where that changes its configuration for good.",
+    ),
+    click.option(
+        "--label",
+        "labels",
+        metavar="FIELD",
+        multiple=True,
+        help="Payload field that a companion gets a copy of, for rules and filters; repeatable.",
+    ),
+)
 
 
 @click.command("attach", cls=Command)
 @place_options(bulk=True)
-@click.option("--text-field", metavar="NAME", help="Payload field with a text, such as title or meta.title.")
-@click.option("--image-field", metavar="NAME", help="Payload field with the path or URL of an image.")
-@click.option("--root", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images.")
-@click.option("--prefix", metavar="TEXT", help="Beginning of image values that is no part of the path below --root.")
+@_content_options
+@_way_options
+@click.option("--yes", is_flag=True, help="Do not ask whether the values of a field are meant.")
 @run_options
 @journal_option
 @json_option
@@ -26,10 +91,9 @@ def command(
     ctx: click.Context,
     /,
     place: Place,
-    text_field: str | None,
-    image_field: str | None,
-    root: Path | None,
-    prefix: str | None,
+    content: Content,
+    way: dict[str, Any],
+    yes: bool,
     model: str,
     journal: str | None,
     as_json: bool,
@@ -38,7 +102,8 @@ def command(
     """Add safe search to a collection of an application.
 
     Its points get a further vector and a safety score, made from a field of their payload: a text, or the file of an
-    image. Its own vectors and payload are not touched, and `hysac detach` removes everything again.
+    image. Its own vectors and payload are not touched, and `hysac detach` removes everything again. A collection whose
+    vector has no name gets scores only, unless vectors are asked for (--companion, --in-place).
 
     Points that are done are skipped: a run that was stopped goes on when it is started again, and later runs take up
     what the application has added or changed. Points without a score are never in a safe result.
@@ -46,15 +111,20 @@ def command(
     \b
     hysac-index attach --collection products --text-field title --url http://localhost:6333
     hysac-index attach --collection photos --image-field file --root ./photos --location ./data
+    hysac-index attach --collection documents --from langchain --url http://localhost:6333
     hysac-index attach --collection photos --image-field url --root ./photos --prefix https://cdn.example.org/ \\
         --url http://localhost:6333
     """
     from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.ingest import Content, attached_collection_for, fill
+    from hysac_retrieval.ingest import attached_collection_for, fill
 
-    content, notes = Content(text_field, image_field, root, prefix), place.journal(journal)
-    encoder = Encoder.load(model)
-    opened = attached_collection_for(encoder, place.collection, content, **place.connection())
+    notes, encoder = place.journal(journal), Encoder.load(model)
+
+    def confirm(doubt: str) -> bool:
+        return yes or (sys.stdin.isatty() and click.confirm(f"{doubt}. Judge them all the same?", err=True))
+
+    way["labels"] = way["labels"] or None
+    opened = attached_collection_for(encoder, place.collection, content, confirm=confirm, **way, **place.connection())
     with opened as index:
         with followed("Attaching") as hooks:
             report = fill(index, encoder, content, journal=notes, **hooks, **run)
@@ -64,11 +134,12 @@ def command(
     if as_json:
         print_json({"collection": info.to_dict(), "report": report.to_dict()})
     else:
-        print_report(report, notes, "Added vectors and scores to", "points had theirs already")
+        scores_only = index.collection.scores_only
+        added = "scores" if scores_only else "vectors and scores"
+        print_report(report, notes, f"Added {added} to", "points had theirs already")
         click.echo(f"Collection {place.collection!r}: {info.points} points, {info.safe} safe, {info.unsafe} not.")
         if info.name != place.collection:
-            click.echo(
-                f"The vectors are in the collection {info.name!r}, because a Qdrant before 1.18 cannot add any to a "
-                f"collection that exists. The ids are those of {place.collection!r}."
-            )
+            click.echo(f"The vectors are in the collection {info.name!r}; the ids are those of {place.collection!r}.")
+        if scores_only:
+            click.echo("There are scores and no vectors: the guard needs no more, `hysac search` needs --companion.")
     exit_after(ctx, report)

@@ -15,7 +15,8 @@ from hysac_retrieval.cli.options import Place, json_option, place_options
 def command(place: Place, yes: bool, as_json: bool) -> None:
     """Take away the vectors, scores, payload indexes and metadata that `hysac attach` has added.
 
-    The application's own vectors, payload and metadata stay as they are.
+    The application's own vectors, payload and metadata stay as they are. Where vectors were added beside one without a
+    name (--in-place), its configuration stays changed, which is said.
 
     \b
     hysac-index detach --collection products --url http://localhost:6333
@@ -25,6 +26,7 @@ def command(place: Place, yes: bool, as_json: bool) -> None:
 
     with opening(place.connection(), keep=False) as (store, _):
         attachment = open_attached(store, place.collection)
+        stays = attachment.stays()
         if not yes:
             what = f"Take all vectors and scores of hysac from collection {place.collection!r}?"
             click.confirm(what, abort=True, err=True)
@@ -32,6 +34,9 @@ def command(place: Place, yes: bool, as_json: bool) -> None:
         if journal := place.journal():
             journal.unlink(missing_ok=True)
     if as_json:
-        print_json({"collection": place.collection, "points": taken})
+        print_json({"collection": place.collection, "points": taken} | ({"stays": stays} if stays else {}))
+    elif stays:
+        click.echo(f"Nothing of hysac is left in collection {place.collection!r}; {taken} points had scores.")
+        click.echo(f"One thing is not as it was: {stays}.")
     else:
         click.echo(f"Collection {place.collection!r} is as it was; {taken} points had scores.")

@@ -70,14 +70,22 @@ class Place:
     url: str | None
     server: Connection
     collection: str = ""
+    path: str | None = None
 
     def connection(self) -> Connection:
         """Return the arguments for `Index.open` and its like; `SettingsError` if not exactly one place is given."""
-        if (self.location is None) == (self.url is None):
-            what = f"where the collections live is not clear (found {'neither' if self.url is None else 'both'})"
-            raise SettingsError(what, hint="Give --location DIR for a folder, or --url URL for a server")
+        given = [place for place in (self.location, self.url, self.path) if place is not None]
+        if len(given) != 1:
+            what = f"where the collections live is not clear (found {'both' if given else 'neither'})"
+            hint = "Give --location DIR for a folder, --url URL for a server, or --path DIR for qdrant-client's folder"
+            raise SettingsError(what, hint=hint)
         if self.location is not None:
             return {"location": self.location}
+        if self.path is not None:
+            folder = Path(self.path).expanduser()
+            if not folder.is_dir():  # the client would make one, without a collection in it
+                raise SettingsError(f"there is no folder {folder}", hint="Give that of QdrantClient(path=…)")
+            return {"path": folder}
         return {"url": self.url, **self.server}
 
     def journal(self, given: str | None = None) -> Path | None:
@@ -103,6 +111,7 @@ def place_options(collection: Decorator | None = collection_option, *, bulk: boo
         _place,
         *filter(None, [collection, _wait_option if bulk else None]),
         option("--location", "HYSAC_LOCATION", metavar="DIR", help="Folder of collections on the embedded engine."),
+        option("--path", "HYSAC_PATH", metavar="DIR", help="Folder of qdrant-client's local mode."),
         option("--url", "HYSAC_URL", "QDRANT_URL", metavar="URL", help="Qdrant server or cloud cluster."),
         option("--api-key", "HYSAC_API_KEY", "QDRANT_API_KEY", help="Key of the server."),
         click.option("--prefer-grpc", is_flag=True, envvar="HYSAC_PREFER_GRPC", help="Speak gRPC to the server."),
@@ -117,18 +126,21 @@ def place_options(collection: Decorator | None = collection_option, *, bulk: boo
 def _place(
     location: str | None,
     url: str | None,
+    path: str | None,
     headers: tuple[str, ...],
     collection: str | None = None,
     **server: Any,
 ) -> Place:
-    if location is not None and url is not None:  # the command line counts before the environment, ours before others
+    places = {"location": location, "url": url, "path": path}
+    if sum(place is not None for place in places.values()) > 1:
+        # The command line counts before the environment, our variables before others.
         source = click.get_current_context().get_parameter_source
-        typed = [source(name) is ParameterSource.COMMANDLINE for name in ("location", "url")]
-        if not any(typed) and "HYSAC_URL" not in os.environ:
-            url = None
-        else:
-            location, url = location if typed[0] else None, url if typed[1] else None
-    return Place(location, url, cast("Connection", {**server, "headers": _headers(headers)}), collection or "")
+        typed = {name for name in places if source(name) is ParameterSource.COMMANDLINE}
+        if not typed and "HYSAC_URL" not in os.environ:
+            typed = {"location", "path"}
+        places = {name: place if name in typed or not typed else None for name, place in places.items()}
+    options = cast("Connection", {**server, "headers": _headers(headers)})
+    return Place(places["location"], places["url"], options, collection or "", places["path"])
 
 
 def _headers(given: tuple[str, ...]) -> dict[str, str] | None:

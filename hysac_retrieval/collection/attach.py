@@ -1,43 +1,64 @@
-"""Vectors and scores added to a collection of an application, and taken away again.
+"""Vectors and scores added to a collection of an application, and what is attached found again.
 
 These are one named vector, one payload key with its indexes, and one key of the collection's metadata; nothing else is
-written to. Where an engine cannot add a vector to a collection, a companion collection holds the vectors, under the
-same ids; scores and metadata are in the application's collection all the same, because the guard needs them there.
+written to. Where a vector cannot be added, or not without leaving a mark, the collection gets scores only; or a
+companion collection holds the vectors, under the same ids. Scores and metadata are in the application's collection in
+any case, because the guard needs them there.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any, get_args
 
-from numpy.typing import ArrayLike
+from pydantic import ConfigDict, with_config
 from qdrant_client import models
+from typing_extensions import TypedDict
 
-from hysac_retrieval.collection.collection import Collection, payload_indexes
-from hysac_retrieval.collection.metadata import Attached, CollectionMetadata, read_metadata
-from hysac_retrieval.collection.records import records
+from hysac_retrieval.collection.attachment import HELD, SCORED, STAYS, Attachment, is_companion
+from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.metadata import Attached, CollectionMetadata, Vectors, read_metadata
 from hysac_retrieval.collection.schema import spec_of
 from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
-from hysac_retrieval.payload import PAYLOAD_KEY, normal_ids
-from hysac_retrieval.safety.views import Judged
+from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.steps import Ask, Steps
-from hysac_retrieval.stores.base import Store, pages
-from hysac_retrieval.stores.types import VECTOR_NAME, HnswOptions, Opened, Quantization
-from hysac_retrieval.types import Modality, PointId
+from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.extension import Facts
+from hysac_retrieval.stores.types import VECTOR_NAME, HnswOptions, IndexKind, Opened
 
 COMPANION = "-hysac"
 """Suffix of the name of a companion collection, after the name of the application's."""
 
-_PAGE = 1000
-_SCORED = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=PAYLOAD_KEY))])
-
 _log = logging.getLogger(__name__)
 
 
+@with_config(ConfigDict(extra="forbid"))
+class AttachOptions(TypedDict, total=False):
+    """How to attach.
+
+    Attributes:
+        vectors: Where the vectors go. None, the default, takes the application's collection where that leaves no mark.
+            A collection with an unnamed vector gets scores only, which are all that the guard needs: a named vector
+            beside it turns its configuration into a map for good. Where a server cannot add vectors (before 1.18), a
+            companion takes them.
+        labels: Payload fields, such as ``category`` or ``meta.tags``, to copy to a companion and keep in step at every
+            run, so that rules and filters on them hold there. Of no use without a companion.
+        content: Description of the points' content, to be kept with the collection.
+    """
+
+    vectors: Vectors | None
+    labels: Sequence[str] | None
+    content: Mapping[str, Any] | None
+
+
 def attach(
-    store: Store, name: str, describe: Callable[[Quantization | None], CollectionMetadata], hnsw: HnswOptions
+    store: Store,
+    name: str,
+    describe: Callable[..., CollectionMetadata],
+    hnsw: HnswOptions,
+    options: AttachOptions,
 ) -> Collection:
     """Prepare a collection of an application for vectors and scores, or open it if that was done; see `Index.attach`.
 
@@ -46,64 +67,130 @@ def attach(
     Args:
         store: Store of the collection.
         name: The application's collection.
-        describe: Returns the metadata to keep, for vectors that are compressed in some way.
+        describe: Returns the metadata to keep, for vectors that are compressed by `quantization`.
         hnsw: Options of the graph.
+        options: Where the vectors go, and what is kept in step.
 
     Returns:
-        The collection that holds the vectors.
+        The collection that holds the vectors; the application's, where there are none.
     """
+    vectors = options.get("vectors")
+    if vectors not in (None, *get_args(Vectors)):
+        raise SettingsError(f"vectors is {vectors!r}; expected one of {', '.join(get_args(Vectors))}, or None")
     opened = store.open(name)
     if opened.metadata is not None:
-        return _attached_before(store, name, opened, describe)
+        return _attached_before(store, name, opened, describe, hnsw, options)
     extension = store.extension(name)
     facts = extension.facts()
     _expect_free(store, name, facts.has_vector)
-    companion = name + COMPANION if facts.obstacle else None
-    own = describe(None if facts.obstacle else facts.quantization)
-    metadata = own.model_copy(update={"attached": Attached(collection=name, companion=companion)})
-    spec = replace(spec_of(metadata, hnsw), quantization=None)  # of an added vector it is that of the collection
-    if companion is None:
-        extension.extend(spec)
-        return Collection.read(name, store.open(name), metadata.fingerprint)
-    _log.warning(
-        "%s. So the vectors of %r go into the collection %r, under the same ids; search there, and look payloads up "
-        "in %r",
-        facts.obstacle,
-        name,
-        companion,
-        name,
+    chosen = _where(name, facts, vectors)
+    attached = Attached(
+        collection=name,
+        companion=name + COMPANION if chosen == "companion" else None,
+        scores_only=chosen == "none",
+        labels=tuple(options.get("labels") or ()),
+        content=options.get("content"),
     )
+    own = describe(quantization=facts.quantization if chosen == "in-place" else None)
+    metadata = own.model_copy(update={"attached": attached})
+    spec = replace(spec_of(metadata, hnsw), quantization=None)  # of an added vector it is that of the collection
+    collection = _companion(store, metadata, hnsw) if attached.companion else None
+    extension.extend(spec, vector=chosen == "in-place")
+    return collection or Collection.read(name, store.open(name), metadata.fingerprint)
+
+
+def _where(name: str, facts: Facts, wanted: Vectors | None) -> Vectors:
+    """Decide where vectors go, and say so where it is not the application's collection, or where that leaves a mark."""
+    if wanted == "in-place" and facts.obstacle:
+        raise SettingsError(
+            f"no vector can be added to {name!r}: {facts.obstacle}", hint="Attach scores only, or with a companion"
+        )
+    if wanted == "in-place" and facts.unnamed:
+        _log.warning("A vector is added to %r as asked. What detaching cannot take back: %s", name, STAYS)
+    if wanted is not None:
+        return wanted
+    if facts.unnamed:
+        _log.warning(
+            "%r has a vector without a name; adding a named one would change its configuration for good. So its points "
+            "get scores only: guard the application's own queries, or attach again with vectors='companion' "
+            "(--companion) to rank here as well",
+            name,
+        )
+        return "none"
+    if facts.obstacle:
+        _log.warning(
+            "%s. So the vectors of %r go into the collection %r, under the same ids; search there, and look payloads "
+            "up in %r",
+            facts.obstacle,
+            name,
+            name + COMPANION,
+            name,
+        )
+        return "companion"
+    return "in-place"
+
+
+def _companion(store: Store, metadata: CollectionMetadata, hnsw: HnswOptions) -> Collection:
+    """Make the companion that some metadata names, or open it."""
+    attached = metadata.attached
+    assert attached is not None
+    assert attached.companion is not None
+    companion = attached.companion
+    spec = replace(spec_of(metadata, hnsw), quantization=None)
+    labels: dict[str, IndexKind] = dict.fromkeys(attached.labels, "keyword")
     if not store.exists(companion):
-        store.create(companion, spec)
-    elif not _is_companion(store, companion, name):
+        store.create(companion, replace(spec, indexes={**labels, **spec.indexes}))
+    elif not is_companion(store, companion, attached.collection):
         raise CollectionExistsError(
-            f"the vectors of {name!r} would go into a collection {companion!r}, and there is another one of that name",
+            f"the vectors of {attached.collection!r} would go into a collection {companion!r}, and there is another "
+            "one of that name",
             hint="Rename or remove it, or attach with a Qdrant of 1.18 or later, which needs none",
         )
-    collection = Collection.read(companion, store.open(companion), metadata.fingerprint)
-    extension.extend(spec, vector=False)
-    return collection
+    found = Collection.read(companion, store.open(companion), metadata.fingerprint)
+    if found.metadata.attached != attached:
+        store.write_metadata(companion, metadata.model_dump(mode="json", exclude_none=True))
+        for label in attached.labels:
+            store.add_index(companion, label, "keyword")
+        found = replace(found, metadata=found.metadata.model_copy(update={"attached": attached}))
+    return found
 
 
 def _attached_before(
-    store: Store, name: str, opened: Opened, describe: Callable[[Quantization | None], CollectionMetadata]
+    store: Store,
+    name: str,
+    opened: Opened,
+    describe: Callable[..., CollectionMetadata],
+    hnsw: HnswOptions,
+    options: AttachOptions,
 ) -> Collection:
     found = read_metadata(name, opened)
-    if found.attached is None:
+    before = found.attached
+    if before is None:
         raise CollectionExistsError(
             f"collection {name!r} was made by hysac-index, so there is nothing to attach",
             hint="Index into it, or search it",
         )
-    home = found.attached.companion or name
-    return Collection.read(home, store.open(home), describe(found.quantization).fingerprint)
-
-
-def _is_companion(store: Store, companion: str, name: str) -> bool:
-    """Whether a collection is the companion of the application's collection `name`."""
-    found = store.open(companion)
-    return found.metadata is not None and read_metadata(companion, found).attached == Attached(
-        collection=name, companion=companion
-    )
+    Collection(name, found).expect(describe(quantization=found.quantization).fingerprint)
+    vectors, changes = options.get("vectors"), dict[str, Any]()
+    if vectors == "companion" and before.scores_only:
+        changes |= {"companion": name + COMPANION, "scores_only": False}
+    elif vectors is not None and vectors != before.vectors:
+        raise SettingsError(
+            f"collection {name!r} is attached already, with its vectors: {before.vectors}, not {vectors}",
+            hint="Detach it first",
+        )
+    if options.get("labels") is not None:
+        changes["labels"] = tuple(options["labels"] or ())
+    if options.get("content") is not None:
+        changes["content"] = options["content"]
+    attached = Attached.model_validate(before.model_dump() | changes)
+    home = attached.companion or name
+    if attached != before:
+        metadata = found.model_copy(update={"attached": attached})
+        if attached.companion:
+            _companion(store, metadata, hnsw)
+        store.write_metadata(name, metadata.model_dump(mode="json", exclude_none=True))
+    return Collection.read(home, store.open(home), found.fingerprint)
 
 
 def open_collection(name: str, expect_fingerprint: str | None = None) -> Steps[Collection]:
@@ -115,9 +202,9 @@ def open_collection(name: str, expect_fingerprint: str | None = None) -> Steps[C
         ModelMismatchError: Another model made it.
     """
     opened: Opened = yield Ask("open", name)
-    if opened.size is None and opened.metadata is not None:
+    if opened.metadata is not None:
         attached = read_metadata(name, opened).attached
-        if attached is not None and attached.companion is not None:
+        if attached is not None and attached.companion not in (None, name):
             name = attached.companion
             opened = yield Ask("open", name)
     return Collection.read(name, opened, expect_fingerprint)
@@ -155,10 +242,9 @@ def expect_removable(store: Store, name: str) -> None:
 
 def _expect_free(store: Store, name: str, has_vector: bool) -> None:
     """Check that vector and payload key are not the application's; what a killed `attach` left is no obstacle."""
-    held = models.Filter(must=[models.HasVectorCondition(has_vector=VECTOR_NAME)])
-    if has_vector and store.count(name, held):
+    if has_vector and store.count(name, models.Filter(must=[HELD])):
         what = f"vectors named {VECTOR_NAME!r}"
-    elif store.count(name, _SCORED):
+    elif store.count(name, SCORED):
         what = f"a payload field {PAYLOAD_KEY!r}"
     else:
         return
@@ -166,94 +252,3 @@ def _expect_free(store: Store, name: str, has_vector: bool) -> None:
         f"collection {name!r} has {what}, but no hysac metadata that says what they are",
         hint="Rename or remove them, or attach to another collection",
     )
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """Vectors and scores in a collection of an application.
-
-    Attributes:
-        store: Store of the collections.
-        name: The application's collection.
-        collection: The collection that holds the vectors: the application's own, or a companion.
-    """
-
-    store: Store
-    name: str
-    collection: Collection
-
-    @classmethod
-    def of(cls, store: Store, collection: Collection) -> Self:
-        """Return the attachment that a collection with vectors belongs to.
-
-        Raises:
-            SettingsError: It belongs to none.
-        """
-        attached = collection.metadata.attached
-        if attached is None:
-            raise SettingsError(
-                f"collection {collection.name!r} is attached to none of an application: it was made by hysac-index, "
-                "or by Index.create"
-            )
-        return cls(store, attached.collection, collection)
-
-    @property
-    def companion(self) -> bool:
-        """Whether the vectors are in a companion collection."""
-        return self.collection.name != self.name
-
-    def write(
-        self,
-        ids: Sequence[Any],
-        points: ArrayLike,
-        modality: Modality,
-        marks: Sequence[Mapping[str, Any]] | None,
-        judged: Sequence[Judged | None] | None = None,
-    ) -> int:
-        """See `Index.annotate`."""
-        keys, vectors, rows = records(self.collection, ids, points, modality, None, marks, judged)
-        if not keys:
-            return 0
-        if self.companion:
-            self.store.upsert(self.collection.name, keys, vectors, rows)
-        return self.store.extension(self.name).write(keys, None if self.companion else vectors, rows)
-
-    def erase(self, ids: Sequence[Any]) -> None:
-        """Take vectors and scores from points, which are then not safe."""
-        keys: list[PointId] = normal_ids(ids)
-        if not keys:
-            return
-        self.store.extension(self.name).erase(keys, vector=not self.companion)
-        if self.companion:
-            self.store.delete(self.collection.name, keys)
-
-    def sweep(self) -> int:
-        """Remove from a companion what belongs to points that the application has removed, or whose score is gone.
-
-        Returns:
-            How many there were.
-        """
-        if not self.companion:
-            return 0
-        removed = 0
-        for page in pages(self.store, self.collection.name, limit=_PAGE):
-            ids: list[Any] = [point.id for point in page]
-            these = models.Filter(must=[models.HasIdCondition(has_id=ids)], must_not=_SCORED.must_not)
-            scored, _ = self.store.scroll(self.name, filter=these, limit=_PAGE)
-            stale = sorted({*ids} - {point.id for point in scored}, key=str)
-            if stale:
-                self.store.delete(self.collection.name, stale)
-                removed += len(stale)
-        return removed
-
-    def detach(self) -> int:
-        """See `Index.detach`. Killed at any moment, it can be called again: the metadata goes last."""
-        extension, taken = self.store.extension(self.name), 0
-        for page in pages(self.store, self.name, filter=_SCORED, limit=_PAGE):
-            extension.erase([point.id for point in page], vector=False)  # the vectors go all at once
-            taken += len(page)
-        home = self.collection.name
-        if self.companion and self.store.exists(home) and _is_companion(self.store, home, self.name):
-            self.store.drop(home)
-        extension.retract(payload_indexes(self.collection.metadata.fingerprint))
-        return taken

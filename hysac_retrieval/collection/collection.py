@@ -52,14 +52,15 @@ class Collection:
         """
         what = f"collection {name!r}"
         metadata = read_metadata(name, opened)
-        if opened.size is None:
+        scores_only = metadata.attached is not None and metadata.attached.scores_only
+        if opened.size is None and not scores_only:
             raise NotACollectionError(f"{what} exists but has no vector named 'hysac'", hint=ATTACH_HINT)
         try:
             lift = lift_from_dict(metadata.lift)
         except ValueError as error:
             raise NotACollectionError(f"{what} has metadata that this version cannot read: {error}") from error
         found, needed = (opened.size, opened.metric), (lift.size, lift.metric)
-        if found != needed or lift.dim != metadata.dim:
+        if (found != needed and not scores_only) or lift.dim != metadata.dim:
             raise NotACollectionError(
                 f"{what} has vectors of length {found[0]} compared by {found[1]}, but its metadata describes "
                 f"{needed[0]} and {needed[1]} for points of dimension {lift.dim} where {metadata.dim} was declared",
@@ -69,6 +70,24 @@ class Collection:
         if expect_fingerprint is not None:
             collection.expect(expect_fingerprint)
         return collection
+
+    @property
+    def scores_only(self) -> bool:
+        """Whether it is one of an application that has scores and no vectors of this package."""
+        return self.metadata.attached is not None and self.metadata.attached.scores_only
+
+    def expect_vectors(self) -> None:
+        """Check that there are vectors to rank by.
+
+        Raises:
+            NotACollectionError: There are scores only.
+        """
+        if self.scores_only:
+            raise NotACollectionError(
+                f"collection {self.name!r} has scores only, and no vectors of hysac to rank by",
+                hint="Guard the application's own queries with SafeQdrantClient, or add vectors: `hysac attach "
+                "--companion`",
+            )
 
     def expect(self, fingerprint: str) -> None:
         """Check which model the collection was indexed with.

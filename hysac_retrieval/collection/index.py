@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from qdrant_client import models
+from qdrant_client import AsyncQdrantClient, models
 
-from hysac_retrieval.collection.attach import Attachment, attach, expect_removable, open_collection
+from hysac_retrieval.collection.attach import AttachOptions, attach, expect_removable, open_collection
+from hysac_retrieval.collection.attachment import Attachment
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.facts import facts
 from hysac_retrieval.collection.interpret import groups_of, hits_of
@@ -33,6 +36,7 @@ from hysac_retrieval.safety.redirect import query_info
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.steps import run
 from hysac_retrieval.stores import Connection, HnswOptions, Store, StoredPoint, opening
+from hysac_retrieval.stores.qdrant.bridge import BridgedStore
 from hysac_retrieval.stores.types import GroupQuery, IndexKind, Quantization, StorageOptions
 from hysac_retrieval.types import Modality, PointId
 
@@ -154,35 +158,41 @@ class Index:
         lift: LiftChoice | None = None,
         sample: ArrayLike | None = None,
         hnsw: HnswOptions | None = None,
+        options: AttachOptions | None = None,
         **connection: Unpack[Connection],
     ) -> Self:
         """Prepare a collection of an application for vectors and scores; its own vectors and payloads stay untouched.
 
         Points get theirs from `annotate`, or from `ingest.fill`, which encodes the content that their payload holds.
-        Attaching again opens what is attached. If the engine cannot add a vector (a server before 1.18 cannot), a
-        companion collection takes the vectors.
-
-        The arguments are those of `create`; `hnsw` counts if the engine takes it for a single vector.
+        Attaching again opens what is attached. `options` say where the vectors go, see `AttachOptions`; the other
+        arguments are those of `create`; `hnsw` counts if the engine takes it for a single vector.
 
         Raises:
             CollectionNotFoundError: There is none of that name.
             CollectionExistsError: `create` made it, or it has another vector or payload key ``hysac``.
             ModelMismatchError: It is attached already, with another model.
-            StorageLockedError: Another process has the folder.
         """
-
-        def describe(quantization: Quantization | None) -> CollectionMetadata:
-            return collection_metadata(
-                dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
-            )
-
+        describe = partial(
+            collection_metadata, dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample
+        )
         with opening(connection) as (store, owned):
-            return cls(attach(store, name, describe, hnsw or HnswOptions()), store, owns_store=owned)
+            return cls(attach(store, name, describe, hnsw or HnswOptions(), options or {}), store, owns_store=owned)
 
     @classmethod
     def attach_model(cls, model: PointModel, name: str, **options: Any) -> Self:
         """Attach the space of a model to a collection of an application; see `attach` and `for_model`."""
         return cls.attach(name, **model_options(model, options))
+
+    @classmethod
+    async def aattach(
+        cls, client: AsyncQdrantClient, name: str, *, model: PointModel | None = None, **options: Any
+    ) -> Self:
+        """As `attach` or, with a model, `attach_model`, over an application's asynchronous client.
+
+        The methods of the index block; call them in a thread, as ``await asyncio.to_thread(index.info)``.
+        """
+        make = partial(cls.attach, name) if model is None else partial(cls.attach_model, model, name)
+        return await asyncio.to_thread(make, store=BridgedStore(client), **options)
 
     @property
     def name(self) -> str:
@@ -256,11 +266,8 @@ class Index:
     ) -> int:
         """Give vectors and scores to points of the application that this collection is attached to.
 
-        Nothing else of these points changes. Points that the application has removed are left out. The arguments and
-        errors are those of `upsert`.
-
-        Returns:
-            The number of points that were there.
+        Nothing else of these points changes. Points that the application has removed are left out; the number of the
+        others is returned. The arguments and errors are those of `upsert`.
 
         Raises:
             SettingsError: The collection is attached to none; `upsert` is for those.
@@ -270,8 +277,7 @@ class Index:
     def detach(self) -> int:
         """Remove vectors, scores and metadata from the application's collection; the index is of no use afterwards.
 
-        Returns:
-            The number of points that had a score.
+        The number of points that had a score is returned.
 
         Raises:
             SettingsError: The collection is attached to none.

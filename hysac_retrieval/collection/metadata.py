@@ -14,6 +14,9 @@ from hysac_retrieval.stores.types import Opened, Quantization
 
 FORMAT_VERSION: Literal[1] = 1
 ATTACH_HINT = "Create one of another name, index with hysac-index, or add vectors to it with `hysac-index attach`"
+Vectors = Literal["in-place", "companion", "none"]
+"""Where the vectors of an application's points are: in its collection, in a companion of it, or nowhere."""
+
 _LENGTH = 32  # characters of a bundle's fingerprint
 
 
@@ -32,18 +35,28 @@ class Calibration(BaseModel):
 
 
 class Attached(BaseModel):
-    """Link from vectors to the collection of an application whose points they belong to.
+    """Link from vectors and scores to the collection of an application whose points they belong to.
 
     Attributes:
         collection: The application's collection.
-        companion: Collection that holds the vectors, under the same ids, if the engine could not add them to the
-            application's; None if it could.
+        companion: Collection that holds the vectors, under the same ids; None if it is the application's own.
+        scores_only: Whether there are no vectors, only scores.
+        labels: Payload fields that the companion has copies of.
+        content: Description of what the scores were given for: see `ingest.Content`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     collection: str
     companion: str | None = None
+    scores_only: bool = False
+    labels: tuple[str, ...] = ()
+    content: dict[str, Any] | None = None
+
+    @property
+    def vectors(self) -> Vectors:
+        """Where the vectors are."""
+        return "none" if self.scores_only else "companion" if self.companion else "in-place"
 
 
 class CollectionMetadata(BaseModel):

@@ -108,7 +108,9 @@ def plan_search(
 
     Raises:
         SettingsError: The threshold is out of range.
+        NotACollectionError: There are no vectors to rank by.
     """
+    collection.expect_vectors()
     metadata, lift, wanted = collection.metadata, collection.lift, request.wanted
     calibrated, quantization = metadata.safety.threshold, metadata.quantization
     bound = effective_threshold(request.threshold, calibrated)

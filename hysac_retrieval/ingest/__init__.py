@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hysac_retrieval.ingest.attaching import aattach as aattach
     from hysac_retrieval.ingest.attaching import attached_collection_for as attached_collection_for
     from hysac_retrieval.ingest.attaching import fill as fill
     from hysac_retrieval.ingest.indexing import RunOptions as RunOptions
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.ingest.status import status_of as status_of
 
 _HOMES = {
-    "attaching": ("attached_collection_for", "fill"),
+    "attaching": ("aattach", "attached_collection_for", "fill"),
     "indexing": ("RunOptions", "check_sources", "index_sources"),
     "items": ("FailedItem", "Item"),
     "journal": ("Journal",),

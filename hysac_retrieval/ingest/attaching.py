@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
+from qdrant_client import AsyncQdrantClient
+
+from hysac_retrieval.collection.attach import AttachOptions
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.metadata import Vectors
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.indexing import RunOptions, encoding_for
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.plan import attached_tasks
@@ -14,7 +21,9 @@ from hysac_retrieval.ingest.pipeline.run import Run
 from hysac_retrieval.ingest.pipeline.sinks import AttachedSink
 from hysac_retrieval.ingest.report import IndexReport
 from hysac_retrieval.ingest.sources.collections import AttachedSource, Content, expect_content
-from hysac_retrieval.stores import Connection, HnswOptions, opening
+from hysac_retrieval.payload import normal_ids
+from hysac_retrieval.stores import Connection, HnswOptions, Store, opening
+from hysac_retrieval.stores.qdrant.bridge import BridgedStore
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
@@ -26,6 +35,9 @@ def attached_collection_for(
     content: Content,
     *,
     hnsw: HnswOptions | None = None,
+    vectors: Vectors | None = None,
+    labels: Sequence[str] | None = None,
+    confirm: Callable[[str], bool] = lambda doubt: False,
     **connection: Unpack[Connection],
 ) -> Index:
     """Attach an encoder's space to a collection of an application, or open what is attached; see `Index.attach`.
@@ -35,20 +47,31 @@ def attached_collection_for(
         name: The application's collection.
         content: Payload fields to encode; checked before anything is changed.
         hnsw: Options of the graph.
+        vectors: Where the vectors go; see `AttachOptions`.
+        labels: Payload fields that a companion has copies of; see there.
+        confirm: Asked whether to go on where the values of a field are hardly texts; by default that is an error.
         **connection: Where it lives; see `Connection`.
 
     Raises:
-        SettingsError: No point has the fields that `content` names.
+        SettingsError: No point has the fields that `content` names, or their values are hardly content.
         StoreError: See `Index.attach`.
     """
     with opening(connection) as (store, owned):
         store.open(name)
-        expect_content(store, name, content)
-        index = Index.attach_model(encoder, name, hnsw=hnsw, store=store)
+        expect_content(store, name, content, confirm)
+        options: AttachOptions = {"vectors": vectors, "labels": labels, "content": content.kept()}
+        index = Index.attach_model(encoder, name, hnsw=hnsw, options=options, store=store)
     return Index(index.collection, store, owns_store=owned)
 
 
-def fill(index: Index, encoder: Encoder, content: Content, **run: Unpack[RunOptions]) -> IndexReport:
+def fill(
+    index: Index,
+    encoder: Encoder,
+    content: Content | None = None,
+    *,
+    ids: Sequence[Any] | None = None,
+    **run: Unpack[RunOptions],
+) -> IndexReport:
     """Encode the content of an application's points, and give them vectors and scores.
 
     The application's vectors and payload stay as they are. Points with a score for the same content are skipped, so a
@@ -59,18 +82,54 @@ def fill(index: Index, encoder: Encoder, content: Content, **run: Unpack[RunOpti
     Args:
         index: The collection that is attached to the application's; see `attached_collection_for`.
         encoder: The model it is attached with.
-        content: Payload fields to encode.
+        content: Payload fields to encode; None for those that the collection was attached with.
+        ids: Points to do, such as those that the application has just written; None for all. Those that it has removed
+            are no error.
         **run: See `RunOptions`.
 
     Raises:
         ModelMismatchError: Another model is attached.
-        SettingsError: The collection is attached to none, or an option is out of range.
+        SettingsError: The collection is attached to none, or an option is out of range; or the content is not known.
         StoreError: The store fails; what was written before stays.
     """
     encoding = encoding_for(encoder, run)
     index.collection.expect(encoder.fingerprint)
-    sink, planner = AttachedSink(index), partial(attached_tasks, resume=run.get("resume", True))
+    few = None if ids is None else normal_ids(ids)
+    content = content_of(index) if content is None else content
+    sink, planner = AttachedSink(index, sweep=few is None), partial(attached_tasks, resume=run.get("resume", True))
     with Journal(run.get("journal")) as notes:
-        source = AttachedSource(index, content, notes.noted, sink.withdraw)
+        source = AttachedSource(index, content, notes.noted, sink.withdraw, few)
         part = Run(source, planner, encoding, sink, notes, encoder.text_spec.context_length)
         return replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)
+
+
+async def aattach(
+    encoder: Encoder,
+    name: str,
+    content: Content,
+    client: AsyncQdrantClient,
+    *,
+    vectors: Vectors | None = None,
+    labels: Sequence[str] | None = None,
+    **run: Unpack[RunOptions],
+) -> IndexReport:
+    """As `attached_collection_for` and `fill`, over an application's asynchronous client, without blocking its loop."""
+
+    def work(store: Store) -> IndexReport:
+        index = attached_collection_for(encoder, name, content, vectors=vectors, labels=labels, store=store)
+        return fill(index, encoder, content, **run)
+
+    return await asyncio.to_thread(work, BridgedStore(client))
+
+
+def content_of(index: Index) -> Content:
+    """Return the description of the content that a collection was attached with.
+
+    Raises:
+        SettingsError: None is kept with it, or it names a folder that is not there.
+    """
+    attached = index.metadata.attached
+    if attached is None or not attached.content:
+        what = f"it is not kept with collection {index.name!r} what its points are about"
+        raise SettingsError(what, hint="Say so by content=Content(text=…), or attach it again")
+    return Content.of_kept(attached.content)

@@ -70,6 +70,7 @@ class SearchEngine:
         chosen = SafetyPolicy() if policy is None else policy
         if not isinstance(chosen, SafetyPolicy):
             raise SettingsError(f"policy is {type(chosen).__name__}; expected a SafetyPolicy")
+        collection.expect_vectors()
         if encoder is not None:
             collection.expect(encoder.fingerprint)
         chosen.bounds(collection.metadata.safety.threshold)

@@ -131,6 +131,12 @@ class Store(Protocol):
         """Let go of files and connections. Closing twice is no error."""
 
 
+def found(store: Store, name: str, ids: Sequence[PointId], condition: models.Filter | None = None) -> list[StoredPoint]:
+    """Return those of some points that are there, and that meet a condition, with their payload."""
+    these = models.Filter(must=[models.HasIdCondition(has_id=[*ids]), *([condition] if condition else ())])
+    return [point for page in pages(store, name, filter=these, limit=max(len(ids), 1)) for point in page]
+
+
 def pages(store: Store, name: str, **options: Any) -> Iterator[list[StoredPoint]]:
     """Scroll through the points of a collection to the end; the options are those of `Store.scroll`."""
     after: PointId | None = None

@@ -22,11 +22,15 @@ class Facts:
         has_vector: Whether it has a vector named `VECTOR_NAME`, of whatever kind.
         quantization: How vectors that are added to it are compressed: as the collection's own are.
         obstacle: Why no named vector can be added to it; empty where one can.
+        unnamed: Whether it has a vector without a name, of which a named one beside it would change the configuration.
+        mapped: Whether that has happened: the vector is one named ``""``.
     """
 
     has_vector: bool
     quantization: Quantization | None
     obstacle: str = ""
+    unnamed: bool = False
+    mapped: bool = False
 
 
 class Extension(Protocol):

@@ -130,8 +130,8 @@ def test_contradictory_options_are_a_usage_error(run: Run, folder: Path, options
 
 
 def test_the_journal_lies_beside_an_embedded_collection() -> None:
-    embedded = Place("data", None, None, False, "c")
-    assert Place(None, "http://b", None, False, "c").journal() is None
+    embedded = Place("data", None, {}, "c")
+    assert Place(None, "http://b", {}, "c").journal() is None
     assert embedded.journal("j.jsonl") == Path("j.jsonl")
     assert embedded.journal() == Path("data/c/journal.jsonl")
 

@@ -14,6 +14,7 @@ from support.spaces import CURVATURE, DIM, profile, random_points
 
 from hysac_retrieval.collection.attach import open_attached
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.metadata import Vectors
 from hysac_retrieval.collection.rescore import rescore
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import (
@@ -22,9 +23,10 @@ from hysac_retrieval.errors import (
     NotACollectionError,
     SettingsError,
 )
-from hysac_retrieval.guard import Guard
+from hysac_retrieval.guard import Guard, SafeQdrantClient
 from hysac_retrieval.ingest import Content, IndexReport, attached_collection_for, fill
 from hysac_retrieval.payload import PAYLOAD_KEY
+from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy
 from hysac_retrieval.search.blocking import connect
 from hysac_retrieval.stores import open_store
 from hysac_retrieval.stores.base import Store
@@ -41,8 +43,16 @@ def encoder(toy_bundle: Path) -> Encoder:
     return Encoder.load(toy_bundle, threads=1)
 
 
-def attach(app: Application, encoder: Encoder, content: Content = TITLES, **options: Any) -> IndexReport:
-    with attached_collection_for(encoder, NAME, content, **app.place) as index:
+def attach(
+    app: Application,
+    encoder: Encoder,
+    content: Content = TITLES,
+    *,
+    vectors: Vectors | None = None,
+    labels: list[str] | None = None,
+    **options: Any,
+) -> IndexReport:
+    with attached_collection_for(encoder, NAME, content, vectors=vectors, labels=labels, **app.place) as index:
         return fill(index, encoder, content, **options)
 
 
@@ -55,11 +65,9 @@ def detach(app: Application) -> int:
             store.close()
 
 
-# Unnamed vectors in local mode: see test_an_engine_that_cannot_add_a_vector_gets_a_companion.
+# Unnamed vectors behind a client: see test_beside_a_vector_without_a_name_there_are_scores_only.
 @pytest.mark.parametrize("ids", ["int", "uuid"])
-@pytest.mark.parametrize(
-    ("where", "named"), [("edge", False), ("edge", True), ("memory", True), ("server", False), ("server", True)]
-)
+@pytest.mark.parametrize(("where", "named"), [("edge", False), ("edge", True), ("memory", True), ("server", True)])
 def test_attach_leaves_what_is_the_applications_and_detach_leaves_nothing_else(
     where: str, named: bool, ids: str, tmp_path: Path, encoder: Encoder
 ) -> None:
@@ -252,21 +260,138 @@ def test_points_that_the_application_removes_meanwhile_are_left_out(tmp_path: Pa
             assert 4711 not in app.look()
 
 
+def config_of(app: Application) -> Any:
+    assert app.client is not None
+    return app.client.get_collection(NAME).config.model_dump()
+
+
+@pytest.mark.parametrize("where", ["memory", "server"])
+def test_beside_a_vector_without_a_name_there_are_scores_only(
+    where: str, tmp_path: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with application(where, tmp_path, named=False) as app:
+        assert app.client is not None
+        before, config = app.look(), config_of(app)
+        with caplog.at_level(logging.WARNING):
+            assert attach(app, encoder).total == len(TEXTS)
+        assert "scores only" in caplog.text
+        assert app.own() == before
+        assert config_of(app)["params"] == config["params"]  # size and distance are where they were
+        assert {name for _, vectors in app.look().values() for name in vectors} == {""}
+        assert attach(app, encoder).skipped == len(TEXTS)
+
+        found = SafeQdrantClient(app.client).query_points(NAME, vector(3), limit=9).points
+        assert {point.id for point in found} == set(SAFE)
+        before = app.own()  # a cosine query makes local mode divide the stored vectors by their norms once more
+        for use in (
+            lambda: connect(NAME, model=encoder, **app.place),
+            lambda: Index.open(NAME, **app.place).query(np.zeros(encoder.dim)),
+            lambda: Index.open(NAME, **app.place).query_groups(np.zeros(encoder.dim), "price"),
+        ):
+            with pytest.raises(NotACollectionError, match="scores only"):
+                use()
+        with Index.open(NAME, **app.place) as index:  # what needs no vectors works
+            assert (index.info().points, index.info().safe) == (len(TEXTS), len(SAFE))
+            strict = encoder.safety.model_copy(update={"threshold": 0.001})
+            rescore(index, strict, fingerprint=encoder.fingerprint[:16] + "0" * 16)
+            assert index.info().safe == 0
+        assert detach(app) == len(TEXTS)
+        assert app.look() == before
+        assert config_of(app) == config
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_scores_only_can_be_asked_for_and_be_given_a_companion_later(
+    where: str, tmp_path: Path, encoder: Encoder
+) -> None:
+    with application(where, tmp_path) as app:
+        before = app.look()
+        assert attach(app, encoder, vectors="none").total == len(TEXTS)
+        assert app.own() == before
+        assert all("hysac" not in vectors for _, vectors in app.look().values())
+        with pytest.raises(SettingsError, match="Detach"):
+            attach(app, encoder, vectors="in-place")
+        assert attach(app, encoder, vectors="companion").total == len(TEXTS)  # scores are there, vectors are not
+        assert attach(app, encoder).skipped == len(TEXTS)
+        with connect(NAME, model=encoder, **app.place) as engine:
+            assert engine.index.name == "app-hysac"
+            assert {hit.id for hit in engine.search("a dog")} == set(SAFE)
+        detach(app)
+        assert app.look() == before
+
+
+def test_vectors_are_added_in_place_beside_one_without_a_name_only_when_asked_for_and_said(
+    tmp_path: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with application("server", tmp_path, named=False) as app:
+        before, store = app.look(), open_store(app.place)[0]  # type: ignore[arg-type]
+        with caplog.at_level(logging.WARNING):
+            attach(app, encoder, vectors="in-place")
+        assert "never turns it back" in caplog.text
+        assert app.own() == before
+        with connect(NAME, model=encoder, **app.place) as engine:
+            assert {hit.id for hit in engine.search("a dog")} == set(SAFE)
+        assert "never turns it back" in open_attached(store, NAME).stays()
+        detach(app)
+        assert app.look() == before
+        assert set(config_of(app)["params"]["vectors"]) == {""}
+    with application("server", tmp_path) as app:
+        attach(app, encoder)
+        assert not open_attached(open_store(app.place)[0], NAME).stays()  # type: ignore[arg-type]
+    with application("memory", tmp_path, named=False) as app, pytest.raises(SettingsError, match="local mode"):
+        attach(app, encoder, vectors="in-place")
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_labels_of_a_companion_are_kept_in_step(where: str, tmp_path: Path, encoder: Encoder) -> None:
+    rows = [
+        {"title": text, "kind": "b" if row == 2 else "a", "meta": {"tags": ["x", "y"][: row + 1]}}
+        for row, text in enumerate(TEXTS)
+    ]
+    with application(where, tmp_path, rows) as app:
+        attach(app, encoder, vectors="companion", labels=["kind", "meta.tags[]"])
+
+        def found(rule: LabelRule) -> set[Any]:
+            with connect("app-hysac", model=encoder, policy=SafetyPolicy(rules=(rule,)), **app.place) as engine:
+                return {hit.id for hit in engine.search("a dog")}
+
+        assert found(LabelRule("kind", deny=("b",))) == {0, 4}
+        assert found(LabelRule("meta.tags", deny=("y",))) == {0}
+        app.upsert(4, {**rows[4], "kind": "b", **{"hysac": app.look()[4][0]["hysac"]}})  # the content is the same
+        app.upsert(2, {**rows[2], "kind": ["a"]})
+        assert attach(app, encoder).total == 1
+        assert found(LabelRule("kind", deny=("b",))) == {0, 2}
+        attach(app, encoder, labels=["price"])
+        with Index.open(NAME, **app.place) as index:
+            assert index.metadata.attached is not None
+            assert index.metadata.attached.labels == ("price",)
+
+
+def test_an_interrupted_erasure_leaves_nothing_after_detach(tmp_path: Path, encoder: Encoder) -> None:
+    with application("memory", tmp_path) as app:
+        assert app.client is not None
+        before = app.look()
+        attach(app, encoder)
+        app.client.set_payload(NAME, {"hysac": None}, [0])
+        detach(app)
+        assert app.look() == before
+
+
 @pytest.mark.parametrize("where", ["memory", "server"])
 def test_an_engine_that_cannot_add_a_vector_gets_a_companion(
     where: str, tmp_path: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with application(where, tmp_path, named=False, ids="uuid") as app:
+    with application(where, tmp_path, named=where == "server", ids="uuid") as app:
         if app.server is not None:
             app.server.version = "1.17.2"
         before = app.look()
         with caplog.at_level(logging.WARNING):
-            report = attach(app, encoder)
-        assert "'app-hysac'" in caplog.text
-        assert ("1.17.2" if app.server else "local mode") in caplog.text
+            report = attach(app, encoder, vectors=None if app.server else "companion")
+        assert not app.server or "'app-hysac'" in caplog.text
+        assert not app.server or "1.17.2" in caplog.text
         assert report.total == len(TEXTS)
         assert app.own() == before
-        assert all(set(vectors) == {""} for _, vectors in app.look().values())
+        assert all("hysac" not in vectors for _, vectors in app.look().values())
         assert attach(app, encoder).skipped == len(TEXTS)
         with connect(NAME, model=encoder, **app.place) as engine:
             assert engine.index.name == "app-hysac"
@@ -292,9 +417,7 @@ def test_a_companion_follows_what_the_application_removes_and_replaces(
 ) -> None:
     with application(where, tmp_path, named=False) as app:
         assert app.client is not None
-        if app.server is not None:
-            app.server.version = "1.17.2"
-        attach(app, encoder)
+        attach(app, encoder, vectors="companion")
         app.client.delete(NAME, [0])
         app.upsert(2, {"name": "no title"})
         attach(app, encoder)
@@ -307,13 +430,11 @@ def test_a_collection_that_only_has_the_name_of_a_companion_is_left_alone(
     where: str, tmp_path: Path, encoder: Encoder
 ) -> None:
     with application(where, tmp_path, named=False) as app:
-        if app.server is not None:
-            app.server.version = "1.17.2"
         with connect("app-hysac", model=encoder, create=True, **app.place) as theirs:
             theirs.index.upsert([1], encoder.encode_text(["a dog"]), modality="text")
         before = app.look()
         with pytest.raises(CollectionExistsError, match="'app-hysac'"):
-            attach(app, encoder)
+            attach(app, encoder, vectors="companion")
         assert app.look() == before
         with pytest.raises(NotACollectionError):
             detach(app)
@@ -321,7 +442,7 @@ def test_a_collection_that_only_has_the_name_of_a_companion_is_left_alone(
         assert app.client is not None
         with connect("app-hysac", model=encoder, **app.place) as theirs:
             theirs.index.store.drop("app-hysac")
-        attach(app, encoder)
+        attach(app, encoder, vectors="companion")
         app.client.delete_collection("app-hysac")
         connect("app-hysac", model=encoder, create=True, **app.place).close()
         detach(app)

@@ -18,7 +18,7 @@ from support.rest_server import rest_server
 from support.spaces import CURVATURE, DIM, match, nearest, profile, random_points
 
 from hysac_retrieval import connect
-from hysac_retrieval.collection.attach import Attachment
+from hysac_retrieval.collection.attachment import Attachment
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.guard import SafeQdrantClient
@@ -52,11 +52,9 @@ BODIES: dict[tuple[str, str], type[BaseModel] | None] = {
     ("POST", C + "/points/batch"): models.UpdateOperations,
     ("POST", C + "/points/count"): models.CountRequest,
     ("POST", C + "/points/delete"): models.PointIdsList,
-    ("POST", C + "/points/payload/delete"): models.DeletePayload,
     ("POST", C + "/points/query/batch"): models.QueryRequestBatch,
     ("POST", C + "/points/query/groups"): models.QueryGroupsRequest,
     ("POST", C + "/points/scroll"): models.ScrollRequest,
-    ("POST", C + "/points/vectors/delete"): models.DeleteVectors,
 }
 """Every request that this package makes; those models refuse a field that they do not know."""
 

@@ -80,8 +80,8 @@ def application(
 ) -> Iterator[Application]:
     rows = payloads(TEXTS) if rows is None else rows
     keys = make_ids(ids, len(rows))
-    # Local mode takes no unnamed vectors beside a named one, so there the application's has a name, if need be.
-    named = where == "memory" if named is None else named
+    # Behind a client, a vector without a name gets no named one beside it unless that is asked for.
+    named = where != "edge" if named is None else named
     if where == "edge":
         yield _on_edge(folder, rows, keys, named, quantized)
     elif where == "memory":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hysac_retrieval.collection.attach import Attachment
+from hysac_retrieval.collection.attachment import Attachment
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.ingest.items import HASH, SOURCE, FailedItem
 from hysac_retrieval.ingest.pipeline.plan import marks
@@ -77,8 +77,8 @@ class CollectionSink:
 class AttachedSink:
     """Writes vectors and scores to the points of an application that a collection is attached to, and nothing else."""
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    def __init__(self, index: Index, *, sweep: bool = True) -> None:
+        self._index, self._sweep = index, sweep
         self._attachment = Attachment.of(index.store, index.collection)
         self._lock = threading.Lock()
         self._withdrawn: list[PointId] = []
@@ -108,7 +108,8 @@ class AttachedSink:
     def finish(self) -> None:
         """Take the vectors and scores that are still to be taken, and those of points that are gone."""
         self._erase()
-        self._attachment.sweep()
+        if self._sweep:
+            self._attachment.sweep()
 
     def _erase(self) -> None:
         with self._lock:

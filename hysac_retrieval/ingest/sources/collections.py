@@ -8,24 +8,27 @@ the application has added or changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from qdrant_client import models
 
-from hysac_retrieval.collection.attach import Attachment
+from hysac_retrieval.collection.attachment import Attachment
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import HASH, FailedItem, Item, Items
+from hysac_retrieval.ingest.sources.fields import FRAMEWORKS, doubt, stored_field, value_of
 from hysac_retrieval.payload import PAYLOAD_KEY, own_payload
-from hysac_retrieval.stores.base import Store, pages
-from hysac_retrieval.stores.types import VECTOR_NAME, StoredPoint
+from hysac_retrieval.stores.base import Store, found, pages
+from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import Modality, PointId
 
 _PAGE = 500
+_SAMPLE = 100  # points whose texts are looked at before anything is changed
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -34,8 +37,9 @@ class Content:
     """Payload fields of an application's points to encode. A point that has an image and a text is an image.
 
     Args:
-        text: Payload field with a text; dots lead into objects, such as ``meta.title``.
-        image: Payload field with the file of an image: a path, or a URL.
+        text: Payload field with a text. Dots lead into objects, such as ``meta.title``, and a bar into JSON that is
+            kept as text, such as ``_node_content|text``. Of several fields the first that a point has counts.
+        image: Payload field, or several, with the file of an image: a path, or a URL.
         root: Folder of the images. The path of a URL is taken as a file below it; nothing outside of it is read.
         prefix: Beginning of the values that is not part of the path below `root`, such as
             ``https://cdn.example.org/images/``.
@@ -44,10 +48,31 @@ class Content:
         SettingsError: There is neither field, or `root` is no folder.
     """
 
-    text: str | None = None
-    image: str | None = None
+    text: str | tuple[str, ...] | None = None
+    image: str | tuple[str, ...] | None = None
     root: Path | None = None
     prefix: str | None = None
+
+    @classmethod
+    def of_framework(cls, name: str, *, root: Path | None = None, prefix: str | None = None) -> Self:
+        """Describe the content of points that a framework has written: one of `fields.FRAMEWORKS`."""
+        if name not in FRAMEWORKS:
+            raise SettingsError(f"unknown framework {name!r}; expected one of {', '.join(FRAMEWORKS)}")
+        fields = FRAMEWORKS[name]
+        return cls(fields.get("text"), fields.get("image"), root, prefix)
+
+    @classmethod
+    def of_kept(cls, kept: Mapping[str, Any]) -> Self:
+        """Read what `kept` returned, as the metadata of a collection has it."""
+        text, image = (tuple(kept[key]) if kept.get(key) else None for key in ("text", "image"))
+        root, prefix = kept.get("root"), kept.get("prefix")
+        return cls(text, image, None if root is None else Path(root), prefix)
+
+    def kept(self) -> dict[str, Any]:
+        """Return the description as JSON values."""
+        root = None if self.root is None else str(self.root.resolve())
+        found = {"text": list(self.texts), "image": list(self.images), "root": root, "prefix": self.prefix}
+        return {key: value for key, value in found.items() if value}
 
     def __post_init__(self) -> None:
         if not self.text and not self.image:
@@ -59,19 +84,29 @@ class Content:
             raise SettingsError(f"{self.root} is not a folder", hint="Give the one that holds the images")
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The fields with a text."""
+        return _several(self.text)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The fields with the file of an image."""
+        return _several(self.image)
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The payload fields, the one that counts first."""
-        return tuple(field for field in (self.image, self.text) if field)
+        return (*self.images, *self.texts)
 
     def of(self, payload: Mapping[str, Any]) -> tuple[Modality, Path | str] | None:
         """Return modality and content of a point, None if it has neither field; `SourceError` if it holds no string."""
         for field in self.fields:
-            value = _value(payload, field)
+            value = value_of(payload, field)
             if value is None or value == "":
                 continue
             if not isinstance(value, str):
                 raise SourceError(f"field {field!r} is {type(value).__name__}, expected a string")
-            return ("image", self._file(value)) if field == self.image else ("text", value)
+            return ("image", self._file(value)) if field in self.images else ("text", value)
         return None
 
     def _file(self, value: str) -> Path:
@@ -92,9 +127,28 @@ class Content:
         return path
 
 
-def expect_content(store: Store, name: str, content: Content) -> None:
-    """Raise `SettingsError` if there are points and none of them has any of the fields."""
-    if any(store.count(name, _having(field)) for field in content.fields):
+def expect_content(
+    store: Store, name: str, content: Content, confirm: Callable[[str], bool] = lambda doubt: False
+) -> None:
+    """Check, before anything is changed, that there is content to judge.
+
+    Args:
+        store: Store of the collection.
+        name: The application's collection.
+        content: Its fields.
+        confirm: Asked whether values that are hardly texts, which its argument says in words, are meant all the same.
+
+    Raises:
+        SettingsError: There are points and none of them has any of the fields; or the texts of a sample are hardly any.
+    """
+    present = {field: store.count(name, _having(field)) for field in content.fields}
+    for field in content.texts:
+        if present[field]:
+            page, _ = store.scroll(name, filter=_having(field), limit=_SAMPLE)
+            why = doubt(field, [value for point in page if isinstance(value := _maybe(point, field), str)])
+            if why and not confirm(why):
+                raise SettingsError(why, hint="Name another field, or say that this one is meant (--yes)")
+    if any(present.values()):
         return
     page, _ = store.scroll(name, limit=10)
     if page:
@@ -111,38 +165,59 @@ class AttachedSource:
         content: Fields to encode.
         noted: Ids that the journal of earlier runs knows; `seen` has those of them that were listed.
         withdraw: Takes vector and score from a point that has none of the fields any longer; `lacking` counts these.
+        ids: Points to list; None for all.
     """
 
     def __init__(
-        self, index: Index, content: Content, noted: Collection[str], withdraw: Callable[[PointId], None]
+        self,
+        index: Index,
+        content: Content,
+        noted: Collection[str],
+        withdraw: Callable[[PointId], None],
+        ids: Sequence[PointId] | None = None,
     ) -> None:
         self.seen: set[str] = set()
         self.lacking = 0
         self._store, self._fingerprint = index.store, index.metadata.fingerprint
         self._attachment = Attachment.of(index.store, index.collection)
         self._content, self._noted, self._withdraw = content, noted, withdraw
+        self._ids = ids
 
     @property
-    def finished(self) -> tuple[str]:
+    def finished(self) -> tuple[str, ...]:
         """See `Source.finished`."""
-        return (self._attachment.name,)
+        return (self._attachment.name,) if self._ids is None else ()
 
     def count(self) -> int:
         """See `Source.count`."""
-        return self._store.count(self._attachment.name)
+        return self._store.count(self._attachment.name) if self._ids is None else len(self._ids)
 
     def __iter__(self) -> Items:
-        # An application that reads a point and writes it back whole takes the score along and leaves the vector.
-        suspect = not self._attachment.companion and self._vectors_are_missing()
-        for page in pages(self._store, self._attachment.name, limit=_PAGE, with_vectors=suspect):
+        suspect = self._attachment.vectors_are_missing()
+        for page in self._pages():
+            self._attachment.copy_labels(page)
+            bare = self._attachment.without_vector(page) if suspect else ()
             for point in page:
-                found = self._item(point, suspect)
+                found = self._item(point, has_vector=point.id not in bare)
                 if found is not None:
                     if found.id in self._noted:
                         self.seen.add(found.id)
                     yield found
 
-    def _item(self, point: StoredPoint, suspect: bool) -> Item | FailedItem | None:
+    def _pages(self) -> Iterator[list[StoredPoint]]:
+        name = self._attachment.name
+        if self._ids is None:
+            yield from pages(self._store, name, limit=_PAGE)
+            return
+        for start in range(0, len(self._ids), _PAGE):
+            few = list(self._ids[start : start + _PAGE])
+            page = found(self._store, name, few)
+            if self._attachment.companion:
+                for gone in {*few} - {point.id for point in page}:
+                    self._withdraw(gone)
+            yield page
+
+    def _item(self, point: StoredPoint, *, has_vector: bool) -> Item | FailedItem | None:
         key, source, origin = str(point.id), self._attachment.name, f"point {point.id}"
         try:
             found = self._content.of(point.payload)
@@ -157,27 +232,21 @@ class AttachedSource:
         if isinstance(content, Path):
             origin = f"{origin} ({content})"
         entries = own_payload(point.payload)
-        scored = entries.get("model") == self._fingerprint and not (suspect and point.vector is None)
+        scored = has_vector and entries.get("model") == self._fingerprint
         known = entries.get(HASH) if scored else None
         return Item(origin, key, source, modality, content, {}, "", point=point.id, known=known)
 
-    def _vectors_are_missing(self) -> bool:
-        scored = _having(PAYLOAD_KEY)
-        held = models.HasVectorCondition(has_vector=VECTOR_NAME)
-        both = models.Filter(must=[held], must_not=scored.must_not)
-        name = self._attachment.name
-        return self._store.count(name, scored) != self._store.count(name, both)
-
 
 def _having(field: str) -> models.Filter:
-    return models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=field))])
+    key = stored_field(field)
+    return models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])
 
 
-def _value(payload: Mapping[str, Any], field: str) -> Any:
-    """Value of a field, whose name leads into objects if it has dots."""
-    if field in payload:
-        return payload[field]
-    value: Any = payload
-    for part in field.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
+def _maybe(point: StoredPoint, field: str) -> Any:
+    with suppress(SourceError):
+        return value_of(point.payload, field)
+    return None
+
+
+def _several(field: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (field,) if isinstance(field, str) and field else tuple(field or ())

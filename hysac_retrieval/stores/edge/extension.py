@@ -96,6 +96,8 @@ class EdgeExtension:
             few: list[Any] = [ids[row] for row in rows]
             with self.translated():
                 self.check_space(0)
+                # A null takes the point out of the indexes below the key; deleting the key alone would leave it there.
+                self.shard.update(edge.UpdateOperation.set_payload(few, {PAYLOAD_KEY: None}))
                 self.shard.update(edge.UpdateOperation.delete_payload(few, [PAYLOAD_KEY]))
                 if vector:
                     self.shard.update(edge.UpdateOperation.delete_vectors(few, [VECTOR_NAME]))

@@ -37,7 +37,8 @@ class QdrantExtension(Extension):
             obstacle = "the client's local mode takes no unnamed vectors any more once there is a named one beside them"
         quantized = config.quantization_config
         inherited = inherited_quantization(quantized.model_dump(mode="json") if quantized else None)
-        return Facts(VECTOR_NAME in names, inherited, obstacle)
+        unnamed = isinstance(dense, models.VectorParams)
+        return Facts(VECTOR_NAME in names, inherited, obstacle, unnamed, mapped="" in names)
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         if not self._local:
@@ -81,10 +82,17 @@ class QdrantExtension(Extension):
 
     def erase(self, ids: Sequence[PointId], *, vector: bool = True) -> None:
         def send(rows: Sequence[int]) -> None:
-            few = models.PointIdsList(points=[ids[row] for row in rows])
-            self._calls.delete_payload(self._name, [PAYLOAD_KEY], few)
+            few = [ids[row] for row in rows]
+            # A null takes the points out of the indexes below the key; deleting the key alone would leave them there.
+            null = models.SetPayload(payload={PAYLOAD_KEY: None}, points=few)
+            operations: list[Any] = [
+                models.SetPayloadOperation(set_payload=null),
+                models.DeletePayloadOperation(delete_payload=models.DeletePayload(keys=[PAYLOAD_KEY], points=few)),
+            ]
             if vector:
-                self._calls.delete_vectors(self._name, [VECTOR_NAME], few)
+                dropped = models.DeleteVectors(vector=[VECTOR_NAME], points=few)
+                operations.append(models.DeleteVectorsOperation(delete_vectors=dropped))
+            self._calls.batch_update_points(self._name, operations)
 
         write_present(ids, send, self._there)
 
