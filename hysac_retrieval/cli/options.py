@@ -191,6 +191,20 @@ source_options = gathered(
     "sources",
     _sources,
     click.argument("sources", metavar="SOURCE...", nargs=-1, required=True),
+    click.option("--include", metavar="GLOB", multiple=True, help="Take only such files of folders; repeatable."),
+    click.option(
+        "--exclude",
+        metavar="GLOB",
+        multiple=True,
+        help="Leave such files and folders out, beside hidden ones, thumbnails and bins; repeatable. Globs are as in "
+        ".gitignore; '!.thumbnails' takes one back.",
+    ),
+    click.option(
+        "--sidecars/--no-sidecars",
+        default=True,
+        show_default=True,
+        help="Whether x.txt beside x.jpg is its caption, and x.json has its fields.",
+    ),
     click.option("--captions", metavar="FILE", help="Table of file, caption and fields for the payload."),
     click.option("--index-captions", is_flag=True, help="Index captions as texts, too."),
     click.option("--text-field", metavar="NAME", help="Field of the text in tables  [default: caption, text]"),

@@ -102,8 +102,8 @@ def streams() -> Iterator[None]:
     """Put a `Stream` in the place of standard output and standard error."""
     _open_standard_files()
     before = sys.stdout, sys.stderr
-    sys.stdout = Stream(before[0], required=True)  # type: ignore[assignment]
-    sys.stderr = Stream(before[1], required=False)  # type: ignore[assignment]
+    sys.stdout = Stream(before[0], required=True)
+    sys.stderr = Stream(before[1], required=False)
     try:
         try:
             yield
@@ -118,7 +118,7 @@ def streams() -> Iterator[None]:
 
 
 def _traceback(*error: Any) -> None:
-    sys.stderr = Stream(sys.stderr, required=False)  # type: ignore[assignment]
+    sys.stderr = Stream(sys.stderr, required=False)
     sys.__excepthook__(*error)
 
 

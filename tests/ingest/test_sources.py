@@ -76,7 +76,8 @@ def test_captions_and_extra_fields_go_into_the_payload_of_their_image(tmp_path: 
     )
     items, failed = listed([write_pictures(tmp_path / "p")], SourceOptions(captions=captions))
     assert by_file(items)["sea.jpg"] == {"file": "sea.jpg", "caption": "the sea", "place": "Genoa", "tags": ["blue"]}
-    assert by_file(items)["deep/snow.webp"]["caption"] == ["snow", "more snow"]
+    snow = by_file(items)["deep/snow.webp"]
+    assert (snow["caption"], snow["captions"]) == ("snow", ["snow", "more snow"])
     assert by_file(items)["grass.png"] == {"file": "grass.png"}
     assert failed == []
     assert all(item.modality == "image" for item in items)
@@ -178,7 +179,7 @@ def test_rows_of_one_image_become_one_item_where_they_stand_together(tmp_path: P
     rows = [{"file": "a.png", "caption": "one", "n": 1}, {"file": "./a.png", "caption": "two"}, {"file": "b.png"}]
     items, failed = listed([jsonl(tmp_path / "rows.jsonl", *rows)])
     assert by_file(items) == {
-        "a.png": {"file": "a.png", "caption": ["one", "two"], "n": 1},
+        "a.png": {"file": "a.png", "caption": "one", "captions": ["one", "two"], "n": 1},
         "b.png": {"file": "b.png"},
     }
     assert failed == []

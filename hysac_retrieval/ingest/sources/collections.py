@@ -8,6 +8,7 @@ the application has added or changed.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import HASH, FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.fields import FRAMEWORKS, doubt, stored_field, value_of
+from hysac_retrieval.ingest.sources.names import folded, found_file
 from hysac_retrieval.payload import PAYLOAD_KEY, own_payload
 from hysac_retrieval.stores.base import Store, found, pages
 from hysac_retrieval.stores.types import StoredPoint
@@ -110,21 +112,29 @@ class Content:
         return None
 
     def _file(self, value: str) -> Path:
-        rest = value.removeprefix(self.prefix) if self.prefix else value
+        rest = self._rest(value)
+        if value.startswith("data:"):
+            raise SourceError("the image is a data: URL, which is not read", hint="Keep images in files below --root")
         if _URL.match(value):
             found = urlsplit(rest)
             rest = unquote(found.path)
             if found.scheme != "file":
                 rest = rest.lstrip("/")
-        path = Path(rest)
         if self.root is None:
-            if not path.is_absolute():
+            if not Path(rest).is_absolute():
                 raise SourceError(f"image {value!r} is no whole path", hint="Name the folder that it is in (--root)")
-            return path
-        path = (self.root / path).resolve()
+            return found_file(Path(rest).parent, rest)
+        path = found_file(self.root, rest).resolve()
         if not path.is_relative_to(self.root.resolve()):
             raise SourceError(f"image {value!r} lies outside of {self.root}; nothing outside of the root is read")
         return path
+
+    def _rest(self, value: str) -> str:
+        """Return a value without the prefix, whose slashes, case and composition make no difference."""
+        if not self.prefix or value.startswith(self.prefix):
+            return value.removeprefix(self.prefix or "")
+        whole, prefix = (unicodedata.normalize("NFC", text) for text in (value, self.prefix))
+        return whole[len(prefix) :] if folded(whole[: len(prefix)]) == folded(prefix) else value
 
 
 def expect_content(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
-from hysac_retrieval.ingest.sources.rows import Records, image_item
+from hysac_retrieval.ingest.sources.rows import Records, Row, image_item
 from hysac_retrieval.ingest.sources.scratch import Captions
+from hysac_retrieval.ingest.sources.sidecars import Sidecars
 from hysac_retrieval.ingest.sources.tables import TableSource, count_lines
+from hysac_retrieval.ingest.sources.walk import Fail, Folder, Patterns, walk
 from hysac_retrieval.payload import is_utf8
 
 
@@ -25,6 +28,7 @@ class ImageFiles:
     """
 
     def __init__(self, root: Path, options: SourceOptions, captions: Captions | None, only: Path | None = None) -> None:
+        self._patterns = Patterns(options.include, options.exclude)
         self.root = root
         self.path = only or root
         self.name = str(self.path)
@@ -34,30 +38,52 @@ class ImageFiles:
         self._captions = captions
 
     def __iter__(self) -> Items:
-        unreadable: list[OSError] = []
+        unreadable: list[FailedItem] = []
         empty = True
-        for path in _images(self.root, unreadable) if self.whole else (self.path,):
-            empty = False
-            yield self._item(path)
-        for error in unreadable:
-            wrong = SourceError(f"folder cannot be read: {error}")
-            yield FailedItem.of(str(error.filename), wrong, source=self.source)
+
+        def fail(path: str, error: SourceError) -> None:
+            unreadable.append(FailedItem.of(path, error, source=self.source))
+
+        for folder in self._folders(fail):
+            beside = Sidecars(folder.path, folder.beside, self._options) if self._options.sidecars else None
+            for name in folder.files:
+                empty = False
+                path = folder.path / name
+                try:
+                    described = beside.row(name) if beside else None
+                except SourceError as error:
+                    described = None
+                    fail(str(path), error)
+                yield self._item(path, described)
+        yield from unreadable
         if empty and not unreadable:
             what = f"{self.root} holds no images; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
             raise SourceError(what, hint="For texts give a text file or a table")
 
     def count(self) -> int:
         """See `NamedSource.count`."""
-        return sum(1 for _ in _images(self.root, [])) if self.whole else 1
+        return sum(len(folder.files) for folder in self._folders(lambda *_: None))
 
-    def _item(self, path: Path) -> Item | FailedItem:
+    def _folders(self, fail: Fail) -> Iterator[Folder]:
+        """Folders with the names of their images."""
+        if not self.whole:
+            with suppress(OSError):
+                yield Folder(self.root, [self.path.name], os.listdir(self.root))
+            return
+        for folder in walk(self.root, self._patterns, fail):
+            images = [name for name in folder.files if PurePath(name).suffix.lower() in IMAGE_SUFFIXES]
+            if images:
+                yield Folder(folder.path, images, folder.beside)
+
+    def _item(self, path: Path, described: Row | None) -> Item | FailedItem:
         if not is_utf8(str(path)):  # no payload can name it
             shown = os.fsencode(path).decode("utf-8", "backslashreplace")
             wrong = SourceError("the name of the file is not UTF-8", hint="Rename it")
             return FailedItem.of(shown, wrong, source=self.source)
         file = path.relative_to(self.root).as_posix()
         whole = Path(os.path.realpath(path)).as_posix()  # as `resolve`, in half the time
-        rows = [] if self._captions is None else self._captions.of(file, whole)
+        rows = [] if self._captions is None else self._captions.of(self.root, file, whole)
+        rows += [] if described is None else [described]
         namespace = self._options.namespace
         key = whole if namespace is None else f"{namespace}/{file}"
         return image_item(path, file, rows, self.source, key, place=whole)
@@ -83,11 +109,3 @@ def _lines(path: Path) -> Records:
         raise SourceError(f"{path} cannot be read as UTF-8 text: {error}", hint=hint) from error
     if empty:
         raise SourceError(f"{path} holds no text", hint="Give a file with one text per line")
-
-
-def _images(folder: Path, unreadable: list[OSError]) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(parent, name)

@@ -1,6 +1,6 @@
 """Sources of every kind, opened by name and listed as a stream of items before anything is decoded.
 
-    folder of images            every file with the suffix of an image, recursively
+    folder of images            every file with the suffix of an image, recursively, links followed (see `walk`)
     image file                  itself
     .jsonl .ndjson .csv .tsv    rows with a field for an image file, a text, or both (the text is then its caption)
     .parquet                    the same; an image may also lie in the table itself
@@ -28,12 +28,13 @@ from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_tables, is_saved_dataset
 from hysac_retrieval.ingest.sources.files import ImageFiles, text_file
+from hysac_retrieval.ingest.sources.names import normal
 from hysac_retrieval.ingest.sources.options import SourceOptions
-from hysac_retrieval.ingest.sources.rows import Row, normal
+from hysac_retrieval.ingest.sources.rows import Row
 from hysac_retrieval.ingest.sources.scratch import Captions, Seen
 from hysac_retrieval.ingest.sources.shards import SHARD_SUFFIXES, shard
 from hysac_retrieval.ingest.sources.tables import PARQUET_SUFFIXES, ROW_SUFFIXES, TableSource, table
-from hysac_retrieval.payload import is_utf8
+from hysac_retrieval.payload import is_utf8, point_id
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -74,6 +75,7 @@ class Listing(AbstractContextManager["Listing"]):
         self.broken: set[str] = set()
         with ExitStack() as opened:
             self.seen = opened.enter_context(closing(Seen()))
+            self._places = opened.enter_context(closing(Seen()))
             if self._captions_path is not None:
                 self._captions = opened.enter_context(closing(Captions()))
                 self._read_captions(self._captions_path, self._captions)
@@ -147,6 +149,11 @@ class Listing(AbstractContextManager["Listing"]):
 
     def _once(self, item: Item) -> Item | FailedItem | None:
         """Return the item; None if it was listed before, and a failure if something else has its key."""
+        if self._options.namespace is not None and item.modality == "image":
+            # Within a namespace a file has as many keys as ways lead to it.
+            before, same = self._places.add(point_id(item.place), item.key)
+            if before and not same:
+                return None
         before, same = self.seen.add(item.id, item.place)
         if not before:
             return item

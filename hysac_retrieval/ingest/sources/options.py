@@ -12,7 +12,7 @@ class Fields:
 
     Attributes:
         image: A file's name or, in Parquet tables and datasets, an encoded image. Default ``file``, else ``image``.
-        text: Default ``caption``, else ``text``.
+        text: Default ``caption``, else ``text``, else ``captions``; a string or a list of strings.
         id: Identity of a row within its table. By default it is the path of an image file, a text itself, or the number
             of a row that holds an encoded image.
     """
@@ -29,7 +29,7 @@ class Fields:
     @property
     def texts(self) -> tuple[str, ...]:
         """Candidates for the text field, in order."""
-        return ("caption", "text") if self.text is None else (self.text,)
+        return ("caption", "text", "captions") if self.text is None else (self.text,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class SourceOptions:
     """How sources are read.
 
     Attributes:
+        include: Only files of folders that match one of these patterns, which are those of ``.gitignore``.
+        exclude: Files and folders in folders to leave out, beside `DEFAULT_EXCLUDE`; ``!.thumbnails`` takes one back.
+        sidecars: Whether the files beside an image that share its name describe it: ``.txt`` is its caption, ``.json``
+            has further fields.
         captions: A table of captions and further fields for the images of folders, by file name.
         fields: Names of the fields of tables.
         index_captions: Whether captions are also indexed as texts of their own.
@@ -46,6 +50,9 @@ class SourceOptions:
         subset: Subset (configuration) of a Hugging Face dataset.
     """
 
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    sidecars: bool = True
     captions: str | os.PathLike[str] | None = None
     fields: Fields = Fields()
     index_captions: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Row:
     Attributes:
         origin: ``file:line``.
         file: Name of an image file as written; with `data`, only a name.
-        text: Text or caption.
+        texts: The text, or the captions, of which the first counts.
         extra: All other fields.
         data: An encoded image that the row itself holds.
         id: Its identity within the table, if a field gives one.
@@ -38,7 +38,7 @@ class Row:
 
     origin: str
     file: str | None
-    text: str | None
+    texts: tuple[str, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
     data: bytes | None = None
     id: str | None = None
@@ -58,14 +58,15 @@ def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
     text_name, text = _take(extra, fields.texts)
     identity = None if fields.id is None else record.get(fields.id)
     file, data = _image_of(image)
+    texts = _texts_of(text)
     wrong = None
     if image is not None and file is None and data is None:
         wrong = f"field {image_name!r} is {type(image).__name__}, expected a string"
-    elif text is not None and not isinstance(text, str):
-        wrong = f"field {text_name!r} is {type(text).__name__}, expected a string"
+    elif texts is None:
+        wrong = f"field {text_name!r} is {type(text).__name__}, expected a string or a list of strings"
     elif fields.id is not None and (isinstance(identity, bool) or not isinstance(identity, str | int)):
         wrong = f"field {fields.id!r} identifies rows; it is {identity!r}, expected a string or a whole number"
-    elif not file and data is None and text is None:
+    elif not file and data is None and not texts:
         known = ", ".join((*fields.images, *fields.texts))
         wrong = f"the row has none of the fields {known}; it has {', '.join(map(str, extra)) or 'nothing'}"
     if wrong is not None:
@@ -75,7 +76,7 @@ def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
         plain_fields(extra)
     except InputError as error:
         return FailedItem.of(origin, SourceError(error.message, hint=error.hint))
-    return Row(origin, file or None, text, extra, data, None if identity is None else str(identity))
+    return Row(origin, file or None, texts or (), extra, data, None if identity is None else str(identity))
 
 
 def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,13 +96,15 @@ def require_column(what: str, columns: Iterable[str], fields: Fields) -> None:
         raise SourceError(lacking, hint="Name them with --image-field and --text-field")
 
 
-def text_item(row: Row, source: str, *, key: str | None = None) -> Item | FailedItem:
-    """Return a row of text as an item. Without a key it is identified by its source and the text itself."""
-    if row.text is None or not row.text.strip():
+def text_items(row: Row, source: str, *, key: str | None = None) -> Iterator[Item | FailedItem]:
+    """Yield the texts of a row as items. Without a key they are identified by their source and the texts themselves."""
+    texts = [text for text in dict.fromkeys(row.texts) if text.strip()]
+    if not texts:
         error = TextError("the text is empty", hint="Fill it in, or leave the row out")
-        return FailedItem.of(row.origin, error, source=source)
-    payload = row.extra | {"text": row.text}
-    return Item(row.origin, key or f"{source}#{row.text}", source, "text", row.text, payload, place=row.origin)
+        yield FailedItem.of(row.origin, error, source=source)
+    for number, text in enumerate(texts):
+        named = f"{source}#{text}" if key is None else f"{key}#{text}" if number else key
+        yield Item(row.origin, named, source, "text", text, row.extra | {"text": text}, place=row.origin)
 
 
 def image_item(
@@ -114,10 +117,11 @@ def image_item(
     payload = {name: value for row in rows for name, value in row.extra.items()}
     if file:
         payload["file"] = file
-    captions = tuple(dict.fromkeys(row.text for row in rows if row.text))
+    captions = tuple(dict.fromkeys(text for row in rows for text in row.texts if text.strip()))
     if captions:
-        # Qdrant filters a list as it does its members, so one name serves both.
-        payload["caption"] = captions[0] if len(captions) == 1 else list(captions)
+        payload["caption"] = captions[0]
+    if len(captions) > 1:
+        payload["captions"] = list(captions)  # Qdrant filters a list as it does its members
     origin = rows[0].origin if place is None else str(content)
     return Item(origin, key, source, "image", content, payload, place or origin, captions)
 
@@ -127,15 +131,18 @@ def image_key(path: Path, file: str, options: SourceOptions) -> str:
     return path.resolve().as_posix() if options.namespace is None else f"{options.namespace}/{file}"
 
 
-def normal(file: str) -> str:
-    """Return a file name as payloads have it: with forward slashes and without ``./``."""
-    return Path(file.replace("\\", "/")).as_posix()
-
-
 def _take(record: dict[str, Any], names: Sequence[str]) -> tuple[str | None, Any]:
     """Remove the first of the fields that has a value."""
     name = next((name for name in names if record.get(name) is not None), None)
     return name, (record.pop(name) if name else None)
+
+
+def _texts_of(value: Any) -> tuple[str, ...] | None:
+    """Return the texts of a field that holds one, several or none; None if it holds something else."""
+    if value is None or isinstance(value, str):
+        return () if value is None else (value,)
+    texts = tuple(text for text in value if text is not None) if isinstance(value, list | tuple) else (None,)
+    return texts if all(isinstance(text, str) for text in texts) else None
 
 
 def _image_of(value: Any) -> tuple[str | None, bytes | None]:

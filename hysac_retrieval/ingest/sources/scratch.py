@@ -10,8 +10,11 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from hysac_retrieval.errors import SourceError
+from hysac_retrieval.ingest.sources.names import folded, found_file
 from hysac_retrieval.ingest.sources.rows import Row
 
 _CACHE = -64_000  # KiB
@@ -66,27 +69,37 @@ class Captions(_Scratch):
 
     def __init__(self) -> None:
         super().__init__(
-            "CREATE TABLE captions (file TEXT, origin TEXT, text TEXT, extra TEXT)",
-            "CREATE INDEX by_file ON captions (file)",
+            "CREATE TABLE captions (file TEXT, folded TEXT, origin TEXT, described TEXT)",
+            "CREATE INDEX by_name ON captions (folded)",
             "CREATE TABLE matched (file TEXT PRIMARY KEY) WITHOUT ROWID",
         )
 
     def add(self, file: str, row: Row) -> None:
         """Keep a row."""
-        extra = json.dumps(row.extra, default=str)
-        self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", (file, row.origin, row.text, extra))
+        described = json.dumps([row.texts, row.extra], default=str)
+        self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", (file, folded(file), row.origin, described))
 
-    def of(self, *files: str) -> list[Row]:
-        """Return the rows of the first of the names that has any."""
+    def of(self, root: Path, *files: str) -> list[Row]:
+        """Return the rows of the first of a file's names, within its root or whole, that has any."""
+        query = "SELECT file, origin, described FROM captions WHERE folded = ? ORDER BY rowid"
         for file in files:
-            query = "SELECT origin, text, extra FROM captions WHERE file = ? ORDER BY rowid"
-            found = self._db.execute(query, (file,)).fetchall()
-            if found:
-                self._db.execute("INSERT OR IGNORE INTO matched VALUES (?)", (file,))
-                return [Row(origin, file, text, json.loads(extra)) for origin, text, extra in found]
+            found = self._db.execute(query, (folded(file),)).fetchall()
+            same = {written for written in {row[0] for row in found} if _means(root, written, file)}
+            self._db.executemany("INSERT OR IGNORE INTO matched VALUES (?)", [(written,) for written in same])
+            rows = [(origin, *json.loads(described)) for written, origin, described in found if written in same]
+            if rows:
+                return [Row(origin, file, tuple(texts), extra) for origin, texts, extra in rows]
         return []
 
     def unmatched(self) -> Iterator[tuple[str, str]]:
         """Yield origin and file of the rows whose image was in no source."""
         query = "SELECT origin, file FROM captions WHERE file NOT IN (SELECT file FROM matched) ORDER BY rowid"
         yield from self._db.execute(query)
+
+
+def _means(root: Path, written: str, file: str) -> bool:
+    """Whether a name as written means a file."""
+    try:
+        return written == file or found_file(root, written) == root / file
+    except SourceError:
+        return False

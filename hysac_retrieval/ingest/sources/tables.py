@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from hysac_retrieval.errors import MissingExtraError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.delimited import DIALECTS, Remark, delimited_rows
+from hysac_retrieval.ingest.sources.names import found_file, normal
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import (
     Check,
@@ -23,11 +24,10 @@ from hysac_retrieval.ingest.sources.rows import (
     Rows,
     image_item,
     image_key,
-    normal,
     plain_record,
     require_column,
     row_of,
-    text_item,
+    text_items,
 )
 from hysac_retrieval.payload import is_utf8
 
@@ -36,6 +36,8 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _ROWS_AT_ONCE = 64  # of a Parquet table, whose rows may hold images
 _BUFFER = 1 << 20
 _NO_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionError)
+
+_Placed: TypeAlias = tuple[int, Row | FailedItem, Path | None]
 
 
 @dataclass(frozen=True)
@@ -80,26 +82,46 @@ class TableSource:
 
     def __iter__(self) -> Items:
         with closing(self.rows()) as all_rows:
-            for (_, file), numbered in groupby(enumerate(all_rows), key=_group):
-                if file is None:
-                    for number, row in numbered:
-                        yield row if isinstance(row, FailedItem) else self._item(number, row)
+            placed = (self._placed(number, row) for number, row in enumerate(all_rows))
+            for (_, path), numbered in groupby(placed, key=_group):
+                if path is None:
+                    for number, row, file in numbered:
+                        if isinstance(row, FailedItem):
+                            yield row
+                        else:
+                            yield from self._items(number, row, file)
                 else:
-                    path = self.folder / file  # an absolute file stays what it is
-                    rows = [row for _, row in numbered if isinstance(row, Row)]
-                    yield image_item(path, file, rows, self.source, image_key(path, file, self.options))
+                    rows = [row for _, row, _ in numbered if isinstance(row, Row)]
+                    name = self._named(path, rows[0])
+                    yield image_item(path, name, rows, self.source, image_key(path, name, self.options))
 
-    def _item(self, number: int, row: Row) -> Item | FailedItem:
+    def _placed(self, number: int, row: Row | FailedItem) -> _Placed:
+        """Return a row with its number and the image file that it names, if it names one."""
+        if isinstance(row, FailedItem) or row.file is None or row.data is not None:
+            return number, row, None
+        try:
+            return number, row, found_file(self.folder, row.file)
+        except SourceError as error:
+            return number, FailedItem.of(row.origin, error, source=self.source), None
+
+    def _named(self, path: Path, row: Row) -> str:
+        """Name of an image file for payloads: as the row has it or, where that is spelled otherwise, as it is."""
+        written = normal(row.file or "")
+        if self.folder / written == path or not path.is_relative_to(self.folder):
+            return written if self.folder / written == path else path.as_posix()
+        return path.relative_to(self.folder).as_posix()
+
+    def _items(self, number: int, row: Row, path: Path | None) -> Iterator[Item | FailedItem]:
         name = row.origin.removeprefix(f"{self.name}:") if row.id is None and self.named else row.id
         namespace = self.options.namespace
         base = self.base if namespace is None else f"{namespace}/{Path(self.base).name}"
         key = f"{base}#{number if name is None else name}"
         if row.data is not None:
-            return image_item(row.data, row.file, [row], self.source, key)
-        if row.file is not None:
-            file = normal(row.file)
-            return image_item(self.folder / file, file, [row], self.source, key)
-        return text_item(row, self.source, key=None if name is None else key)
+            yield image_item(row.data, row.file, [row], self.source, key)
+        elif path is not None:
+            yield image_item(path, self._named(path, row), [row], self.source, key)
+        else:
+            yield from text_items(row, self.source, key=None if name is None else key)
 
 
 def table(path: Path, options: SourceOptions) -> TableSource:
@@ -216,9 +238,9 @@ def _parquet(path: Path) -> Any:
         raise SourceError(f"{path} is no Parquet table: {error}", hint="Copy or download it again") from error
 
 
-def _group(numbered: tuple[int, Row | FailedItem]) -> tuple[int, str | None]:
+def _group(placed: _Placed) -> tuple[int, Path | None]:
     """Return a group that rows of one image file share, and that every other row has alone."""
-    number, row = numbered
-    if isinstance(row, Row) and row.file is not None and row.data is None and row.id is None:
-        return -1, normal(row.file)
+    number, row, path = placed
+    if path is not None and isinstance(row, Row) and row.id is None:
+        return -1, path
     return number, None
