@@ -10,7 +10,7 @@ from typing import Any, Self
 from numpy.typing import ArrayLike
 from qdrant_client import models
 
-from hysac_retrieval.collection.collection import Collection, payload_indexes
+from hysac_retrieval.collection.collection import Collection, payload_indexes, top_field
 from hysac_retrieval.collection.metadata import Attached, read_metadata
 from hysac_retrieval.collection.records import records
 from hysac_retrieval.errors import SettingsError
@@ -174,13 +174,6 @@ class Attachment:
         """Return, by id, the payload fields that hold the labels, whole; None where a point has no such field."""
         fields = {top_field(label) for label in self.attached.labels}
         return {point.id: {field: point.payload.get(field) for field in fields} for point in points}
-
-
-def top_field(path: str) -> str:
-    """Return the field of a payload in which a path such as ``meta.tags[]`` begins."""
-    if path.startswith('"'):
-        return path[1:].partition('"')[0]
-    return path.partition(".")[0].partition("[")[0]
 
 
 def is_companion(store: Store, companion: str, name: str) -> bool:

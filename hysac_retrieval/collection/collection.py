@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
 from hysac_retrieval.collection.metadata import ATTACH_HINT, CollectionMetadata, read_metadata, same_points
-from hysac_retrieval.errors import ModelMismatchError, NotACollectionError
+from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
 from hysac_retrieval.lift import Lift, lift_from_dict
 from hysac_retrieval.payload import BEYOND, MODALITY, MODEL, SOURCE, UNSAFE
 from hysac_retrieval.safety.verdict import flag_key
@@ -24,6 +25,13 @@ def payload_indexes(fingerprint: str) -> dict[str, IndexKind]:
         SOURCE: "keyword",
     }
     return fields | {flag_key(fingerprint): "bool"}
+
+
+def top_field(path: str) -> str:
+    """Return the field of a payload in which a path such as ``meta.tags[]`` begins."""
+    if path.startswith('"'):
+        return path[1:].partition('"')[0]
+    return path.partition(".")[0].partition("[")[0]
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,22 @@ class Collection:
                 f"collection {self.name!r} has scores only, and no vectors of hysac to rank by",
                 hint="Guard the application's own queries with SafeQdrantClient, or add vectors: `hysac attach "
                 "--companion`",
+            )
+
+    def expect_labels(self, keys: Iterable[str]) -> None:
+        """Check that rules on payload fields can be held: a companion has copies of some fields only.
+
+        Raises:
+            SettingsError: One is on a field that the companion has no copy of.
+        """
+        attached = self.metadata.attached
+        if attached is None or attached.companion != self.name:
+            return
+        held = {top_field(label) for label in attached.labels}
+        if lacking := [key for key in keys if top_field(key) not in held]:
+            raise SettingsError(
+                f"a rule is on {lacking[0]!r}, of which {self.name!r}, beside {attached.collection!r}, has no copy",
+                hint=f"Attach again with `hysac attach --label {lacking[0]}`",
             )
 
     def expect(self, fingerprint: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from hysac_retrieval.collection.metadata import read_metadata
 from hysac_retrieval.errors import NotGuardedError, SettingsError
 from hysac_retrieval.guard.calls import call
 from hysac_retrieval.guard.condition import Guard, expect_kind
@@ -83,8 +82,7 @@ class _Guarded:
             return self.__guard
         if collection not in self.__known:
             info = yield Ask("get_collection", collection_name=collection)
-            metadata = read_metadata(collection, read_collection(info))
-            self.__known[collection] = Guard.of(metadata, self.__policy)
+            self.__known[collection] = Guard.read(collection, read_collection(info), self.__policy)
         return self.__known[collection]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar, Unpack, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
-from qdrant_client import models
+from qdrant_client import AsyncQdrantClient, models
 
+from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadata
 from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.guard.scoring import Scoring
 from hysac_retrieval.guard.shown import checked_keys
 from hysac_retrieval.guard.values import taken
 from hysac_retrieval.payload import own_payload
@@ -18,7 +21,13 @@ from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy, rules_conditi
 from hysac_retrieval.safety.thresholds import AnyThreshold, effective_threshold
 from hysac_retrieval.safety.verdict import safe_score
 from hysac_retrieval.stores import Connection, opening
+from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
+from hysac_retrieval.stores.types import Opened
 from hysac_retrieval.types import Modality, Thresholds
+
+if TYPE_CHECKING:
+    from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.ingest import Content, IndexReport
 
 Kind = TypeVar("Kind")
 
@@ -42,6 +51,7 @@ class Guard:
             `Thresholds`.
         rules: A further condition that a safe point must meet, in the search.
         labels: Rules on labels that a safe point must meet, in the search and in the look at what comes back.
+        scoring: How `score` gives points their scores; `open` and `aopen` know.
 
     Raises:
         SettingsError: The threshold is out of range, or there is no fingerprint.
@@ -51,6 +61,7 @@ class Guard:
     threshold: AnyThreshold
     rules: models.Filter | None = None
     labels: tuple[LabelRule, ...] = ()
+    scoring: Scoring | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.fingerprint, str) or not self.fingerprint:
@@ -74,12 +85,22 @@ class Guard:
         return cls(metadata.fingerprint, chosen.threshold_for(None, metadata.safety.threshold), labels=chosen.rules)
 
     @classmethod
-    def open(cls, name: str, *, policy: SafetyPolicy | None = None, **connection: Unpack[Connection]) -> Self:
+    def open(
+        cls,
+        name: str,
+        *,
+        policy: SafetyPolicy | None = None,
+        model: str | Path | Encoder = "hysac-mini",
+        content: Content | None = None,
+        **connection: Unpack[Connection],
+    ) -> Self:
         """The guard of a collection, from its metadata.
 
         Args:
             name: The collection: made by this package, or one of an application that it is attached to.
             policy: See `of`.
+            model: For `score`: the model that it is attached with; loaded when it is first needed.
+            content: For `score`: payload fields to encode; None for those that it was attached with.
             **connection: Where it lives; see `Connection`.
 
         Raises:
@@ -87,7 +108,60 @@ class Guard:
             NotACollectionError: It has no metadata of this package; `hysac index attach` gives it some.
         """
         with opening(connection, keep=False) as (store, _):
-            return cls.of(read_metadata(name, store.open(name)), policy)
+            opened = store.open(name)
+        return replace(cls.read(name, opened, policy), scoring=Scoring(name, connection, model, content))
+
+    @classmethod
+    async def aopen(
+        cls,
+        client: AsyncQdrantClient,
+        name: str,
+        *,
+        policy: SafetyPolicy | None = None,
+        model: str | Path | Encoder = "hysac-mini",
+        content: Content | None = None,
+    ) -> Self:
+        """As `open`, for an application's asynchronous client."""
+        opened: Opened = await AsyncQdrantStore(client).open(name)
+        return replace(cls.read(name, opened, policy), scoring=Scoring(name, client, model, content))
+
+    @classmethod
+    def read(cls, name: str, opened: Opened, policy: SafetyPolicy | None = None) -> Self:
+        """The guard of a collection, from what a store says about it; see `open`.
+
+        Raises:
+            SettingsError: The policy has a rule on a field that the collection, a companion, has no copy of.
+        """
+        metadata = read_metadata(name, opened)
+        made, attached = cls.of(metadata, policy), metadata.attached
+        if attached is not None and opened.size is not None and name != attached.collection:
+            # Perhaps under an alias.
+            Collection(attached.companion or name, metadata).expect_labels(rule.key for rule in made.labels)
+        return made
+
+    def score(self, ids: Sequence[Any]) -> IndexReport:
+        """Give scores to points of an application that it has just written, and their verdicts with them.
+
+        Call it after the application's own writes; until then the new points are not safe. Points that have a score for
+        the same content are left as they are, and ids that are not there are no error.
+
+        Args:
+            ids: The points.
+
+        Raises:
+            SettingsError: This guard was not made by `open`, or it is not known what the points are about.
+            ModelMismatchError: The collection is attached with another model.
+        """
+        return self._scoring().score(ids)
+
+    async def ascore(self, ids: Sequence[Any]) -> IndexReport:
+        """As `score`, without blocking; also for a guard that `aopen` has made."""
+        return await self._scoring().ascore(ids)
+
+    def _scoring(self) -> Scoring:
+        if self.scoring is None:
+            raise SettingsError("this guard knows no collection to score points of", hint="Make it by Guard.open")
+        return self.scoring
 
     @property
     def thresholds(self) -> Thresholds:

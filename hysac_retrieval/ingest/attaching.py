@@ -104,10 +104,10 @@ def fill(
 
 
 async def aattach(
+    client: AsyncQdrantClient,
     encoder: Encoder,
     name: str,
     content: Content,
-    client: AsyncQdrantClient,
     *,
     vectors: Vectors | None = None,
     labels: Sequence[str] | None = None,

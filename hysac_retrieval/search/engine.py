@@ -71,6 +71,7 @@ class SearchEngine:
         if not isinstance(chosen, SafetyPolicy):
             raise SettingsError(f"policy is {type(chosen).__name__}; expected a SafetyPolicy")
         collection.expect_vectors()
+        collection.expect_labels(rule.key for rule in chosen.rules)
         if encoder is not None:
             collection.expect(encoder.fingerprint)
         chosen.bounds(collection.metadata.safety.threshold)

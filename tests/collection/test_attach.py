@@ -361,6 +361,13 @@ def test_labels_of_a_companion_are_kept_in_step(where: str, tmp_path: Path, enco
         app.upsert(2, {**rows[2], "kind": ["a"]})
         assert attach(app, encoder).total == 1
         assert found(LabelRule("kind", deny=("b",))) == {0, 2}
+        for refused in (
+            lambda: found(LabelRule("price", deny=("x",))),
+            lambda: Guard.open("app-hysac", policy=SafetyPolicy(rules=(LabelRule("price", deny=("x",)),)), **app.place),
+        ):
+            with pytest.raises(SettingsError, match="no copy"):
+                refused()
+        Guard.open(NAME, policy=SafetyPolicy(rules=(LabelRule("price", deny=("x",)),)), **app.place)
         attach(app, encoder, labels=["price"])
         with Index.open(NAME, **app.place) as index:
             assert index.metadata.attached is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 from qdrant_client import AsyncQdrantClient
 
@@ -53,4 +53,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 class BridgedStore(QdrantStore):
     """As `QdrantStore`, for threads; made in the event loop of the client, which stays the application's."""
 
-    _client_kind, _calls_kind = AsyncQdrantClient, BridgedCalls
+    _calls_kind: ClassVar[Any] = BridgedCalls
+
+    def __init__(self, client: AsyncQdrantClient, *, retry: Retry | None = None) -> None:
+        super().__init__(client, retry=retry)  # type: ignore[arg-type]  # asked by way of the bridge only

@@ -88,7 +88,8 @@ class QdrantStore(_Store[QdrantClient]):
         retry: How calls are made again when a server cannot answer just now.
     """
 
-    _client_kind, _calls_kind = QdrantClient, Calls
+    _client_kind: ClassVar[Any] = QdrantClient
+    _calls_kind: ClassVar[Any] = Calls
 
     names = _blocking(Operations.names)
     exists = _blocking(Operations.exists)
