@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,14 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 
 @click.command("index", cls=Command)
 @source_options
-@place_options(bulk=True)
+@place_options(click.option("--collection", help="Name of the collection  [required without --alias]"), bulk=True)
 @run_options
 @click.option("--max-pixels", type=click.IntRange(1, 178_956_970), help="Largest width × height of an image.")
 @click.option("--recreate", is_flag=True, help="Remove the collection first, with all its points.")
+@click.option(
+    "--alias", metavar="NAME", help="Build a new collection, and move this alias to it when it is complete (server)."
+)
+@click.option("--keep", default=0, show_default=True, type=click.IntRange(min=0), help="Older ones that --alias keeps.")
 @click.option(
     "--only",
     multiple=True,
@@ -85,16 +90,27 @@ def command(
     hysac-index photos/ --collection photos --location ./data
     hysac-index photos/ --captions captions.jsonl --collection photos --url http://localhost:6333
     hysac-index 'shards/{000..127}.tar' --collection web --location ./data --workers 8
+    hysac-index photos/ --alias photos --keep 1 --url http://localhost:6333
     hysac-index photos/ --collection photos --location ./data --prune --only failed
     hysac-index photos/ --collection photos --url http://localhost:6333 --quantization int8 --shards 6
     hysac-index hf:beans --split train --collection beans --url http://localhost:6333 --ray
     hysac-index attach --help     (a collection that an application has already)
     """
+    from hysac_retrieval.collection.alias import expect_alias, name_under, switch
     from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.stores import opening
 
     if given["recreate"] and given["only"]:
         what = "--recreate leaves nothing stored among which --only could choose"
         raise SettingsError(what, hint="Give one of the two")
+    alias, keep = given.pop("alias"), given.pop("keep")
+    if not place.collection:
+        if alias is None:
+            raise SettingsError("no collection is named", hint="Give --collection NAME, or --alias NAME")
+        place = replace(place, collection=name_under(alias))
+    if alias is not None and not dry_run:
+        with opening(place.connection(), keep=False) as (store, _):
+            expect_alias(store, alias)
     encoder, notes = Encoder.load(model), place.journal(sources.journal)
     yes, limit = given.pop("yes"), given.pop("prune_limit")
     given["prune_limit"] = None if yes else limit
@@ -102,13 +118,22 @@ def command(
         _dry_run(sources, place, encoder, notes, given, as_json)
         return
     report, info = _index(sources, place, encoder, notes, given)
+    moved = None
+    if alias is not None and not report.interrupted:
+        with opening(place.connection(), keep=False) as (store, _):
+            moved = {"alias": alias, "removed": switch(store, alias, info.name, keep)}
     if as_json:
-        print_json({"collection": info.to_dict(), "report": report.to_dict()})
+        print_json({"collection": info.to_dict(), "report": report.to_dict()} | (moved or {}))
     else:
         print_report(report, notes, "Indexed", "were in the collection already")
         click.echo(f"Collection {info.name!r}: {info.points} points, {info.safe} safe, {info.unsafe} unsafe.")
         if info.beyond:
             click.echo(f"{info.beyond} points lie beyond the lift of the collection; --recreate fits a new one.")
+        if moved:
+            removed = f"; {', '.join(moved['removed'])} removed" if moved["removed"] else ""
+            click.echo(f"The alias {alias!r} points to it{removed}.")
+        elif alias is not None:
+            click.echo(f"To go on: the same command with --collection {info.name}.", err=True)
     exit_after(ctx, report)
 
 

@@ -223,11 +223,16 @@ def open_attached(store: Store, name: str) -> Attachment:
 
 
 def expect_removable(store: Store, name: str) -> None:
-    """Check that a collection may be removed: it holds no points of an application.
+    """Check that a collection may be removed: it is no alias, and holds no points of an application.
 
     Raises:
-        CollectionExistsError: One does.
+        CollectionExistsError: It is, or does.
     """
+    if name not in store.names():
+        raise CollectionExistsError(
+            f"{name!r} is an alias, so that recreating it would take the collection away from those who search it",
+            hint=f"Build a new one beside it with --alias {name}, which moves the alias when it is complete",
+        )
     try:
         opened = store.open(name)
         foreign = opened.metadata is None or read_metadata(name, opened).attached is not None

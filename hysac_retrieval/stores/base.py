@@ -59,6 +59,16 @@ class Store(Protocol):
     def drop(self, name: str) -> None:
         """Remove a collection with all its points."""
 
+    def aliases(self) -> dict[str, str]:
+        """Names that stand for a collection, and that collection's own name.
+
+        Raises:
+            SettingsError: Collections of this engine have no aliases.
+        """
+
+    def point_alias(self, alias: str, name: str) -> None:
+        """Have an alias stand for a collection, from one moment to the next; it is made if need be."""
+
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
         """Replace the metadata under `METADATA_KEY`."""
 

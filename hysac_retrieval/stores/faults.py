@@ -26,6 +26,7 @@ _CERTIFICATE = (
 )
 _LATER = "It may pass: retries= sets how often it is tried again"
 _TROUBLE = f"Its log says why. {_LATER}"
+_GONE = "If it was there before, somebody has removed, renamed or recreated it since"
 _OLDER = "Perhaps the server is older than what was asked of it; `hysac doctor --url URL` prints what it can do"
 _SMALLER = (
     "Make the payload of this point smaller, or raise what the server and the proxy before it take: "
@@ -92,7 +93,7 @@ def _answered(error: UnexpectedResponse) -> StoreError:
     if status in (401, 403):
         return StoreError(message, hint=_ACCESS)
     if status == 404:
-        return CollectionNotFoundError(message)
+        return CollectionNotFoundError(message, hint=_GONE)
     if status in _PASSING_STATUS or status >= 500:
         hint = _TROUBLE if status >= 500 else _LATER
         return StoreUnavailableError(message, hint=hint, retry_after=_retry_after(error.headers))
@@ -130,7 +131,7 @@ def _called(error: grpc.RpcError) -> StoreError:
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return StoreError(message, hint=_ACCESS)
     if code is grpc.StatusCode.NOT_FOUND:
-        return CollectionNotFoundError(message)
+        return CollectionNotFoundError(message, hint=_GONE)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return StoreUnavailableError("Qdrant did not answer over gRPC in time", hint=_SLOW)
     if code is grpc.StatusCode.UNAVAILABLE:

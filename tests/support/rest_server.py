@@ -44,6 +44,10 @@ class RestServer:
             return self.telemetry
         if path == "/collections":
             return client.get_collections().model_dump(mode="json")
+        if path == "/aliases":
+            return client.get_aliases().model_dump(mode="json")
+        if path == "/collections/aliases":
+            return client.update_collection_aliases(models.ChangeAliasesOperation.model_validate(body).actions)
         name, _, action = path.removeprefix("/collections/").partition("/")
         if action == "exists":
             return {"exists": client.collection_exists(name)}

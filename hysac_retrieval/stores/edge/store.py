@@ -151,6 +151,14 @@ class EdgeStore:
             folder.rename(trash)
         shutil.rmtree(trash, ignore_errors=True)
 
+    def aliases(self) -> dict[str, str]:
+        """See `Store.aliases`."""
+        raise SettingsError("collections of the embedded engine have no aliases", hint="Use a Qdrant server for them")
+
+    def point_alias(self, alias: str, name: str) -> None:
+        """See `Store.point_alias`."""
+        self.aliases()
+
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> None:
         """See `Store.write_metadata`."""
         with self._shards.lock:

@@ -109,6 +109,17 @@ class Operations:
     def drop(self, name: str) -> Steps[None]:
         yield Ask("delete_collection", name)
 
+    def aliases(self) -> Steps[dict[str, str]]:
+        found: models.CollectionsAliasesResponse = yield Ask("get_aliases")
+        return {alias.alias_name: alias.collection_name for alias in found.aliases}
+
+    def point_alias(self, alias: str, name: str) -> Steps[None]:
+        before = [models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))]
+        made = models.CreateAlias(collection_name=name, alias_name=alias)
+        known = alias in (yield from self.aliases())
+        changes = [*(before if known else ()), models.CreateAliasOperation(create_alias=made)]
+        yield Ask("update_collection_aliases", changes)
+
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> Steps[None]:
         yield Ask("update_collection", name, metadata={METADATA_KEY: dict(metadata)})
 

@@ -96,6 +96,8 @@ class QdrantStore(_Store[QdrantClient]):
     create = _blocking(Operations.create)
     open = _blocking(Operations.open)
     drop = _blocking(Operations.drop)
+    aliases = _blocking(Operations.aliases)
+    point_alias = _blocking(Operations.point_alias)
     write_metadata = _blocking(Operations.write_metadata)
     add_index = _blocking(Operations.add_index)
     drop_index = _blocking(Operations.drop_index)
