@@ -96,21 +96,13 @@ def command(
     hysac-index hf:beans --split train --collection beans --url http://localhost:6333 --ray
     hysac-index attach --help     (a collection that an application has already)
     """
-    from hysac_retrieval.collection.alias import expect_alias, name_under, switch
     from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.stores import opening
 
     if given["recreate"] and given["only"]:
         what = "--recreate leaves nothing stored among which --only could choose"
         raise SettingsError(what, hint="Give one of the two")
     alias, keep = given.pop("alias"), given.pop("keep")
-    if not place.collection:
-        if alias is None:
-            raise SettingsError("no collection is named", hint="Give --collection NAME, or --alias NAME")
-        place = replace(place, collection=name_under(alias))
-    if alias is not None and not dry_run:
-        with opening(place.connection(), keep=False) as (store, _):
-            expect_alias(store, alias)
+    place = _named(place, alias)
     encoder, notes = Encoder.load(model), place.journal(sources.journal)
     yes, limit = given.pop("yes"), given.pop("prune_limit")
     given["prune_limit"] = None if yes else limit
@@ -118,23 +110,42 @@ def command(
         _dry_run(sources, place, encoder, notes, given, as_json)
         return
     report, info = _index(sources, place, encoder, notes, given)
-    moved = None
-    if alias is not None and not report.interrupted:
-        with opening(place.connection(), keep=False) as (store, _):
-            moved = {"alias": alias, "removed": switch(store, alias, info.name, keep)}
+    removed = None if alias is None or report.interrupted else _moved(place, alias, keep)
     if as_json:
-        print_json({"collection": info.to_dict(), "report": report.to_dict()} | (moved or {}))
+        print_json({"collection": info.to_dict(), "report": report.to_dict(), "alias": alias, "removed": removed})
     else:
         print_report(report, notes, "Indexed", "were in the collection already")
         click.echo(f"Collection {info.name!r}: {info.points} points, {info.safe} safe, {info.unsafe} unsafe.")
         if info.beyond:
             click.echo(f"{info.beyond} points lie beyond the lift of the collection; --recreate fits a new one.")
-        if moved:
-            removed = f"; {', '.join(moved['removed'])} removed" if moved["removed"] else ""
-            click.echo(f"The alias {alias!r} points to it{removed}.")
+        if removed is not None:
+            click.echo(f"The alias {alias!r} points to it" + (f"; {', '.join(removed)} removed." if removed else "."))
         elif alias is not None:
             click.echo(f"To go on: the same command with --collection {info.name}.", err=True)
     exit_after(ctx, report)
+
+
+def _named(place: Place, alias: str | None) -> Place:
+    """Return a place with the name of the collection, which an alias makes if none is given."""
+    from hysac_retrieval.collection.alias import expect_alias, name_under
+    from hysac_retrieval.stores import opening
+
+    if alias is not None:
+        with opening(place.connection(), keep=False) as (store, _):
+            expect_alias(store, alias)
+        return place if place.collection else replace(place, collection=name_under(alias))
+    if not place.collection:
+        raise SettingsError("no collection is named", hint="Give --collection NAME, or --alias NAME")
+    return place
+
+
+def _moved(place: Place, alias: str, keep: int) -> list[str]:
+    """Move an alias to the collection that was built for it; return the names of those that were removed."""
+    from hysac_retrieval.collection.alias import switch
+    from hysac_retrieval.stores import opening
+
+    with opening(place.connection(), keep=False) as (store, _):
+        return switch(store, alias, place.collection, keep)
 
 
 def _index(
