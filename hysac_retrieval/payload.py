@@ -122,7 +122,8 @@ _NO_JSON = (PydanticSerializationError, ValueError, TypeError, RecursionError)
 
 def _plain_field(name: Any, value: Any) -> tuple[str, Any]:
     try:
-        return next(iter(to_jsonable_python({name: value}).items()))
+        plain: dict[str, Any] = to_jsonable_python({name: value})
+        return next(iter(plain.items()))
     except _NO_JSON as error:
         wrong = f"nested too deep or holds itself ({error})" if "depth" in str(error) else f"no JSON value: {error}"
         raise InputError(f"field {str(name)[:_SHOWN]!r} is {wrong}", hint=_AS_TEXT) from error
@@ -141,7 +142,7 @@ def _flaw(value: Any, room: int) -> tuple[str, str, str] | None:
     if not room:
         return "", f"is nested more than {DEEPEST} levels deep", _AS_TEXT
     named = isinstance(value, dict)
-    for key, item in value.items() if named else enumerate(value):
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         flaw = _flaw(item, room - 1) or (_flaw(key, 0) if named else None)
         if flaw:
             return (f".{key}" if named else f"[{key}]") + flaw[0], *flaw[1:]

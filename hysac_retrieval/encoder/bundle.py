@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hysac_retrieval.errors import BundleFormatError, BundleNotFoundError, ChecksumError
 from hysac_retrieval.safety.profile import TOLD, SafetyProfile
@@ -24,6 +24,10 @@ from hysac_retrieval.safety.profile import TOLD, SafetyProfile
 MANIFEST_NAME = "hysac.json"
 FORMAT_VERSION = 1
 _AGAIN = "Download or export the bundle again"
+_LARGEST = 2**24  # bytes of a manifest
+_GRAPH = r"\.onnx$"
+"""How the names of graphs end: under another, ONNX Runtime reads formats of its own."""
+
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FREE_TEXT = {"name", "description", "licence", "training", "metrics", "verification", "words"}
 _SCORING = {"safety", "lift"}  # made from the points, without effect on them
@@ -34,8 +38,12 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, lt=2**63)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+Colour = Annotated[float, Field(ge=-10, le=10)]
+Spread = Annotated[float, Field(gt=0, le=10)]
 
 
 class ImageSpec(BaseModel):
@@ -44,12 +52,12 @@ class ImageSpec(BaseModel):
     Mean and std are recorded for reference; the graph applies them itself.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    file: str = "image.onnx"
-    size: int = Field(gt=0)
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    file: str = Field(default="image.onnx", pattern=_GRAPH)
+    size: int = Field(gt=0, le=4096)
+    mean: tuple[Colour, Colour, Colour]
+    std: tuple[Spread, Spread, Spread]
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
@@ -58,11 +66,13 @@ class TextSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: str = "text.onnx"
+    file: str = Field(default="text.onnx", pattern=_GRAPH)
     tokenizer: str = "tokenizer.json"
-    context_length: int = Field(gt=2)
-    pad_id: int = Field(ge=0)
-    end_id: int = Field(ge=0, description="The end token; an over-long text is cut and keeps it as its last token.")
+    context_length: int = Field(gt=2, le=32_768)
+    pad_id: int = Field(ge=0, lt=2**31)
+    end_id: int = Field(
+        ge=0, lt=2**31, description="The end token; an over-long text is cut and keeps it as its last token."
+    )
 
 
 class Manifest(BaseModel):
@@ -74,11 +84,11 @@ class Manifest(BaseModel):
     name: str
     description: str = ""
     licence: str = ""
-    dim: int = Field(gt=0)
-    curvature: float = Field(gt=0)
+    dim: int = Field(gt=0, le=65_536)
+    curvature: float = Field(ge=1e-6, le=1e6)
     image: ImageSpec
     text: TextSpec
-    files: dict[str, FileEntry]
+    files: dict[str, FileEntry] = Field(max_length=256)
     safety: SafetyProfile
     lift: dict[str, Any] | None = Field(
         default=None, description="Lift fitted on training points, as `lift.to_dict()`."
@@ -167,8 +177,8 @@ class Bundle:
                 f"{path} has no {MANIFEST_NAME}, so it is not a model bundle", hint="Write one with `hysac export`"
             )
         try:
-            manifest = Manifest.model_validate_json(manifest_path.read_bytes())
-        except (ValidationError, OSError) as error:
+            manifest = Manifest.model_validate_json(_document(manifest_path))
+        except (ValueError, RecursionError, OSError) as error:  # ValidationError is a ValueError
             raise BundleFormatError(
                 f"{manifest_path} is not a valid manifest of format {FORMAT_VERSION}: {error}",
                 hint=f"{_AGAIN}, or upgrade hysac-retrieval if the bundle is newer",
@@ -176,6 +186,24 @@ class Bundle:
         for name, entry in manifest.files.items():
             _verify(path / name, entry, root)
         return cls(path, manifest)
+
+
+def _document(path: Path) -> bytes:
+    """Read a manifest of usual size in which no name is given twice, as readers differ in which one they take."""
+    with path.open("rb") as stream:
+        data = stream.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST:,} bytes")
+    json.loads(data, object_pairs_hook=_unique)
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
 
 
 def bundled_models() -> dict[str, Path]:

@@ -6,6 +6,7 @@ exponential map. Left to do here are tokenisation, decoding, batching and checki
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from PIL import Image
 
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec
 from hysac_retrieval.encoder.devices import DeviceKeywords, DeviceOptions, Runner, runner
+from hysac_retrieval.encoder.graphs import expect_listed
 from hysac_retrieval.encoder.judging import Points, judge, text_views
 from hysac_retrieval.encoder.preprocess import ImageSource, load_image, preprocess
 from hysac_retrieval.encoder.tokenization import TextTokenizer
@@ -110,10 +112,18 @@ class Encoder:
         lift = self.bundle.manifest.lift
         if lift is None:
             return None
+        what = f"the lift in the manifest of {self.bundle.path}"
         try:
-            return PaddedLift.from_dict(lift)
+            found = PaddedLift.from_dict(lift)
         except SettingsError as error:
-            raise BundleFormatError(f"the lift in the manifest of {self.bundle.path} is not valid: {error}") from error
+            raise BundleFormatError(f"{what} is not valid: {error}") from error
+        if found.dim != self.dim or not math.isclose(found.curvature, self.curvature, rel_tol=1e-6):
+            raise BundleFormatError(
+                f"{what} is for {found.dim} dimensions of curvature {found.curvature:g}; the model has {self.dim} of "
+                f"curvature {self.curvature:g}",
+                hint="Export the bundle again",
+            )
+        return found
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -244,7 +254,13 @@ class Encoder:
 
     def _run(self, modality: Modality, batch: NDArray[Any]) -> Points:
         _, run = self._session(modality)
-        points = run(batch)
+        try:
+            points = run(batch)
+        except Exception as error:  # the C++ side has no usable hierarchy
+            raise BundleFormatError(
+                f"the {modality} graph of {self.bundle.path} cannot be run: {error}",
+                hint="Export the bundle again; if memory has run out, give a smaller batch_size",
+            ) from error
         if points.shape != (len(batch), self.dim):
             raise BundleFormatError(
                 f"the {modality} graph of {self.bundle.path} turned a batch of {len(batch)} into points of shape "
@@ -267,6 +283,7 @@ class Encoder:
     def _open(self, modality: Modality) -> InferenceSession:
         image, text = self.image_spec, self.text_spec
         path = self.bundle.file(image.file if modality == "image" else text.file)
+        expect_listed(path, self.bundle.manifest.files)
         session = self._device.session(path)
         if modality == "image":
             _check_graph(session, path, "pixels", "tensor(uint8)", (image.size, image.size, 3), self.dim)

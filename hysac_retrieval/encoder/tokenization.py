@@ -17,6 +17,7 @@ from hysac_retrieval.encoder.readings import readings
 from hysac_retrieval.encoder.windows import Windows, overlapping, stretches
 from hysac_retrieval.errors import BundleFormatError, TextError
 
+_LARGEST = 2**28  # bytes of a tokenizer
 _FROM_NOWHERE = "\U000f0000"  # a character that is in no vocabulary
 
 
@@ -45,6 +46,8 @@ class TextTokenizer:
                 f"{spec.tokenizer} turns 'a' into {ids}, which does not end with the end token {spec.end_id}",
                 hint="Export the bundle again",
             )
+        if tokenizer.id_to_token(spec.pad_id) is None:
+            raise BundleFormatError(f"{spec.tokenizer} has no token {spec.pad_id}, with which texts are to be padded")
         self._start = ids[: ids.index(tokenizer.encode("a", add_special_tokens=False).ids[0])]
 
     @classmethod
@@ -55,10 +58,13 @@ class TextTokenizer:
             BundleFormatError: The file is not a tokenizer, or not one that fits the manifest.
         """
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            if path.stat().st_size > _LARGEST:
+                raise ValueError(f"it has more than {_LARGEST:,} bytes")
+            return cls(Tokenizer.from_file(str(path)), spec, words)
+        except BundleFormatError:
+            raise
         except Exception as error:  # the Rust side raises bare Exception
             raise BundleFormatError(f"{path} is not a tokenizer: {error}", hint="Export the bundle again") from error
-        return cls(tokenizer, spec, words)
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -164,6 +170,8 @@ class TextTokenizer:
             return self._tokenizer.encode_batch(list(texts))
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates have no UTF-8 form
             raise TextError(f"a text is not valid Unicode: {error}", hint="Decode it with errors='replace'") from error
+        except Exception as error:  # the Rust side, of a vocabulary that lacks what its model asks for
+            raise BundleFormatError(f"{self.spec.tokenizer} fails: {error}", hint="Export the bundle again") from error
 
 
 def _nothing_known(row: int, text: str) -> TextError:

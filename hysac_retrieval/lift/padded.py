@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,6 +41,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 _DEFAULT_MAX_RADIUS = 4.0  # in units of 1/√c; published HySAC radii stay well within
 
 
+Coordinate = Annotated[float, Field(ge=-1e18, le=1e18)]
+"""Of what float32 can hold the square."""
+
+
 class PaddedLift(LiftModel):
     """Boosted and padded vectors for Dot: the score is the Lorentzian inner product itself.
 
@@ -56,8 +60,8 @@ class PaddedLift(LiftModel):
 
     kind: Literal["padded"] = "padded"
     curvature: FiniteFloat = Field(gt=0)
-    centroid: tuple[FiniteFloat, ...] = Field(min_length=1)
-    norm: FiniteFloat = Field(gt=0)
+    centroid: tuple[Coordinate, ...] = Field(min_length=1)
+    norm: FiniteFloat = Field(gt=0, le=1e18)
     rotate_seed: int | None = Field(default=None, ge=0, lt=2**32)
 
     @classmethod

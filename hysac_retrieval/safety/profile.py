@@ -23,7 +23,10 @@ from hysac_retrieval.types import MODALITIES, Modality
 PERCENTILES = (5, 25, 50, 75, 95)
 """Percentiles kept of each calibration set."""
 
-_FARTHEST = 700.0  # exp cannot overflow there, and σ is 0 or 1 to the last bit of float64 long before
+FARTHEST = 1e6
+"""Bound of radii and slopes that a calibration can have: beyond it, every score would be the same."""
+
+_LARGEST_LOGIT = 700.0  # exp cannot overflow there, and σ is 0 or 1 to the last bit of float64 long before
 
 
 TOLD = frozenset({"source", "rates"})
@@ -36,8 +39,8 @@ class RadiusStats(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     count: int = Field(ge=0, description="Samples; 0 where the figures were taken over from elsewhere.")
-    mean: float = Field(ge=0)
-    std: float = Field(ge=0)
+    mean: float = Field(ge=0, le=FARTHEST)
+    std: float = Field(ge=0, le=FARTHEST)
     percentiles: dict[int, float] = Field(description="Percentile (0 to 100) to radius.")
 
     @classmethod
@@ -69,9 +72,9 @@ class ModalityProfile(BaseModel):
 
     safe: RadiusStats
     unsafe: RadiusStats
-    slope: float = Field(gt=0)
-    midpoint: float = Field(ge=0)
-    boundary: float = Field(gt=0)
+    slope: float = Field(ge=1 / FARTHEST, le=FARTHEST)
+    midpoint: float = Field(ge=0, le=FARTHEST)
+    boundary: float = Field(gt=0, le=FARTHEST)
 
 
 class Rates(BaseModel):
@@ -140,7 +143,7 @@ class SafetyProfile(BaseModel):
         profile = self.of(modality)
         r = np.asarray(radius, dtype=np.float64)
         finite = np.isfinite(r)
-        logit = np.clip(profile.slope * (np.where(finite, r, 0.0) - profile.midpoint), -_FARTHEST, _FARTHEST)
+        logit = np.clip(profile.slope * (np.where(finite, r, 0.0) - profile.midpoint), -_LARGEST_LOGIT, _LARGEST_LOGIT)
         return np.where(finite, 1.0 / (1.0 + np.exp(-logit)), 1.0)
 
     def score(self, radius: float, modality: Modality | None) -> float:
@@ -153,7 +156,7 @@ class SafetyProfile(BaseModel):
         if not math.isfinite(radius):
             return 1.0
         profile = self.of(modality)
-        logit = min(max(profile.slope * (radius - profile.midpoint), -_FARTHEST), _FARTHEST)
+        logit = min(max(profile.slope * (radius - profile.midpoint), -_LARGEST_LOGIT), _LARGEST_LOGIT)
         return 1.0 / (1.0 + math.exp(-logit))
 
     def counts_safe(self, radius: ArrayLike, modality: Modality) -> NDArray[np.bool_]:
