@@ -25,7 +25,6 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 @source_options
 @place_options(click.option("--collection", help="Name of the collection  [required without --alias]"), bulk=True)
 @run_options
-@click.option("--max-pixels", type=click.IntRange(1, 178_956_970), help="Largest width × height of an image.")
 @click.option("--recreate", is_flag=True, help="Remove the collection first, with all its points.")
 @click.option(
     "--alias", metavar="NAME", help="Build a new collection, and move this alias to it when it is complete (server)."
@@ -161,8 +160,6 @@ def _index(
     made["index_fields"] = {name: kind or "keyword" for name, _, kind in fields}
     made["exist_ok"] = not made["recreate"]
     made["storage"] = StorageOptions(**{name: given.pop(name) for name in _STORAGE})
-    if given["max_pixels"] is None:
-        del given["max_pixels"]
     ray, address = given.pop("ray"), given.pop("ray_address")
     if ray or address:
         from hysac_retrieval.ingest.ray import RayOptions

@@ -159,6 +159,20 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(min=0),
             help="Processes that decode images; 0 decodes in this one  [default: one per core, up to 8]",
         ),
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(1),
+            default=89_478_485,
+            show_default=True,
+            help="Largest width × height of an image.",
+        ),
+        click.option(
+            "--views",
+            type=click.Choice(("fast", "thorough")),
+            default="fast",
+            show_default=True,
+            help="What of a picture is judged: the whole and the crops that cover it, or tiles of it, too.",
+        ),
         click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1)),
         model_option,
     ):

@@ -49,7 +49,7 @@ threshold_option = click.option(
 
 def one_query(given: str, kind: Kind) -> Single:
     """Read one query: the file of an image if it is named as one, else a text, unless `kind` says which."""
-    from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
+    from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES
     from hysac_retrieval.search.queries import expect_no_url
 
     path = Path(os.path.expanduser(given))

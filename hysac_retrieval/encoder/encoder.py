@@ -21,14 +21,15 @@ from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec
 from hysac_retrieval.encoder.devices import DeviceKeywords, DeviceOptions, Runner, runner
 from hysac_retrieval.encoder.graphs import expect_listed
 from hysac_retrieval.encoder.judging import Points, judge, text_views
-from hysac_retrieval.encoder.preprocess import ImageSource, load_image, preprocess
+from hysac_retrieval.encoder.pictures import ImageSource
+from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.encoder.tokenization import TextTokenizer
-from hysac_retrieval.encoder.views import Views
+from hysac_retrieval.encoder.views import Views, picture_views
 from hysac_retrieval.errors import BundleFormatError, ImageError, InvalidVectorError, SettingsError, TextError
 from hysac_retrieval.forks import Origin, abandon_after_fork, end_without_handlers, keep
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.safety.views import Judged
+from hysac_retrieval.safety.views import Judged, ViewSetting
 from hysac_retrieval.types import Modality
 
 if TYPE_CHECKING:
@@ -198,14 +199,16 @@ class Encoder:
         """
         return self.judge_views("text", [self.text_views(text) for text in texts], batch_size=batch_size)
 
-    def judge_image(self, images: Iterable[ImageSource], *, batch_size: int = 32) -> tuple[Points, list[Judged]]:
-        """Encode n images as `encode_image` does, and judge all of each; see `judge_text`.
+    def judge_image(
+        self, images: Iterable[ImageSource], *, views: ViewSetting = "fast", batch_size: int = 32
+    ) -> tuple[Points, list[Judged]]:
+        """Encode n images as `encode_image` does, and judge all of each; see `judge_text` and `ViewSetting`.
 
         Raises:
             ImageError: An image cannot be decoded.
         """
-        views = [Views(("image",), self.preprocess_images([image])) for image in images]
-        return self.judge_views("image", views, batch_size=batch_size)
+        items = [picture_views(image, self.image_spec, views) for image in images]
+        return self.judge_views("image", items, batch_size=batch_size)
 
     def text_views(self, text: str) -> Views:
         """Return what of a text is judged, as rows of token ids.

@@ -96,9 +96,11 @@ def fill(
     index.collection.expect(encoder.fingerprint)
     few = None if ids is None else normal_ids(ids)
     content = content_of(index) if content is None else content
-    sink, planner = AttachedSink(index, sweep=few is None), partial(attached_tasks, resume=run.get("resume", True))
+    views = run.get("views", "fast")
+    sink = AttachedSink(index, views, sweep=few is None)
+    planner = partial(attached_tasks, resume=run.get("resume", True))
     with Journal(run.get("journal")) as notes:
-        source = AttachedSource(index, content, notes.noted, sink.withdraw, few)
+        source = AttachedSource(index, content, notes.noted, sink.withdraw, few, views)
         part = Run(source, planner, encoding, sink, notes, encoder.text_spec.context_length)
         return replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)
 

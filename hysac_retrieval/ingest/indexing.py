@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, SkipValidation, TypeAdapter, ValidationE
 from typing_extensions import TypedDict
 
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
+from hysac_retrieval.encoder.pictures import DEFAULT_MAX_PIXELS
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.decode import Decoding
@@ -26,6 +26,7 @@ from hysac_retrieval.ingest.pruning import prune as prune_points
 from hysac_retrieval.ingest.report import IndexReport, OnProgress
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
+from hysac_retrieval.safety.views import ViewSetting
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
@@ -41,6 +42,8 @@ class RunOptions(TypedDict, total=False):
         workers: Processes that decode images; 0 decodes in a thread. None, the default, takes as many as there are
             cores, up to 8, and decodes the first 64 images in threads.
         max_pixels: Largest width × height of an image.
+        views: Views of an image that are judged, ``"fast"`` (the default) or ``"thorough"``; what is stored from fewer
+            is done again.
         resume: Whether to skip what is stored already (the default); False does everything again.
         journal: File of failed items and cut texts; see `Journal`.
         on_progress: See `OnProgress`.
@@ -50,6 +53,7 @@ class RunOptions(TypedDict, total=False):
     batch_size: Annotated[int, Field(ge=1)]
     workers: Annotated[int | None, Field(ge=0)]
     max_pixels: Annotated[int, Field(ge=1)]
+    views: ViewSetting
     resume: bool
     journal: SkipValidation[str | os.PathLike[str] | None]
     on_progress: OnProgress | None
@@ -98,11 +102,12 @@ def index_sources(
         StoreError: The store fails; what was written before stays.
     """
     began, limit = time.perf_counter(), PruneLimit.of(prune_limit)
+    views = run.get("views", "fast")
     encoding, journal, resume = encoding_for(encoder, run, ray), run.get("journal"), run.get("resume", True)
     index.collection.expect(encoder.fingerprint)
     with _open(sources, options, only, resume, journal) as listing, Journal(journal) as notes:
-        planner = CollectionPlanner(index, notes.earlier, only, resume=resume)
-        part = Run(listing, planner, encoding, CollectionSink(index), notes, encoder.text_spec.context_length)
+        planner = CollectionPlanner(index, notes.earlier, only, resume=resume, views=views)
+        part = Run(listing, planner, encoding, CollectionSink(index, views), notes, encoder.text_spec.context_length)
         report = part(run.get("on_progress"), run.get("should_stop"))
         if not report.interrupted:
             if prune:
@@ -135,7 +140,7 @@ def encoding_for(encoder: Encoder, run: RunOptions, ray: RayOptions | None = Non
         first = error.errors()[0]
         raise SettingsError(f"option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from None
     batch_size = run.get("batch_size", 64)
-    decoding = Decoding(encoder.image_spec, run.get("max_pixels", DEFAULT_MAX_PIXELS))
+    decoding = Decoding(encoder.image_spec, run.get("max_pixels", DEFAULT_MAX_PIXELS), run.get("views", "fast"))
     if ray is None:
         return LocalEncoding(encoder, batch_size, run.get("workers"), decoding)
     from hysac_retrieval.ingest.ray import RayEncoding

@@ -9,15 +9,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hysac_retrieval.errors import InputError
 from hysac_retrieval.payload import finite_number, short_numbers
+from hysac_retrieval.types import Modality
 
 _SAME = 1e-9  # two computations of one radius may differ in the last digits
+
+
+JUDGE = "judge"
+"""Entry that indexing stores with a point under ``hysac``: which of its views were judged."""
+
+ViewSetting = Literal["fast", "thorough"]
+"""Which views of a picture are judged."""
+
+TEXTS = "text"
+"""Judge of texts; another name has all of them judged anew."""
+
+
+def judge_of(modality: Modality, views: ViewSetting) -> str:
+    """Return the judge of items of a modality."""
+    return TEXTS if modality == "text" else views
+
+
+def covers(stored: object, wanted: str) -> bool:
+    """Whether the judge that a point names has seen all that another would see."""
+    return stored == wanted or (stored == "thorough" and wanted == "fast")
 
 
 @dataclass(frozen=True, slots=True)

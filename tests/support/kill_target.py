@@ -18,7 +18,7 @@ BATCH = 4
 
 def index(model: Path, sources: list[Path], location: Path, journal: Path, progress: Connection) -> None:
     """Index into ``location``; sends the number of finished items now and then, and at last -1."""
-    encode.DECODED_AT_ONCE = BATCH  # small steps, so that a kill finds something begun at every stage
+    encode.DECODED_AT_ONCE["fast"] = BATCH  # small steps, so that a kill finds something begun at every stage
     encoder = Encoder.load(model, threads=1)
     progress.send(0)
     with Index.for_model(encoder, "things", exist_ok=True, location=location) as collection:

@@ -1,6 +1,7 @@
 """Contents to hashes and pixels. Worker processes import this module and nothing else, so it stays light.
 
-An image is read once: its bytes are hashed and, unless that is the hash of the point that is stored already, decoded.
+An image is read once: the bytes that are hashed are those that are decoded, unless theirs is the hash of the point that
+is stored already.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hysac_retrieval.encoder.bundle import ImageSpec
-from hysac_retrieval.encoder.preprocess import load_image, preprocess
-from hysac_retrieval.encoder.views import Views
+from hysac_retrieval.encoder.pictures import read_picture
+from hysac_retrieval.encoder.views import Views, picture_views
 from hysac_retrieval.errors import ImageError
+from hysac_retrieval.safety.views import ViewSetting
 
 PIPE_ENDED = (EOFError, OSError, pickle.UnpicklingError)
 """Errors of a pipe whose other end is gone."""
@@ -52,22 +54,30 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Hashes and, with a `spec` of the pixels, decodes images of at most `max_pixels` (width × height)."""
+    """Hashes and, with a `spec` of the pixels, decodes `views` of images of at most `max_pixels` (width × height)."""
 
     spec: ImageSpec | None
     max_pixels: int
+    views: ViewSetting = "fast"
 
     def __call__(self, jobs: Sequence[Job]) -> list[Decoded]:
         """Return a result for each job; an image that cannot be decoded has an error in its place."""
         return [self._decode(job) for job in jobs]
 
     def _decode(self, job: Job) -> Decoded:
-        found = _hash_of(job)
-        if isinstance(job.content, str) or self.spec is None or (found and found == job.known):
-            return Decoded(found)
+        if isinstance(job.content, str):
+            return Decoded(content_hash(job.salt, job.content.encode("utf-8", "surrogatepass")))
+        if self.spec is None:
+            return Decoded(_hash_of(job.content, job.salt))
+        found = ""
         try:
-            image = preprocess(load_image(job.content, max_pixels=self.max_pixels), self.spec)
-            return Decoded(found, Views(("image",), image[None]))
+            path = job.content if isinstance(job.content, Path) else None
+            data = job.content if isinstance(job.content, bytes) else read_picture(job.content)
+            found = content_hash(job.salt, data)
+            if found == job.known:
+                return Decoded(found)
+            views = picture_views(data, self.spec, self.views, max_pixels=self.max_pixels, path=path)
+            return Decoded(found, views)
         except ImageError as error:
             # Without its cause, which need not survive a pipe.
             return Decoded(found, error=ImageError(error.message, hint=error.hint))
@@ -95,16 +105,14 @@ def content_hash(salt: bytes, data: bytes) -> str:
     return hashlib.blake2b(salt + data, digest_size=_HASH_BYTES).hexdigest()
 
 
-def _hash_of(job: Job) -> str:
+def _hash_of(content: Path | bytes, salt: bytes) -> str:
+    """Hash an image without keeping it in memory."""
     try:
-        if isinstance(job.content, str):
-            return content_hash(job.salt, job.content.encode("utf-8", "surrogatepass"))
-        if isinstance(job.content, bytes):
-            return content_hash(job.salt, job.content)
-        if not job.content.is_file():  # a pipe would block; `load_image` says what is wrong
+        if isinstance(content, bytes):
+            return content_hash(salt, content)
+        if not content.is_file():  # a pipe would block
             return ""
-        with job.content.open("rb") as stream:
-            found = hashlib.file_digest(stream, lambda: hashlib.blake2b(job.salt, digest_size=_HASH_BYTES))
-            return found.hexdigest()
+        with content.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(salt, digest_size=_HASH_BYTES)).hexdigest()
     except OSError:
         return ""

@@ -14,6 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hysac_retrieval.errors import TextError
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
 from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.encoder.views import Views
 
-DECODED_AT_ONCE = 16
-"""Images that a worker process takes at a time."""
+DECODED_AT_ONCE = {"fast": 16, "thorough": 2}
+"""Images that a worker process takes at a time; their views are in memory together."""
 
 
 Ready = tuple[Task, Decoded]
@@ -104,14 +106,23 @@ class LocalEncoding:
         hashes.set_result(self.decoding([job_of(task) for task in texts]))
         chunks.put((texts, hashes))  # even when empty: a run that has little to do can still be stopped
         images = [task for task in tasks if task.item.modality == "image"]
-        for start in range(0, len(images), DECODED_AT_ONCE):
-            some = images[start : start + DECODED_AT_ONCE]
+        step = DECODED_AT_ONCE[self.decoding.views]
+        for start in range(0, len(images), step):
+            some = images[start : start + step]
             chunks.put((some, decoder.submit([job_of(task) for task in some])))
 
     def _encoded(self, waiting: dict[Modality, list[Ready]], least: int) -> Generator[list[Outcome], None, None]:
-        """Encode batches while at least so many items wait."""
+        """Encode batches while at least so many views wait."""
         for ready in waiting.values():
-            while len(ready) >= least:
-                batch = ready[: self.batch_size]
-                del ready[: self.batch_size]
+            while sum(map(_views, ready)) >= least:
+                held = np.cumsum([_views(one) for one in ready])
+                count = int(np.searchsorted(held, self.batch_size)) + 1
+                batch = ready[:count]
+                del ready[:count]
                 yield encode(self.encoder, batch, self.batch_size)
+
+
+def _views(ready: Ready) -> int:
+    """Return how many views wait with a task, as far as that is known: texts are read later."""
+    views = ready[1].views
+    return 1 if views is None else len(views.names)

@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 from qdrant_client import models
 
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.ingest.items import HASH, FailedItem, Item
+from hysac_retrieval.ingest.items import FailedItem, Item, known_hash
 from hysac_retrieval.ingest.protocols import Source, Task, Unfinished
 from hysac_retrieval.payload import SOURCE as SOURCE_KEY
 from hysac_retrieval.payload import own_payload
+from hysac_retrieval.safety.views import ViewSetting
 from hysac_retrieval.stores.base import pages
 from hysac_retrieval.types import PointId
 
@@ -48,11 +49,18 @@ class CollectionPlanner:
     """
 
     def __init__(
-        self, index: Index | None, failed: Collection[str] = (), only: Collection[str] = (), *, resume: bool = True
+        self,
+        index: Index | None,
+        failed: Collection[str] = (),
+        only: Collection[str] = (),
+        *,
+        resume: bool = True,
+        views: ViewSetting = "fast",
     ) -> None:
         # Nothing can be found in an empty collection, and nobody else fills it meanwhile.
         self._index = index if index is not None and resume and index.count() else None
         self._failed = failed
+        self._views = views
         self._only = frozenset(only or get_args(Unfinished))
 
     def __call__(self, items: Sequence[Item]) -> Iterator[Task]:
@@ -63,7 +71,7 @@ class CollectionPlanner:
             if item.id in self._failed:
                 state = "failed"
             if state in self._only:
-                yield Task(item, state, stored.get(item.id, {}).get(HASH))
+                yield Task(item, state, known_hash(stored.get(item.id, {}), item.modality, self._views))
 
 
 def attached_tasks(items: Sequence[Item], *, resume: bool) -> Iterator[Task]:

@@ -14,6 +14,7 @@ from hysac_retrieval.ingest.items import HASH, SOURCE, FailedItem
 from hysac_retrieval.ingest.pipeline.plan import marks
 from hysac_retrieval.ingest.protocols import Outcome
 from hysac_retrieval.payload import finite_number
+from hysac_retrieval.safety.views import JUDGE, ViewSetting, judge_of
 from hysac_retrieval.stores.amend import Amendment, stored_worst
 from hysac_retrieval.types import Modality, PointId
 
@@ -28,10 +29,11 @@ def _points(outcomes: Sequence[Outcome]) -> NDArray[np.float32]:
 
 
 class CollectionSink:
-    """Writes whole points to a collection that `hysac index` made."""
+    """Writes whole points to a collection that `hysac index` made, whose pictures are judged by some `views`."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, views: ViewSetting = "fast") -> None:
         self._index = index
+        self._views = views
         self._lock = threading.Lock()
         self._rejected: dict[str, str] = {}
 
@@ -43,7 +45,10 @@ class CollectionSink:
             _points(outcomes),
             modality=modality,
             payloads=[item.payload for item in items],
-            marks=[{SOURCE: outcome.item.source, HASH: outcome.hash} for outcome in outcomes],
+            marks=[
+                {SOURCE: outcome.item.source, HASH: outcome.hash, JUDGE: judge_of(modality, self._views)}
+                for outcome in outcomes
+            ],
             judged=[outcome.judged for outcome in outcomes],
         )
 
@@ -77,8 +82,8 @@ class CollectionSink:
 class AttachedSink:
     """Writes vectors and scores to the points of an application that a collection is attached to, and nothing else."""
 
-    def __init__(self, index: Index, *, sweep: bool = True) -> None:
-        self._index, self._sweep = index, sweep
+    def __init__(self, index: Index, views: ViewSetting = "fast", *, sweep: bool = True) -> None:
+        self._index, self._views, self._sweep = index, views, sweep
         self._attachment = Attachment.of(index.store, index.collection)
         self._lock = threading.Lock()
         self._withdrawn: list[PointId] = []
@@ -89,7 +94,7 @@ class AttachedSink:
             [outcome.item.point for outcome in outcomes],
             _points(outcomes),
             modality=modality,
-            marks=[{HASH: outcome.hash} for outcome in outcomes],
+            marks=[{HASH: outcome.hash, JUDGE: judge_of(modality, self._views)} for outcome in outcomes],
             judged=[outcome.judged for outcome in outcomes],
         )
 

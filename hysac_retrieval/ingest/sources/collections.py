@@ -21,10 +21,11 @@ from qdrant_client import models
 from hysac_retrieval.collection.attachment import Attachment
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError, SourceError
-from hysac_retrieval.ingest.items import HASH, FailedItem, Item, Items
+from hysac_retrieval.ingest.items import FailedItem, Item, Items, known_hash
 from hysac_retrieval.ingest.sources.fields import FRAMEWORKS, doubt, stored_field, value_of
 from hysac_retrieval.ingest.sources.names import folded, found_file
 from hysac_retrieval.payload import PAYLOAD_KEY, own_payload
+from hysac_retrieval.safety.views import ViewSetting
 from hysac_retrieval.stores.base import Store, found, pages
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import Modality, PointId
@@ -176,6 +177,7 @@ class AttachedSource:
         noted: Ids that the journal of earlier runs knows; `seen` has those of them that were listed.
         withdraw: Takes vector and score from a point that has none of the fields any longer; `lacking` counts these.
         ids: Points to list; None for all.
+        views: Views of an image that are judged; what has a score by fewer has none that counts.
     """
 
     def __init__(
@@ -185,13 +187,14 @@ class AttachedSource:
         noted: Collection[str],
         withdraw: Callable[[PointId], None],
         ids: Sequence[PointId] | None = None,
+        views: ViewSetting = "fast",
     ) -> None:
         self.seen: set[str] = set()
         self.lacking = 0
         self._store, self._fingerprint = index.store, index.metadata.fingerprint
         self._attachment = Attachment.of(index.store, index.collection)
         self._content, self._noted, self._withdraw = content, noted, withdraw
-        self._ids = ids
+        self._ids, self._views = ids, views
 
     @property
     def finished(self) -> tuple[str, ...]:
@@ -243,7 +246,7 @@ class AttachedSource:
             origin = f"{origin} ({content})"
         entries = own_payload(point.payload)
         scored = has_vector and entries.get("model") == self._fingerprint
-        known = entries.get(HASH) if scored else None
+        known = known_hash(entries, modality, self._views) if scored else None
         return Item(origin, key, source, modality, content, {}, "", point=point.id, known=known)
 
 

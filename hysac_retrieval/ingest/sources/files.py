@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 
-from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
+from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions

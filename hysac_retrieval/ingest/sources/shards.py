@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
-from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
+from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
 from hysac_retrieval.ingest.sources.rows import Check, Records

@@ -19,7 +19,7 @@ from hysac_export.data.batches import uncut
 from hysac_export.data.quadruplets.rows import Picture, QuadrupletRow, Slice
 from hysac_export.data.quadruplets.sets import QuadrupletSets, image_spec
 from hysac_export.data.split import Progress
-from hysac_retrieval.encoder.preprocess import DEFAULT_MAX_PIXELS
+from hysac_retrieval.encoder.pictures import DEFAULT_MAX_PIXELS
 from hysac_retrieval.errors import TrainingError
 from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job
 from hysac_retrieval.ingest.pipeline.workers import Decoder, Ticket

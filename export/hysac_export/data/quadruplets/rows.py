@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from hysac_retrieval.encoder.preprocess import IMAGE_SUFFIXES
+from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_records, is_saved_dataset
 from hysac_retrieval.ingest.sources.open import expand_braces
