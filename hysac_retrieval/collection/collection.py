@@ -10,19 +10,24 @@ from typing import Self
 from hysac_retrieval.collection.metadata import ATTACH_HINT, CollectionMetadata, read_metadata, same_points
 from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
 from hysac_retrieval.lift import Lift, lift_from_dict
-from hysac_retrieval.payload import BEYOND, MODALITY, MODEL, SOURCE, UNSAFE
-from hysac_retrieval.safety.verdict import flag_key
+from hysac_retrieval.payload import BEYOND, MODALITY, MODEL, PAYLOAD_KEY, SOURCE, UNSAFE
+from hysac_retrieval.safety.verdict import SAFE, flag_key
 from hysac_retrieval.stores.types import IndexKind, Opened
 
 
 def payload_indexes(fingerprint: str) -> dict[str, IndexKind]:
-    """Return the payload fields to index in a collection with points of a model."""
+    """Return the payload fields to index in a collection with points of a model.
+
+    Those that hold the others are among them: an index learns that its own key was deleted, but not one above it.
+    """
     fields: dict[str, IndexKind] = {
         UNSAFE: "float",
         MODALITY: "keyword",
         MODEL: "keyword",
         BEYOND: "bool",
         SOURCE: "keyword",
+        PAYLOAD_KEY: "keyword",
+        SAFE: "keyword",
     }
     return fields | {flag_key(fingerprint): "bool"}
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.payload import MODALITY, MODEL, UNSAFE
-from hysac_retrieval.safety.verdict import flag_key
+from hysac_retrieval.payload import MODALITY, MODEL, PAYLOAD_KEY, UNSAFE
+from hysac_retrieval.safety.verdict import SAFE, flag_key
 from hysac_retrieval.types import MODALITIES, Modality, PointId, Thresholds
 
 _EXACT = 2**53
@@ -45,13 +45,15 @@ def safety_filter(thresholds: Thresholds, fingerprint: str) -> models.Filter:
     """Return the condition of points that a model found safe, with a score of 0 to their threshold, even in lists.
 
     Hence the conditions that no score may be above the threshold, no model another, and no verdict false. A point that
-    is not of one modality is held to the stricter threshold.
+    is not of one modality is held to the stricter threshold. A server goes on finding a point by what is indexed below
+    a payload key that was deleted whole; so those keys must be there, which have an index of their own.
     """
     unsafe = models.FieldCondition(key=flag_key(fingerprint), match=models.MatchValue(value=False))
     must_not: list[Any] = [
         unsafe,
         _scores(gt=thresholds.loosest),
         models.FieldCondition(key=MODEL, match=models.MatchExcept(**{"except": [fingerprint]})),
+        *(models.IsEmptyCondition(is_empty=models.PayloadField(key=key)) for key in (PAYLOAD_KEY, SAFE)),
     ]
     if thresholds.text != thresholds.image:
         others = models.Filter(must_not=[_of_looser(thresholds)])

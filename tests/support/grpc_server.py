@@ -21,6 +21,7 @@ from qdrant_client import grpc as wire
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc, points_service_pb2_grpc, qdrant_pb2_grpc
 
+from support.outliving import drop_key, index_key
 from support.rest_server import RestServer, rest_server, without_params
 
 DONE = wire.PointsOperationResponse(result=wire.UpdateResult(operation_id=1, status=wire.UpdateStatus.Completed))
@@ -126,9 +127,28 @@ class Points(points_service_pb2_grpc.PointsServicer):  # type: ignore[misc]
         return DONE
 
     def CreateFieldIndex(self, request: Any, context: Any) -> Any:
-        return DONE  # local mode looks at every payload anyway
+        index_key(self.backend, request.collection_name, request.field_name)
+        return DONE
 
-    DeleteFieldIndex = CreateFieldIndex
+    def DeleteFieldIndex(self, request: Any, context: Any) -> Any:
+        drop_key(self.backend, request.collection_name, request.field_name)
+        return DONE
+
+    def SetPayload(self, request: Any, context: Any) -> Any:
+        chosen = GrpcToRest.convert_points_selector(request.points_selector)
+        payload = GrpcToRest.convert_payload(request.payload)
+        key = request.key if request.HasField("key") else None
+        self.backend.set_payload(request.collection_name, payload, chosen, key=key)
+        return DONE
+
+    def OverwritePayload(self, request: Any, context: Any) -> Any:
+        chosen = GrpcToRest.convert_points_selector(request.points_selector)
+        self.backend.overwrite_payload(request.collection_name, GrpcToRest.convert_payload(request.payload), chosen)
+        return DONE
+
+    def ClearPayload(self, request: Any, context: Any) -> Any:
+        self.backend.clear_payload(request.collection_name, GrpcToRest.convert_points_selector(request.points))
+        return DONE
 
     def Count(self, request: Any, context: Any) -> Any:
         count = self.backend.count(request.collection_name, _filter(request))
@@ -152,6 +172,11 @@ class Points(points_service_pb2_grpc.PointsServicer):  # type: ignore[misc]
         return wire.ScrollResponse(
             result=[RestToGrpc.convert_record(record) for record in found], next_page_offset=after
         )
+
+    def Query(self, request: Any, context: Any) -> Any:
+        one = without_params(GrpcToRest.convert_query_points(request))
+        (found,) = self.backend.query_batch_points(request.collection_name, [one])
+        return wire.QueryResponse(result=[RestToGrpc.convert_scored_point(point) for point in found.points])
 
     def QueryBatch(self, request: Any, context: Any) -> Any:
         queries = [without_params(GrpcToRest.convert_query_points(one)) for one in request.query_points]

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
+from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
 
 from hysac_retrieval.stores.versions import METADATA
+from support.outliving import drop_key, index_key
 
 
 @dataclass
@@ -72,8 +75,10 @@ class RestServer:
         done = {"operation_id": 1, "status": "completed"}
         if (method, action) == ("PUT", "index"):
             self.indexed.setdefault(name, set()).add(body["field_name"])
+            index_key(client, name, body["field_name"])
             return done
         if method == "DELETE" and action.startswith("index/"):
+            drop_key(client, name, unquote(action.removeprefix("index/")))
             return done
         if action.startswith("vectors/") and method == "PUT":
             config = models.DenseVectorNameConfig.model_validate(body)
@@ -84,7 +89,17 @@ class RestServer:
             return done
         if action == "points/payload/delete":
             gone = models.DeletePayload.model_validate(body)
-            client.delete_payload(name, gone.keys, gone.points or [])
+            client.delete_payload(name, gone.keys, gone.filter or gone.points or [])
+            return done
+        if action == "points/payload/clear":
+            client.clear_payload(name, TypeAdapter(models.PointsSelector).validate_python(body))
+            return done
+        if action == "points/payload":
+            change = models.SetPayload.model_validate(body)
+            if method == "PUT":
+                client.overwrite_payload(name, change.payload, change.filter or change.points or [])
+            else:
+                client.set_payload(name, change.payload, change.filter or change.points or [], key=change.key)
             return done
         if action == "points/vectors/delete":
             dropped = models.DeleteVectors.model_validate(body)
@@ -127,12 +142,22 @@ class RestServer:
                 for group in found.groups:
                     del group.hits[1:]
             return found.model_dump(mode="json")
+        if action == "facet":
+            facet = models.FacetRequest.model_validate(body)
+            hits = client.facet(name, facet.key, facet.filter, facet.limit or 10)
+            return hits.model_dump(mode="json")
+        if action.startswith("points/search/matrix/"):
+            sample = models.SearchMatrixRequest.model_validate(body)
+            kind = client.search_matrix_pairs if action.endswith("pairs") else client.search_matrix_offsets
+            near = {"limit": sample.limit or 3, "sample": sample.sample or 10, "using": sample.using}
+            return kind(name, sample.filter, **near).model_dump(mode="json")
         if action == "points/scroll":
             page = models.ScrollRequest.model_validate(body)
             records, following = client.scroll(
                 name,
                 scroll_filter=page.filter,
                 limit=page.limit or 10,
+                order_by=page.order_by,
                 offset=page.offset,
                 with_payload=page.with_payload,
                 with_vectors=page.with_vector,
