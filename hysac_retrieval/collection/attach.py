@@ -201,13 +201,14 @@ def open_collection(name: str, expect_fingerprint: str | None = None) -> Steps[C
         NotACollectionError: It has no vector or metadata.
         ModelMismatchError: Another model made it.
     """
+    asked = name
     opened: Opened = yield Ask("open", name)
     if opened.metadata is not None:
         attached = read_metadata(name, opened).attached
         if attached is not None and attached.companion not in (None, name):
             name = attached.companion
             opened = yield Ask("open", name)
-    return Collection.read(name, opened, expect_fingerprint)
+    return Collection.read(name, opened, expect_fingerprint, asked=asked)
 
 
 def open_attached(store: Store, name: str) -> Attachment:

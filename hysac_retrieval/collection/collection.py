@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
 from hysac_retrieval.collection.metadata import ATTACH_HINT, CollectionMetadata, read_metadata, same_points
+from hysac_retrieval.collection.watch import Watch
 from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
 from hysac_retrieval.lift import Lift, lift_from_dict
 from hysac_retrieval.payload import BEYOND, MODALITY, MODEL, PAYLOAD_KEY, SOURCE, UNSAFE
@@ -48,15 +49,22 @@ class Collection:
         metadata: Its metadata.
         formula: Whether the engine can compute geodesic distances in a second stage.
         estimates: Whether the engine only estimates counts.
+        asked: Name that it was opened by: of an application's collection, where this is its companion.
+        watch: Decides when to read the metadata again.
     """
 
     name: str
     metadata: CollectionMetadata
     formula: bool = False
     estimates: bool = False
+    asked: str = ""
+    watch: Watch = field(default_factory=Watch, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asked", self.asked or self.name)
 
     @classmethod
-    def read(cls, name: str, opened: Opened, expect_fingerprint: str | None = None) -> Self:
+    def read(cls, name: str, opened: Opened, expect_fingerprint: str | None = None, *, asked: str = "") -> Self:
         """Check what a store says about a collection, and read it.
 
         Raises:
@@ -79,7 +87,7 @@ class Collection:
                 f"{needed[0]} and {needed[1]} for points of dimension {lift.dim} where {metadata.dim} was declared",
                 hint="Index again",
             )
-        collection = cls(name, metadata, opened.formula, opened.estimates)
+        collection = cls(name, metadata, opened.formula, opened.estimates, asked)
         if expect_fingerprint is not None:
             collection.expect(expect_fingerprint)
         return collection

@@ -14,12 +14,12 @@ from qdrant_client import AsyncQdrantClient, models
 from hysac_retrieval.collection.attach import AttachOptions, attach, expect_removable, open_collection
 from hysac_retrieval.collection.attachment import Attachment
 from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.current import Current
 from hysac_retrieval.collection.facts import facts
-from hysac_retrieval.collection.interpret import groups_of, hits_of
+from hysac_retrieval.collection.find import groups_of_hits, pages_of_hits, stored_points_of
 from hysac_retrieval.collection.metadata import CollectionMetadata
-from hysac_retrieval.collection.plan import plan_search
-from hysac_retrieval.collection.records import checked_point, checked_points, found_points, records
-from hysac_retrieval.collection.request import CommonOptions, GroupRequest, PageRequest, QueryOptions
+from hysac_retrieval.collection.records import checked_point, records
+from hysac_retrieval.collection.request import CommonOptions, QueryOptions
 from hysac_retrieval.collection.schema import (
     LiftChoice,
     PointModel,
@@ -32,12 +32,11 @@ from hysac_retrieval.errors import SettingsError, StoreError
 from hysac_retrieval.payload import normal_ids, point_id
 from hysac_retrieval.results import GroupedResult, Hit, IndexInfo
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.safety.redirect import query_info
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.steps import run
 from hysac_retrieval.stores import Connection, HnswOptions, Store, StoredPoint, opening
 from hysac_retrieval.stores.qdrant.bridge import BridgedStore
-from hysac_retrieval.stores.types import GroupQuery, IndexKind, Quantization, StorageOptions
+from hysac_retrieval.stores.types import IndexKind, Quantization, StorageOptions
 from hysac_retrieval.types import Modality, PointId
 
 __all__ = ["Index", "IndexInfo", "point_id"]
@@ -50,7 +49,7 @@ class Index:
     """
 
     def __init__(self, collection: Collection, store: Store, *, owns_store: bool = False) -> None:
-        self._collection = collection
+        self._current = Current(collection)
         self._store = store
         self._owns_store = owns_store
         self._closed = False
@@ -197,17 +196,22 @@ class Index:
     @property
     def name(self) -> str:
         """Name of the collection."""
-        return self._collection.name
+        return self.collection.name
 
     @property
     def collection(self) -> Collection:
-        """The collection apart from its store."""
-        return self._collection
+        """The collection apart from its store, as it was last read."""
+        return self._current.collection
+
+    @property
+    def current(self) -> Current:
+        """Follows the collection when it is replaced; shared by all that search through this index."""
+        return self._current
 
     @property
     def metadata(self) -> CollectionMetadata:
         """Metadata of the collection: model, dimension, curvature, lift, calibration."""
-        return self._collection.metadata
+        return self.collection.metadata
 
     @property
     def store(self) -> Store:
@@ -250,7 +254,8 @@ class Index:
                 "which an upsert would replace whole",
                 hint="Write them with the application's client, then fill or annotate them",
             )
-        keys, vectors, rows = records(self._collection, ids, points, modality, payloads, marks, judged)
+        run(self._current.confirm(), self.store)
+        keys, vectors, rows = records(self.collection, ids, points, modality, payloads, marks, judged)
         if keys:
             self.store.upsert(self.name, keys, vectors, rows)
         return len(keys)
@@ -272,7 +277,8 @@ class Index:
         Raises:
             SettingsError: The collection is attached to none; `upsert` is for those.
         """
-        return Attachment.of(self.store, self._collection).write(ids, points, modality, marks, judged)
+        run(self._current.confirm(), self.store)
+        return Attachment.of(self.store, self.collection).write(ids, points, modality, marks, judged)
 
     def detach(self) -> int:
         """Remove vectors, scores and metadata from the application's collection; the index is of no use afterwards.
@@ -282,7 +288,7 @@ class Index:
         Raises:
             SettingsError: The collection is attached to none.
         """
-        return Attachment.of(self.store, self._collection).detach()
+        return Attachment.of(self.store, self.collection).detach()
 
     def query(self, point: ArrayLike, **options: Unpack[QueryOptions]) -> list[Hit]:
         """Return the nearest points by geodesic distance, nearest first.
@@ -295,15 +301,11 @@ class Index:
             InvalidVectorError: The point is not finite or not of dimension d.
             SettingsError: An option is out of range.
         """
-        return self.query_batch(checked_point(self._collection, point)[None, :], **options)[0]
+        return self.query_batch(checked_point(self.collection, point)[None, :], **options)[0]
 
     def query_batch(self, points: ArrayLike, **options: Unpack[QueryOptions]) -> list[list[Hit]]:
         """As `query`, for points of shape (n, d) in one request to the store."""
-        request, x = PageRequest.of(options), checked_points(self._collection, points)
-        plan = plan_search(self._collection, request)
-        answers = self.store.query(self.name, plan.query(x))
-        pages = (hits_of(plan, point, answer) for point, answer in zip(x, answers, strict=True))
-        return [hits[request.offset :][: request.limit] for hits in pages]
+        return run(self._current.steps(lambda collection: pages_of_hits(collection, points, options)), self.store)
 
     def query_groups(
         self, point: ArrayLike, by: str, *, groups: int = 10, size: int = 3, **options: Unpack[CommonOptions]
@@ -317,12 +319,8 @@ class Index:
             size: Hits of each group at most, 1 or more.
             **options: See `CommonOptions`.
         """
-        request = GroupRequest.of({**options, "by": by, "groups": groups, "size": size})
-        x = checked_point(self._collection, point)
-        plan = plan_search(self._collection, request)
-        answer = self.store.query_groups(self.name, plan.query(x[None, :]), GroupQuery(by, groups, size))
-        info = query_info(x, None, x, self.metadata.safety, self.metadata.curvature, plan.thresholds)
-        return GroupedResult(info, groups_of(plan, x, answer))
+        asked = {**options, "by": by, "groups": groups, "size": size}
+        return run(self._current.steps(lambda collection: groups_of_hits(collection, point, asked)), self.store)
 
     def points(self, ids: Sequence[Any]) -> tuple[NDArray[np.float64], list[Modality | None]]:
         """Return stored points, (n, d), and their modalities, in the order of `ids`.
@@ -330,19 +328,20 @@ class Index:
         Raises:
             PointNotFoundError: There is none with one of the ids.
         """
-        return found_points(self._collection, normal_ids(ids), self.retrieve(ids))
+        return run(self._current.steps(lambda collection: stored_points_of(collection, ids)), self.store)
 
     def retrieve(self, ids: Sequence[Any]) -> list[StoredPoint]:
         """Return points by id with their whole payload, scored or not, in no particular order."""
         return self.store.retrieve(self.name, normal_ids(ids))
 
-    def reload(self) -> None:
-        """Read the metadata again: another process may have calibrated the collection anew.
+    def refresh(self) -> bool:
+        """Read the metadata again, and return whether it was another; searches notice a replacement by themselves.
 
         Raises:
             StoreError: The collection is no longer there, or has no metadata.
+            ModelMismatchError: It is of another model now.
         """
-        self._collection = run(open_collection(self.name), self.store)
+        return run(self._current.refresh(), self.store)
 
     def count(self, filter: models.Filter | None = None) -> int:
         """Return the exact number of points (that match a filter)."""
@@ -369,7 +368,7 @@ class Index:
 
     def info(self) -> IndexInfo:
         """Return facts about the collection, counted now."""
-        return facts(self.store, self._collection)
+        return facts(self.store, self.collection)
 
     def close(self) -> None:
         """Close the store, unless it was the caller's. Closing twice is no error."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.plan import SearchPlan
-from hysac_retrieval.collection.records import stored_points
+from hysac_retrieval.collection.records import is_foreign, stored_points
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload, stored_modality
 from hysac_retrieval.results import Hit, ResultGroup
 from hysac_retrieval.safety.verdict import safe_score, valid_score
@@ -38,6 +38,9 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
     found: list[Hit] = []
     ordered = penalty == 0
     for stored, own, distance in zip(answer, records, _distances(plan, point, answer, records), strict=True):
+        if is_foreign(own, plan.collection):
+            _log.warning("point %s of %r was stored by another lift; left out", stored.id, plan.collection.name)
+            continue
         unsafe = valid_score(own, fingerprint) if bound is None else safe_score(own, fingerprint, bound)
         if bound is not None and unsafe is None:
             # A value in a list, or an index that outlived its payload.

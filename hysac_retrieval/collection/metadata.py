@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -68,6 +69,8 @@ class CollectionMetadata(BaseModel):
         dim: Number d of space components of a point.
         curvature: Curvature c > 0 of the space (−c).
         lift: How points are stored, as `Lift.to_dict`.
+        stamp: Short name of the lift, which every point carries, so that a reply shows that another one stored it; None
+            in collections made before there was one.
         safety: Calibration that gave the points their scores.
         quantization: How the vectors that the graph compares are compressed; None for not at all.
         measured: Measurements that the choice of the lift was based on (``lift="auto"``).
@@ -83,6 +86,7 @@ class CollectionMetadata(BaseModel):
     dim: int = Field(gt=0)
     curvature: float = Field(gt=0)
     lift: dict[str, Any]
+    stamp: str | None = None
     safety: SafetyProfile
     quantization: Quantization | None = None
     measured: dict[str, Any] | None = None
@@ -105,6 +109,11 @@ def raw_fingerprint(dim: int, curvature: float, safety: SafetyProfile) -> str:
     whole = space | {"safety": safety.model_dump(mode="json", exclude={*TOLD})}
     first, second = (hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in (space, whole))
     return f"raw-{first[:12]}{second[:16]}"
+
+
+def stamp_of(lift: Mapping[str, Any]) -> str:
+    """Return a short name of a lift: eight hexadecimal digits of a hash."""
+    return hashlib.sha256(json.dumps(lift, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def read_metadata(name: str, opened: Opened) -> CollectionMetadata:

@@ -77,6 +77,8 @@ def records(
             own |= one.entries(float(radius[row]))
         if beyond[row]:
             own["beyond"] = True
+        if metadata.stamp is not None:
+            own["stamp"] = metadata.stamp
         payload[PAYLOAD_KEY] = own
     return keys, collection.lift.lift(x), rows
 
@@ -105,6 +107,7 @@ def found_points(
 
     Raises:
         PointNotFoundError: An id is not among the records.
+        InvalidVectorError: A record has no vector, or one that another lift stored.
     """
     by_id = {point.id: point for point in stored}
     for identity in ids:
@@ -112,7 +115,17 @@ def found_points(
             raise PointNotFoundError(
                 f"collection {collection.name!r} has no point {identity!r}", hint="Give the id of one it has"
             )
+    if foreign := [identity for identity in ids if is_foreign(own_payload(by_id[identity].payload), collection)]:
+        raise InvalidVectorError(
+            f"point {foreign[0]!r} of {collection.name!r} was stored by another lift than the collection's",
+            hint="Index it again",
+        )
     return stored_points(collection, [by_id[identity] for identity in ids])
+
+
+def is_foreign(own: Mapping[str, Any], collection: Collection) -> bool:
+    """Whether a point, by its ``hysac`` payload, was stored by another lift, so that its vector cannot be read."""
+    return own.get("stamp") not in (None, collection.metadata.stamp)
 
 
 def checked_points(collection: Collection, points: ArrayLike) -> NDArray[np.float64]:

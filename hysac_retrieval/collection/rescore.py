@@ -112,11 +112,11 @@ def rescore(
     if page < 1:
         raise SettingsError(f"page is {page}; expected at least 1")
     start, store = time.perf_counter(), index.store
-    index.reload()
+    index.refresh()
     names = _names(index)
     for name in names:
         _name_calibration(store, name, safety, fingerprint)
-    index.reload()
+    index.refresh()
     metadata, counts, done = index.metadata, dict.fromkeys(_COUNTED, 0), 0
     total = sum(_left(store, name, metadata) for name in names)
     on_progress(0, total)

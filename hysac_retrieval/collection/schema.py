@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from pydantic import ValidationError
 
 from hysac_retrieval.collection.collection import Collection, payload_indexes
-from hysac_retrieval.collection.metadata import CollectionMetadata, raw_fingerprint
+from hysac_retrieval.collection.metadata import CollectionMetadata, raw_fingerprint, stamp_of
 from hysac_retrieval.errors import CollectionExistsError, ModelMismatchError, SettingsError
 from hysac_retrieval.lift import Lift, PaddedLift, PoincareLift, lift_from_dict
 from hysac_retrieval.payload import PAYLOAD_KEY
@@ -101,6 +101,7 @@ def collection_metadata(
             dim=dim,
             curvature=curvature,
             lift=chosen.to_dict(),
+            stamp=stamp_of(chosen.to_dict()),
             safety=safety,
             quantization=quantization,
             measured=measured,

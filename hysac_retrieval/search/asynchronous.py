@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,17 +18,21 @@ from typing import Any, Self, TypeVar, Unpack
 from qdrant_client import AsyncQdrantClient
 
 from hysac_retrieval.collection.attach import open_collection
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.collection.current import Current
+from hysac_retrieval.errors import HysacError, SettingsError, StoreError
+from hysac_retrieval.forks import Origin
 from hysac_retrieval.results import GroupedResult, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import connect, load_encoder
-from hysac_retrieval.search.engine import SearchEngine
+from hysac_retrieval.search.engine import LiveSearch, SearchEngine
 from hysac_retrieval.search.explain import Explanation, explain
+from hysac_retrieval.search.loops import Once, PerLoop
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder, several
 from hysac_retrieval.search.request import ExplainOptions, GroupOptions, SearchOptions
 from hysac_retrieval.steps import Steps, arun
 from hysac_retrieval.stores import Connection, HnswOptions, Store, server_options
+from hysac_retrieval.stores.qdrant.client import is_local
 from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
 from hysac_retrieval.types import PointId
 
@@ -35,22 +40,25 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Session:
-    core: SearchEngine
-    store: Any
+class _Parts:
+    """An open engine: the store of the running loop, the search, and how all of it is closed."""
+
+    store: Callable[[], Awaitable[Any]]
+    live: Callable[[Any], Awaitable[LiveSearch]]
     close: Callable[[], Awaitable[None]]
 
 
 class AsyncSafeSearch:
     """`SafeSearch` for asynchronous code; made by `aconnect`.
 
-    The collection is opened by the first search, by ``await engine`` or by ``async with engine``.
+    The collection is opened by the first search, by ``await engine`` or by ``async with engine``. Several event loops
+    may use it, one after the other or at once, in threads of their own.
     """
 
-    def __init__(self, open_session: Callable[[], Awaitable[_Session]]) -> None:
-        self._open_session = open_session
-        self._session: _Session | None = None
-        self._lock = asyncio.Lock()
+    def __init__(self, open_parts: Callable[[], _Parts]) -> None:
+        self._parts = Once(open_parts)
+        self._closed = False
+        self._origin = Origin("the asynchronous engine", "Call aconnect after the fork, in each process")
 
     async def search(self, query: Query, **options: Unpack[SearchOptions]) -> SearchResult:
         """See `SafeSearch.search`."""
@@ -77,25 +85,34 @@ class AsyncSafeSearch:
 
     async def permitted(self, ids: Iterable[PointId]) -> frozenset[PointId]:
         """See `SafeSearch.permitted`."""
-        return await self._run(lambda core: permitted(core, ids))
+        known = list(ids)
+        return await self._run(lambda core: permitted(core, known))
+
+    async def refresh(self) -> bool:
+        """See `SafeSearch.refresh`."""
+        store, live = await self._opened()
+        return await arun(live.refresh(), store)
 
     async def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
-        session = await self._opened()
+        store, live = await self._opened()
         # A search encodes and computes between its questions, which must not hold up the event loop.
-        return await arun(begin(session.core), session.store, in_thread=True)
+        return await arun(live.steps(begin), store, in_thread=True)
 
     async def close(self) -> None:
         """Let go of the connection, unless it was the caller's. Closing twice is no error."""
-        async with self._lock:
-            session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        first, self._closed = not self._closed, True
+        if first and self._parts.begun and not self._origin.left:
+            with suppress(HysacError):  # of an opening that fails; there is nothing to close then
+                await (await self._parts.get()).close()
 
-    async def _opened(self) -> _Session:
-        async with self._lock:
-            if self._session is None:
-                self._session = await self._open_session()
-            return self._session
+    async def _opened(self) -> tuple[Any, LiveSearch]:
+        if self._parts.begun:
+            self._origin.expect()
+        if self._closed:
+            raise StoreError("this engine is closed", hint="Make another one with aconnect")
+        parts = await self._parts.get()
+        store = await parts.store()
+        return store, await parts.live(store)
 
     async def _self(self) -> Self:
         await self._opened()
@@ -142,22 +159,51 @@ def aconnect(
             "async_client is a connection to a collection that exists", hint="Give no other connection, and no create"
         )
 
-    async def open_session() -> _Session:
+    def open_parts() -> _Parts:
         if async_client is not None:
-            encoder = await asyncio.to_thread(load_encoder, model)
-            store = AsyncQdrantStore(async_client)
-            core = SearchEngine.make(await arun(open_collection(name), store), encoder, policy)
-            return _Session(core, store, store.close)
-        engine = await asyncio.to_thread(
-            lambda: connect(name, model=model, policy=policy, create=create, hnsw=hnsw, **connection)
-        )
-        if connection.get("url") is None:
-            return _Session(engine.core, _InThread(engine.index.store), lambda: asyncio.to_thread(engine.close))
-        engine.close()  # it has done its part: opening, or making, the collection
-        store = AsyncQdrantStore.connect(**server_options(connection))
-        return _Session(engine.core, store, store.close)
+            return _of_client(async_client, name, load_encoder(model), policy)
+        engine = connect(name, model=model, policy=policy, create=create, hnsw=hnsw, **connection)
 
-    return AsyncSafeSearch(open_session)
+        async def live(_: Any) -> LiveSearch:
+            return engine.live
+
+        if connection.get("url") is None:
+            store = _InThread(engine.index.store)
+
+            async def shared() -> Any:
+                return store
+
+            return _Parts(shared, live, lambda: asyncio.to_thread(engine.close))
+        engine.close()  # it has done its part: opening, or making, the collection
+        stores = PerLoop(lambda: AsyncQdrantStore.connect(**server_options(connection)))
+        return _Parts(stores.get, live, stores.close)
+
+    return AsyncSafeSearch(open_parts)
+
+
+def _of_client(
+    client: AsyncQdrantClient, name: str, encoder: QueryEncoder | None, policy: SafetyPolicy | None
+) -> _Parts:
+    """Parts on an application's own client: for the first loop; others get one with the same options."""
+    known: list[LiveSearch] = []
+    used = False
+
+    def store() -> AsyncQdrantStore:
+        nonlocal used
+        own, used = not used or is_local(client), True
+        if own:
+            return AsyncQdrantStore(client)
+        options = {**client.init_options, "check_compatibility": False}
+        return AsyncQdrantStore(AsyncQdrantClient(**options), owned=True)
+
+    async def live(opened: Any) -> LiveSearch:
+        if not known:
+            collection = await arun(open_collection(name), opened)
+            known.append(LiveSearch(Current(collection), encoder, policy))
+        return known[0]
+
+    stores = PerLoop(store)
+    return _Parts(stores.get, live, stores.close)
 
 
 class _InThread:

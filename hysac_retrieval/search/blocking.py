@@ -5,7 +5,7 @@ What a search is, is in `search_core`; here its requests are sent to a store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -14,7 +14,7 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import GroupedResult, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.search.engine import SearchEngine
+from hysac_retrieval.search.engine import LiveSearch, SearchEngine
 from hysac_retrieval.search.explain import Explanation, explain
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder, several
@@ -41,7 +41,7 @@ class SafeSearch:
 
     def __init__(self, index: Index, encoder: QueryEncoder | None, *, policy: SafetyPolicy | None = None) -> None:
         self._index = index
-        self._core = SearchEngine.make(index.collection, encoder, policy)
+        self._live = LiveSearch(index.current, encoder, policy)
 
     @property
     def index(self) -> Index:
@@ -51,17 +51,22 @@ class SafeSearch:
     @property
     def encoder(self) -> QueryEncoder | None:
         """Encoder of the queries."""
-        return self._core.encoder
+        return self.core.encoder
 
     @property
     def policy(self) -> SafetyPolicy:
         """Policy that every search is held to."""
-        return self._core.policy
+        return self.core.policy
 
     @property
     def core(self) -> SearchEngine:
-        """Everything of a search but the sending."""
-        return self._core
+        """Everything of a search but the sending, for the collection as it was last read."""
+        return self._live.engine
+
+    @property
+    def live(self) -> LiveSearch:
+        """Follows the collection when it is replaced."""
+        return self._live
 
     def search(self, query: Query, **options: Unpack[SearchOptions]) -> SearchResult:
         """Find what is nearest to a query.
@@ -78,11 +83,12 @@ class SafeSearch:
             PointNotFoundError: A stored point is not there.
             SettingsError: An option is out of range.
         """
-        return self._run(self._core.search([query], options))[0]
+        return self._run(lambda engine: engine.search([query], options))[0]
 
     def search_batch(self, queries: Iterable[Query], **options: Unpack[SearchOptions]) -> list[SearchResult]:
         """As `search`, for many queries (kinds may be mixed) in one request to the store; same order."""
-        return self._run(self._core.search(several(queries), options))
+        asked = several(queries)
+        return self._run(lambda engine: engine.search(asked, options))
 
     def similar(self, id: PointId, **options: Unpack[SearchOptions]) -> SearchResult:
         """Find what is nearest to a stored point, which is judged and redirected as any query and not among the hits.
@@ -105,15 +111,26 @@ class SafeSearch:
             size: Hits of each group at most.
             **options: See `GroupOptions`.
         """
-        return self._run(self._core.groups(query, {**options, "by": by, "groups": groups, "size": size}))
+        asked = {**options, "by": by, "groups": groups, "size": size}
+        return self._run(lambda engine: engine.groups(query, asked))
 
     def explain(self, query: Query, **options: Unpack[ExplainOptions]) -> Explanation:
         """Show the way of a query to the origin, and which stored texts entail it on the way; see `explain.explain`."""
-        return self._run(explain(self._core, query, options))
+        return self._run(lambda engine: explain(engine, query, options))
 
     def permitted(self, ids: Iterable[PointId]) -> frozenset[PointId]:
         """Those of some stored points that a safe search may return; see `permitted.permitted`."""
-        return self._run(permitted(self._core, ids))
+        known = list(ids)
+        return self._run(lambda engine: permitted(engine, known))
+
+    def refresh(self) -> bool:
+        """Read the collection's metadata again, and return whether it was another; searches notice by themselves.
+
+        Raises:
+            StoreError: The collection is no longer there.
+            ModelMismatchError: It is of another model now.
+        """
+        return self._index.refresh()
 
     def close(self) -> None:
         """Let go of the store, unless it was the caller's."""
@@ -128,8 +145,8 @@ class SafeSearch:
     ) -> None:
         self.close()
 
-    def _run(self, steps: Steps[T]) -> T:
-        return run(steps, self._index.store)
+    def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
+        return run(self._live.steps(begin), self._index.store)
 
 
 def connect(

@@ -5,11 +5,12 @@ Each operation is a generator that asks a store; `blocking` and `asynchronous` d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeVar
 
 from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.current import Current, ask
 from hysac_retrieval.collection.interpret import groups_of, hits_of
 from hysac_retrieval.collection.plan import SearchPlan, plan_search
 from hysac_retrieval.errors import SettingsError
@@ -20,11 +21,12 @@ from hysac_retrieval.search.points import query_points
 from hysac_retrieval.search.queries import Query, QueryEncoder
 from hysac_retrieval.search.request import AnyRequest, GroupSearchRequest, SearchRequest
 from hysac_retrieval.search.traversal import Settled, settle
-from hysac_retrieval.steps import Ask, Steps
-from hysac_retrieval.stores.types import GroupQuery
+from hysac_retrieval.steps import Steps
+from hysac_retrieval.stores.types import GroupQuery, StoredPoint
 from hysac_retrieval.types import Thresholds
 
 R = TypeVar("R", bound=AnyRequest)
+T = TypeVar("T")
 _MOST_PREPARED = 64
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -88,7 +90,7 @@ class SearchEngine:
         if not settled:
             return []
         request_to_store = plan.query([query.point for query in settled], [query.hidden for query in settled])
-        answers = yield Ask("query", self.collection.name, request_to_store)
+        answers: list[list[StoredPoint]] = yield from ask(self.collection, "query", request_to_store)
         results = []
         for query, answer in zip(settled, answers, strict=True):
             page = hits_of(plan, query.point, answer)[request.offset : request.wanted]
@@ -104,7 +106,7 @@ class SearchEngine:
         (settled,) = yield from self.settled([query], prepared)
         grouping = GroupQuery(request.by, request.groups, request.size)
         request_to_store = plan.query([settled.point], [settled.hidden])
-        answer = yield Ask("query_groups", self.collection.name, request_to_store, grouping)
+        answer = yield from ask(self.collection, "query_groups", request_to_store, grouping)
         found = []
         for group in groups_of(plan, settled.point, answer):
             if hits := self.policy.admitted(group.hits, request.safe):
@@ -146,3 +148,39 @@ class SearchEngine:
         collection, policy, request, bound = self.collection, self.policy, prepared.request, prepared.bound
         points = yield from query_points(collection, self.encoder, policy, queries, request, bound)
         return (yield from settle(collection, policy, points, request, bound))
+
+
+class LiveSearch:
+    """The engine of a collection that others may replace: made anew for what it is now.
+
+    Args:
+        current: The collection.
+        encoder: Encodes queries; None for points only.
+        policy: What a search may ask for.
+
+    Raises:
+        ModelMismatchError: The collection was indexed with another model than the encoder's.
+        SettingsError: The policy is looser than the model's calibration.
+    """
+
+    def __init__(self, current: Current, encoder: QueryEncoder | None, policy: SafetyPolicy | None) -> None:
+        self._current = current
+        self._engine = SearchEngine.make(current.collection, encoder, policy)
+
+    @property
+    def engine(self) -> SearchEngine:
+        """The engine for the collection as it was last read; `SettingsError` if the policy is too loose for it."""
+        engine, collection = self._engine, self._current.collection
+        if engine.collection is not collection:
+            # Of the same model: `Current` takes no other. Its calibration may be another than the encoder's by now.
+            engine.policy.bounds(collection.metadata.safety.threshold)
+            engine = self._engine = replace(engine, collection=collection, _prepared={})
+        return engine
+
+    def steps(self, begin: Callable[[SearchEngine], Steps[T]]) -> Steps[T]:
+        """Search; see `Current.steps`."""
+        return self._current.steps(lambda _: begin(self.engine))
+
+    def refresh(self) -> Steps[bool]:
+        """See `Current.refresh`."""
+        return self._current.refresh()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hysac_retrieval import lorentz
+from hysac_retrieval.collection.current import ask
 from hysac_retrieval.collection.interpret import hits_of
 from hysac_retrieval.collection.plan import SearchPlan, plan_search
 from hysac_retrieval.collection.records import stored_points
@@ -25,7 +26,7 @@ from hysac_retrieval.search.engine import Prepared, SearchEngine
 from hysac_retrieval.search.points import Point
 from hysac_retrieval.search.queries import Query
 from hysac_retrieval.search.request import ExplainRequest
-from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.steps import Steps
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import MODALITIES, Modality
 
@@ -98,8 +99,8 @@ def explain(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> S
     texts = _plan(engine, prepared, limit=CANDIDATES, modality="text")
     others = _plan(engine, prepared, limit=request.near)
     hidden = [settled.hidden] * len(path)
-    near_texts = yield Ask("query", collection.name, texts.query(path, hidden))
-    near_all = yield Ask("query", collection.name, others.query(path, hidden))
+    near_texts = yield from ask(collection, "query", texts.query(path, hidden))
+    near_all = yield from ask(collection, "query", others.query(path, hidden))
     boundary = min(metadata.safety.of(kind).boundary for kind in ([info.modality] if info.modality else MODALITIES))
     steps = []
     for point, some, every in zip(path, near_texts, near_all, strict=True):

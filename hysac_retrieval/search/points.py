@@ -14,6 +14,7 @@ from qdrant_client import models
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.current import ask
 from hysac_retrieval.collection.interpret import hits_of
 from hysac_retrieval.collection.plan import plan_search
 from hysac_retrieval.collection.records import checked_point, checked_points, found_points
@@ -33,7 +34,7 @@ from hysac_retrieval.search.queries import (
     is_pixels,
 )
 from hysac_retrieval.search.request import AnyRequest
-from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.steps import Steps
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import Modality, PointId, Thresholds
 
@@ -170,7 +171,7 @@ def _visible(
     What is near a point, and how near, tells what it is. So points that the rules exclude are no queries, and where
     unsafe points are out of reach altogether, neither are they.
     """
-    stored: list[StoredPoint] = yield Ask("retrieve", collection.name, ids)
+    stored: list[StoredPoint] = yield from ask(collection, "retrieve", ids)
     rules, safe = policy.condition(request.safe), not policy.allow_unsafe
     if not stored or (rules is None and not safe):
         return stored
@@ -179,7 +180,7 @@ def _visible(
         collection, PageRequest(limit=len(stored), safe=safe, threshold=bound, filter=among), rules=rules
     )
     origin = np.zeros((1, collection.metadata.dim))
-    (answer,) = yield Ask("query", collection.name, plan.query(origin))
+    (answer,) = yield from ask(collection, "query", plan.query(origin))
     found = {hit.id for hit in policy.admitted(hits_of(plan, origin[0], answer), request.safe)}
     return [point for point in stored if point.id in found]
 

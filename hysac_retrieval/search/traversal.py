@@ -14,6 +14,7 @@ import numpy as np
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.current import ask
 from hysac_retrieval.collection.interpret import hits_of
 from hysac_retrieval.collection.plan import plan_search
 from hysac_retrieval.collection.request import PageRequest
@@ -22,7 +23,7 @@ from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.safety.redirect import boundary_of, moved_to, query_info, radius_of
 from hysac_retrieval.search.points import Point, QueryPoint
 from hysac_retrieval.search.request import AnyRequest
-from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.steps import Steps
 from hysac_retrieval.types import Thresholds
 
 
@@ -124,7 +125,7 @@ def _probed(
     plan = plan_search(collection, probe, rules=policy.condition(request.safe))
     points = np.concatenate(paths)
     hidden = [query.hidden for query, path in zip(queries, paths, strict=True) for _ in path]
-    answers = yield Ask("query", collection.name, plan.query(points, hidden))
+    answers = yield from ask(collection, "query", plan.query(points, hidden))
     return [hits_of(plan, point, answer)[: policy.top] for point, answer in zip(points, answers, strict=True)]
 
 

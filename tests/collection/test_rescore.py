@@ -22,6 +22,7 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import raw_fingerprint, same_points
 from hysac_retrieval.collection.rescore import RescoreReport, rescore
 from hysac_retrieval.errors import ModelMismatchError, SettingsError, StoreUnavailableError
+from hysac_retrieval.safety.filters import verdict_filter
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.verdict import verdict
 from hysac_retrieval.stores.amend import Amendment
@@ -76,6 +77,11 @@ def found(index: Index) -> set[Any]:
     return {hit.id for hit in index.query(random_points(1, seed=9)[0], limit=10 * N, safe=True)}
 
 
+def found_by(index: Index, fingerprint: str) -> set[Any]:
+    """All points that a search returns that was opened with an earlier calibration, and has not noticed."""
+    return {point.id for point in index.store.scroll(index.name, filter=verdict_filter(fingerprint), limit=10 * N)[0]}
+
+
 def held_safe(safety: SafetyProfile) -> set[int]:
     """Points that a calibration holds safe, computed from the points themselves."""
     safe: set[int] = set()
@@ -123,12 +129,12 @@ def test_no_search_at_any_moment_returns_what_either_calibration_holds_unsafe(
     new = shifted(by)
     agreed = held_safe(profile()) & held_safe(new)
     with filled(store, tmp_path) as index:
-        before = Index(index.collection, index.store)
+        first = index.metadata.fingerprint
         moments: list[tuple[set[Any], set[Any]]] = []
         report: RescoreReport | None = None
         while report is None or report.left:
             report = rescore(index, new, page=7, should_stop=lambda: True)
-            moments.append((found(before), found(index)))
+            moments.append((found_by(index, first), found(index)))
             assert report.left == index.info().outdated
         assert len(moments) > 2 * N / 7
         released = [moment for moment, (_, now) in enumerate(moments) if now - agreed]

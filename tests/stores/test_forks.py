@@ -28,7 +28,7 @@ def test_an_embedded_index_refuses_every_operation_in_a_fork_and_the_parent_goes
             "optimize": lambda: made.optimize(),
             "names": lambda: made.store.names(),
             "drop": lambda: made.store.drop("c"),
-            "reload": lambda: made.reload(),
+            "refresh": lambda: made.refresh(),
             "close": lambda: (made.close(), engine.close()),
         }
         for name, act in acts.items():
