@@ -67,6 +67,7 @@ def _look(collection: Collection, *, nothing: bool = True) -> Steps[None]:
     # A rescore that is under way leaves the old verdicts until it is done.
     if not nothing and mine in earlier and (yield Ask("count", found.name, scored_by([mine]))):
         return
+    collection.watch.forget()
     raise ReplacedError(found)
 
 

@@ -51,3 +51,8 @@ class Watch:
             self._idle = True
             return True
         return since > EVERY
+
+    def forget(self) -> None:
+        """Forget the reasons that were none: this one was."""
+        self._idle = False
+        self._strange.clear()

@@ -86,6 +86,7 @@ ASKED: dict[str, Callable[[SafeSearch], list[Found]]] = {
 }
 
 
+@pytest.mark.parametrize("client", ["memory"], indirect=True)
 @pytest.mark.parametrize(("kind", "lift"), [*zip(ASKED, cycle(LIFTS))])
 def test_a_moved_alias_and_a_collection_made_anew_are_searched_as_they_are_now(
     client: QdrantClient, lift: str, kind: str, caplog: pytest.LogCaptureFixture
@@ -100,9 +101,9 @@ def test_a_moved_alias_and_a_collection_made_anew_are_searched_as_they_are_now(
     with caplog.at_level(logging.WARNING):
         assert ask(engine) == ask(opened(client))
     assert len([record for record in caplog.records if "was replaced" in record.message]) == 1
-    point_alias(client, "blue")
     client.delete_collection("blue")
     make(client, "blue", sample=POINTS[:9])
+    point_alias(client, "blue")
     assert ask(engine) == ask(opened(client))
 
 
@@ -152,6 +153,7 @@ def test_what_a_rescore_finds_unsafe_is_not_shown_for_longer_than_the_metadata_i
     assert engine.core.collection.metadata.measured == {"note": 1}
 
 
+@pytest.mark.parametrize("client", ["memory"], indirect=True)
 def test_stray_points_cost_one_look_a_second_and_are_left_out(client: QdrantClient) -> None:
     """A writer that kept the old lift, or a hostile record, neither ranks wrongly nor slows every search down."""
     make(client, "photos")
