@@ -192,8 +192,16 @@ class Sources:
 def _sources(sources: tuple[str, ...], journal: str | None, **given: Any) -> Sources:
     from hysac_retrieval.ingest import Fields, SourceOptions
 
+    given["types"] = dict(_named_type(text) for text in given["types"])
     fields = Fields(**{kind: given.pop(f"{kind}_field") for kind in ("image", "text", "id")})
     return Sources(sources, SourceOptions(fields=fields, **given), journal)
+
+
+def _named_type(text: str) -> tuple[str, str]:
+    column, separator, kind = text.rpartition("=")
+    if not separator or not column:
+        raise SettingsError(f"--types takes NAME=TYPE, not {text!r}", hint="Such as --types zip=string")
+    return column, kind
 
 
 journal_option = click.option(
@@ -223,6 +231,12 @@ source_options = gathered(
     click.option("--index-captions", is_flag=True, help="Index captions as texts, too."),
     click.option("--text-field", metavar="NAME", help="Field of the text in tables  [default: caption, text]"),
     click.option("--image-field", metavar="NAME", help="Field of the image in tables  [default: file, image]"),
+    click.option(
+        "--types",
+        metavar="NAME=TYPE",
+        multiple=True,
+        help="Type of a column of CSV: string, int, float, bool; repeatable  [default: by its values]",
+    ),
     click.option("--id-field", metavar="NAME", help="Field that identifies the rows of a table."),
     click.option("--namespace", help="Stands for the source's path in ids, so that moving the source keeps them."),
     click.option("--split", metavar="NAME", help="Split of a Hugging Face dataset  [default: all of them]"),

@@ -108,7 +108,7 @@ def test_a_table_gives_images_where_a_row_names_one_and_texts_elsewhere(tmp_path
         )
     items, failed = listed([path])
     assert [(item.modality, dict(item.payload)) for item in items] == [
-        ("image", {"file": "sea.jpg", "caption": "the sea, calm", "year": "1999"}),
+        ("image", {"file": "sea.jpg", "caption": "the sea, calm", "year": 1999}),
         ("text", {"text": "a dog"}),
     ]
     assert items[0].content == tmp_path / "sea.jpg"

@@ -10,13 +10,16 @@ from __future__ import annotations
 import csv
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import IO, Any
 
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.rows import Check
 from hysac_retrieval.payload import is_utf8
 
-DIALECTS = {".csv": "excel", ".tsv": "excel-tab"}
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
+"""What may stand between cells, by the suffix of the file: the first by which the header has a column to index."""
+
 _LISTED = 5  # rows that span lines
 _AGAIN = 1_000_000  # lines that are read a second time, in all
 _ENDS = ("\n", "\r")
@@ -26,10 +29,11 @@ Remark = Callable[[str], None]
 """Called with something that a table's owner should look at, although it can be read."""
 
 
-def delimited_rows(stream: IO[str], dialect: str, check: Check, remark: Remark) -> Iterator[tuple[int, Any]]:
+def delimited_rows(stream: IO[str], delimiters: str, check: Check, remark: Remark) -> Iterator[tuple[int, Any]]:
     """Read the rows below the header, each with the number of its first line; see `table_records` for their form."""
     csv.field_size_limit(2**31 - 1)  # the default ends a table at a text of 128 kB
     lines = _Lines(stream)
+    dialect = _dialect(lines, delimiters, check)
     names: list[str] | None = None
     spans: list[str] = []
     spanning = 0
@@ -61,6 +65,21 @@ def _record(names: list[str], cells: list[str] | SourceError) -> dict[str, str] 
     return record if wrong is None else SourceError(f"field {wrong!r} is not UTF-8", hint="Convert the file to UTF-8")
 
 
+def _dialect(lines: _Lines, delimiters: str, check: Check) -> type[csv.Dialect]:
+    """Return how the cells of a table are divided; the first where its first line shows nothing."""
+    line = next(lines, "")
+    lines.give_back(all_of_it=True)
+    for delimiter in delimiters if line else ():
+        with suppress(SourceError, csv.Error):
+            check(next(csv.reader([line], delimiter=delimiter), []))
+            return _divided(delimiter)
+    return _divided(delimiters[0])
+
+
+def _divided(by: str) -> type[csv.Dialect]:
+    return type("Dialect", (csv.excel,), {"delimiter": by})
+
+
 class _Lines:
     """Lines of a stream with the number of the last one; those of a record can be given back."""
 
@@ -77,15 +96,15 @@ class _Lines:
         self.of_record.append(line)
         return line
 
-    def give_back(self) -> int:
-        """Give back all lines of the record but the first; returns how many."""
-        again = self.of_record[1:]
+    def give_back(self, *, all_of_it: bool = False) -> int:
+        """Give back all lines of the record, or all but the first; returns how many."""
+        again = self.of_record[0 if all_of_it else 1 :]
         self._back.extendleft(reversed(again))
         self.number -= len(again)
         return len(again)
 
 
-def _rows(lines: _Lines, dialect: str) -> Iterator[tuple[int, list[str] | SourceError]]:
+def _rows(lines: _Lines, dialect: type[csv.Dialect]) -> Iterator[tuple[int, list[str] | SourceError]]:
     reader, again = csv.reader(lines, dialect), 0
     while True:
         lines.of_record.clear()
@@ -106,7 +125,7 @@ def _rows(lines: _Lines, dialect: str) -> Iterator[tuple[int, list[str] | Source
             yield first, cells
 
 
-def _damage(raw: list[str], dialect: str) -> str:
+def _damage(raw: list[str], dialect: type[csv.Dialect]) -> str:
     """Return what is wrong with the quotes of a record that may have swallowed others; empty for nothing."""
     try:
         next(csv.reader(raw, dialect, strict=True), None)

@@ -103,7 +103,7 @@ def _lines(path: Path) -> Records:
                 if text := line.strip():
                     empty = False
                     yield f"{path}:{number}", {"text": text}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         kinds = f"an image ({' '.join(sorted(IMAGE_SUFFIXES))}) or a table (.jsonl .csv .parquet .tar)"
         hint = f"Convert it to UTF-8, or give it the suffix of what it is: {kinds}"
         raise SourceError(f"{path} cannot be read as UTF-8 text: {error}", hint=hint) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class SourceOptions:
             has further fields.
         captions: A table of captions and further fields for the images of folders, by file name.
         fields: Names of the fields of tables.
+        types: Types of columns of CSV, by name: ``string``, ``int``, ``float`` or ``bool``. Others are inferred.
         index_captions: Whether captions are also indexed as texts of their own.
         namespace: Takes the place of the source's path in ids, so that they stay the same when the source moves. All
             that is in a namespace counts as one source.
@@ -55,6 +57,7 @@ class SourceOptions:
     sidecars: bool = True
     captions: str | os.PathLike[str] | None = None
     fields: Fields = Fields()
+    types: Mapping[str, str] = field(default_factory=dict)
     index_captions: bool = False
     namespace: str | None = None
     split: str | None = None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ Rows = Generator["Row | FailedItem", None, None]
 
 Records = Generator[tuple[str, Any], None, None]
 """Records as they are read, each with its origin; close it if it may not be read to its end."""
+
+
+_LONGEST = 100_000  # bytes that are tried as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class Row:
 def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
     """Turn a record into a row: a mapping of fields, or the error that kept it from being read.
 
-    Binary fields other than the image are left out: no payload can hold them.
+    Binary fields are texts, if they can be read as that. Others but the image are left out: no payload can hold them.
     """
     if isinstance(record, SourceError):
         return FailedItem.of(origin, record)
@@ -71,6 +77,7 @@ def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
         wrong = f"the row has none of the fields {known}; it has {', '.join(map(str, extra)) or 'nothing'}"
     if wrong is not None:
         return FailedItem.of(origin, SourceError(wrong))
+    extra = {name: _written(value) for name, value in extra.items()}
     extra = {name: value for name, value in extra.items() if _image_of(value)[1] is None}
     try:
         plain_fields(extra)
@@ -80,12 +87,29 @@ def row_of(origin: str, record: Any, fields: Fields) -> Row | FailedItem:
 
 
 def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record of a columnar table without nulls and NaN: missing values, as empty cells are in CSV."""
+    """Return a record of a columnar table as values that Qdrant filters, without nulls and NaN.
+
+    These are missing values, as empty cells are in CSV. Decimals become numbers, and durations numbers of seconds;
+    dates and times are written in RFC 3339 when they are stored.
+    """
 
     def missing(value: Any) -> bool:
         return value is None or (isinstance(value, float) and math.isnan(value))
 
-    return {name: value for name, value in record.items() if not missing(value)}
+    return {name: _filterable(value) for name, value in record.items() if not missing(value)}
+
+
+def _filterable(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        whole = value.is_finite() and value.as_tuple().exponent == 0
+        return int(value) if whole else float(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, list | tuple):
+        return [_filterable(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _filterable(item) for key, item in value.items()}
+    return value
 
 
 def require_column(what: str, columns: Iterable[str], fields: Fields) -> None:
@@ -139,6 +163,7 @@ def _take(record: dict[str, Any], names: Sequence[str]) -> tuple[str | None, Any
 
 def _texts_of(value: Any) -> tuple[str, ...] | None:
     """Return the texts of a field that holds one, several or none; None if it holds something else."""
+    value = _written(value)
     if value is None or isinstance(value, str):
         return () if value is None else (value,)
     texts = tuple(text for text in value if text is not None) if isinstance(value, list | tuple) else (None,)
@@ -150,6 +175,16 @@ def _image_of(value: Any) -> tuple[str | None, bytes | None]:
     if isinstance(value, Mapping):
         file, data = value.get("path"), value.get("bytes")
         return (file if isinstance(file, str) else None), (data if isinstance(data, bytes) else None)
+    value = _written(value)
     if isinstance(value, bytes):
         return None, value
     return (value if isinstance(value, str) else None), None
+
+
+def _written(value: Any) -> Any:
+    """Return a text in place of bytes that are one: older writers of Parquet know no texts. No encoded image is."""
+    if isinstance(value, bytes) and len(value) <= _LONGEST:
+        with suppress(UnicodeDecodeError):
+            text = value.decode()
+            return text if text.isprintable() and text else value
+    return value

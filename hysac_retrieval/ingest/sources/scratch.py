@@ -16,6 +16,7 @@ from typing import Any
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.names import folded, found_file
 from hysac_retrieval.ingest.sources.rows import Row
+from hysac_retrieval.payload import plain_fields
 
 _CACHE = -64_000  # KiB
 
@@ -76,7 +77,7 @@ class Captions(_Scratch):
 
     def add(self, file: str, row: Row) -> None:
         """Keep a row."""
-        described = json.dumps([row.texts, row.extra], default=str)
+        described = json.dumps([row.texts, plain_fields(row.extra)])
         self._db.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", (file, folded(file), row.origin, described))
 
     def of(self, root: Path, *files: str) -> list[Row]:

@@ -8,7 +8,6 @@ Members are read in the order in which they lie in the archive, one sample at a 
 from __future__ import annotations
 
 import gzip
-import json
 import tarfile
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -20,15 +19,15 @@ from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
 from hysac_retrieval.ingest.sources.rows import Check, Records
+from hysac_retrieval.ingest.sources.sidecars import SUFFIXES, described
 from hysac_retrieval.ingest.sources.tables import TableSource
 from hysac_retrieval.payload import is_utf8
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_TEXTS = (".txt", ".text", ".caption")
 _LARGEST = 2**28
 """Bytes of one file that are read; they lie in memory."""
 _BLOCK, _PADDING = 1 << 20, 64
-_READ = IMAGE_SUFFIXES | {".json", *_TEXTS}
+_READ = IMAGE_SUFFIXES | SUFFIXES
 
 
 def shard(path: Path, options: SourceOptions) -> TableSource:
@@ -139,24 +138,16 @@ def _record(contents: list[tuple[str, Content]], fields: Fields) -> dict[str, An
     refused = next((data for _, data in contents if isinstance(data, SourceError)), None)
     if refused is not None:
         return refused
-    member = ""
     try:
-        member, data = next((found for found in files if _suffix(found[0]) == ".json"), ("", b"{}"))
-        record = _object(data)
-        member, data = next((found for found in files if _suffix(found[0]) in _TEXTS), ("", b""))
-        text = data.decode("utf-8-sig").strip()
-    except (ValueError, RecursionError) as error:
-        return SourceError(f"file {member!r} of the sample cannot be read: {error}", hint="Give JSON and text as UTF-8")
+        record = described(files, fields)
+    except SourceError as error:
+        return error
     file, image = next((found for found in files if _suffix(found[0]) in IMAGE_SUFFIXES), (None, None))
-    if image is None and not text and not record:
+    if image is None and not record:
         found = ", ".join(member for member, _ in files)
         return SourceError(f"the sample holds neither an image nor a text; it has {found}")
-    replaced = {*fields.images, *(fields.texts if text else ())}
-    record = {field: value for field, value in record.items() if field not in replaced}
     if image is not None:
         record[fields.images[0]] = {"bytes": image, "path": file}
-    if text:
-        record[fields.texts[0]] = text
     return record
 
 
@@ -195,10 +186,3 @@ def sample_of(member: str) -> str:
 
 def _suffix(member: str) -> str:
     return Path(member).suffix.lower()
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    value = json.loads(data)
-    if not isinstance(value, dict):
-        raise ValueError(f"the JSON is {type(value).__name__}, expected an object")
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import IO, Any, TypeAlias
 
 from hysac_retrieval.errors import MissingExtraError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
-from hysac_retrieval.ingest.sources.delimited import DIALECTS, Remark, delimited_rows
+from hysac_retrieval.ingest.sources.delimited import DELIMITERS, Remark, delimited_rows
 from hysac_retrieval.ingest.sources.names import found_file, normal
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import (
@@ -29,12 +30,21 @@ from hysac_retrieval.ingest.sources.rows import (
     row_of,
     text_items,
 )
+from hysac_retrieval.ingest.sources.typed import Typed
 from hysac_retrieval.payload import is_utf8
 
-ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", *DIALECTS})
+ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", *DELIMITERS})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 _ROWS_AT_ONCE = 64  # of a Parquet table, whose rows may hold images
 _BUFFER = 1 << 20
+
+UTF8 = "utf-8-sig"
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as that of UTF-16 does
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _NO_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionError)
 
 _Placed: TypeAlias = tuple[int, Row | FailedItem, Path | None]
@@ -134,7 +144,11 @@ def table(path: Path, options: SourceOptions) -> TableSource:
             return int(file.metadata.num_rows)
 
     remarks: list[str] = []
-    records = partial(table_records, path, remark=remarks.append)
+    records: Callable[[Check], Records] = partial(table_records, path, remark=remarks.append)
+    if path.suffix.lower() in DELIMITERS:
+        fields = options.fields
+        texts = {*fields.images, *fields.texts, *filter(None, [fields.id])}
+        records = Typed(records, texts, options.types, remarks.append)
     base = path.resolve().as_posix()
     return TableSource(str(path), path.parent, base, options, records, count, remarks=remarks)
 
@@ -157,19 +171,37 @@ def table_records(path: Path, check: Check, remark: Remark = lambda _: None) -> 
         raise SourceError(f"{path} is no table", hint=f"Give a file with one of the suffixes {known}")
     empty = True
     try:
-        with path.open("rb") as binary:
-            binary.readline(_BUFFER).decode("utf-8", "strict")  # else it is in another encoding as a whole
+        encoding = encoding_of(path)
         # Further down, what is not UTF-8 is found in its row, and harms no other.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            dialect = DIALECTS.get(suffix)
-            rows = delimited_rows(stream, dialect, check, remark) if dialect else _jsonl(stream)
+        errors = "surrogateescape" if encoding == UTF8 else "strict"
+        with path.open(encoding=encoding, errors=errors, newline="") as stream:
+            delimiters = DELIMITERS.get(suffix)
+            rows = delimited_rows(stream, delimiters, check, remark) if delimiters else _jsonl(stream)
             for number, record in rows:
                 empty = False
                 yield f"{path}:{number}", record
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} cannot be read: {error}", hint="Give a UTF-8 file of JSON Lines or CSV") from error
+    except (OSError, UnicodeError, csv.Error) as error:
+        hint = "Give JSON Lines or CSV in UTF-8; iconv, or a spreadsheet that saves as UTF-8, converts it"
+        raise SourceError(f"{path} cannot be read: {error}", hint=hint) from error
     if empty:
         raise SourceError(f"{path} holds no rows")
+
+
+def encoding_of(path: Path) -> str:
+    """Return the encoding of a text file: UTF-8, or what its byte order mark says.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeError: It is neither, as far as its first line shows.
+    """
+    with path.open("rb") as binary:
+        line = binary.readline(_BUFFER)
+    if marked := next((name for mark, name in _MARKS if line.startswith(mark)), None):
+        return marked
+    line.decode("utf-8")
+    if b"\0" in line:
+        raise UnicodeError("it looks like UTF-16 without a byte order mark")
+    return UTF8
 
 
 def count_lines(path: Path) -> int:
