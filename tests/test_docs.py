@@ -70,7 +70,8 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.slow
 def test_the_readme_does_what_it_says(person: Reader) -> None:
     person.fill("products", [{"title": title} for title in TITLES], TITLES)
-    person.run('hysac attach --collection products --text-field title --url "$QDRANT_URL"')
+    # Its vector has no name, so that the engine ranks by a companion.
+    person.run('hysac attach --collection products --text-field title --companion --url "$QDRANT_URL"')
     person.names.update(client=person.client, vector=embed("a dog"))
     ran = follow(person, ROOT / "README.md")
     assert sum(command.startswith("hysac ") for command in ran) == 4

@@ -46,7 +46,8 @@ def test_from_clip_vectors(person: Reader, capsys: pytest.CaptureFixture[str]) -
     assert models.Filter.model_validate_json(names["as_json"]) == names["guard"].filter()
     assert ids(names["result"].hits) == safe
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == len(safe) + 1
+    assert printed[0] == f"{len(safe)} were there, 0 are new"
+    assert len(printed) == len(safe) + 2
     assert printed[-1] == "searched closer to safety: True"
     assert "is as it was" in person.said
     after = person.client.scroll("photos", limit=100, with_vectors=True)[0]
