@@ -33,6 +33,15 @@ model_option = click.option(
 collection_option = click.option("--collection", required=True, help="Name of the collection.")
 
 
+class _Copies(click.ParamType):
+    name = "copies"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value) in ("majority", "quorum", "all"):
+            return value
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
 _wait_option = click.option(
     "--wait",
     type=click.FloatRange(min=0),
@@ -41,6 +50,16 @@ _wait_option = click.option(
     envvar="HYSAC_WAIT",
     metavar="SECONDS",
     help="Time that a server which is away is waited for; 0 for a few seconds only.",
+)
+
+
+_consistency_option = click.option(
+    "--consistency",
+    default="all",
+    show_default=True,
+    type=_Copies(),
+    metavar="N",
+    help="Copies on a cluster that reads ask: a number, majority, quorum or all. What one of them lacks is done again.",
 )
 
 
@@ -109,7 +128,7 @@ def place_options(collection: Decorator | None = collection_option, *, bulk: boo
     return gathered(
         "place",
         _place,
-        *filter(None, [collection, _wait_option if bulk else None]),
+        *filter(None, [collection, *([_wait_option, _consistency_option] if bulk else [])]),
         option("--location", "HYSAC_LOCATION", metavar="DIR", help="Folder of collections on the embedded engine."),
         option("--path", "HYSAC_PATH", metavar="DIR", help="Folder of qdrant-client's local mode."),
         option("--url", "HYSAC_URL", "QDRANT_URL", metavar="URL", help="Qdrant server or cloud cluster."),

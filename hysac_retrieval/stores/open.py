@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError, with_config
 from qdrant_client import QdrantClient
@@ -21,9 +21,9 @@ _PLACES = ("location", "url", "path", "client", "store")
 _SERVER, _ANY_CLIENT = ["url"], ["url", "client"]
 _GO_WITH = {
     **{option: _SERVER for option in ("api_key", "prefer_grpc", "grpc_port", "ca_file", "headers", "timeout")},
-    **{option: _ANY_CLIENT for option in ("retries", "wait")},
+    **{option: _ANY_CLIENT for option in ("retries", "wait", "consistency")},
 }
-_SHOWN = ("timeout", "retries", "wait", "grpc_port")  # others may hold a key
+_SHOWN = ("timeout", "retries", "wait", "grpc_port", "consistency")  # others may hold a key
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True))
@@ -43,6 +43,8 @@ class Connection(TypedDict, total=False):
         ca_file: File (PEM) with the certificate of an authority of your own that signed that of `url`.
         headers: Further headers of each request to `url`, such as those that a proxy asks for.
         timeout: Seconds that `url` may take to answer a request, 30 by default.
+        consistency: Copies on a cluster that a read asks: a number, ``"majority"``, ``"quorum"`` or ``"all"``; one by
+            default. ``"all"`` returns what all of them have.
         retries: Further attempts when the server of `url` or `client` is away, slow or overloaded, 3 by default.
         wait: Seconds that calls go on being made again in that case, for bulk work; 0 by default.
     """
@@ -58,6 +60,7 @@ class Connection(TypedDict, total=False):
     ca_file: str | os.PathLike[str] | None
     headers: dict[str, str] | None
     timeout: Annotated[float | None, Field(gt=0, allow_inf_nan=False)]
+    consistency: Annotated[int, Field(ge=1)] | Literal["majority", "quorum", "all"] | None
     retries: Annotated[int | None, Field(ge=0)]
     wait: Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
 
@@ -84,7 +87,7 @@ def open_store(connection: Connection) -> tuple[Store, bool]:
 
     options = server_options(connection)
     if (client := connection.get("client")) is not None:
-        return QdrantStore(client, retry=options["retry"]), False
+        return QdrantStore(client, retry=options["retry"], consistency=options["consistency"]), False
     path = connection.get("path")
     return QdrantStore.connect(path=None if path is None else os.fspath(path), **options), True
 
@@ -111,6 +114,7 @@ def server_options(connection: Connection) -> dict[str, Any]:
         "grpc_port": connection.get("grpc_port"),
         "ca_file": connection.get("ca_file"),
         "headers": connection.get("headers"),
+        "consistency": connection.get("consistency"),
         "timeout": connection.get("timeout"),
         "retry": Retry(**{name: value for name, value in given.items() if value is not None}),
     }

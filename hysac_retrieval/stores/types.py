@@ -24,6 +24,8 @@ UPSERT_CHUNK = 500
 
 IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "text", "geo"]
 """Kinds of payload indexes, as Qdrant names them."""
+Consistency = int | Literal["majority", "quorum", "all"]
+"""Copies on a cluster that a read asks: what so many of them, or all, agree on is returned."""
 Metric = Literal["Dot", "Euclid"]
 """Comparison of stored vectors. Dot: larger is nearer; Euclid: smaller is nearer."""
 Quantization = Literal["int8", "turbo4", "turbo8", "binary"]

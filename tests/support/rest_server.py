@@ -33,13 +33,14 @@ class RestServer:
     telemetry: dict[str, Any] | None = None
     key: str | None = None
     short_groups: bool = False
+    lacking: set[Any] = field(default_factory=set)
     strict: models.StrictModeConfig | None = None
     indexed: dict[str, set[str]] = field(default_factory=dict)
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
 
-    def answer(self, method: str, path: str, body: Any) -> Any:
+    def answer(self, method: str, path: str, body: Any, *, all_copies: bool = False) -> Any:
         client = self.backend
         if path == "/":
             return None
@@ -107,6 +108,7 @@ class RestServer:
             return done
         if (method, action) == ("PUT", "points"):
             client.upsert(name, models.PointsList.model_validate(body).points)
+            self.lacking -= {point["id"] for point in body["points"]}
             return done
         if (method, action) == ("POST", "points/delete"):
             client.delete(name, models.PointIdsList.model_validate(body))
@@ -162,6 +164,8 @@ class RestServer:
                 with_payload=page.with_payload,
                 with_vectors=page.with_vector,
             )
+            if all_copies:  # of which one lacks some points
+                records = [record for record in records if record.id not in self.lacking]
             return {"points": [record.model_dump(mode="json") for record in records], "next_page_offset": following}
         if (method, action) == ("POST", "points"):
             wanted = models.PointRequest.model_validate(body)
@@ -237,7 +241,7 @@ def rest_server(behind: str = "") -> Iterator[RestServer]:
                         raise PermissionError("Invalid API key or JWT")
                     if server.broken:
                         raise RuntimeError("disk full")
-                    result = server.answer(self.command, path, body)
+                    result = server.answer(self.command, path, body, all_copies="consistency=all" in self.path)
                     reply = (
                         {"title": "qdrant", "version": server.version} if path == "/" else reply | {"result": result}
                     )

@@ -31,6 +31,7 @@ from hysac_retrieval.stores.types import (
     UPSERT_CHUNK,
     VECTOR_NAME,
     CollectionSpec,
+    Consistency,
     Group,
     GroupQuery,
     IndexKind,
@@ -52,10 +53,12 @@ class Operations:
 
     Args:
         local: Whether the client keeps its collections in this process.
+        consistency: Copies on a cluster that a read asks; None for the server's own choice.
     """
 
-    def __init__(self, *, local: bool) -> None:
+    def __init__(self, *, local: bool, consistency: Consistency | None = None) -> None:
         self.local = local
+        self._reads: dict[str, Any] = {} if consistency is None else {"consistency": _of_copies(consistency)}
         self._version = "" if local else None
         self._limits: defaultdict[str, Limits] = defaultdict(Limits)  # of collections that were opened
 
@@ -157,13 +160,13 @@ class Operations:
         if not len(query.vectors):
             return []
         asked = requests.query_requests(self._limits[name].fitted(query), local=self.local)
-        answers = yield from halved(asked, lambda few: Ask("query_batch_points", name, few))
+        answers = yield from halved(asked, lambda few: Ask("query_batch_points", name, few, **self._reads))
         return requests.read_responses([answer for some in answers for answer in some])
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
         fitted = self._limits[name].fitted(query)
         asked = requests.group_request(fitted, groups, local=self.local)
-        found = requests.read_groups((yield Ask("query_points_groups", name, **asked)))
+        found = requests.read_groups((yield Ask("query_points_groups", name, **asked, **self._reads)))
         # A server gathers groups from as many points as it deems enough, so that members may be missing.
         short = [row for row, group in enumerate(found) if len(group.points) < groups.size]
         if short and not self.local:
@@ -190,6 +193,7 @@ class Operations:
             offset=after,
             with_payload=True,
             with_vectors=[VECTOR_NAME] if with_vectors else False,
+            **self._reads,
         )
         return [requests.stored(record) for record in records], following
 
@@ -197,7 +201,8 @@ class Operations:
         found: list[StoredPoint] = []
         for start in range(0, len(ids), UPSERT_CHUNK):
             few = list(ids[start : start + UPSERT_CHUNK])
-            records = yield Ask("retrieve", name, few, with_payload=True, with_vectors=[VECTOR_NAME])
+            shown = {"with_payload": True, "with_vectors": [VECTOR_NAME]}
+            records = yield Ask("retrieve", name, few, **shown, **self._reads)
             found.extend(requests.stored(record) for record in records)
         return found
 
@@ -250,6 +255,10 @@ class Operations:
 def _exists(name: str) -> CollectionExistsError:
     hint = "Open it, or recreate it (which removes its points)"
     return CollectionExistsError(f"collection {name!r} exists already", hint=hint)
+
+
+def _of_copies(consistency: Consistency) -> models.ReadConsistency:
+    return consistency if isinstance(consistency, int) else models.ReadConsistencyType(consistency)
 
 
 def halved(rows: Sequence[Any], ask: Callable[[Sequence[Any]], Ask]) -> Steps[list[Any]]:

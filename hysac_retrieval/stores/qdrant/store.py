@@ -19,6 +19,7 @@ from hysac_retrieval.stores.qdrant.client import AsyncCalls, Calls, Client, is_l
 from hysac_retrieval.stores.qdrant.extension import QdrantExtension
 from hysac_retrieval.stores.qdrant.operations import Operations
 from hysac_retrieval.stores.retry import Retry
+from hysac_retrieval.stores.types import Consistency
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,21 +30,28 @@ class _Store(Generic[Client]):
     _client_kind: ClassVar[Any]
     _calls_kind: ClassVar[Any]
 
-    def __init__(self, client: Client, *, owned: bool = False, retry: Retry | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        owned: bool = False,
+        retry: Retry | None = None,
+        consistency: Consistency | None = None,
+    ) -> None:
         self._client = client
         self._owned = owned
         self._calls = self._calls_kind(client, retry or Retry())
-        self._do = Operations(local=is_local(client))
+        self._do = Operations(local=is_local(client), consistency=consistency)
         abandon_after_fork(self)
 
     @classmethod
-    def connect(cls, *, retry: Retry | None = None, **options: Any) -> Self:
+    def connect(cls, *, retry: Retry | None = None, consistency: Consistency | None = None, **options: Any) -> Self:
         """Make a store with a client of its own; see `make_client` for the options.
 
         Raises:
             StorageLockedError: Another client has the folder open.
         """
-        return cls(make_client(cls._client_kind, **options), owned=True, retry=retry)
+        return cls(make_client(cls._client_kind, **options), owned=True, retry=retry, consistency=consistency)
 
     @property
     def client(self) -> Client:
@@ -86,6 +94,7 @@ class QdrantStore(_Store[QdrantClient]):
         client: The client to use.
         owned: Whether `close` closes the client; False for a client that belongs to the application.
         retry: How calls are made again when a server cannot answer just now.
+        consistency: Copies on a cluster that a read asks; see `Connection`.
     """
 
     _client_kind: ClassVar[Any] = QdrantClient
