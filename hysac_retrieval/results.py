@@ -70,6 +70,8 @@ class QueryInfo:
         views: Number of views of the query that were judged.
         worst: Name of the worst of them; ``None`` where there is only one.
         thresholds: The largest unsafe score of a hit of each modality; ``None`` when ``safe`` is false.
+        known: Share of a text that the model knows, in [0, 1], of its best known reading; ``None`` where that cannot be
+            told. A text that is mostly unknown is treated as unsafe; see `SafetyPolicy`.
     """
 
     modality: Modality | None
@@ -83,12 +85,15 @@ class QueryInfo:
     views: int = 1
     worst: str | None = None
     thresholds: Thresholds | None = None
+    known: float | None = None
 
     def __str__(self) -> str:
         """Return the query's score and redirect in one line."""
         line = f"{self.modality or 'point'} query: radius {self.radius:.3f}, unsafe {self.unsafe:.3f}"
         if self.worst is not None:
             line += f" (worst of {self.views} views: {self.worst})"
+        if self.known is not None and self.known < 1:
+            line += f", {self.known:.0%} known to the model"
         if self.redirected:
             return f"{line} → redirected to radius {self.radius_searched:.3f}"
         return f"{line}, searched as asked" + ("" if self.safe else " (unsafe results allowed)")

@@ -54,6 +54,7 @@ def print_report(report: IndexReport, notes: Path | None, done: str, skipped: st
         (report.skipped, skipped),
         (report.left_out, "were left out, as --only asks"),
         (report.pruned, "were removed, having left their source"),
+        (report.unknown, "texts are mostly unknown to the model, so that their scores say little"),
         (report.lacking, "points have neither field; no safe search returns them"),
     ):
         if count:
@@ -66,7 +67,8 @@ def print_report(report: IndexReport, notes: Path | None, done: str, skipped: st
         click.echo("Hint: if they are meant to go, give --yes or a larger --prune-limit", err=True)
     if report.cut:
         some = printable(", ".join(report.truncated[:3])) + (", …" if report.cut > 3 else "")
-        click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
+        words = "texts are longer than the model reads: all of them is judged, and their beginning can be found"
+        click.echo(f"{report.cut} {words} (hysac index --chunk stores all): {some}")
     if report.failures:
         click.echo(f"Failed: {report.failures}", err=True)
         for failure in report.failed[:_SHOWN]:

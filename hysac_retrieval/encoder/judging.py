@@ -17,12 +17,25 @@ Points: TypeAlias = NDArray[np.float32]
 
 
 def text_views(text: str, tokenizer: TextTokenizer) -> Views:
-    """Return the views of a text.
+    """Return the views of a text: every window of it, and of every reading; the first is its beginning.
 
     Raises:
         TextError: The text is empty, blank or not a `str`.
     """
-    return Views(("text",), tokenizer([text]))
+    first = tokenizer.windows(text)  # refuses what is no text
+    readings = tokenizer.readings(text)
+    parts = {name: tokenizer.windows(reading).rows for name, reading in readings.items() if name != "text"}
+    # Where other readings have all that is known of it, the rest of a text would be judged by pieces of words.
+    own = first.rows[:1] if parts and tokenizer.lexicon.complete else first.rows
+    names, rows = [], []
+    seen: set[bytes] = set()
+    for name, windows in ({"text": own} | parts).items():
+        for number, row in enumerate(windows, start=1):
+            if (key := row.tobytes()) not in seen:
+                seen.add(key)
+                names.append(name if len(windows) == 1 else f"{name}, window {number}")
+                rows.append(row)
+    return Views(tuple(names), np.stack(rows), tokenizer.known(readings.values()))
 
 
 def judge(
@@ -47,7 +60,7 @@ def judge(
         for item, end in zip(group, ends, strict=True):
             start = end - len(item.names)
             points.append(encoded[start])
-            found.append(judged(item.names, radii[start:end]))
+            found.append(judged(item.names, radii[start:end], encoded[start:end], item.known))
     return np.stack(points), found
 
 

@@ -43,10 +43,12 @@ class Views:
     Attributes:
         names: Their names, k of them.
         rows: What the model takes: pixels (k, size, size, 3) uint8, or token ids (k, context_length) int64.
+        known: How much of a text the model knows, in [0, 1]; None for an image, or where that is not known.
     """
 
     names: tuple[str, ...]
     rows: NDArray[Any]
+    known: float | None = None
 
 
 def picture_views(

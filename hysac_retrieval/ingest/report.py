@@ -39,7 +39,8 @@ class IndexReport:
         lacking: Points of an application that have none of the fields to encode; no safe search returns them.
         failures: Number of items that could not be indexed.
         failed: The first 1,000 of them.
-        cut: Number of texts longer than the model's context, of which only the beginning was encoded.
+        unknown: Number of texts that are mostly unknown to the model, so that their score says little.
+        cut: Number of texts longer than the model's context: all of each was judged, its vector is of the beginning.
         truncated: Origins of the first 1,000 of them.
         pruned: Points removed because they have left their source.
         unpruned: Why no point was removed although `prune` was given; empty otherwise.
@@ -55,6 +56,7 @@ class IndexReport:
     lacking: int = 0
     failures: int = 0
     failed: tuple[FailedItem, ...] = ()
+    unknown: int = 0
     cut: int = 0
     truncated: tuple[str, ...] = ()
     pruned: int = 0

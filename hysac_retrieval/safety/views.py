@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from hysac_retrieval.errors import InputError
 from hysac_retrieval.payload import finite_number, short_numbers
@@ -49,11 +49,15 @@ class Judged:
         views: Number of views, at least 1.
         worst: Name of the view whose radius is the largest.
         radius: That radius, ≥ 0.
+        known: How much of a text the model knows, in [0, 1]; None for an image, or where that is not known.
+        point: Space components of the worst view, (d,), while it is at hand.
     """
 
     views: int
     worst: str
     radius: float
+    known: float | None = None
+    point: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
     def hides(self, own: float) -> bool:
         """Whether there is something worse than the vector's view, which has the radius `own`."""
@@ -70,11 +74,16 @@ class Judged:
         return {"views": self.views, "worst": {"view": self.worst, "radius": short_numbers([max(self.radius, own)])[0]}}
 
 
-def judged(names: Sequence[str], radii: ArrayLike) -> Judged:
-    """Return the outcome for views with these names and radii, (k,), k ≥ 1; the first of equally bad ones counts."""
+def judged(
+    names: Sequence[str], radii: ArrayLike, points: NDArray[Any] | None = None, known: float | None = None
+) -> Judged:
+    """Return the outcome for views with these names and radii, (k,), k ≥ 1; the first of equally bad ones counts.
+
+    `points` are the views', (k, d); `known` is how much of a text the model knows.
+    """
     r = np.asarray(radii, dtype=np.float64)
     worst = int(np.argmax(r))
-    return Judged(len(names), names[worst], float(r[worst]))
+    return Judged(len(names), names[worst], float(r[worst]), known, None if points is None else points[worst].copy())
 
 
 def check_judged(judged: Sequence[Judged | None]) -> None:

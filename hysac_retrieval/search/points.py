@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,13 +17,14 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.current import ask
 from hysac_retrieval.collection.interpret import hits_of
+from hysac_retrieval.collection.metadata import CollectionMetadata
 from hysac_retrieval.collection.plan import plan_search
 from hysac_retrieval.collection.records import checked_point, checked_points, found_points
 from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.errors import InputError, SettingsError
 from hysac_retrieval.payload import own_payload
-from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.safety.redirect import radius_of
+from hysac_retrieval.safety.policy import LEAST_KNOWN, SafetyPolicy
+from hysac_retrieval.safety.redirect import boundary_of, radius_of
 from hysac_retrieval.safety.views import Judged, stored_views
 from hysac_retrieval.search.queries import (
     Examples,
@@ -111,7 +113,10 @@ def query_points(
         rows, judged = _encoded(encoder, kind, some)
         rows = checked_points(collection, rows)
         points |= {id(leaf): (row, kind, one) for leaf, row, one in zip(some, rows, judged, strict=True)}
-    return [_query_point(query, points, collection.metadata.curvature) for query in queries]
+    made = [_query_point(query, points, collection.metadata.curvature) for query in queries]
+    if not request.safe:
+        return made
+    return [_meant(query, collection.metadata, ask_unknown=policy.unknown == "ask") for query in made]
 
 
 def _encoded(encoder: QueryEncoder, kind: Modality, some: list[Any]) -> tuple[Any, Sequence[Judged | None]]:
@@ -206,6 +211,24 @@ def _query_point(query: Query, points: Mapping[int, _Leaf], curvature: float) ->
     hiding = [one for point, _, one in positive if one is not None and one.hides(radius_of(point, curvature))]
     worst = max(hiding, key=lambda one: one.radius, default=None)
     return QueryPoint(made, kinds.pop() if len(kinds) == 1 else None, _mentioned(_leaves(query)), worst)
+
+
+def _meant(query: QueryPoint, metadata: CollectionMetadata, *, ask_unknown: bool) -> QueryPoint:
+    """Return what a query that asks for safe results is held to mean.
+
+    A text that is unsafe in another reading, or farther on, is searched by that: the safe counterpart of what is meant
+    is wanted. A text that the model does not know is as unsafe as can be, since its score says nothing.
+    """
+    judged = query.judged
+    if judged is None:
+        return query
+    hiding = judged.hides(radius_of(query.point, metadata.curvature))
+    elsewhere = query.modality == "text" and hiding and boundary_of(judged.radius, "text", metadata.safety) is not None
+    if elsewhere and judged.point is not None:
+        query = replace(query, point=judged.point.astype(np.float64))
+    if judged.known is not None and judged.known < LEAST_KNOWN and not ask_unknown:
+        query = replace(query, judged=replace(judged, radius=math.inf))
+    return query
 
 
 def _direction(v: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
 from hysac_retrieval.ingest.pipeline.plan import item_groups
 from hysac_retrieval.ingest.protocols import Encoding, Groups, Outcome, Planner, Sink, Source
 from hysac_retrieval.ingest.report import IndexReport, OnProgress, Progress
+from hysac_retrieval.safety.policy import LEAST_KNOWN
 from hysac_retrieval.types import MODALITIES, Modality
 
 _UPLOADS = 4  # batches that wait for the store
@@ -37,6 +38,7 @@ class Run:
     _indexed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0), init=False)
     _skipped: int = field(default=0, init=False)
     _left_out: int = field(default=0, init=False)
+    _unknown: int = field(default=0, init=False)
     _total: int | None = field(default=None, init=False)
 
     def __call__(
@@ -76,6 +78,7 @@ class Run:
             left_out=self._left_out,
             failures=self.journal.failures,
             failed=tuple(self.journal.failed),
+            unknown=self._unknown,
             cut=self.journal.cut,
             truncated=tuple(self.journal.truncated),
             seconds=time.perf_counter() - began,
@@ -113,6 +116,8 @@ class Run:
                 unchanged.append(outcome.item.id)
             else:
                 points.append(outcome)
+                known = None if outcome.judged is None else outcome.judged.known
+                self._unknown += known is not None and known < LEAST_KNOWN
                 if outcome.tokens > self.context_length:
                     self.journal.truncate(outcome.item, outcome.tokens, self.context_length)
         self._skipped += len(unchanged)
