@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from hysac_retrieval.collection.attach import open_collection
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.metadata import same_points
-from hysac_retrieval.collection.watch import AGAIN
+from hysac_retrieval.collection.watch import AGAIN, FAILED, NOTHING, TIME, Reason
 from hysac_retrieval.errors import ModelMismatchError, StoreError, StoreUnavailableError
 from hysac_retrieval.safety.filters import scored_by
 from hysac_retrieval.steps import Ask, Steps
@@ -47,28 +47,26 @@ def ask(collection: Collection, method: str, *arguments: Any) -> Steps[Any]:
     except StoreUnavailableError:
         raise
     except StoreError:  # such as that of vectors of another length
-        yield from _look(collection)
+        yield from _look(collection, FAILED)
         raise
     answers = [answer] if method == "retrieve" else answer
     if method == "query_groups":
         answers = [group.points for group in answer]
-    if collection.watch.doubts(answers, collection.metadata.fingerprint, collection.metadata.stamp):
-        yield from _look(collection, nothing=not any(answers))
+    reason = collection.watch.doubts(answers, collection.metadata.fingerprint, collection.metadata.stamp)
+    if reason is not None:
+        yield from _look(collection, reason)
     return answer
 
 
-def _look(collection: Collection, *, nothing: bool = True) -> Steps[None]:
+def _look(collection: Collection, reason: Reason) -> Steps[None]:
     """Read the metadata again, and raise `ReplacedError` if the collection is another."""
-    collection.watch.looked = time.monotonic()
     found = yield from open_collection(collection.asked)
-    if found == collection:
-        return
-    mine, earlier = collection.metadata.fingerprint, [known.fingerprint for known in found.metadata.earlier]
-    # A rescore that is under way leaves the old verdicts until it is done.
-    if not nothing and mine in earlier and (yield Ask("count", found.name, scored_by([mine]))):
-        return
-    collection.watch.forget()
-    raise ReplacedError(found)
+    if found != collection:
+        mine, earlier = collection.metadata.fingerprint, [known.fingerprint for known in found.metadata.earlier]
+        # A rescore that is under way leaves the old verdicts until it is done.
+        if reason is NOTHING or mine not in earlier or not (yield Ask("count", found.name, scored_by([mine]))):
+            raise ReplacedError(found)
+    collection.watch.settled(reason)
 
 
 class Current:
@@ -98,8 +96,10 @@ class Current:
             StoreError: The collection is no longer there, or has no metadata.
             ModelMismatchError: It is of another model now.
         """
-        self.collection.watch.looked = time.monotonic()
-        return self._adopt((yield from open_collection(self.collection.asked)))
+        known = self.collection
+        found = yield from open_collection(known.asked)
+        known.watch.settled(TIME)
+        return self._adopt(found)
 
     def confirm(self) -> Steps[None]:
         """Read the metadata again before something is written, unless that was done a moment ago."""

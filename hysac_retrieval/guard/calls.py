@@ -12,11 +12,10 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.errors import PointNotFoundError, SettingsError
 from hysac_retrieval.guard.check import (
     ROUNDS,
     Given,
-    GuardOf,
     fallen_points,
     hiding,
     narrowed,
@@ -24,6 +23,7 @@ from hysac_retrieval.guard.check import (
     shown_by,
 )
 from hysac_retrieval.guard.condition import Guard
+from hysac_retrieval.guard.known import Guards, holds_anything
 from hysac_retrieval.guard.methods import METHODS
 from hysac_retrieval.guard.queries import query
 from hysac_retrieval.guard.values import taken
@@ -32,7 +32,7 @@ from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.types import PointId
 
 
-def call(guard_of: GuardOf, name: str, args: tuple[Any, ...], kwargs: Given) -> Steps[Any]:
+def call(guards: Guards, name: str, args: tuple[Any, ...], kwargs: Given) -> Steps[Any]:
     """Carry out one of `METHODS`.
 
     Raises:
@@ -41,7 +41,22 @@ def call(guard_of: GuardOf, name: str, args: tuple[Any, ...], kwargs: Given) -> 
         TypeError: An argument is missing, or given twice.
     """
     given = _given(name, args, kwargs)
-    guard = yield from guard_of(given["collection_name"])
+    collection = given["collection_name"]
+    guard = yield from guards(collection)
+    try:
+        answer = yield from _answered(guards, guard, name, given)
+    except PointNotFoundError:  # of a query that is made of points: perhaps their verdict is another's by now
+        newer = yield from guards.confirmed(collection, guard, found=False)
+        if newer == guard:
+            raise
+    else:
+        newer = yield from guards.confirmed(collection, guard, found=holds_anything(answer))
+        if newer == guard:
+            return answer
+    return (yield from _answered(guards, newer, name, given))
+
+
+def _answered(guards: Guards, guard: Guard, name: str, given: dict[str, Any]) -> Steps[Any]:
     if name in ("count", "facet"):
         key = str(METHODS[name].filter)
         return (yield Ask(name, **given | {key: guard.filter(given[key])}))
@@ -51,7 +66,7 @@ def call(guard_of: GuardOf, name: str, args: tuple[Any, ...], kwargs: Given) -> 
         return (yield from _retrieve(guard, given))
     if name.startswith("search_matrix"):
         return (yield from _matrix(guard, name, given))
-    return (yield from query(guard_of, guard, name, given))
+    return (yield from query(guards, guard, name, given))
 
 
 @cache

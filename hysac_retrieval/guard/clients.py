@@ -11,10 +11,10 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 from hysac_retrieval.errors import NotGuardedError, SettingsError
 from hysac_retrieval.guard.calls import call
 from hysac_retrieval.guard.condition import Guard, expect_kind
+from hysac_retrieval.guard.known import Guards
 from hysac_retrieval.guard.methods import METHODS, REFUSED, TOLD
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.steps import Ask, Steps, arun, run
-from hysac_retrieval.stores.requests import read_collection
+from hysac_retrieval.steps import arun, run
 
 
 class _Guarded:
@@ -29,13 +29,14 @@ class _Guarded:
             raise SettingsError("policy and guard both say what is safe", hint="Give one of them")
         # The names are mangled, so that code which reaches for the insides of a client finds nothing.
         self.__client = client
-        self.__policy = expect_kind(policy, SafetyPolicy, "policy")
-        self.__guard = expect_kind(guard, Guard, "guard")
-        self.__known: dict[str, Guard] = {}
+        self.__guards = Guards(expect_kind(policy, SafetyPolicy, "policy"), expect_kind(guard, Guard, "guard"))
 
     def refresh(self) -> None:
-        """Forget what is known of collections: they may have been attached anew, or rescored."""
-        self.__known.clear()
+        """Read the metadata of collections again: they may have been attached anew, or rescored.
+
+        The client notices by itself when nothing is found, and within ten seconds of use otherwise.
+        """
+        self.__guards.forget()
 
     def __init_subclass__(cls) -> None:
         """Give the class the methods of the client that it stands for, so that they are found on it, too."""
@@ -47,10 +48,10 @@ class _Guarded:
     @classmethod
     def __guarded(cls, name: str) -> Any:
         def method(self: Self, *args: Any, **kwargs: Any) -> Any:
-            return run(call(self.__guard_of, name, args, kwargs), self.__client)
+            return run(call(self.__guards, name, args, kwargs), self.__client)
 
         async def awaited(self: Self, *args: Any, **kwargs: Any) -> Any:
-            return await arun(call(self.__guard_of, name, args, kwargs), self.__client)
+            return await arun(call(self.__guards, name, args, kwargs), self.__client)
 
         return functools.wraps(getattr(cls._kind, name))(awaited if cls._kind is AsyncQdrantClient else method)
 
@@ -76,14 +77,6 @@ class _Guarded:
 
     def __dir__(self) -> list[str]:
         return sorted({*METHODS, *TOLD, "refresh"})
-
-    def __guard_of(self, collection: str) -> Steps[Guard]:
-        if self.__guard is not None:
-            return self.__guard
-        if collection not in self.__known:
-            info = yield Ask("get_collection", collection_name=collection)
-            self.__known[collection] = Guard.read(collection, read_collection(info), self.__policy)
-        return self.__known[collection]
 
 
 class SafeQdrantClient(_Guarded):

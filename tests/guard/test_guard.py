@@ -492,10 +492,14 @@ def test_a_guard_is_found_anew_when_told(small: Index) -> None:
     assert safe.count("points").count == 1
     changed = small.metadata.model_copy(update={"fingerprint": "another"})
     small.store.write_metadata("points", changed.model_dump(mode="json", exclude_none=True))
-    client.set_payload("points", {"model": "another", "safe": {"another": True}}, [1], key="hysac")
-    assert safe.count("points").count == 0
+    client.set_payload("points", {"model": "another"}, [1], key="hysac")
+    client.set_payload("points", {"another": True}, [1], key="hysac.safe")
     safe.refresh()
+    asked = []
+    read = client.get_collection
+    client.get_collection = lambda **kwargs: (asked.append(kwargs), read(**kwargs))[1]  # type: ignore[method-assign]
     assert safe.count("points").count == 1
+    assert len(asked) == 1
 
 
 def test_facts_about_collections_are_passed_on(small: Index) -> None:
