@@ -31,6 +31,12 @@ test: $(VENV)/.plugins ## Run all tests
 test-fast: $(VENV)/.dev ## Run the runtime's tests that take no second, for the inner loop
 	$(PYTEST) -m 'not slow' --ignore tests/export
 
+FUZZ_MINUTES ?= 10
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Run the fuzz targets for FUZZ_MINUTES, and print how many cases they had and what was found
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --minutes $(FUZZ_MINUTES)
+
 .PHONY: check
 check: $(VENV)/.plugins ## Lint, check types and the layers of imports
 	$(BIN)/ruff check .
