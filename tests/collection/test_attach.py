@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import base64
+import io
 import logging
+import os
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
+from PIL import Image
 from qdrant_client import QdrantClient, models
 from support.applications import NAME, PLACES, SIZE, TEXTS, UNSAFE, Application, application, payloads, vector
 from support.pictures import COLOURS, write_pictures
@@ -22,6 +28,7 @@ from hysac_retrieval.errors import (
     ModelMismatchError,
     NotACollectionError,
     SettingsError,
+    SourceError,
 )
 from hysac_retrieval.guard import Guard, SafeQdrantClient
 from hysac_retrieval.ingest import Content, IndexReport, attached_collection_for, fill
@@ -590,6 +597,65 @@ def test_images_are_found_by_path_and_by_url(where: str, tmp_path: Path, encoder
         with connect(NAME, model=encoder, **app.place) as engine:
             assert {hit.id for hit in engine.search("a dog", safe=True)} == {0, 1, 2, 4}
         assert len(COLOURS) == 4
+
+
+def test_values_that_applications_have_written_in_other_ways_name_the_same_file(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    (root / "2020").mkdir(parents=True)
+    zoe = unicodedata.normalize("NFD", "Zoë.png")
+    for name in ("a b.png", "c+d.png", "100%.png", "e%20f.png", zoe):
+        Image.new("RGB", (8, 8), "blue").save(root / "2020" / name)
+    content = Content(image="img", root=root, prefix="https://cdn.example.org/img/")
+    for value, name in {
+        "2020/a b.png": "a b.png",
+        "2020\\a b.png": "a b.png",
+        "2020/a%20b.png": "a b.png",
+        "2020/a+b.png": None,  # only in a URL is a plus perhaps a space
+        "https://cdn.example.org/img/2020/a%20b.png?w=8#x": "a b.png",
+        "https://cdn.example.org/img/2020/a+b.png": "a b.png",
+        "https://cdn.example.org/img/2020/c+d.png": "c+d.png",
+        "https://cdn.example.org/img/2020/c%2Bd.png": "c+d.png",
+        "https://cdn.example.org/img/2020/100%25.png": "100%.png",
+        "2020/100%.png": "100%.png",
+        "2020/e%20f.png": "e%20f.png",
+        "https://cdn.example.org/img/2020/e%20f.png": "e%20f.png",
+        "2020/" + unicodedata.normalize("NFC", zoe): zoe,
+        "https://cdn.example.org/img/2020/Zo%C3%AB.png": zoe,
+        "2020/A B.PNG": "a b.png",
+        "x" * 300 + ".png": None,
+    }.items():
+        found = content.of({"img": value})
+        assert found is not None
+        path = found[1]
+        assert isinstance(path, Path)
+        assert (path.name if os.path.lexists(path) else None) == name, value
+    for outside in (
+        "../secret.png",
+        "%2e%2e/secret.png",
+        "https://cdn.example.org/img/..%2fsecret.png",
+        "..\\secret.png",
+    ):
+        with pytest.raises(SourceError, match="outside"):
+            content.of({"img": outside})
+
+
+@pytest.mark.parametrize("form", ["base64", "urlsafe", "percent"])
+def test_a_picture_may_be_in_the_payload_itself(form: str, tmp_path: Path, encoder: Encoder) -> None:
+    def written(colour: str) -> str:
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(stream, "PNG")
+        if form == "percent":
+            return f"data:image/png,{quote(stream.getvalue())}"
+        encode = base64.urlsafe_b64encode if form == "urlsafe" else base64.b64encode
+        return f"data:image/png;base64,{encode(stream.getvalue()).decode()}"
+
+    rows = [{"image": written("blue")}, {"image": written("red")}, {"image": "data:image/png;base64,iVBOR"}]
+    with application("memory", tmp_path, rows) as app:
+        report = attach(app, encoder, Content(image="image"))
+        assert (report.indexed["image"], report.failures) == (2, 1)
+        scores = {key: payload["hysac"]["unsafe"] for key, (payload, _) in app.look().items() if "hysac" in payload}
+        assert scores[0] < 0.5 < scores[1]
+        assert attach(app, encoder, Content(image="image")).skipped == 2
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ the application has added or changed.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from qdrant_client import models
 
 from hysac_retrieval.collection.attachment import Attachment
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.errors import SettingsError, SourceError
+from hysac_retrieval.encoder.inline import is_data_url, picture_bytes
+from hysac_retrieval.errors import InputError, SettingsError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items, known_hash
 from hysac_retrieval.ingest.sources.fields import FRAMEWORKS, doubt, stored_field, value_of
 from hysac_retrieval.ingest.sources.names import folded, found_file
@@ -42,7 +44,7 @@ class Content:
     Args:
         text: Payload field with a text. Dots lead into objects, such as ``meta.title``, and a bar into JSON that is
             kept as text, such as ``_node_content|text``. Of several fields the first that a point has counts.
-        image: Payload field, or several, with the file of an image: a path, or a URL.
+        image: Payload field, or several, with the file of an image: a path, a URL, or a data: URL.
         root: Folder of the images. The path of a URL is taken as a file below it; nothing outside of it is read.
         prefix: Beginning of the values that is not part of the path below `root`, such as
             ``https://cdn.example.org/images/``.
@@ -101,33 +103,41 @@ class Content:
         """The payload fields, the one that counts first."""
         return (*self.images, *self.texts)
 
-    def of(self, payload: Mapping[str, Any]) -> tuple[Modality, Path | str] | None:
-        """Return modality and content of a point, None if it has neither field; `SourceError` if it holds no string."""
+    def of(self, payload: Mapping[str, Any]) -> tuple[Modality, Path | bytes | str] | None:
+        """Return modality and content of a point, None if it has neither field; `InputError` if it is none."""
         for field in self.fields:
             value = value_of(payload, field)
             if value is None or value == "":
                 continue
             if not isinstance(value, str):
                 raise SourceError(f"field {field!r} is {type(value).__name__}, expected a string")
-            return ("image", self._file(value)) if field in self.images else ("text", value)
+            if field not in self.images:
+                return "text", value
+            return "image", picture_bytes(value) if is_data_url(value) else self._file(value)
         return None
 
     def _file(self, value: str) -> Path:
+        written = self._written(value)
+        paths = map(self._within_root, written)
+        return next((path for path in paths if os.path.lexists(path)), self._within_root(written[0]))
+
+    def _written(self, value: str) -> list[str]:
+        """Return the names that a value may mean, the likeliest first: applications keep some of them URL-encoded."""
         rest = self._rest(value)
-        if value.startswith("data:"):
-            raise SourceError("the image is a data: URL, which is not read", hint="Keep images in files below --root")
-        if _URL.match(value):
-            found = urlsplit(rest)
-            rest = unquote(found.path)
-            if found.scheme != "file":
-                rest = rest.lstrip("/")
+        if not _URL.match(value):
+            return [rest, unquote(rest)]
+        found = urlsplit(rest)
+        names = [unquote(found.path), found.path, unquote_plus(found.path)]
+        return names if found.scheme == "file" else [name.lstrip("/") for name in names]
+
+    def _within_root(self, rest: str) -> Path:
         if self.root is None:
             if not Path(rest).is_absolute():
-                raise SourceError(f"image {value!r} is no whole path", hint="Name the folder that it is in (--root)")
+                raise SourceError(f"image {rest!r} is no whole path", hint="Name the folder that it is in (--root)")
             return found_file(Path(rest).parent, rest)
         path = found_file(self.root, rest).resolve()
         if not path.is_relative_to(self.root.resolve()):
-            raise SourceError(f"image {value!r} lies outside of {self.root}; nothing outside of the root is read")
+            raise SourceError(f"image {rest!r} lies outside of {self.root}; nothing outside of the root is read")
         return path
 
     def _rest(self, value: str) -> str:
@@ -234,7 +244,7 @@ class AttachedSource:
         key, source, origin = str(point.id), self._attachment.name, f"point {point.id}"
         try:
             found = self._content.of(point.payload)
-        except SourceError as error:
+        except InputError as error:
             return FailedItem.of(origin, error, source=source, id=key)
         if found is None:
             self.lacking += 1
