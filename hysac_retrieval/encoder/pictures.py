@@ -167,13 +167,19 @@ def _frames(
         chosen += [frame for frame in np.linspace(0, count - 1, min(most, count)).round().tolist() if frame != began]
     try:
         for frame in chosen:
-            with _as_image_error(what):
-                if frame != image.tell():
-                    image.seek(int(frame))
-                _check_size(image, what, max_pixels)
-                again = _at(opened, int(frame)) if opened is not None and is_deep(image) else None
-                image.load()
-                upright = _upright(image)
+            try:
+                with _as_image_error(what):
+                    if frame != image.tell():
+                        image.seek(int(frame))
+                    _check_size(image, what, max_pixels)
+                    again = _at(opened, int(frame)) if opened is not None and is_deep(image) else None
+                    image.load()
+                    upright = _upright(image)
+            except ImageError:
+                # Phones name further pictures, which programs drop when they save the first again: nothing to see.
+                if image.format == "MPO" and frame != began:
+                    continue
+                raise
             place = f"frame {frame + 1:.0f} of {count}" if frame != began else ""
             ways = shown(upright, again)
             while True:
