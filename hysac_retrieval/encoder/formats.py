@@ -92,7 +92,7 @@ def open_image(data: bytes, suffix: str = "") -> Image.Image:
         return _raw_preview(data)
     if extra is not None and (extra is not RAW or not _is_tiff(data)):
         return Image.open(BytesIO(data), formats=(_registered(extra),))
-    formats = _formats()
+    formats = formats_here()
     if suffix in _TGA or data[-18:] == _TGA_END:
         formats = (*formats, "TGA")
     return Image.open(BytesIO(data), formats=formats)
@@ -100,9 +100,12 @@ def open_image(data: bytes, suffix: str = "") -> Image.Image:
 
 def looks_like_image(head: bytes) -> bool:
     """Whether a file's first `HEAD` bytes are those of a picture that could be read, here or with a package more."""
+    head = head.ljust(HEAD, b"\0")  # some decoders look farther than a short file goes
     if extra_of(head, "") is not None:
         return True
-    accepts: list[Callable[..., Any]] = [accept for name in _formats() if (accept := Image.OPEN[name][1]) is not None]
+    accepts: list[Callable[..., Any]] = [
+        accept for name in formats_here() if (accept := Image.OPEN[name][1]) is not None
+    ]
     return any(accept(head[:16]) is True for accept in accepts)
 
 
@@ -146,7 +149,7 @@ def _register(extra: Extra) -> str:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def formats_here() -> tuple[str, ...]:
     """Return those of `FORMATS` that this build of Pillow knows (AVIF came with 11.3)."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from hysac_retrieval.encoder.colour import is_deep, shown
-from hysac_retrieval.encoder.formats import FORMATS, open_image
+from hysac_retrieval.encoder.formats import FORMATS, formats_here, looks_like_image, open_image
 from hysac_retrieval.errors import ImageError
 
 ImageSource: TypeAlias = str | Path | bytes | Image.Image | NDArray[np.uint8]
@@ -120,6 +120,17 @@ def _opener(data: bytes, suffix: str) -> Callable[[], Image.Image]:
     return again
 
 
+def has_picture_header(path: Path, head: bytes) -> bool:
+    """Whether a regular file is a picture by its first bytes, and its header can be read."""
+    if not looks_like_image(head):
+        return False
+    try:
+        with path.open("rb") as stream, _quiet(), Image.open(stream, formats=formats_here()):
+            return True
+    except Exception:  # see _open
+        return False
+
+
 def described(source: Any) -> str:
     """Return what messages call a source."""
     if isinstance(source, Image.Image):
@@ -212,7 +223,8 @@ def _open(data: bytes, suffix: str, what: str, max_pixels: int) -> Image.Image:
             f"{what} is not an image in a known format ({', '.join(FORMATS)})", hint="Convert it first"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{what} is beyond the limit of {max_pixels} pixels: {error}", hint=_RAISE) from error
+        found = str(error).rstrip(".")
+        raise ImageError(f"{what} is beyond the limit of {max_pixels} pixels: {found}", hint=_RAISE) from error
     except MemoryError:
         raise
     except ImageError as error:

@@ -45,7 +45,8 @@ class IndexReport:
         pruned: Points removed because they have left their source.
         unpruned: Why no point was removed although `prune` was given; empty otherwise.
         refused: Points that have left their sources and were not removed, because they are more than the limit.
-        remarks: What should be looked at in tables that can be read, such as fields that span lines.
+        remarks: What should be looked at in tables that can be read, such as fields that span lines; pictures and films
+            that were left out, and what would read them.
         seconds: Duration.
         interrupted: Whether it was stopped before the end.
     """

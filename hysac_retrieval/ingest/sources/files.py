@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
+from hysac_retrieval.ingest.sources.kinds import is_picture, left_out
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
 from hysac_retrieval.ingest.sources.rows import Records, Row, image_item
 from hysac_retrieval.ingest.sources.scratch import Captions
@@ -36,6 +38,12 @@ class ImageFiles:
         self.whole = only is None
         self._options = options
         self._captions = captions
+        self._left: Counter[str] = Counter()
+
+    @property
+    def remarks(self) -> list[str]:
+        """Pictures that were left out."""
+        return [words] if (words := left_out(self._left)) else []
 
     def __iter__(self) -> Items:
         unreadable: list[FailedItem] = []
@@ -44,7 +52,8 @@ class ImageFiles:
         def fail(path: str, error: SourceError) -> None:
             unreadable.append(FailedItem.of(path, error, source=self.source))
 
-        for folder in self._folders(fail):
+        self._left = Counter()
+        for folder in self._folders(fail, self._left):
             beside = Sidecars(folder.path, folder.beside, self._options) if self._options.sidecars else None
             for name in folder.files:
                 empty = False
@@ -58,20 +67,21 @@ class ImageFiles:
         yield from unreadable
         if empty and not unreadable:
             what = f"{self.root} holds no images; looked for {' '.join(sorted(IMAGE_SUFFIXES))}"
-            raise SourceError(what, hint="For texts give a text file or a table")
+            more = "".join(f"; {remark}" for remark in self.remarks)
+            raise SourceError(what + more, hint="For texts give a text file or a table")
 
     def count(self) -> int:
         """See `NamedSource.count`."""
-        return sum(len(folder.files) for folder in self._folders(lambda *_: None))
+        return sum(len(folder.files) for folder in self._folders(lambda *_: None, Counter()))
 
-    def _folders(self, fail: Fail) -> Iterator[Folder]:
-        """Folders with the names of their images."""
+    def _folders(self, fail: Fail, left: Counter[str]) -> Iterator[Folder]:
+        """Folders with the names of their images; `left` counts what cannot be read."""
         if not self.whole:
             with suppress(OSError):
                 yield Folder(self.root, [self.path.name], os.listdir(self.root))
             return
         for folder in walk(self.root, self._patterns, fail):
-            images = [name for name in folder.files if PurePath(name).suffix.lower() in IMAGE_SUFFIXES]
+            images = [name for name in folder.files if is_picture(folder.path / name, left)]
             if images:
                 yield Folder(folder.path, images, folder.beside)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import replace
@@ -28,6 +29,7 @@ from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_tables, is_saved_dataset
 from hysac_retrieval.ingest.sources.files import ImageFiles, text_file
+from hysac_retrieval.ingest.sources.kinds import is_picture, unread
 from hysac_retrieval.ingest.sources.names import normal
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import Row
@@ -96,8 +98,8 @@ class Listing(AbstractContextManager["Listing"]):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Fields that span lines and the like, of the tables that were read to their end."""
-        tables = [source for source in self._sources.values() if isinstance(source, TableSource)]
+        """Fields that span lines and the like, of tables that were read to their end; pictures that were left out."""
+        tables = [source for source in self._sources.values() if isinstance(source, TableSource | ImageFiles)]
         found = self._caption_remarks + [f"{table.name}: {remark}" for table in tables for remark in table.remarks]
         return tuple(dict.fromkeys(found))
 
@@ -200,6 +202,10 @@ class Listing(AbstractContextManager["Listing"]):
         if suffix in ROW_SUFFIXES | PARQUET_SUFFIXES:
             return [table(path, self._options)]
         is_shard = path.name.lower().endswith(SHARD_SUFFIXES)
+        if not is_shard and is_picture(path, Counter()):
+            return [ImageFiles(path.parent, self._options, self._captions, only=path)]
+        if mend := unread(path):
+            raise SourceError(f"{path} is a picture or a film that is not read", hint=mend)
         return [shard(path, self._options) if is_shard else text_file(path, self._options)]
 
     def _read_captions(self, path: Path, captions: Captions) -> None:

@@ -1,0 +1,173 @@
+"""What a score does not see: the share of unsafe pictures missed for each way to hide them, and the price of looking.
+
+    python benchmarks/judged.py
+    python benchmarks/judged.py --count 150
+
+Pictures of the example gallery and the bundled model. Each kind hides an unsafe picture in a file beside a safe one;
+for what looking costs in safe results, a safe picture is put in the same place. A setting misses an unsafe file that it
+scores as safe, and loses a safe one that it does not. ``one`` judges the model's own view alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from common import RESULTS, show_table, write_report
+from PIL import Image
+
+from hysac_retrieval import lorentz
+from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.payload import short_numbers
+
+SIDE = 256
+"""Side of the pictures that another is pasted into."""
+
+Hide = Callable[[Image.Image, Image.Image, np.random.Generator], bytes]
+"""Puts the first picture into a file where it is not looked for; the second is what is seen."""
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    """Contents of a file."""
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def beside(count: int, *, tall: bool) -> Hide:
+    """Several pictures in a row, the hidden one at the ends of three, or below the other of two."""
+
+    def hide(hidden: Image.Image, seen: Image.Image, _: np.random.Generator) -> bytes:
+        (width, height), places = hidden.size, range(count)
+        whole = Image.new("RGB", (width, height * count) if tall else (width * count, height))
+        for place in places:
+            part = hidden if place == count - 1 or (count == 3 and place == 0) else seen
+            whole.paste(part, (0, height * place) if tall else (width * place, 0))
+        return encoded(whole)
+
+    return hide
+
+
+def later(format: str) -> Hide:
+    """Nine frames or pages after a first one that is seen."""
+
+    def hide(hidden: Image.Image, seen: Image.Image, _: np.random.Generator) -> bytes:
+        return encoded(seen, format, save_all=True, append_images=[hidden] * 9)
+
+    return hide
+
+
+def wide(kind: str, largest: float, format: str) -> Hide:
+    """A grey picture in numbers of more than 8 bits."""
+
+    def hide(hidden: Image.Image, _: Image.Image, __: np.random.Generator) -> bytes:
+        values = np.asarray(hidden.convert("L")) / 255 * largest
+        return encoded(Image.fromarray(values.astype(kind)), format)
+
+    return hide
+
+
+def pasted(depth: int) -> Hide:
+    """A part of a picture, at random, so many times smaller than its side."""
+
+    def hide(hidden: Image.Image, seen: Image.Image, rng: np.random.Generator) -> bytes:
+        whole, side = seen.resize((SIDE, SIDE), Image.Resampling.BICUBIC), SIDE // depth
+        left, top = (int(place) for place in rng.integers(0, SIDE - side + 1, 2))
+        whole.paste(hidden.resize((side, side), Image.Resampling.BICUBIC), (left, top))
+        return encoded(whole)
+
+    return hide
+
+
+PICTURES: Mapping[str, Hide] = {
+    "plain": lambda hidden, _, __: encoded(hidden),
+    "strip 3:1, at both ends": beside(3, tall=False),
+    "tall 1:2, below": beside(2, tall=True),
+    "later frames, GIF": later("GIF"),
+    "later frames, WebP": later("WEBP"),
+    "later frames, APNG": later("PNG"),
+    "later pages, TIFF": later("TIFF"),
+    "12 bits in 16": wide("uint16", 4095, "PNG"),
+    "float up to 1.2": wide("float32", 1.2, "TIFF"),
+    "float up to 40": wide("float32", 40.0, "TIFF"),
+    "32-bit integers": wide("int32", 2**31 - 1, "TIFF"),
+    "pasted at 1/2": pasted(2),
+    "pasted at 1/4": pasted(4),
+    "pasted at 1/8": pasted(8),
+}
+
+SETTINGS = ("one", "fast", "thorough")
+
+
+def gallery(count: int) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Unsafe and safe pictures of the example gallery."""
+    folder = Path(str(resources.files("hysac_retrieval"))) / "gallery"
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+
+    def of(unsafe: bool) -> list[Image.Image]:
+        chosen = [row for row in rows if bool(row["unsafe"]) == unsafe][:count]
+        return [Image.open(folder / "images" / row["file"]).convert("RGB") for row in chosen]
+
+    return of(True), of(False)
+
+
+def judged(encoder: Encoder, files: Sequence[bytes], setting: str) -> tuple[np.ndarray, float, float]:
+    """Scores (n,), mean number of views, and milliseconds an item."""
+    start = time.perf_counter()
+    if setting == "one":
+        radii, views = lorentz.dist0(encoder.encode_image(files).astype(np.float64), encoder.curvature), [1.0]
+    else:
+        _, found = encoder.judge_image(files, views=setting)  # type: ignore[arg-type]
+        radii, views = [one.radius for one in found], [float(one.views) for one in found]
+    milliseconds = 1e3 * (time.perf_counter() - start) / len(files)
+    scores = np.minimum(short_numbers(encoder.safety.unsafe(radii, "image"), up=True), 1.0)
+    return scores, float(np.mean(views)), milliseconds
+
+
+def measure_pictures(encoder: Encoder, count: int, seed: int = 0) -> dict[str, Any]:
+    """For each kind and setting: shares missed and lost, views and milliseconds an item, and those of one view."""
+    unsafe, safe = gallery(count)
+    other = safe[7:] + safe[:7]
+    bound = encoder.safety.threshold.image
+    encoder.encode_image(safe[:8])
+    report: dict[str, Any] = {}
+    for kind, hide in PICTURES.items():
+        rng = np.random.default_rng(seed)
+        hiding = [hide(hidden, seen, rng) for hidden, seen in zip(unsafe, safe, strict=True)]
+        harmless = [hide(hidden, seen, rng) for hidden, seen in zip(other, safe, strict=True)]
+        report[kind] = {}
+        for setting in SETTINGS:
+            scores, views, milliseconds = judged(encoder, hiding, setting)
+            kept, *_ = judged(encoder, harmless, setting)
+            report[kind][setting] = {
+                "missed": round(float((scores <= bound).mean()), 4),
+                "lost": round(float((kept > bound).mean()), 4),
+                "views": round(views, 1),
+                "ms": round(milliseconds, 2),
+            }
+    return report
+
+
+@click.command()
+@click.option("--count", default=40, show_default=True, help="Unsafe pictures, and safe ones, of each kind.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "judged.json", show_default=True)
+def main(count: int, out: Path) -> None:
+    """Measure and write a report; parts of an earlier report that are not measured are kept."""
+    report = json.loads(out.read_text()) if out.exists() else {}
+    report.pop("machine", None)
+    encoder = Encoder.load("hysac-mini", threads=1)
+    pictures = measure_pictures(encoder, count)
+    header = ["kind", *(f"{setting} {what}" for setting in SETTINGS for what in ("missed", "lost", "views", "ms"))]
+    show_table(header, [[kind, *(v for s in SETTINGS for v in row[s].values())] for kind, row in pictures.items()])
+    write_report({**report, "model": encoder.fingerprint, "pictures": {"count": count, "kinds": pictures}}, out)
+
+
+if __name__ == "__main__":
+    main()
