@@ -33,13 +33,8 @@ model_option = click.option(
 collection_option = click.option("--collection", required=True, help="Name of the collection.")
 
 
-class _Copies(click.ParamType):
-    name = "copies"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if str(value) in ("majority", "quorum", "all"):
-            return value
-        return click.IntRange(min=1).convert(value, param, ctx)
+def _copies(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    return value if value in ("majority", "quorum", "all") else click.IntRange(min=1).convert(value, param, ctx)
 
 
 _wait_option = click.option(
@@ -57,7 +52,7 @@ _consistency_option = click.option(
     "--consistency",
     default="all",
     show_default=True,
-    type=_Copies(),
+    callback=_copies,
     metavar="N",
     help="Copies on a cluster that reads ask: a number, majority, quorum or all. What one of them lacks is done again.",
 )
