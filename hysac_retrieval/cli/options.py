@@ -34,7 +34,11 @@ collection_option = click.option("--collection", required=True, help="Name of th
 
 
 def _copies(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
-    return value if value in ("majority", "quorum", "all") else click.IntRange(min=1).convert(value, param, ctx)
+    if value in ("majority", "quorum", "all"):
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither a number of copies nor majority, quorum or all", ctx, param)
+    return int(value)
 
 
 _wait_option = click.option(
