@@ -34,9 +34,9 @@ def command(
 ) -> None:
     """Give the points of a collection the scores of a new calibration.
 
-    Scores follow from the stored radii, so nothing is encoded again and no vector is written. Meanwhile safe searches
-    find fewer points, never one that is unsafe by their calibration. A run that was stopped goes on when it is started
-    again.
+    Scores follow from the stored radii, so nothing is encoded again and no vector is written. Until all are rewritten,
+    searches that were opened before go on with the old scores; later ones find what has its new score. A run that was
+    stopped goes on when it is started again.
 
     \b
     hysac calibrate my-hysac --safe safe.jsonl --unsafe unsafe.jsonl --max-miss 0.01 --update

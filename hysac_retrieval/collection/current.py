@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 from hysac_retrieval.collection.attach import open_collection
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.metadata import same_points
-from hysac_retrieval.collection.watch import AGAIN, FAILED, NOTHING, TIME, Reason
+from hysac_retrieval.collection.watch import AGAIN, FAILED, TIME, Reason
 from hysac_retrieval.errors import ModelMismatchError, StoreError, StoreUnavailableError
-from hysac_retrieval.safety.filters import scored_by
 from hysac_retrieval.steps import Ask, Steps
 
 T = TypeVar("T")
@@ -62,9 +61,9 @@ def _look(collection: Collection, reason: Reason) -> Steps[None]:
     """Read the metadata again, and raise `ReplacedError` if the collection is another."""
     found = yield from open_collection(collection.asked)
     if found != collection:
-        mine, earlier = collection.metadata.fingerprint, [known.fingerprint for known in found.metadata.earlier]
-        # A rescore that is under way leaves the old verdicts until it is done.
-        if reason is NOTHING or mine not in earlier or not (yield Ask("count", found.name, scored_by([mine]))):
+        mine, earlier = collection.metadata.fingerprint, found.metadata.earlier
+        # A rescore that is under way keeps the verdicts that there were until it is done.
+        if mine not in (known.fingerprint for known in earlier if known.served):
             raise ReplacedError(found)
     collection.watch.settled(reason)
 

@@ -27,12 +27,17 @@ class Calibration(BaseModel):
     Attributes:
         fingerprint: Identity of the model with that calibration.
         safety: The calibration.
+        served: Whether points keep its verdicts beside those of the next, for searches that were opened with it; until
+            all points have those of the next.
+        kept: Whether any point may still carry them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     fingerprint: str = Field(min_length=1)
     safety: SafetyProfile
+    served: bool = False
+    kept: bool = False
 
 
 class Attached(BaseModel):
@@ -75,8 +80,8 @@ class CollectionMetadata(BaseModel):
         quantization: How the vectors that the graph compares are compressed; None for not at all.
         measured: Measurements that the choice of the lift was based on (``lift="auto"``).
         attached: Application's collection that the points belong to; None if they were written to this one.
-        earlier: Calibrations that came before, oldest first; points that still carry their scores are found by no safe
-            search until `rescore` has rewritten them.
+        earlier: Calibrations that came before, oldest first; points that carry no score but theirs are found by no safe
+            search with this one until `rescore` has rewritten them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)

@@ -1,14 +1,13 @@
 """A new calibration for a collection that exists: scores follow from the stored radii, nothing is encoded again.
 
-Each calibration has its fingerprint, and a safe search returns only points whose score was given by the calibration
-that the collection names. The new one is named first; from then on every point is out of reach until it carries its new
-score. So a search never mixes two calibrations, at any moment and after any crash: it finds fewer points, and none that
-its calibration holds unsafe. The points that carry an earlier fingerprint are still to be rewritten: a rewrite that was
-killed is continued by the same call.
+Each calibration has its fingerprint, and a safe search returns only points that carry a verdict of the calibration that
+it was opened with. The new one is named first; from then on it finds what has been rewritten. A point that has been
+rewritten keeps the verdicts and scores of the calibrations before, so that searches which were opened with one of these
+go on with it and miss nothing. When all points are done, the earlier verdicts go, and the indexes on them. So no search
+mixes two calibrations, at any moment and after any crash: none returns a point that its own holds unsafe.
 
-Searches that were opened before keep the old calibration. So that they do not go on showing what the new one holds
-unsafe, those points are rewritten first. And those that only the new one holds safe are rewritten last: until all
-others are done, no search, old or new, returns a point that either calibration holds unsafe.
+The points that carry an earlier model are still to be rewritten: a rewrite that was killed is continued by the same
+call.
 """
 
 from __future__ import annotations
@@ -23,13 +22,15 @@ import numpy as np
 from qdrant_client import models
 
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.collection.metadata import Calibration, CollectionMetadata, raw_fingerprint, same_points
+from hysac_retrieval.collection.metadata import (
+    Calibration,
+    CollectionMetadata,
+    raw_fingerprint,
+    read_metadata,
+    same_points,
+)
 from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
 from hysac_retrieval.payload import (
-    MODALITY,
-    RADIUS,
-    UNSAFE,
-    WORST_RADIUS,
     finite_number,
     own_payload,
     short_numbers,
@@ -37,7 +38,7 @@ from hysac_retrieval.payload import (
 )
 from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.safety.verdict import flag_key, verdict
+from hysac_retrieval.safety.verdict import EARLIER, flag_key, superseding, verdict
 from hysac_retrieval.safety.views import worst_radius
 from hysac_retrieval.stores.amend import Amendment, stored_worst
 from hysac_retrieval.stores.base import Store, pages
@@ -47,7 +48,6 @@ from hysac_retrieval.types import MODALITIES, Modality, Thresholds
 PAGE = 1000
 _ROUNDING = 5e-13
 """Radii are stored to 12 decimals; a score is that of the farthest radius that may have been meant."""
-_MARGIN = 1e-9
 _COUNTED = ("rescored", "withdrawn", "released", "unreadable")
 
 
@@ -125,16 +125,17 @@ def rescore(
         on_progress(done, total)
         if should_stop():
             break
-    left = {name: _left(store, name, metadata) for name in names}
-    for name in (name for name, some in left.items() if not some):
-        for calibration in metadata.earlier:
-            store.drop_index(name, flag_key(calibration.fingerprint))
+    left = sum(_left(store, name, metadata) for name in names)
+    if not any(_first(store, name, metadata) for name in names):  # a count may be an estimate
+        for name in names:
+            _finish(store, name, page)
+        index.refresh()
     return RescoreReport(
         collection=index.name,
         fingerprint=metadata.fingerprint,
         thresholds=metadata.safety.threshold,
         **counts,
-        left=sum(left.values()),
+        left=left,
         safe=index.count(safety_filter(metadata.safety.threshold, metadata.fingerprint)),
         points=index.count(),
         seconds=time.perf_counter() - start,
@@ -151,13 +152,62 @@ def _left(store: Store, name: str, metadata: CollectionMetadata) -> int:
     return store.count(name, scored_by(c.fingerprint for c in metadata.earlier)) if metadata.earlier else 0
 
 
+def _first(store: Store, name: str, metadata: CollectionMetadata) -> list[StoredPoint]:
+    earlier = [calibration.fingerprint for calibration in metadata.earlier]
+    return store.scroll(name, filter=scored_by(earlier), limit=1)[0] if earlier else []
+
+
 def _rewrite(store: Store, name: str, metadata: CollectionMetadata, page: int, counts: dict[str, int]) -> Iterator[int]:
     """Give the points of a collection their new scores and count them anew; yields how many, after every page."""
     counts.update(dict.fromkeys(_COUNTED, 0))
-    for condition, calibration in _stages(metadata):
-        for points in pages(store, name, filter=condition, limit=page):
-            store.amend(name, [_amended(point, metadata, calibration, counts) for point in points])
-            yield len(points)
+    earlier = {calibration.fingerprint: calibration for calibration in metadata.earlier}
+    if not earlier:
+        return
+    for points in pages(store, name, filter=scored_by(earlier), limit=page):
+        amendments = []
+        for point in points:
+            model = own_payload(point.payload).get("model")
+            # An engine takes a list for a match by one element.
+            before = next(earlier[one] for one in (model if isinstance(model, list) else [model]) if one in earlier)
+            amendments.append(_amended(point, metadata, before, counts))
+        store.amend(name, amendments)
+        yield len(points)
+
+
+def _finish(store: Store, name: str, page: int) -> None:
+    """Take the verdicts of earlier calibrations from a collection all of whose points have those of the last."""
+    metadata = read_metadata(name, store.open(name))
+    flags = [flag_key(calibration.fingerprint) for calibration in metadata.earlier if calibration.kept]
+    if not flags:
+        return
+    # First, so that searches that were opened before go on with the new one instead of missing what is gone.
+    metadata = _with_earlier(store, name, metadata, served=False)
+    for flag in flags:
+        store.add_index(name, flag, "bool")  # a run that was killed may have dropped it
+    flagged = [
+        models.FieldCondition(key=flag, match=models.MatchValue(value=value))
+        for flag in flags
+        for value in (True, False)
+    ]
+    for points in pages(store, name, filter=models.Filter(should=[*flagged]), limit=page):
+        # A point that was written meanwhile with an earlier calibration keeps its verdict, until the next rewrite.
+        these: Any = models.HasIdCondition(has_id=[point.id for point in points])
+        store.strip(name, [*flags, EARLIER], models.Filter(must=[these, scored_by([metadata.fingerprint])]))
+    for flag in flags:
+        store.drop_index(name, flag)
+    _with_earlier(store, name, metadata, kept=False)
+
+
+def _with_earlier(store: Store, name: str, metadata: CollectionMetadata, **changes: bool) -> CollectionMetadata:
+    """Change all earlier calibrations in a collection's metadata, and return it."""
+    earlier = tuple(calibration.model_copy(update=changes) for calibration in metadata.earlier)
+    changed = metadata.model_copy(update={"earlier": earlier})
+    _write(store, name, changed)
+    return changed
+
+
+def _write(store: Store, name: str, metadata: CollectionMetadata) -> None:
+    store.write_metadata(name, metadata.model_dump(mode="json", exclude_none=True))
 
 
 def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprint: str | None) -> None:
@@ -183,40 +233,11 @@ def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprin
                 hint="Give the calibration another fingerprint",
             )
         return
-    replaced = Calibration(fingerprint=metadata.fingerprint, safety=metadata.safety)
+    replaced = Calibration(fingerprint=metadata.fingerprint, safety=metadata.safety, served=True, kept=True)
     earlier = [known for known in (*metadata.earlier, replaced) if known.fingerprint != target]
     changed = metadata.model_copy(update={"fingerprint": target, "safety": safety, "earlier": tuple(earlier)})
     store.add_index(name, flag_key(target), "bool")
-    store.write_metadata(name, changed.model_dump(mode="json", exclude_none=True))
-
-
-def _stages(metadata: CollectionMetadata) -> list[tuple[models.Filter, Calibration]]:
-    """Return the order of the rewrite: conditions on points, and the calibration that scored them."""
-    beyond = _beyond(metadata.safety)
-    stages: list[list[tuple[models.Filter, Calibration]]] = [[], [], [], []]
-    for calibration in metadata.earlier:
-        scored = scored_by([calibration.fingerprint])
-        safe = models.FieldCondition(key=UNSAFE, range=models.Range(gte=0.0, lte=calibration.safety.threshold.loosest))
-        conditions: list[list[Any]] = [
-            [scored, safe, beyond],  # safe so far, unsafe now
-            [scored, safe],  # safe under both
-            [scored, beyond],  # unsafe under both
-            [scored],  # unsafe so far, safe now; and what has no usable radius
-        ]
-        for stage, must in zip(stages, conditions, strict=True):
-            stage.append((models.Filter(must=must), calibration))
-    return [part for stage in stages for part in stage]
-
-
-def _beyond(safety: SafetyProfile) -> models.Filter:
-    """Return the condition of points whose radius makes them unsafe, and some within a rounding error."""
-    sides: list[Any] = []
-    for modality in MODALITIES:
-        span = models.Range(gte=max(safety.reach(modality) - _MARGIN, 0.0))
-        kind = models.FieldCondition(key=MODALITY, match=models.MatchValue(value=modality))
-        for key in (RADIUS, WORST_RADIUS):
-            sides.append(models.Filter(must=[kind, models.FieldCondition(key=key, range=span)]))
-    return models.Filter(should=sides)
+    _write(store, name, changed)
 
 
 def _amended(
@@ -233,7 +254,8 @@ def _amended(
     facts = (True, was_safe and not is_safe, is_safe and not was_safe, farthest is None)
     for counted, fact in zip(_COUNTED, facts, strict=True):
         counts[counted] += fact
-    entries = verdict(unsafe, threshold, metadata.fingerprint)
+    served = [known.fingerprint for known in metadata.earlier if known.served]
+    entries = superseding(own, verdict(unsafe, threshold, metadata.fingerprint), served)
     return Amendment(point.id, entries, before.fingerprint, radius, stored_worst(own))
 
 

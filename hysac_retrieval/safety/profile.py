@@ -168,11 +168,3 @@ class SafetyProfile(BaseModel):
         """The same for one query; for an unknown modality it must be so by both."""
         kinds = MODALITIES if modality is None else (modality,)
         return all(self.score(radius, kind) <= self.threshold.of(kind) for kind in kinds)
-
-    def reach(self, modality: Modality) -> float:
-        """Return the largest radius whose score is at most the threshold, ≥ 0, up to rounding."""
-        profile, threshold = self.of(modality), self.threshold.of(modality)
-        if not threshold:
-            return 0.0
-        logit = math.log(threshold) - math.log1p(-threshold)
-        return max(profile.midpoint + logit / profile.slope, 0.0)

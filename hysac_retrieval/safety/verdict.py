@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,9 @@ from hysac_retrieval.types import Thresholds
 
 SAFE = f"{PAYLOAD_KEY}.safe"
 """Payload field with a verdict for each model."""
+
+EARLIER = f"{PAYLOAD_KEY}.earlier"
+"""Payload field with the scores of calibrations that are being superseded, by the name of their verdict."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -44,10 +47,39 @@ def verdict(unsafe: float, threshold: float, fingerprint: str) -> dict[str, Any]
     return {"unsafe": unsafe, "model": fingerprint, "safe": {flag_name(fingerprint): unsafe <= threshold}}
 
 
+def superseding(own: Mapping[str, Any], entries: Mapping[str, Any], kept: Iterable[str]) -> dict[str, Any]:
+    """Return what a point carries for a new score while searches with earlier calibrations of its model go on.
+
+    Args:
+        own: The point's ``hysac`` payload so far.
+        entries: Its new `verdict`.
+        kept: Fingerprints of the calibrations whose verdicts and scores stay, where it has one of them.
+    """
+    scores, verdicts = own.get("earlier"), own.get("safe")
+    known = dict(scores) if isinstance(scores, Mapping) else {}
+    if isinstance(own.get("model"), str):
+        known[flag_name(own["model"])] = own.get("unsafe")
+    flags = verdicts if isinstance(verdicts, Mapping) else {}
+    names = [flag_name(fingerprint) for fingerprint in kept]
+    names = [name for name in names if name in flags and finite_number(known.get(name)) is not None]
+    safe = {**{name: flags[name] for name in names}, **entries["safe"]}
+    return {**entries, "safe": safe, "earlier": {name: known[name] for name in names}}
+
+
+def _score_of(own: Mapping[str, Any], fingerprint: str) -> float | None:
+    """Return the score that a calibration gave, the last one or one that it supersedes; None if there is none."""
+    if own.get("model") == fingerprint:
+        unsafe = own.get("unsafe")
+    else:
+        earlier = own.get("earlier")
+        unsafe = earlier.get(flag_name(fingerprint)) if isinstance(earlier, dict) else None
+    return unsafe if type(unsafe) is float and unsafe >= 0.0 else finite_number(unsafe)  # a float as nearly always
+
+
 def valid_score(own: Mapping[str, Any], fingerprint: str) -> float | None:
     """Return the score in [0, 1] that a model gave, from a point's ``hysac`` payload; None for anything else."""
-    unsafe = finite_number(own.get("unsafe"))
-    return unsafe if unsafe is not None and unsafe <= 1 and own.get("model") == fingerprint else None
+    unsafe = _score_of(own, fingerprint)
+    return unsafe if unsafe is not None and unsafe <= 1 else None
 
 
 def safe_score(own: Mapping[str, Any], fingerprint: str, thresholds: Thresholds) -> float | None:
@@ -56,13 +88,10 @@ def safe_score(own: Mapping[str, Any], fingerprint: str, thresholds: Thresholds)
     Safe is a point by its score, by the model that gave it, and by that model's verdict. The score is held to the
     threshold of the modality that the point has now; without a valid one, to the stricter.
     """
-    unsafe, verdicts = own.get("unsafe"), own.get("safe")
-    if type(unsafe) is not float:  # as nearly always
-        unsafe = finite_number(unsafe)
+    unsafe, verdicts = _score_of(own, fingerprint), own.get("safe")
     if (
         unsafe is not None
-        and 0.0 <= unsafe <= thresholds.of(own.get("modality"))
-        and own.get("model") == fingerprint
+        and unsafe <= thresholds.of(own.get("modality"))
         and isinstance(verdicts, dict)
         and verdicts.get(flag_name(fingerprint)) is True
     ):

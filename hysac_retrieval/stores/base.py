@@ -80,6 +80,9 @@ class Store(Protocol):
     def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
         """Change `hysac` entries of points that still are what they were. Durable when it returns."""
 
+    def strip(self, name: str, keys: Sequence[str], filter: models.Filter) -> None:
+        """Take payload fields from the points that match. Durable when it returns."""
+
     def add_index(self, name: str, key: str, kind: IndexKind) -> None:
         """Index a payload field; one that is indexed already is no error."""
 

@@ -20,7 +20,7 @@ from hysac_retrieval.types import Modality, PointId
 
 _REJECTED = 128  # items whose points are looked up at once
 _ERASED = 500  # points that lose their scores at once
-_WITHDRAWN = {"unsafe": None, "radius": None, HASH: None}
+_WITHDRAWN = {"unsafe": None, "radius": None, "safe": None, "earlier": None, HASH: None}
 """Without a radius, no new calibration gives the point a score either."""
 
 

@@ -189,6 +189,10 @@ class EdgeStore:
                 condition = edge_filter(change.condition())
                 shard.update(edge.UpdateOperation.set_payload_by_filter(condition, dict(change.entries), PAYLOAD_KEY))
 
+    def strip(self, name: str, keys: Sequence[str], filter: models.Filter) -> None:
+        """See `Store.strip`."""
+        self._update(name, edge.UpdateOperation.delete_payload_by_filter(edge_filter(filter), list(keys)))
+
     def add_index(self, name: str, key: str, kind: IndexKind) -> None:
         """See `Store.add_index`."""
         self._update(name, edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))

@@ -156,6 +156,9 @@ class Operations:
             if changes:
                 yield from halved(changes, lambda few: Ask("batch_update_points", name, few, wait=True))
 
+    def strip(self, name: str, keys: Sequence[str], filter: models.Filter) -> Steps[None]:
+        yield Ask("delete_payload", name, list(keys), filter, wait=True)
+
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
         if not len(query.vectors):
             return []

@@ -110,6 +110,7 @@ class QdrantStore(_Store[QdrantClient]):
     write_metadata = _blocking(Operations.write_metadata)
     add_index = _blocking(Operations.add_index)
     drop_index = _blocking(Operations.drop_index)
+    strip = _blocking(Operations.strip)
     upsert = _blocking(Operations.upsert)
     query = _blocking(Operations.query)
     query_groups = _blocking(Operations.query_groups)
