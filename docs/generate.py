@@ -18,9 +18,10 @@ INTRODUCTION = """# Command line
 
 What `hysac --help` and the `--help` of each command print. `hysac-index` is the same command as `hysac index`.
 
-Exit codes: 0 done, 1 error, 2 usage, 3 finished but some items failed (they are listed; the rest is done). `--json`
-prints the result as JSON, and an error as `{"error": {"type": …, "message": …, "hint": …}}`, both on stdout. This page
-is written by `python docs/generate.py`.
+Exit codes: 0 done, 1 error, 2 usage, 3 finished but some items failed (they are listed; the rest is done), 141 whoever
+read the output has gone. `--json` prints the result as JSON, and an error as `{"error": {"type": …, "message": …,
+"hint": …}}`, both on stdout. Control characters of captions, names and messages are printed as escapes. This page is
+written by `python docs/generate.py`.
 """
 
 

@@ -78,9 +78,10 @@ def command(
 ) -> None:
     """Index images and texts into a collection.
 
-    SOURCE is a folder of images (searched recursively, hidden ones left out), an image, a text file (one text per
-    line), a table (.jsonl, .csv, .parquet) with a field for an image, a text, or both, whose further fields go into the
-    payload, a webdataset shard (.tar; {000..010} stands for a range), or a Hugging Face dataset (hf:NAME, or a folder).
+    SOURCE is a folder of images (searched recursively, links followed, hidden ones left out), an image, a text file
+    (one text per line), a table (.jsonl, .csv, .parquet) with a field for an image, a text, or both, whose further
+    fields go into the payload, a webdataset shard (.tar; {000..010} stands for a range), or a Hugging Face dataset
+    (hf:NAME, or a folder).
 
     What is stored already and has not changed is skipped, so a run that was stopped goes on when it is started again.
     An item that fails is reported and kept in the journal, the rest goes on, and the exit code is 3.

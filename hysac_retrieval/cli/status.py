@@ -14,6 +14,7 @@ from hysac_retrieval.errors import printable
 if TYPE_CHECKING:
     from hysac_retrieval.ingest import Status
 
+_SHOWN = 20  # items that failed
 _MEANING = {
     "present": "stored as they are",
     "missing": "not stored",
@@ -58,5 +59,8 @@ def print_status(status: Status) -> None:
     console().print(table)
     for remark in status.remarks:
         click.echo(f"Note: {remark}", err=True)
-    for failure in status.unreadable[:20]:
+    shown = (*status.unreadable, *status.failures)[:_SHOWN]
+    for failure in shown:
         click.echo(printable(f"  {failure.item}: {failure.error}"), err=True)
+    if status.failed > len(shown):
+        click.echo(f"  … and {status.failed - len(shown):,} more", err=True)

@@ -62,6 +62,13 @@ class Journal:
         """Ids of the items that failed when they were last tried."""
         return frozenset(key for key, entry in self._entries.items() if entry["event"] == _FAILED)
 
+    def failure(self, key: str) -> FailedItem | None:
+        """Return what an earlier run noted about an item that failed; None if it did not, or is mended."""
+        entry = self._entries.get(key, {})
+        if entry.get("event") != _FAILED:
+            return None
+        return FailedItem(**{name: str(entry.get(name, "")) for name in ("item", "error", "kind", "source", "id")})
+
     def fail(self, failure: FailedItem) -> None:
         """Note an item that could not be indexed."""
         with self._lock:

@@ -34,7 +34,8 @@ class Status:
         failed: Failed when last tried, by the journal, or cannot be read now.
         left: Points of the sources whose items are no longer there; None if a source cannot be read whole.
         unreadable: The first 1,000 that cannot be read now.
-        departed: Number of those, and of all points, of each source that has lost any.
+        failures: The first 1,000 that failed when last tried, and why.
+        departed: Number of points that have left, and of all points, of each source that has lost any.
         remarks: See `IndexReport.remarks`.
     """
 
@@ -44,6 +45,7 @@ class Status:
     failed: int
     left: int | None
     unreadable: tuple[FailedItem, ...] = ()
+    failures: tuple[FailedItem, ...] = ()
     departed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -85,13 +87,18 @@ def status_of(
         ThreadPoolExecutor(_THREADS, thread_name_prefix="hysac-hash") as pool,
         closing(item_groups(listing, fail)) as groups,
     ):
-        planner = CollectionPlanner(index, Journal(journal).earlier)
+        notes, failures = Journal(journal), list[FailedItem]()
+        planner = CollectionPlanner(index, notes.earlier)
         for items in groups:
-            for state in pool.map(_state, planner(items)):
+            tasks = list(planner(items))
+            for task, state in zip(tasks, pool.map(_state, tasks), strict=True):
                 counts[state] += 1
+                noted = notes.failure(task.item.id) if state == "failed" and len(failures) < LISTED else None
+                failures += [] if noted is None else [noted]
         departed = departed_points(index, listing) if listing.complete and index is not None else {}
         left = sum(count for count, _ in departed.values()) if listing.complete else None
-    return Status(**counts, left=left, departed=departed, unreadable=tuple(unreadable), remarks=listing.remarks)
+    listed = {"unreadable": tuple(unreadable), "failures": tuple(failures)}
+    return Status(**counts, left=left, departed=departed, **listed, remarks=listing.remarks)
 
 
 def _state(task: Task) -> State:

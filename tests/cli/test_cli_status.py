@@ -45,6 +45,18 @@ def test_states_are_counted(run: Run, tmp_path: Path, folder: Path, options: tup
     }
 
 
+def test_what_failed_is_named_with_its_error(run: Run, tmp_path: Path, folder: Path, options: tuple[Any, ...]) -> None:
+    run("index", folder, *options)
+    (folder / "grass.txt").write_bytes(b"\xff\xfe\xff")
+    place = ("--collection", "c", "--location", tmp_path / "data")
+    result = run("status", folder, *place)
+    for name in ("half.png", "grass.txt"):
+        assert any(name in line and ": " in line for line in result.stderr.splitlines()), result.stderr
+    found = json.loads(run("status", folder, *place, "--json").stdout)
+    assert [Path(failure["item"]).name for failure in found["failures"]] == ["half.png"]
+    assert [Path(failure["item"]).name for failure in found["unreadable"]] == ["grass.png"]
+
+
 def test_only_failed_uses_the_journal_beside_the_collection(
     run: Run, tmp_path: Path, folder: Path, options: tuple[Any, ...]
 ) -> None:

@@ -46,6 +46,44 @@ def test_files_of_one_name_are_one_sample(tmp_path: Path, name: str) -> None:
     assert "expected an object" in failed[1].error
 
 
+def test_shards_as_other_programs_leave_them(tmp_path: Path) -> None:
+    """Of a Mac, of img2dataset, with folders that have dots, capital suffixes and nulls."""
+    files = {
+        ".DS_Store": b"x",
+        "._000.jpg": b"fork",
+        "__MACOSX/._000.jpg": b"fork",
+        "000.jpg": b"first image",
+        "000.txt": b"",
+        "000.json": b'\xef\xbb\xbf{"caption": null, "key": "000", "url": "http://x/1.jpg", "n": null}',
+        "my.folder/v1.0/img_2.JPG": b"second image",
+        "my.folder/v1.0/img_2.TXT": b"a cat",
+        "my.folder/v1.0/img_3.Jpeg": b"third image",
+        "my.folder/v1.0/img_3.JSON": b'{"caption": ["a dog", "a puppy"]}',
+        "004.cls": b"7",
+        "004.webp": b"fourth image",
+        "004.npy": b"x",
+    }
+    items, failed = listed([shard(tmp_path / "x.tar", files)])
+    assert failed == []
+    assert [(item.key.rpartition("#")[2], item.content, dict(item.payload)) for item in items] == [
+        ("000", b"first image", {"file": "000.jpg", "key": "000", "url": "http://x/1.jpg", "n": None}),
+        ("my.folder/v1.0/img_2", b"second image", {"file": "my.folder/v1.0/img_2.JPG", "caption": "a cat"}),
+        (
+            "my.folder/v1.0/img_3",
+            b"third image",
+            {"file": "my.folder/v1.0/img_3.Jpeg", "caption": "a dog", "captions": ["a dog", "a puppy"]},
+        ),
+        ("004", b"fourth image", {"file": "004.webp"}),
+    ]
+
+
+def test_a_text_and_the_captions_of_the_json_are_both_kept(tmp_path: Path) -> None:
+    files = {"1.jpg": b"image", "1.txt": b"first", "1.json": b'{"captions": ["second", "third"], "n": 1}'}
+    (item,), _ = listed([shard(tmp_path / "x.tar", files)])
+    assert item.captions == ("first", "second", "third")
+    assert item.payload["caption"] == "first"
+
+
 def test_samples_are_counted_without_being_read(tmp_path: Path) -> None:
     for name, count in (("x.tar", 5), ("x.tgz", None)):
         with Listing([shard(tmp_path / name, SAMPLES)]) as listing:

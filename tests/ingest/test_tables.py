@@ -148,6 +148,35 @@ def test_a_saved_dataset_gives_its_splits(tmp_path: Path, datasets: Any) -> None
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_dataset_may_have_several_captions_of_a_picture_and_rows_without_one(tmp_path: Path, datasets: Any) -> None:
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "caption": datasets.Sequence(datasets.Value("string")),
+            "t": datasets.Value("timestamp[us]"),
+            "mask": datasets.Image(),
+        }
+    )
+    picture = {"bytes": png("red"), "path": None}
+    columns = {
+        "image": [picture, picture, None, None],
+        "caption": [["a", "b"], [], ["c"], ["d", "e"]],
+        "t": [datetime.datetime(2024, 1, 1)] * 4,
+        "mask": [picture] * 4,
+    }
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "saved")
+    items, failed = listed([tmp_path / "saved"])
+    assert failed == []
+    assert [(item.modality, item.captions) for item in items if item.modality == "image"] == [
+        ("image", ("a", "b")),
+        ("image", ()),
+    ]
+    assert [item.content for item in items if item.modality == "text"] == ["c", "d", "e"]
+    assert all("mask" not in item.payload and "t" in item.payload for item in items)
+    assert len({item.id for item in items}) == 5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_folder_of_local_files_is_a_dataset_when_asked_for(tmp_path: Path, datasets: Any) -> None:
     parquet(tmp_path / "train.parquet", {"text": ["a dog", "a cat"], "n": [1, 2]})
     with Listing([f"hf:{tmp_path}"]) as listing:

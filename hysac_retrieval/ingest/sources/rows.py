@@ -156,8 +156,10 @@ def image_key(path: Path, file: str, options: SourceOptions) -> str:
 
 
 def _take(record: dict[str, Any], names: Sequence[str]) -> tuple[str | None, Any]:
-    """Remove the first of the fields that has a value."""
+    """Remove the first of the fields that has a value, and those of them that have none."""
     name = next((name for name in names if record.get(name) is not None), None)
+    for lacking in [name for name in names if record.get(name, "") is None]:
+        del record[lacking]
     return name, (record.pop(name) if name else None)
 
 

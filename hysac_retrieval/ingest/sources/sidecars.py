@@ -79,9 +79,11 @@ def described(files: Iterable[tuple[str, bytes]], fields: Fields) -> dict[str, A
                 text = text or data.decode("utf-8-sig").strip()
         except (ValueError, RecursionError) as error:
             raise SourceError(f"file {name!r} cannot be read: {error}", hint="Give JSON and text as UTF-8") from error
-    replaced = {*fields.images, *(fields.texts if text else ())}
-    record = {field: value for field, value in record.items() if field not in replaced}
-    return record | ({fields.texts[0]: text} if text else {})
+    kept = {field: value for field, value in record.items() if field not in fields.images}
+    if not text:
+        return kept
+    several = [value for name in fields.texts if isinstance(value := kept.pop(name, None), list)]
+    return kept | {fields.texts[0]: [text, *(one for texts in several for one in texts)]}
 
 
 def _object(data: bytes) -> dict[str, Any]:
