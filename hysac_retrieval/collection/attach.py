@@ -229,20 +229,20 @@ def expect_removable(store: Store, name: str) -> None:
     Raises:
         CollectionExistsError: It is, or does.
     """
-    if name not in store.names():
-        raise CollectionExistsError(
-            f"{name!r} is an alias, so that recreating it would take the collection away from those who search it",
-            hint=f"Build a new one beside it with --alias {name}, which moves the alias when it is complete",
-        )
     try:
         opened = store.open(name)
         foreign = opened.metadata is None or read_metadata(name, opened).attached is not None
     except NotACollectionError:
-        return  # made by this package and damaged: others have no such metadata at all
+        foreign = False  # made by this package and damaged: others have no such metadata at all
     if foreign:
         raise CollectionExistsError(
             f"collection {name!r} holds points of an application, which recreating would remove",
             hint="Give another name, or add safe search to it with `hysac-index attach`",
+        )
+    if name not in store.names():
+        raise CollectionExistsError(
+            f"{name!r} is an alias, so that recreating it would take the collection away from those who search it",
+            hint=f"Build a new one beside it with --alias {name}, which moves the alias when it is complete",
         )
 
 
