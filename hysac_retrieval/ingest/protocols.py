@@ -74,8 +74,8 @@ class Source(Protocol):
     def __iter__(self) -> Items:
         """List the items, and what could not become one."""
 
-    def count(self) -> int | None:
-        """About how many items there are; None if that takes too long to find out."""
+    def count(self, stop: Callable[[], bool]) -> int | None:
+        """About how many items there are; None if that takes too long to find out, or once `stop` returns True."""
 
 
 Planner = Callable[[Sequence[Item]], Iterator[Task]]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from hysac_retrieval.errors import ResourceError
+
 T = TypeVar("T")
 
 
@@ -85,8 +87,7 @@ def in_thread(channel: Channel[Any], work: Callable[[], None]) -> Iterator[None]
             errors.append(error)
             channel.close(error)
 
-    thread = threading.Thread(target=run, name=f"hysac{work.__name__}")
-    thread.start()
+    thread = started(run, f"hysac{work.__name__}")
     try:
         yield
     finally:
@@ -94,3 +95,23 @@ def in_thread(channel: Channel[Any], work: Callable[[], None]) -> Iterator[None]
         thread.join()
         if errors:
             raise errors[0]
+
+
+def started(work: Callable[[], None], name: str) -> threading.Thread:
+    """Start a thread; raises `ResourceError` where the system gives no more of them."""
+    thread = threading.Thread(target=work, name=name)
+    with threads_are_short():
+        thread.start()
+    return thread
+
+
+@contextmanager
+def threads_are_short() -> Iterator[None]:
+    """Turn what Python raises where no thread can be started into a `ResourceError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        hint = "Raise the limits of this process (ulimit -u, ulimit -v, pids of a container), or take fewer workers"
+        raise ResourceError("the system starts no more threads for this process", hint=hint) from error

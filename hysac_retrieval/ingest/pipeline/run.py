@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hysac_retrieval.errors import HysacError, InputError, RequestTooLargeError, StoreError
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import Journal
-from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
+from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread, started
 from hysac_retrieval.ingest.pipeline.plan import item_groups
 from hysac_retrieval.ingest.protocols import Encoding, Groups, Outcome, Planner, Sink, Source
 from hysac_retrieval.ingest.report import IndexReport, OnProgress, Progress
@@ -46,9 +46,6 @@ class Run:
     ) -> IndexReport:
         """Do everything that is listed; when it is stopped, what is encoded by then is written. See `RunOptions`."""
         began = time.perf_counter()
-        counting = threading.Thread(target=self._count, name="hysac-count", daemon=True)
-        if on_progress:
-            counting.start()
         uploads: Channel[list[Outcome]] = Channel(_UPLOADS)
         stopped = False
 
@@ -56,7 +53,12 @@ class Run:
             for batches in uploads.together():
                 self._write([outcome for batch in batches for outcome in batch])
 
-        with self._counted(), in_thread(uploads, _upload), closing(self.encoding(self._tasks())) as encoded:
+        with (
+            self._counting(on_progress),
+            self._counted(),
+            in_thread(uploads, _upload),
+            closing(self.encoding(self._tasks())) as encoded,
+        ):
             for outcomes in encoded:
                 if points := self._sort(outcomes):
                     uploads.put(points)
@@ -69,7 +71,6 @@ class Run:
         if not stopped:
             self.journal.settle(self.source.finished, self.source.seen)
             if on_progress:
-                counting.join()
                 self._total = 0  # what was estimated is known now
                 on_progress(self._progress())
         return IndexReport(
@@ -142,9 +143,22 @@ class Run:
             self._indexed[modality] += self.sink.write(modality, batch)
             self.journal.indexed([outcome.item.id for outcome in batch])
 
-    def _count(self) -> None:
-        with suppress(HysacError):  # of a store that was closed meanwhile; it is an estimate only
-            self._total = self.source.count()
+    @contextmanager
+    def _counting(self, on_progress: OnProgress | None) -> Iterator[None]:
+        """Count what is listed in a thread that has ended when the context is left, however it is left."""
+        ended = threading.Event()
+
+        def count() -> None:
+            with suppress(HysacError):  # of a store that fails meanwhile; it is an estimate only
+                self._total = self.source.count(ended.is_set)
+
+        thread = started(count, "hysac-count") if on_progress else None
+        try:
+            yield
+        finally:
+            ended.set()
+            if thread is not None:
+                thread.join()
 
     def _progress(self) -> Progress:
         failed = self.journal.failures

@@ -18,7 +18,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Self
 
-from hysac_retrieval.errors import ImageError, SettingsError
+from hysac_retrieval.errors import ImageError, ResourceError, SettingsError
+from hysac_retrieval.ingest.pipeline.channel import threads_are_short
 from hysac_retrieval.ingest.pipeline.decode import PIPE_ENDED, Decoded, Job
 
 _FEW = 64  # images that are not worth starting processes for
@@ -65,12 +66,13 @@ class Decoder:
     def submit(self, jobs: Sequence[Job]) -> Ticket:
         """Start decoding. The results are those of `Decoding`, where an image that ends its process has an error too.
 
-        The ticket raises `SettingsError` where no process can be started.
+        The ticket raises `SettingsError` where no process can be started; `ResourceError` where no thread can.
         """
         self._few -= len(jobs)
-        if not self._processes or self._few >= 0:
-            return self._threads.submit(self._decoding, jobs)
-        return self._threads.submit(self._in_process, jobs)
+        with threads_are_short():
+            if not self._processes or self._few >= 0:
+                return self._threads.submit(self._decoding, jobs)
+            return self._threads.submit(self._in_process, jobs)
 
     def __enter__(self) -> Self:
         return self
@@ -105,8 +107,12 @@ class _Worker:
             if self._process is None:
                 command = [sys.executable, "-P", "-c", _SERVE]
                 self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-                self._up = self._starters.submit(self._ask, sys.path, self._decoding)
+                with threads_are_short():
+                    self._up = self._starters.submit(self._ask, sys.path, self._decoding)
             return (wait or self._up.done()) and self._up.result()
+        except ResourceError:
+            self.close()
+            raise
         except PIPE_ENDED as error:
             self.close()
             raise SettingsError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -70,9 +70,14 @@ class ImageFiles:
             more = "".join(f"; {remark}" for remark in self.remarks)
             raise SourceError(what + more, hint="For texts give a text file or a table")
 
-    def count(self) -> int:
-        """See `NamedSource.count`."""
-        return sum(len(folder.files) for folder in self._folders(lambda *_: None, Counter()))
+    def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:
+        """See `Source.count`."""
+        total = 0
+        for folder in self._folders(lambda *_: None, Counter()):
+            total += len(folder.files)
+            if stop():
+                return None
+        return total
 
     def _folders(self, fail: Fail, left: Counter[str]) -> Iterator[Folder]:
         """Folders with the names of their images; `left` counts what cannot be read."""

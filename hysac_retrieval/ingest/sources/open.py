@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -109,13 +109,13 @@ class Listing(AbstractContextManager["Listing"]):
         tables = [] if self._captions_path is None else [str(self._captions_path)]
         return {*self.whole, *tables} - self.broken
 
-    def count(self) -> int | None:
+    def count(self, stop: Callable[[], bool]) -> int | None:
         """See `Source.count`."""
         total = 0
         with suppress(OSError, SourceError):
             for source in self._sources.values():
-                found = source.count()
-                if found is None:
+                found = source.count(stop) if isinstance(source, ImageFiles) else source.count()
+                if found is None or stop():
                     return None
                 total += found
             return total
