@@ -60,11 +60,11 @@ def ask(collection: Collection, method: str, *arguments: Any) -> Steps[Any]:
 def _look(collection: Collection, reason: Reason) -> Steps[None]:
     """Read the metadata again, and raise `ReplacedError` if the collection is another."""
     found = yield from open_collection(collection.asked)
-    if found != collection:
-        mine, earlier = collection.metadata.fingerprint, found.metadata.earlier
-        # A rescore that is under way keeps the verdicts that there were until it is done.
-        if mine not in (known.fingerprint for known in earlier if known.served):
-            raise ReplacedError(found)
+    mine = collection.metadata.fingerprint
+    # A rescore that is under way leaves the verdicts of the calibration before until it is done.
+    served = any(known.served for known in found.metadata.earlier if known.fingerprint == mine)
+    if found != collection and not served:
+        raise ReplacedError(found)
     collection.watch.settled(reason)
 
 
