@@ -188,9 +188,11 @@ def _dry_run(
     anew = given["recreate"] or not given["resume"]
     try:
         with Index.open(place.collection, expect_fingerprint=encoder.fingerprint, **place.connection()) as index:
-            status = status_of(sources.paths, None if anew else index, options=sources.options, journal=notes)
+            status = status_of(
+                sources.paths, None if anew else index, options=sources.options, journal=notes, encoder=encoder
+            )
     except CollectionNotFoundError:
-        status = status_of(sources.paths, None, options=sources.options, journal=notes)
+        status = status_of(sources.paths, None, options=sources.options, journal=notes, encoder=encoder)
     limit = PruneLimit.of(given["prune_limit"])
     refusal = limit.refusal(dict(status.departed)) if limit and given["prune"] else ""
     would = {

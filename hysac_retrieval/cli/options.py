@@ -247,6 +247,7 @@ source_options = gathered(
     ),
     click.option("--captions", metavar="FILE", help="Table of file, caption and fields for the payload."),
     click.option("--index-captions", is_flag=True, help="Index captions as texts, too."),
+    click.option("--chunk", is_flag=True, help="Index a text that is longer than the model reads as a point a window."),
     click.option("--text-field", metavar="NAME", help="Field of the text in tables  [default: caption, text]"),
     click.option("--image-field", metavar="NAME", help="Field of the image in tables  [default: file, image]"),
     click.option(

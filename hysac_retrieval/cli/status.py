@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.options import Place, Sources, json_option, place_options, source_options
+from hysac_retrieval.cli.options import (
+    Place,
+    Sources,
+    json_option,
+    model_option,
+    place_options,
+    source_options,
+)
 from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.errors import printable
 
@@ -27,8 +34,9 @@ _MEANING = {
 @click.command("status", cls=Command)
 @source_options
 @place_options()
+@model_option
 @json_option
-def command(sources: Sources, place: Place, as_json: bool) -> None:
+def command(sources: Sources, place: Place, model: str, as_json: bool) -> None:
     """Compare a collection with its sources.
 
     Give the sources and their options as to `hysac index`. Every file is read, nothing is changed.
@@ -38,10 +46,13 @@ def command(sources: Sources, place: Place, as_json: bool) -> None:
     hysac index photos/ --collection photos --location ./data --only stale
     """
     from hysac_retrieval.collection.index import Index
+    from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest import status_of
 
+    encoder = Encoder.load(model) if sources.options.chunk else None
     with Index.open(place.collection, **place.connection()) as index:
-        status = status_of(sources.paths, index, options=sources.options, journal=place.journal(sources.journal))
+        notes = place.journal(sources.journal)
+        status = status_of(sources.paths, index, options=sources.options, journal=notes, encoder=encoder)
     if as_json:
         print_json({"collection": place.collection, **status.to_dict()})
     else:

@@ -210,6 +210,14 @@ class Encoder:
         items = [picture_views(image, self.image_spec, views) for image in images]
         return self.judge_views("image", items, batch_size=batch_size)
 
+    def text_spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the windows of a text, which together are all of it: first character, and the one after the last.
+
+        Raises:
+            TextError: The text is empty, blank or not a `str`.
+        """
+        return [(int(start), int(end)) for start, end in self.tokenizer.windows(text).spans]
+
     def text_views(self, text: str) -> Views:
         """Return what of a text is judged, as rows of token ids.
 

@@ -24,6 +24,7 @@ from hysac_retrieval.ingest.protocols import Encoding, Unfinished
 from hysac_retrieval.ingest.pruning import DEFAULT_LIMIT, PruneLimit
 from hysac_retrieval.ingest.pruning import prune as prune_points
 from hysac_retrieval.ingest.report import IndexReport, OnProgress
+from hysac_retrieval.ingest.sources.chunks import Spans
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.safety.views import ViewSetting
@@ -105,7 +106,7 @@ def index_sources(
     views = run.get("views", "fast")
     encoding, journal, resume = encoding_for(encoder, run, ray), run.get("journal"), run.get("resume", True)
     index.collection.expect(encoder.fingerprint)
-    with _open(sources, options, only, resume, journal) as listing, Journal(journal) as notes:
+    with _open(sources, options, only, resume, journal, encoder.text_spans) as listing, Journal(journal) as notes:
         planner = CollectionPlanner(index, notes.earlier, only, resume=resume, views=views)
         part = Run(listing, planner, encoding, CollectionSink(index, views), notes, encoder.text_spec.context_length)
         report = part(run.get("on_progress"), run.get("should_stop"))
@@ -154,6 +155,7 @@ def _open(
     only: Collection[str],
     resume: bool,
     journal: str | os.PathLike[str] | None,
+    spans: Spans | None = None,
 ) -> Listing:
     if "failed" in only and journal is None:
         what = "only='failed' does what the journal lists, and no journal is given"
@@ -162,4 +164,4 @@ def _open(
         raise SettingsError(f"unknown state {sorted(unknown)[0]!r}; expected {', '.join(get_args(Unfinished))}")
     if only and not resume:
         raise SettingsError("only chooses among unfinished items, but without resume everything is done again")
-    return Listing(sources, options)
+    return Listing(sources, options, spans)

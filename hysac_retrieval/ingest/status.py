@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import LISTED, Journal
 from hysac_retrieval.ingest.pipeline.decode import Decoding
@@ -19,6 +20,9 @@ from hysac_retrieval.ingest.protocols import Task
 from hysac_retrieval.ingest.pruning import departed_points
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
+
+if TYPE_CHECKING:
+    from hysac_retrieval.encoder.encoder import Encoder
 
 _THREADS = 8  # reading files; hashing lets other threads run
 
@@ -60,6 +64,7 @@ def status_of(
     *,
     options: SourceOptions | None = None,
     journal: str | os.PathLike[str] | None = None,
+    encoder: Encoder | None = None,
 ) -> Status:
     """Compare a collection with its sources, which are all read and hashed.
 
@@ -68,12 +73,16 @@ def status_of(
         index: The collection; None for one that is not there yet.
         options: How the sources are read.
         journal: Journal of the runs that indexed them.
+        encoder: The model, which says where texts are parted; needed with the option ``chunk`` only.
 
     Raises:
+        SettingsError: The sources are read in chunks, and there is no encoder.
         SourceError: A source is missing or cannot be read from its beginning, or the journal cannot be read.
         MissingExtraError: A source needs a package that is not installed.
         StoreError: The store fails.
     """
+    if options is not None and options.chunk and encoder is None:
+        raise SettingsError("where texts are parted is not known without the model", hint="Give the encoder")
     unreadable: list[FailedItem] = []
     counts: dict[State, int] = {"present": 0, "missing": 0, "stale": 0, "failed": 0}
 
@@ -83,7 +92,7 @@ def status_of(
             unreadable.append(failure)
 
     with (
-        Listing(sources, options) as listing,
+        Listing(sources, options, encoder.text_spans if encoder else None) as listing,
         ThreadPoolExecutor(_THREADS, thread_name_prefix="hysac-hash") as pool,
         closing(item_groups(listing, fail)) as groups,
     ):

@@ -27,6 +27,7 @@ from typing import TypeAlias
 from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
+from hysac_retrieval.ingest.sources.chunks import Spans, chunks
 from hysac_retrieval.ingest.sources.datasets import PREFIX, dataset_tables, is_saved_dataset
 from hysac_retrieval.ingest.sources.files import ImageFiles, text_file
 from hysac_retrieval.ingest.sources.kinds import is_picture, unread
@@ -53,6 +54,11 @@ class Listing(AbstractContextManager["Listing"]):
 
     A source that breaks in the middle becomes a failed item, and the next one follows. Use it as a context manager.
 
+    Args:
+        sources: Their names.
+        options: How they are read.
+        spans: Gives the windows of a text; needed to list the items of ``chunk``.
+
     Attributes:
         seen: Ids of everything listed so far.
         complete: Whether everything listed so far could be read: what was not seen is not there.
@@ -64,8 +70,14 @@ class Listing(AbstractContextManager["Listing"]):
         MissingExtraError: A kind of source needs a package that is not installed.
     """
 
-    def __init__(self, sources: Sequence[str | os.PathLike[str]], options: SourceOptions | None = None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str | os.PathLike[str]],
+        options: SourceOptions | None = None,
+        spans: Spans | None = None,
+    ) -> None:
         self._options = options or SourceOptions()
+        self._spans = spans if self._options.chunk else None
         if self._options.namespace == "":
             raise SettingsError("the namespace is empty", hint="Give it a name, or leave it out")
         self._captions_path = None if self._options.captions is None else Path(self._options.captions).expanduser()
@@ -126,9 +138,10 @@ class Listing(AbstractContextManager["Listing"]):
             for found in all_items:
                 accepted = found if isinstance(found, FailedItem) else self._once(found)
                 if accepted is not None:
-                    yield accepted
+                    yield from self._windows(accepted)
                 if isinstance(accepted, Item) and self._options.index_captions:
-                    yield from filter(None, (self._once(text) for text in _caption_items(accepted)))
+                    for text in filter(None, map(self._once, _caption_items(accepted))):
+                        yield from self._windows(text)
 
     def _all(self) -> Items:
         yield from self._bad_captions
@@ -148,6 +161,15 @@ class Listing(AbstractContextManager["Listing"]):
         for origin, file in self._captions.unmatched() if self._captions else ():
             wrong = SourceError(f"no source holds the image {file!r}", hint="Correct the name or remove the row")
             yield FailedItem.of(origin, wrong, source=str(self._captions_path))
+
+    def _windows(self, item: Item | FailedItem) -> Items:
+        if self._spans is None or isinstance(item, FailedItem):
+            yield item
+            return
+        for part in chunks(item, self._spans):
+            if part.key != item.key:
+                self.seen.add(part.id, part.place)
+            yield part
 
     def _once(self, item: Item) -> Item | FailedItem | None:
         """Return the item; None if it was listed before, and a failure if something else has its key."""

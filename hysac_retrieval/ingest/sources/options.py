@@ -46,6 +46,7 @@ class SourceOptions:
         fields: Names of the fields of tables.
         types: Types of columns of CSV, by name: ``string``, ``int``, ``float`` or ``bool``. Others are inferred.
         index_captions: Whether captions are also indexed as texts of their own.
+        chunk: Whether a text that is longer than the model reads becomes a point for each window of it; see `chunks`.
         namespace: Takes the place of the source's path in ids, so that they stay the same when the source moves. All
             that is in a namespace counts as one source.
         split: Split of a Hugging Face dataset; None for all of them.
@@ -59,6 +60,7 @@ class SourceOptions:
     fields: Fields = Fields()
     types: Mapping[str, str] = field(default_factory=dict)
     index_captions: bool = False
+    chunk: bool = False
     namespace: str | None = None
     split: str | None = None
     subset: str | None = None
