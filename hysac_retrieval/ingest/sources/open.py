@@ -140,8 +140,9 @@ class Listing(AbstractContextManager["Listing"]):
                 if accepted is not None:
                     yield from self._windows(accepted)
                 if isinstance(accepted, Item) and self._options.index_captions:
-                    for text in filter(None, map(self._once, _caption_items(accepted))):
-                        yield from self._windows(text)
+                    for caption in _caption_items(accepted):
+                        if (text := self._once(caption)) is not None:
+                            yield from self._windows(text)
 
     def _all(self) -> Items:
         yield from self._bad_captions
