@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
 from qdrant_client import models
 
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.errors import SettingsError, SourceError
+from hysac_retrieval.ingest.sources.fields import value_of
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.results import Hit, SearchResult
 from hysac_retrieval.safety.filters import as_filter
@@ -124,7 +126,8 @@ class Fields:
     """Payload fields from which a framework's document is made.
 
     Args:
-        content: The field with the text; of several, the first that a point has.
+        content: The field with the text; of several, the first that a point has. A bar leads into JSON that is kept as
+            text, such as ``_node_content|text``.
         metadata: The field with the metadata; None for all other fields of the payload.
     """
 
@@ -139,7 +142,7 @@ class Fields:
     def text(self, hit: Hit) -> str | None:
         """Return the text of a hit, None if it has none. Several captions become lines."""
         for key in self.content:
-            value = hit.payload.get(key)
+            value = _value(hit.payload, key)
             if isinstance(value, str):
                 return value
             if isinstance(value, list) and value and all(isinstance(line, str) for line in value):
@@ -170,6 +173,12 @@ class Fields:
         figures = asdict(hit)
         del figures["payload"]
         return metadata | {PAYLOAD_KEY: figures}
+
+
+def _value(payload: Mapping[str, Any], field: str) -> Any:
+    with suppress(SourceError):
+        return value_of(payload, field)
+    return None
 
 
 def closeness(hit: Hit) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from support.spaces import index_on, random_points
 from hysac_retrieval import SafetyPolicy, aconnect, connect
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import InputError, SettingsError, UnsafeNotAllowedError
-from hysac_retrieval.integrations import Fields, FixedSearch, closeness, joined_filter
+from hysac_retrieval.integrations import Fields, FixedSearch, closeness, farthest, joined_filter
 from hysac_retrieval.results import Hit
 from hysac_retrieval.safety.policy import LabelRule
 from hysac_retrieval.search.blocking import SafeSearch
@@ -110,7 +112,7 @@ def hit(**payload: Any) -> Hit:
 
 
 def test_documents_are_made_of_the_fields_that_are_named() -> None:
-    said = {"id": 7, "distance": 1.0, "unsafe": 0.25, "radius": 1.5, "modality": "text"}
+    said = {"id": 7, "distance": 1.0, "unsafe": 0.25, "radius": 1.5, "modality": "text", "views": 1, "worst": None}
     usual = Fields()
     assert usual.text(hit(text="a dog", k=1)) == "a dog"
     assert usual.described(hit(text="a dog", k=1)) == {"k": 1, "hysac": said}
@@ -121,6 +123,37 @@ def test_documents_are_made_of_the_fields_that_are_named() -> None:
     assert nested.described(hit(page_content="x", metadata={"k": 1}, other=2)) == {"k": 1, "hysac": said}
     assert nested.described(hit(metadata="none", other=2)) == {"hysac": said}
     assert closeness(hit()) == 0.5
+    inside = Fields.of("_node_content|text", None)
+    assert inside.text(hit(_node_content='{"text": "a dog"}')) == "a dog"
+    assert [inside.text(hit(_node_content=odd)) for odd in ("{", 3, "[]", None)] == [None] * 4
+
+
+def test_hits_without_a_text_have_names_of_their_own() -> None:
+    hits = [
+        replace(hit(**payload), id=row)
+        for row, payload in enumerate(
+            [{"file": "a.png"}, {"file": "b.png"}, {"file": "b.png"}, {"file": ""}, {"caption": ""}, {"text": "a dog"}]
+        )
+    ]
+    assert Fields().named(hits) == ["a.png", "1", "2", "3", "4", "a dog"]
+    assert Fields().named([]) == []
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-9, 0.37, 1.0, 2.960843, 41.5])
+def test_a_score_that_is_taken_for_a_threshold_keeps_its_hit(distance: float) -> None:
+    score = closeness(replace(hit(), distance=distance))
+    bound = farthest(score)
+    assert bound is not None
+    assert distance <= bound <= distance * (1 + 1e-9) + 1e-9
+
+
+def test_a_score_threshold_is_a_number_from_0_to_1() -> None:
+    assert farthest(None) is None
+    assert farthest(np.float32(0.5)) == pytest.approx(1.0)
+    assert farthest(0) > 1e100  # type: ignore[operator]
+    for wrong in (-1e-9, 1.01, math.nan, math.inf, True, "0.5", [0.5]):
+        with pytest.raises(SettingsError, match="score_threshold"):
+            farthest(wrong)  # type: ignore[arg-type]
 
 
 def test_joined_filters_must_all_hold() -> None:

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 def _content(
     text_field: str | None, image_field: str | None, framework: str | None, root: Path | None, prefix: str | None
-) -> Content:
+) -> Content | None:
     from hysac_retrieval.ingest import Content
 
+    if not any((text_field, image_field, framework, root, prefix)):
+        return None  # what the collection was attached with
     if framework is None:
         return Content(text_field, image_field, root, prefix)
     if text_field or image_field:
@@ -91,7 +93,7 @@ def command(
     ctx: click.Context,
     /,
     place: Place,
-    content: Content,
+    content: Content | None,
     way: dict[str, Any],
     yes: bool,
     model: str,
@@ -106,7 +108,7 @@ def command(
     vector has no name gets scores only, unless vectors are asked for (--companion, --in-place).
 
     Points that are done are skipped: a run that was stopped goes on when it is started again, and later runs take up
-    what the application has added or changed. Points without a score are never in a safe result.
+    what the application has added or changed; they need no fields. Points without a score are never in a safe result.
 
     \b
     hysac-index attach --collection products --text-field title --url http://localhost:6333

@@ -12,7 +12,7 @@ from qdrant_client import AsyncQdrantClient
 
 from hysac_retrieval.collection.attach import AttachOptions
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.collection.metadata import Vectors
+from hysac_retrieval.collection.metadata import CollectionMetadata, Vectors, read_metadata
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.indexing import RunOptions, encoding_for
 from hysac_retrieval.ingest.journal import Journal
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def attached_collection_for(
     encoder: Encoder,
     name: str,
-    content: Content,
+    content: Content | None,
     *,
     hnsw: HnswOptions | None = None,
     vectors: Vectors | None = None,
@@ -45,7 +45,7 @@ def attached_collection_for(
     Args:
         encoder: Its space, calibration and lift.
         name: The application's collection.
-        content: Payload fields to encode; checked before anything is changed.
+        content: Payload fields to encode; checked before anything is changed. None for those that it is attached with.
         hnsw: Options of the graph.
         vectors: Where the vectors go; see `AttachOptions`.
         labels: Payload fields that a companion has copies of; see there.
@@ -57,7 +57,9 @@ def attached_collection_for(
         StoreError: See `Index.attach`.
     """
     with opening(connection) as (store, owned):
-        store.open(name)
+        opened = store.open(name)
+        if content is None:
+            content = _kept(None if opened.metadata is None else read_metadata(name, opened))
         expect_content(store, name, content, confirm)
         options: AttachOptions = {"vectors": vectors, "labels": labels, "content": content.kept()}
         index = Index.attach_model(encoder, name, hnsw=hnsw, options=options, store=store)
@@ -130,8 +132,12 @@ def content_of(index: Index) -> Content:
     Raises:
         SettingsError: None is kept with it, or it names a folder that is not there.
     """
-    attached = index.metadata.attached
+    return _kept(index.metadata)
+
+
+def _kept(metadata: CollectionMetadata | None) -> Content:
+    attached = None if metadata is None else metadata.attached
     if attached is None or not attached.content:
-        what = f"it is not kept with collection {index.name!r} what its points are about"
-        raise SettingsError(what, hint="Say so by content=Content(text=…), or attach it again")
+        what = "it is not known what the points are about, and nothing about it is kept with the collection"
+        raise SettingsError(what, hint="Name a payload field with a text or an image: content=Content(text=…)")
     return Content.of_kept(attached.content)

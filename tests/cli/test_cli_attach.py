@@ -50,7 +50,7 @@ def test_attach_is_part_of_hysac_index(app: Application, where: tuple[Any, ...],
     assert alone.exit_code == 0, alone.output
     report = json.loads(alone.stdout)["report"]
     assert report["indexed"] == {"image": 0, "text": len(TEXTS)}
-    again = run("attach", *options)
+    again = run("attach", *where, "--model", toy_bundle, "--workers", 0, "--json")  # the fields are known by now
     assert json.loads(again.stdout)["report"]["skipped"] == len(TEXTS)
     assert run("index", "detach", *where, "--yes").exit_code == 0
     assert app.look() == before

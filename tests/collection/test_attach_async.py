@@ -129,7 +129,7 @@ def test_what_a_score_needs_is_said(tmp_path: Path, encoder: Encoder) -> None:
             metadata = index.metadata
         with pytest.raises(SettingsError, match=r"Guard\.open"):
             Guard.of(metadata).score([0])
-        with pytest.raises(SettingsError, match="content="):
+        with pytest.raises(SettingsError, match="what the points are about"):
             Guard.open(NAME, model=encoder, **app.place).score([0])
         assert Guard.open(NAME, model=encoder, content=TITLES, **app.place).score([0]).total == 1
         with pytest.raises(ModelMismatchError):
