@@ -11,6 +11,7 @@ from support.cli import Run
 from support.toy_bundle import write_toy_bundle
 
 from hysac_retrieval.encoder.bundle import Bundle
+from hysac_retrieval.safety.profile import SafetyProfile
 
 THINGS = ("dog", "cat", "house", "man", "woman")
 
@@ -75,4 +76,60 @@ def test_a_profile_that_cannot_be_written_leaves_the_bundle_as_it_was(
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="no space left"):
         run(*arguments, "--update", "--out", tmp_path / "profile.json")
+    assert Bundle.load(tmp_path / "model").fingerprint == before
+
+
+OVERLAPPING = ("gun", "knife", "dog", "cat")
+"""Things of samples that are labelled unsafe and are, for the toy model, in part no other than safe ones."""
+
+
+@pytest.fixture
+def hard(arguments: tuple[Any, ...], tmp_path: Path) -> tuple[Any, ...]:
+    """The same, where texts of both sides overlap and images do not."""
+    texts = "\n".join(f"a {a} with a {b}" for a in THINGS for b in OVERLAPPING)
+    (tmp_path / "unsafe.txt").write_text(texts, encoding="utf-8")
+    return arguments
+
+
+@pytest.mark.parametrize("option", ["miss", "lost"])
+def test_one_share_is_asked_for_and_both_are_printed(run: Run, hard: tuple[Any, ...], option: str) -> None:
+    found = {}
+    for share in (0.0, 0.3, 0.6):
+        result = run(*hard, f"--max-{option}", share, "--json")
+        assert result.exit_code == 0, result.output
+        profile = SafetyProfile.model_validate_json(result.stdout)
+        assert set(profile.rates) == {"text"}
+        assert getattr(profile.rates["text"], option) <= share
+        found[share] = profile
+        shown = run(*hard, f"--max-{option}", share)
+        rates = profile.rates["text"]
+        assert f"{rates.miss:.1%}" in shown.stdout
+        assert f"{rates.lost:.1%}" in shown.stdout
+    other = {"miss": "lost", "lost": "miss"}[option]
+    paid = [getattr(found[share].rates["text"], other) for share in (0.0, 0.3, 0.6)]
+    assert paid == sorted(paid, reverse=True)
+    assert paid[0] > paid[-1]
+    # Images, of which there are no samples, keep their own threshold.
+    assert {profile.threshold.image for profile in found.values()} == {0.5}
+    assert len({profile.threshold.text for profile in found.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--max-miss", "0", "--max-lost", "0"), "of the safe ones are lost, and no more than 0.00% may be"),
+        (("--max-miss", "1"), "--max-miss"),
+        (("--max-lost", "1"), "--max-lost"),
+        (("--max-miss", "-0.1"), "--max-miss"),
+        (("--max-lost", "nan"), "max_lost is nan"),
+        (("--max-lost", "5%"), "--max-lost"),
+    ],
+)
+def test_shares_that_cannot_be_had_are_errors_in_words(
+    run: Run, hard: tuple[Any, ...], options: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    before = Bundle.load(tmp_path / "model").fingerprint
+    result = run(*hard, *options, "--update")
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())
     assert Bundle.load(tmp_path / "model").fingerprint == before
