@@ -42,8 +42,9 @@ class PathStep:
     Attributes:
         radius: The point's distance from the origin.
         unsafe: P(unsafe | radius, modality) of the query at that radius, in [0, 1].
-        safe_share: Share of the nearest points of any score (as many as the policy's `top`) whose score is at most
-            their threshold; 1 where nothing is near.
+        safe_share: Share of the nearest points (as many as the policy's `top`) that are safe; 1 where nothing is near.
+            Where the policy lets nobody see unsafe points, these do not enter: it is the share of the nearest safe
+            points that are as safe as three quarters of the calibration's safe samples.
         chosen: Whether this point was searched with.
     """
 

@@ -93,6 +93,13 @@ class AsyncSafeSearch:
         store, live = await self._opened()
         return await arun(live.refresh(), store)
 
+    def only_safe(self) -> AsyncSafeSearch:
+        """Return this engine for callers to whom unsafe points are out of reach, whatever its policy allows others.
+
+        Nothing that it returns depends on unsafe points, and none of them is a query. Closing either closes both.
+        """
+        return _OnlySafe(self)
+
     async def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
         store, live = await self._opened()
         # A search encodes and computes between its questions, which must not hold up the event loop.
@@ -128,6 +135,20 @@ class AsyncSafeSearch:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+class _OnlySafe(AsyncSafeSearch):
+    def __init__(self, engine: AsyncSafeSearch) -> None:
+        self._engine = engine
+
+    async def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
+        return await self._engine._run(lambda core: begin(core.only_safe))
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    async def _opened(self) -> Any:
+        return await self._engine._opened()
 
 
 def aconnect(

@@ -145,8 +145,28 @@ class SafeSearch:
     ) -> None:
         self.close()
 
+    def only_safe(self) -> SafeSearch:
+        """Return this engine for callers to whom unsafe points are out of reach, whatever its policy allows others.
+
+        Nothing that it returns depends on unsafe points, and none of them is a query. Closing either closes both.
+        """
+        return _OnlySafe(self)
+
     def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
         return run(self._live.steps(begin), self._index.store)
+
+
+class _OnlySafe(SafeSearch):
+    def __init__(self, engine: SafeSearch) -> None:
+        self._engine, self._index, self._live = engine, engine.index, engine.live
+
+    @property
+    def core(self) -> SearchEngine:
+        """Everything of a search but the sending."""
+        return super().core.only_safe
+
+    def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
+        return self._engine._run(lambda engine: begin(engine.only_safe))
 
 
 def connect(

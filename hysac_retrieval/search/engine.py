@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Generic, Self, TypeVar
 
+from hysac_retrieval.collection.answers import answers_to, groups_to
 from hysac_retrieval.collection.collection import Collection
-from hysac_retrieval.collection.current import Current, ask
+from hysac_retrieval.collection.current import Current
 from hysac_retrieval.collection.interpret import groups_of, hits_of
 from hysac_retrieval.collection.plan import SearchPlan, plan_search
 from hysac_retrieval.errors import SettingsError
@@ -22,7 +24,7 @@ from hysac_retrieval.search.queries import Query, QueryEncoder
 from hysac_retrieval.search.request import AnyRequest, GroupSearchRequest, SearchRequest
 from hysac_retrieval.search.traversal import Settled, settle
 from hysac_retrieval.steps import Steps
-from hysac_retrieval.stores.types import GroupQuery, StoredPoint
+from hysac_retrieval.stores.types import GroupQuery
 from hysac_retrieval.types import Thresholds
 
 R = TypeVar("R", bound=AnyRequest)
@@ -79,6 +81,11 @@ class SearchEngine:
         chosen.bounds(collection.metadata.safety.threshold)
         return cls(collection, encoder, chosen)
 
+    @cached_property
+    def only_safe(self) -> SearchEngine:
+        """The same search for callers to whom unsafe points are out of reach, whatever the policy allows others."""
+        return replace(self, policy=replace(self.policy, allow_unsafe=False), _prepared={})
+
     def search(self, queries: Sequence[Query], options: Mapping[str, Any]) -> Steps[list[SearchResult]]:
         """Search with several queries in one request to the store.
 
@@ -89,8 +96,7 @@ class SearchEngine:
         settled = yield from self.settled(queries, prepared)
         if not settled:
             return []
-        request_to_store = plan.query([query.point for query in settled], [query.hidden for query in settled])
-        answers: list[list[StoredPoint]] = yield from ask(self.collection, "query", request_to_store)
+        answers = yield from answers_to(plan, [query.point for query in settled], [query.hidden for query in settled])
         results = []
         for query, answer in zip(settled, answers, strict=True):
             page = hits_of(plan, query.point, answer)[request.offset : request.wanted]
@@ -105,8 +111,7 @@ class SearchEngine:
         request, plan = prepared.request, prepared.plan
         (settled,) = yield from self.settled([query], prepared)
         grouping = GroupQuery(request.by, request.groups, request.size)
-        request_to_store = plan.query([settled.point], [settled.hidden])
-        answer = yield from ask(self.collection, "query_groups", request_to_store, grouping)
+        answer = yield from groups_to(plan, settled.point, settled.hidden, grouping)
         found = []
         for group in groups_of(plan, settled.point, answer):
             if hits := self.policy.admitted(group.hits, request.safe):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hysac_retrieval import lorentz
-from hysac_retrieval.collection.current import ask
+from hysac_retrieval.collection.answers import answers_to
 from hysac_retrieval.collection.interpret import hits_of
 from hysac_retrieval.collection.plan import SearchPlan, plan_search
 from hysac_retrieval.collection.records import stored_points
@@ -99,8 +99,8 @@ def explain(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> S
     texts = _plan(engine, prepared, limit=CANDIDATES, modality="text")
     others = _plan(engine, prepared, limit=request.near)
     hidden = [settled.hidden] * len(path)
-    near_texts = yield from ask(collection, "query", texts.query(path, hidden))
-    near_all = yield from ask(collection, "query", others.query(path, hidden))
+    near_texts = yield from answers_to(texts, path, hidden)
+    near_all = yield from answers_to(others, path, hidden)
     boundary = min(metadata.safety.of(kind).boundary for kind in ([info.modality] if info.modality else MODALITIES))
     steps = []
     for point, some, every in zip(path, near_texts, near_all, strict=True):

@@ -2,7 +2,9 @@
 
 A geodesic traversal knows one target per query. An adaptive one goes the same way in steps: every point from the query
 to its boundary is probed in one request, for what is nearest whatever its score, and the least moved one around which
-everything is safe is searched. What the probes found never leaves this process.
+everything is safe is searched. Where unsafe points are out of a caller's reach, so are they out of the probes': how far
+a query is moved, and the shares on its path, would tell what they are. Safe points alone are probed then, and the least
+moved point is searched around which they are as safe as ordinary safe samples of the calibration.
 """
 
 from __future__ import annotations
@@ -13,18 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from hysac_retrieval import lorentz
+from hysac_retrieval.collection.answers import answers_to
 from hysac_retrieval.collection.collection import Collection
-from hysac_retrieval.collection.current import ask
 from hysac_retrieval.collection.interpret import hits_of
 from hysac_retrieval.collection.plan import plan_search
 from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.results import Hit, PathStep, QueryInfo
 from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.redirect import boundary_of, moved_to, query_info, radius_of
 from hysac_retrieval.search.points import Point, QueryPoint
 from hysac_retrieval.search.request import AnyRequest
 from hysac_retrieval.steps import Steps
-from hysac_retrieval.types import Thresholds
+from hysac_retrieval.types import MODALITIES, Thresholds
+
+ORDINARY = 75
+"""Percentile of the radii of a calibration's safe samples up to which one is ordinary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +78,10 @@ def settle(
         settled.append(_settled(query, searched, collection, thresholds, redirecting))
     if not paths:
         return settled
-    nearest = yield from _probed(collection, policy, request, [queries[row] for row in paths], [*paths.values()])
+    nearest = yield from _probed(collection, policy, request, bound, [queries[row] for row in paths], [*paths.values()])
+    counted = bound if policy.allow_unsafe else _ordinary(profile, bound)
     for row, path in paths.items():
-        step, seen = _choose(path, queries[row], nearest[: len(path)], bound, collection)
+        step, seen = _choose(path, queries[row], nearest[: len(path)], counted, collection)
         nearest = nearest[len(path) :]
         searched = queries[row].point if step == 0 else path[step]
         settled[row] = _settled(queries[row], searched, collection, thresholds, redirecting, seen)
@@ -117,15 +124,23 @@ def _probed(
     collection: Collection,
     policy: SafetyPolicy,
     request: AnyRequest,
+    bound: Thresholds,
     queries: Sequence[QueryPoint],
     paths: Sequence[Point],
 ) -> Steps[list[list[Hit]]]:
-    """Points nearest to each point of some paths, whatever their score, and so without a penalty on it."""
-    probe = PageRequest(safe=False, limit=policy.top, filter=request.filter, modality=request.modality, ef=request.ef)
+    """Points nearest to each point of some paths, whatever their score if the policy lets a caller see all."""
+    probe = PageRequest(
+        safe=not policy.allow_unsafe,
+        threshold=None if policy.allow_unsafe else bound,
+        limit=policy.top,
+        filter=request.filter,
+        modality=request.modality,
+        ef=request.ef,
+    )
     plan = plan_search(collection, probe, rules=policy.condition(request.safe))
     points = np.concatenate(paths)
     hidden = [query.hidden for query, path in zip(queries, paths, strict=True) for _ in path]
-    answers = yield from ask(collection, "query", plan.query(points, hidden))
+    answers = yield from answers_to(plan, points, hidden)
     return [hits_of(plan, point, answer)[: policy.top] for point, answer in zip(points, answers, strict=True)]
 
 
@@ -141,6 +156,12 @@ def _choose(
         PathStep(radius, profile.score(radius, query.modality), share, step == chosen)
         for step, (radius, share) in enumerate(zip(radii, shares, strict=True))
     )
+
+
+def _ordinary(profile: SafetyProfile, bound: Thresholds) -> Thresholds:
+    """Return the score of an ordinary safe sample of each modality, where that is stricter than the bound."""
+    radii = {kind: profile.of(kind).safe.percentiles[ORDINARY] for kind in MODALITIES}
+    return Thresholds(**{kind: min(bound.of(kind), profile.score(radii[kind], kind)) for kind in MODALITIES})
 
 
 def _safe_share(hits: Sequence[Hit], bound: Thresholds) -> float:

@@ -111,7 +111,9 @@ def mcp(asked: Asked) -> Answers:
 
     found = []
     for answer in asyncio.run(ask()):
-        assert not answer.is_error, answer.content
+        if answer.is_error:  # a point that is not safe is none to be similar to
+            assert "has no point" in str(answer.content)
+            continue
         assert answer.structured_content is not None
         found.append(set(_ids(answer.structured_content)))
     return found

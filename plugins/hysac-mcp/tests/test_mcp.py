@@ -162,7 +162,10 @@ def test_no_file_is_read_unless_a_folder_is_open(async_engine: AsyncSafeSearch, 
 def test_a_stored_point_finds_what_is_like_it(async_engine: AsyncSafeSearch) -> None:
     server = make_server(async_engine)
     assert {hit["id"] for hit in hits(call(server, "similar", id=0))} == SAFE - {0}
-    assert {hit["id"] for hit in hits(call(server, "similar", id=1))} == SAFE  # an unsafe one is redirected
+    unsafe, nowhere = call(server, "similar", id=1), call(server, "similar", id=999)
+    assert unsafe.is_error  # its radius and score would tell what it is
+    assert str(unsafe.content).replace("1", "N") == str(nowhere.content).replace("999", "N")
+    assert {hit["id"] for hit in hits(call(make_server(async_engine, allow_unsafe=True), "similar", id=1))} == SAFE
     assert "no point" in error(call(server, "similar", id=99)).lower()
 
 

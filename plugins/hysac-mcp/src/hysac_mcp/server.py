@@ -50,11 +50,13 @@ def make_server(
     Args:
         engine: Engine with its policy (`hysac_retrieval.aconnect`). The first call of a tool opens it.
         limit: Hits of a search that names no number, 1 to 100.
-        allow_unsafe: Whether the tools have an argument `safe`. Without it they only return safe results, whatever the
-            engine's policy allows; with it, the policy decides.
+        allow_unsafe: Whether the tools have an argument `safe`. Without it they only return safe results, and tell
+            nothing of unsafe points, whatever the engine's policy allows; with it, the policy decides.
         image_root: Folder in which `find_by_image` may read files; None: pictures are sent along.
     """
     root = None if image_root is None else Path(image_root).resolve()
+    if not allow_unsafe:
+        engine = engine.only_safe()
 
     async def find_by_text(
         query: Annotated[str, Field(description="What to look for, in words.")],
