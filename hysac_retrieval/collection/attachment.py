@@ -15,6 +15,7 @@ from hysac_retrieval.collection.metadata import Attached, read_metadata
 from hysac_retrieval.collection.records import records
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, normal_ids
+from hysac_retrieval.safety.verdict import flag_key
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.stores.base import Store, found, pages
 from hysac_retrieval.stores.types import VECTOR_NAME, StoredPoint
@@ -167,7 +168,9 @@ class Attachment:
         home = self.collection.name
         if self.companion and self.store.exists(home) and is_companion(self.store, home, self.name):
             self.store.drop(home)
-        extension.retract(payload_indexes(self.collection.metadata.fingerprint))
+        metadata = self.collection.metadata  # a rescore that was stopped has left indexes of earlier verdicts
+        earlier = [flag_key(calibration.fingerprint) for calibration in metadata.earlier]
+        extension.retract([*payload_indexes(metadata.fingerprint), *earlier])
         return taken
 
     def _labels_of(self, points: Sequence[StoredPoint]) -> dict[PointId, dict[str, Any]]:

@@ -709,3 +709,17 @@ def test_the_vectors_of_the_application_are_searched_as_before(tmp_path: Path, e
         after = app.client.query_points(NAME, vector(3), using="own", limit=5).points
         assert [(point.id, point.score) for point in after] == [(point.id, point.score) for point in found]
         assert len(vector(3)) == SIZE
+
+
+def test_detach_also_removes_the_indexes_of_a_rescore_that_was_stopped(tmp_path: Path, encoder: Encoder) -> None:
+    with application("server", tmp_path) as app:
+        assert app.server is not None
+        attach(app, encoder)
+        with Index.open(NAME, **app.place) as index:
+            strict = index.metadata.safety.model_copy(update={"threshold": 0.001})
+            later = encoder.fingerprint[:16] + "0" * 16
+            rescore(index, strict, fingerprint=later, page=1, should_stop=lambda: True)
+        detach(app)
+        gone = [path for method, path, _ in app.server.requests if method == "DELETE"]
+        for fingerprint in (encoder.fingerprint, later):
+            assert f"/collections/{NAME}/index/hysac.safe.{fingerprint}" in gone
