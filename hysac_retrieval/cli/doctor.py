@@ -13,10 +13,11 @@ from typing import Literal
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.options import json_option
+from hysac_retrieval.cli.options import Place, json_option, place_options
 from hysac_retrieval.cli.terminal import console
-from hysac_retrieval.errors import HysacError
+from hysac_retrieval.errors import HysacError, SettingsError
 
+_SHOWN = 20
 Status = Literal["ok", "missing", "broken"]
 
 
@@ -38,13 +39,26 @@ class Check:
 
 
 @click.command("doctor", cls=Command)
+@place_options(click.option("--collection", help="Collection to repair."))
+@click.option("--repair", is_flag=True, help="Rebuild a collection of the embedded engine that cannot be read.")
+@click.option("--model", help="Model that the collection was indexed with, if its metadata is damaged, too.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, as_json: bool) -> None:
+def command(ctx: click.Context, place: Place, repair: bool, model: str | None, as_json: bool) -> None:
     """Check the installation: packages, extras, bundled models, the embedded engine.
 
-    Exits with 1 if something needs repair.
+    Exits with 1 if something needs repair. With --repair, a collection of the embedded engine that cannot be opened or
+    read is rebuilt from what can be, and what is lost is listed; index its sources again to get it back. The collection
+    as it was stays beside it, under a hidden name.
+
+    \b
+    hysac doctor
+    hysac doctor --repair --collection photos --location ./data
+    hysac doctor --repair --collection photos --location ./data --model hysac-mini
     """
+    if repair:
+        _repair(place, model, as_json)
+        return
     checks = list(examine())
     if as_json:
         print_json([asdict(check) for check in checks])
@@ -59,6 +73,32 @@ def command(ctx: click.Context, as_json: bool) -> None:
             table.add_row(Text(check.status, style=colours[check.status]), check.name, Text(text))
         console().print(table)
     ctx.exit(1 if any(check.status == "broken" for check in checks) else 0)
+
+
+def _repair(place: Place, model: str | None, as_json: bool) -> None:
+    from hysac_retrieval.collection.repair import repair
+    from hysac_retrieval.encoder.encoder import Encoder
+
+    if place.location is None or not place.collection:
+        what = "--repair is for a collection of the embedded engine"
+        raise SettingsError(what, hint="Name it with --collection, and its folder with --location")
+    done = repair(place.location, place.collection, None if model is None else Encoder.load(model))
+    if as_json:
+        print_json(asdict(done) | {"set_aside": done.set_aside and str(done.set_aside)})
+        return
+    if done.set_aside is None and not done.described:
+        click.echo(f"Nothing is wrong with {place.collection!r}: all of its {done.points:,} points can be read.")
+        return
+    click.echo(f"Repaired {place.collection!r}: {done.points:,} points can be read.")
+    if done.described:
+        click.echo("Its metadata was written again from the model.")
+    if done.writes:
+        click.echo(f"The last {done.writes:,} writes of its log could not be read; what they wrote may be lost.")
+    if done.lost:
+        some = ", ".join(map(str, done.lost[:_SHOWN])) + (", …" if len(done.lost) > _SHOWN else "")
+        click.echo(f"Lost with their payload: {len(done.lost):,} points: {some}")
+    if done.set_aside is not None:
+        click.echo(f"As it was, it is in {done.set_aside}; remove that when all is well. Index its sources again.")
 
 
 def examine() -> Iterator[Check]:

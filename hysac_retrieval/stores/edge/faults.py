@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from hysac_retrieval.errors import HysacError, StorageFullError, StorageLockedError, StoreError
 
 _FULL = ("No space left", "Not enough space", "File too large", "Disk quota exceeded")
+_DAMAGED = ("Can't read WAL", "Failed to deserialize payload")
 _READ_ONLY = ("Permission denied", "Read-only file system")
 
 
@@ -32,6 +33,10 @@ def failed(name: str, what: str) -> StoreError:
     message = f"collection {name!r}: {what}"
     if any(sign in what for sign in _FULL):
         return StorageFullError(message, hint="Free some space, or move the folder to a larger disk")
+    if any(sign in what for sign in _DAMAGED):
+        return StoreError(
+            message, hint="Rebuild it from what can be read: hysac doctor --repair --location … --collection …"
+        )
     if any(sign in what for sign in _READ_ONLY):
         return StoreError(
             message,
