@@ -5,6 +5,7 @@ The names below are loaded when they are first used, so that importing the packa
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
     from hysac_retrieval.search.blocking import SafeSearch, connect
     from hysac_retrieval.search.explain import Explanation
     from hysac_retrieval.search.queries import Examples, PointRef
+
+if sys.version_info < (3, 11):  # noqa: UP036  # pip refuses it; a copy on the path of an older Python does not
+    from hysac_retrieval.errors import VersionError
+
+    raise VersionError(
+        f"hysac-retrieval needs Python 3.11 or later; this is {sys.version.split()[0]}",
+        hint="Make an environment with a newer Python; a Qdrant server that older programs use needs no change",
+    )
 
 __version__ = "0.1.0"
 

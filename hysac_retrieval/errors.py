@@ -6,6 +6,7 @@ HysacError
 │   ├── BundleFormatError       the manifest or a graph is not what the format asks for
 │   └── ChecksumError           a file is not the one that the manifest describes
 ├── MissingExtraError           an optional dependency is not installed
+├── VersionError                Python or an installed package is too old
 ├── DeviceError                 a device cannot be used for encoding
 ├── InputError                  an input cannot be read as what it should be
 │   ├── ImageError              missing, truncated, not an image, or beyond the pixel limit
@@ -88,6 +89,10 @@ class MissingExtraError(HysacError, ImportError):
         )
         self.package = package
         self.extra = extra
+
+
+class VersionError(HysacError, ImportError):
+    """Python, or a package that is installed, is older than this package needs."""
 
 
 class DeviceError(HysacError, RuntimeError):

@@ -98,7 +98,8 @@ def rescore(
     """Apply a calibration to a collection, or continue an application that was interrupted.
 
     Args:
-        index: The collection. It has the new calibration afterwards; other `Index` objects must be opened again.
+        index: The collection. It has the new calibration afterwards; others that are open follow when it is
+            done.
         safety: The calibration.
         fingerprint: Identity of the model with this calibration, from its bundle; None for points of no bundle.
         page: Points read and written at once, 1 or more.

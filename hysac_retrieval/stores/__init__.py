@@ -1,5 +1,6 @@
 """Vector stores: an embedded engine in a folder, or anything a `QdrantClient` reaches."""
 
+from hysac_retrieval.stores import installed  # first: what follows needs them
 from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.open import Connection, open_store, opening, server_options
 from hysac_retrieval.stores.retry import Retry
@@ -24,6 +25,7 @@ __all__ = [
     "Store",
     "StoredPoint",
     "VectorQuery",
+    "installed",
     "open_store",
     "opening",
     "server_options",

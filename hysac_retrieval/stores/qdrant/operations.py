@@ -106,6 +106,8 @@ class Operations:
         if not (yield from self.exists(name)):
             found = ", ".join((yield from self.names())) or "none"
             hint = "Index something first, or create it"
+            if self.local:
+                hint += "; what is in ':memory:' is private to one client of one process, and is empty at first"
             raise CollectionNotFoundError(f"no collection {name!r}; there are: {found}", hint=hint)
         return (yield from self._described(name))
 
