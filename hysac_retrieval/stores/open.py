@@ -31,8 +31,8 @@ class Connection(TypedDict, total=False):
     """Place of a collection; give exactly one of `location`, `url`, `path`, `client` and `store`.
 
     Attributes:
-        location: A folder for the embedded engine (it is made if need be), or ``":memory:"``, which is empty at first and
-            private to what is opened here, in this process.
+        location: A folder for the embedded engine (it is made if need be), or ``":memory:"``: empty at first, and
+            private to this process and to what is opened here.
         url: Address of a Qdrant server or cloud cluster. Without a port it is 6333, or that of the scheme where the
             address has a path (a reverse proxy).
         path: A folder of the client's own local mode, for collections that an application already keeps there.
