@@ -74,7 +74,7 @@ class Source(Protocol):
     def __iter__(self) -> Items:
         """List the items, and what could not become one."""
 
-    def count(self, stop: Callable[[], bool]) -> int | None:
+    def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:
         """About how many items there are; None if that takes too long to find out, or once `stop` returns True."""
 
 

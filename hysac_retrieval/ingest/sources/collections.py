@@ -211,7 +211,7 @@ class AttachedSource:
         """See `Source.finished`."""
         return (self._attachment.name,) if self._ids is None else ()
 
-    def count(self, stop: Callable[[], bool]) -> int:
+    def count(self, stop: Callable[[], bool] = lambda: False) -> int:
         """See `Source.count`."""
         return self._store.count(self._attachment.name) if self._ids is None else len(self._ids)
 

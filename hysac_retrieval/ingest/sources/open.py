@@ -121,7 +121,7 @@ class Listing(AbstractContextManager["Listing"]):
         tables = [] if self._captions_path is None else [str(self._captions_path)]
         return {*self.whole, *tables} - self.broken
 
-    def count(self, stop: Callable[[], bool]) -> int | None:
+    def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:
         """See `Source.count`."""
         total = 0
         with suppress(OSError, SourceError):
