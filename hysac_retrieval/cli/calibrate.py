@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -99,7 +100,7 @@ def command(
     update = update or bool(place.collection)
     if place.collection:
         place.connection()  # what is wrong with it is better known before the work
-    if update and not (Path(model) / MANIFEST_NAME).is_file():
+    if update and not os.path.isfile(Path(model) / MANIFEST_NAME):
         raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
     _prepare(roc, out)
     calibrated = _on_samples if samples["safe"] or samples["unsafe"] else _on_validation

@@ -100,8 +100,8 @@ class Place:
         if self.location is not None:
             return {"location": self.location}
         if self.path is not None:
-            folder = Path(self.path).expanduser()
-            if not folder.is_dir():  # the client would make one, without a collection in it
+            folder = Path(os.path.expanduser(self.path))
+            if not os.path.isdir(folder):  # the client would make one, without a collection in it
                 raise SettingsError(f"there is no folder {folder}", hint="Give that of QdrantClient(path=…)")
             return {"path": folder}
         return {"url": self.url, **self.server}
@@ -111,8 +111,10 @@ class Place:
         from hysac_retrieval.ingest.journal import JOURNAL_NAME
 
         if given is not None:
-            return Path(given).expanduser()
-        return None if self.location is None else Path(self.location).expanduser() / self.collection / JOURNAL_NAME
+            return Path(os.path.expanduser(given))
+        return (
+            None if self.location is None else Path(os.path.expanduser(self.location)) / self.collection / JOURNAL_NAME
+        )
 
 
 def place_options(collection: Decorator | None = collection_option, *, bulk: bool = False) -> Decorator:

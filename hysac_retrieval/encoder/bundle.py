@@ -257,7 +257,7 @@ def _locate(model: str | Path, revision: str | None) -> tuple[Path, Path | None]
     bundled = bundled_models()
     if isinstance(model, str) and model in bundled:
         return bundled[model], None  # in this package, which some installers build out of links
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if os.path.isdir(folder):  # `Path.is_dir` raises for a name that is too long
         return folder, folder.resolve()
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):

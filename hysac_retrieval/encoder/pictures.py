@@ -5,6 +5,7 @@ A file is read once, so that what is hashed, judged and shown is the same pictur
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 import warnings
@@ -54,17 +55,17 @@ def read_picture(path: Path) -> bytes:
     """
     what = described(path)
     try:
-        path = path.expanduser()
-        if path.is_dir():
+        path = Path(os.path.expanduser(path))
+        if os.path.isdir(path):
             raise ImageError(f"{what} is a folder", hint="Pass one image file, or index the folder with `hysac-index`")
-        if not path.exists():
+        if not os.path.exists(path):
             raise ImageError(f"{what} does not exist", hint="Check the path")
         # A device or a pipe could block or never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError(f"{what} is not a regular file", hint="Pass an image file")
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: "~user" of an unknown user
+    except OSError as error:
         raise ImageError(f"{what} cannot be read: {error}", hint="Check the path and its permissions") from error
     if not data:
         raise ImageError(f"{what} is empty (0 bytes)", hint=_AGAIN)

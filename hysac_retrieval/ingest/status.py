@@ -106,8 +106,14 @@ def status_of(
                 failures += [] if noted is None else [noted]
         departed = departed_points(index, listing) if listing.complete and index is not None else {}
         left = sum(count for count, _ in departed.values()) if listing.complete else None
-    listed = {"unreadable": tuple(unreadable), "failures": tuple(failures)}
-    return Status(**counts, left=left, departed=departed, **listed, remarks=listing.remarks)
+    return Status(
+        **counts,
+        left=left,
+        departed=departed,
+        unreadable=tuple(unreadable),
+        failures=tuple(failures),
+        remarks=listing.remarks,
+    )
 
 
 def _state(task: Task) -> State:

@@ -17,11 +17,11 @@ import click
 import pytest
 from support.cli import Photos, Run
 
-from hysac_retrieval import Encoder, Index
+from hysac_retrieval import Encoder, Index, connect
 from hysac_retrieval.cli import main
 from hysac_retrieval.cli.common import print_json, warn
 from hysac_retrieval.cli.terminal import CLOSED_PIPE, console, streams
-from hysac_retrieval.errors import SourceError, printable
+from hysac_retrieval.errors import InputError, SourceError, printable
 
 HOSTILE = (
     "a dog \x1b]0;title\x07\x1b[2J\x1b[31mred",
@@ -169,6 +169,74 @@ def test_a_process_that_was_started_without_output_does_its_work(
         with pytest.raises(SystemExit) as ended:
             main([*map(str, arguments)], prog_name="hysac")
         assert ended.value.code == 0
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "says"),
+    [
+        (f"{LONG}.jpg", 1, "does not exist"),
+        ("~nobody_has_this_name/x.jpg", 1, "does not exist"),
+        ("~/no_such_picture.png", 1, "does not exist"),
+        ("http://x/y.jpg", 1, "download it"),
+        ("HTTPS://x/a%20b?c=d", 1, "download it"),
+        ("s3://bucket/x.png", 1, "download it"),
+        ("www.example.org/x.png", 1, "download it"),
+        ("data:image/png;base64,iVBOR", 1, "download it"),
+        (LONG, 0, ""),
+        ("see http://x/y.jpg", 0, ""),
+        ("what is in cat.jpg", 0, ""),
+        ("C: a dog", 0, ""),
+    ],
+)
+def test_queries_that_are_no_texts_are_errors_in_words(
+    run: Run, photos: Photos, query: str, code: int, says: str
+) -> None:
+    for command in ("search", "explain"):
+        result = run(command, *photos.options, "--", query)
+        assert result.exit_code == code, result.output
+        assert says in result.stderr
+
+
+@pytest.mark.parametrize("query", ["http://x/y.jpg", " ftp://x/y ", "data:image/png;base64,iVBOR"])
+def test_a_url_is_no_query_of_the_sdk_either(photos: Photos, query: str) -> None:
+    with connect("photos", location=photos.data, model=str(photos.model)) as engine:
+        for ask in (lambda: engine.search(query), lambda: engine.search_batch(["a dog", query])):
+            with pytest.raises(InputError, match="search with its bytes"):
+                ask()
+        for path in (Path("a\0.jpg"), Path(LONG), Path("\ud83d.jpg"), Path("~nobody_has_this_name/x.jpg")):
+            with pytest.raises(InputError, match=r"does not exist|cannot be read"):
+                engine.search(path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", LONG),
+        ("info", "é" * 150),
+        ("search", "a dog", "--collection", LONG),
+        ("search", "a dog", "--collection", "c", "--location", LONG),
+        ("search", "a dog", "--collection", "c", "--model", LONG),
+        ("search", "--similar", "9" * 5000, "--collection", "photos"),
+        ("search", "a dog", "--collection", "c", "--filter", "[" * 100_000),
+        ("search", "a dog", "--collection", "c", "--filter", '{"n":' + "9" * 5000 + "}"),
+        ("index", LONG, "--collection", "c"),
+        ("index", ".", "--collection", "c", "--captions", LONG),
+        ("index", ".", "--collection", "c", "--location", LONG),
+        ("status", LONG, "--collection", "photos"),
+        ("calibrate", LONG, "--safe", "x", "--unsafe", "y"),
+        ("rescore", "photos", "--profile", LONG),
+    ],
+)
+def test_names_and_numbers_beyond_measure_are_errors_in_words(
+    run: Run, photos: Photos, arguments: tuple[str, ...]
+) -> None:
+    place = () if "--location" in arguments or arguments[0] == "calibrate" else ("--location", photos.data)
+    result = run(*arguments, *place)
+    assert result.exit_code in (1, 2), result.output
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize("columns", ["abc", "0", "1", "-5", "²", "9" * 12])

@@ -225,6 +225,34 @@ def test_names_that_no_file_has_are_failures_of_their_rows(tmp_path: Path, writt
         Content(image="img", root=tmp_path).of({"img": written})
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x" * 300,
+        "x" * 300 + ".jpg",
+        "x" * 5000,
+        "a\0b",
+        "a\0b.csv",
+        "~nobody_has_this_name/x",
+        "\ud83d.jpg",
+        "hf:" + "x" * 300,
+    ],
+)
+def test_sources_and_captions_that_cannot_be_there_are_refused(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "a.jpg")
+    if not name.startswith("hf:"):
+        with pytest.raises(SourceError, match="does not exist"):
+            Listing([name])
+    with pytest.raises(SourceError):
+        Listing([tmp_path], SourceOptions(captions=name))
+
+
+@pytest.mark.parametrize("name", ["http://x/y.jpg", "https://x/rows.csv", "s3://bucket/shard.tar", "file:///x"])
+def test_a_url_is_no_source(name: str) -> None:
+    with pytest.raises(SourceError, match="not fetched"):
+        Listing([name])
+
+
 def test_files_beside_a_picture_describe_it(tmp_path: Path) -> None:
     for name in ("00000/0.jpg", "00000/1.jpg", f"00000/{NFD}", "00000/3.PNG", "4.png"):
         picture(tmp_path / name)

@@ -85,7 +85,7 @@ class Content:
             raise SettingsError("it is not known what the points are about", hint=hint)
         if not self.image and (self.root is not None or self.prefix):
             raise SettingsError("root and prefix say where images are, but no payload field of images is named")
-        if self.root is not None and not self.root.is_dir():
+        if self.root is not None and not os.path.isdir(self.root):
             raise SettingsError(f"{self.root} is not a folder", hint="Give the one that holds the images")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
@@ -19,8 +20,8 @@ _ROWS_AT_ONCE = 64
 
 def is_saved_dataset(folder: Path) -> bool:
     """Whether a folder was written by `save_to_disk`."""
-    return (folder / "dataset_dict.json").is_file() or all(
-        (folder / name).is_file() for name in ("dataset_info.json", "state.json")
+    return os.path.isfile(folder / "dataset_dict.json") or all(
+        os.path.isfile(folder / name) for name in ("dataset_info.json", "state.json")
     )
 
 
@@ -31,8 +32,8 @@ def dataset_tables(name: str, options: SourceOptions) -> list[TableSource]:
         MissingExtraError: `datasets` is not installed.
         SourceError: It cannot be loaded, or has no such split.
     """
-    folder = Path(name).expanduser()
-    base = f"{PREFIX}{folder.resolve().as_posix() if folder.exists() else name}"
+    folder = Path(os.path.expanduser(name))
+    base = f"{PREFIX}{folder.resolve().as_posix() if os.path.exists(folder) else name}"
     if options.subset:
         base = f"{base}/{options.subset}"
     return [
@@ -44,7 +45,7 @@ def dataset_tables(name: str, options: SourceOptions) -> list[TableSource]:
 
 def dataset_records(name: str, options: SourceOptions, check: Check) -> Records:
     """Read the records of a dataset, each with its origin; images are not decoded. Errors as of `dataset_tables`."""
-    for split, data in _splits(name, Path(name).expanduser(), options).items():
+    for split, data in _splits(name, Path(os.path.expanduser(name)), options).items():
         yield from _records(f"{PREFIX}{name}/{split}", data, check)
 
 
@@ -57,7 +58,7 @@ def _splits(name: str, folder: Path, options: SourceOptions) -> dict[str, Any]:
         if is_saved_dataset(folder):
             loaded = load_from_disk(str(folder))
         else:
-            loaded = load_dataset(str(folder) if folder.exists() else name, options.subset, streaming=True)
+            loaded = load_dataset(str(folder) if os.path.exists(folder) else name, options.subset, streaming=True)
     except Exception as error:  # whatever its loaders, the hub's client and the file system come up with
         hint = "Give a name on the Hugging Face hub, a folder of its files or one of save_to_disk, and perhaps --subset"
         raise SourceError(f"the dataset {name!r} cannot be loaded: {error}", hint=hint) from error

@@ -80,7 +80,9 @@ class Listing(AbstractContextManager["Listing"]):
         self._spans = spans if self._options.chunk else None
         if self._options.namespace == "":
             raise SettingsError("the namespace is empty", hint="Give it a name, or leave it out")
-        self._captions_path = None if self._options.captions is None else Path(self._options.captions).expanduser()
+        self._captions_path = (
+            None if self._options.captions is None else Path(os.path.expanduser(self._options.captions))
+        )
         self._bad_captions: list[FailedItem] = []
         self._captions: Captions | None = None
         self._caption_remarks: list[str] = []
@@ -209,15 +211,18 @@ class Listing(AbstractContextManager["Listing"]):
                 next(items, None)  # what cannot be read at all is an error before anything is indexed
 
     def _open(self, name: str) -> Sequence[NamedSource]:
+        if "://" in name:
+            hint = "Download it, and give the file; or name a dataset of the Hugging Face hub as hf:owner/name"
+            raise SourceError(f"{name!r} is a URL, which is not fetched", hint=hint)
         if name.startswith(PREFIX):
             return dataset_tables(name.removeprefix(PREFIX), self._options)
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         suffix = path.suffix.lower()
-        if path.is_dir():
+        if os.path.isdir(path):  # methods of a path raise where a name is too long
             if is_saved_dataset(path):
                 return dataset_tables(str(path), self._options)
             return [ImageFiles(path, self._options, self._captions)]
-        if not path.exists():
+        if not os.path.exists(path):
             kinds = f"a folder of images, an image, a text file, a table, a shard, or {PREFIX}NAME for a dataset"
             raise SourceError(f"{path} does not exist", hint=f"Give {kinds}")
         if suffix in IMAGE_SUFFIXES:
@@ -232,6 +237,8 @@ class Listing(AbstractContextManager["Listing"]):
         return [shard(path, self._options) if is_shard else text_file(path, self._options)]
 
     def _read_captions(self, path: Path, captions: Captions) -> None:
+        if not os.path.isfile(path):
+            raise SourceError(f"the table of captions {str(path)!r} does not exist", hint="Check --captions")
         captioned = table(path, self._options)
         for row in captioned.rows():
             if isinstance(row, Row) and row.file is not None:
@@ -247,7 +254,7 @@ class Listing(AbstractContextManager["Listing"]):
 def expand_braces(name: str) -> list[str]:
     """Return the names that ``{000..010}`` stands for, with leading zeros as written; else the name itself."""
     found = _RANGE.search(name)
-    if found is None or Path(name).exists():
+    if found is None or os.path.exists(name):
         return [name]
     first, last = found.groups()
     if int(last) < int(first):

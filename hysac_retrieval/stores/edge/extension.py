@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ CONFIG = "edge_config.json"
 
 def is_shard(folder: Path) -> bool:
     """Whether a folder holds the files of a shard."""
-    return (folder / CONFIG).is_file() and (folder / "segments").is_dir()
+    return os.path.isfile(folder / CONFIG) and os.path.isdir(folder / "segments")
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class EdgeStore:
     """Collections in the folder `location`, which need not exist yet."""
 
     def __init__(self, location: str | Path) -> None:
-        self._root = Path(location).expanduser()
+        self._root = Path(os.path.expanduser(location))
         self._shards = Shards(self._root)
         self._conditions: dict[int, tuple[models.Filter, Any]] = {}
         # Unlike methods of a path, these raise nothing where a name is too long.
@@ -78,11 +78,13 @@ class EdgeStore:
     def names(self) -> list[str]:
         """See `Store.names`."""
         self._shards.expect_open()
+        if not os.path.isdir(self._root):
+            return []
         return sorted(sidecar.parent.name for sidecar in self._root.glob(f"[!.]*/{SIDECAR}"))
 
     def exists(self, name: str) -> bool:
         """See `Store.exists`."""
-        return self._folder(name).exists()
+        return os.path.exists(self._folder(name))
 
     def create(self, name: str, spec: CollectionSpec) -> None:
         """See `Store.create`."""
@@ -90,7 +92,7 @@ class EdgeStore:
         exists = CollectionExistsError(
             f"{folder} exists already", hint="Open that collection, or recreate it (which removes its points)"
         )
-        if folder.exists():
+        if os.path.exists(folder):
             raise exists
         config = shard_config(spec)
         making = self._root / f".making-{uuid.uuid4().hex}"
@@ -107,7 +109,7 @@ class EdgeStore:
             making.rename(folder)
             self._shards.forget(name)  # of a folder that somebody removed
         except OSError as error:
-            if folder.exists():
+            if os.path.exists(folder):
                 raise exists from error
             raise failed(name, f"it cannot be made in {self._root}: {error}") from error
         finally:
@@ -116,7 +118,7 @@ class EdgeStore:
     def open(self, name: str) -> Opened:
         """See `Store.open`."""
         folder = self._folder(name)
-        if not folder.exists():
+        if not os.path.exists(folder):
             raise CollectionNotFoundError(
                 f"no collection {name!r} in {self._root}; there are: {', '.join(self.names()) or 'none'}",
                 hint="Index something first, or create it",
@@ -142,7 +144,7 @@ class EdgeStore:
     def drop(self, name: str) -> None:
         """See `Store.drop`."""
         folder = self._folder(name)
-        if not folder.exists():
+        if not os.path.exists(folder):
             return
         with self._shards.lock, translated(name):
             self._shard(name)  # fails where another process has it open
