@@ -23,7 +23,7 @@ from hysac_retrieval.safety.verdict import safe_score
 from hysac_retrieval.stores import Connection, opening
 from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
 from hysac_retrieval.stores.types import Opened
-from hysac_retrieval.types import Modality, Thresholds
+from hysac_retrieval.types import MODALITIES, Modality, Thresholds
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
@@ -68,7 +68,12 @@ class Guard:
             raise SettingsError(f"the fingerprint is {self.fingerprint!r}; expected that of the collection's model")
         if self.threshold is None:
             raise SettingsError("there is no threshold", hint="Guard.of takes that of the collection's calibration")
-        object.__setattr__(self, "threshold", effective_threshold(self.threshold, Thresholds.both(1.0)))
+        found = effective_threshold(self.threshold, Thresholds.both(1.0))
+        if isinstance(self.threshold, Mapping) and len(self.threshold) < len(MODALITIES):
+            raise SettingsError(
+                f"threshold names {next(iter(self.threshold))} only", hint="Give one for text and image"
+            )
+        object.__setattr__(self, "threshold", found)
 
     @classmethod
     def of(cls, metadata: CollectionMetadata, policy: SafetyPolicy | None = None) -> Self:
