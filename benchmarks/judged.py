@@ -1,11 +1,12 @@
-"""What a score does not see: the share of unsafe pictures missed for each way to hide them, and the price of looking.
+"""What a score does not see: the share of unsafe things missed for each way to hide them, and the price of looking.
 
     python benchmarks/judged.py
-    python benchmarks/judged.py --count 150
+    python benchmarks/judged.py --only texts --count 150
 
 Pictures of the example gallery and the bundled model. Each kind hides an unsafe picture in a file beside a safe one;
 for what looking costs in safe results, a safe picture is put in the same place. A setting misses an unsafe file that it
-scores as safe, and loses a safe one that it does not. ``one`` judges the model's own view alone.
+scores as safe, and loses a safe one that it does not. ``one`` judges the model's own view alone. Texts are in
+`judged_texts`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 from common import RESULTS, show_table, write_report
+from judged_texts import measure_texts
 from PIL import Image
 
 from hysac_retrieval import lorentz
@@ -157,16 +159,25 @@ def measure_pictures(encoder: Encoder, count: int, seed: int = 0) -> dict[str, A
 
 @click.command()
 @click.option("--count", default=40, show_default=True, help="Unsafe pictures, and safe ones, of each kind.")
+@click.option("--only", type=click.Choice(("pictures", "texts")), help="Measure these alone.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "judged.json", show_default=True)
-def main(count: int, out: Path) -> None:
+def main(count: int, only: str | None, out: Path) -> None:
     """Measure and write a report; parts of an earlier report that are not measured are kept."""
     report = json.loads(out.read_text()) if out.exists() else {}
     report.pop("machine", None)
     encoder = Encoder.load("hysac-mini", threads=1)
-    pictures = measure_pictures(encoder, count)
-    header = ["kind", *(f"{setting} {what}" for setting in SETTINGS for what in ("missed", "lost", "views", "ms"))]
-    show_table(header, [[kind, *(v for s in SETTINGS for v in row[s].values())] for kind, row in pictures.items()])
-    write_report({**report, "model": encoder.fingerprint, "pictures": {"count": count, "kinds": pictures}}, out)
+    report["model"] = encoder.fingerprint
+    if only != "texts":
+        pictures = measure_pictures(encoder, count)
+        header = ["kind", *(f"{setting} {what}" for setting in SETTINGS for what in ("missed", "lost", "views", "ms"))]
+        show_table(header, [[kind, *(v for s in SETTINGS for v in row[s].values())] for kind, row in pictures.items()])
+        report["pictures"] = {"count": count, "kinds": pictures}
+    if only != "pictures":
+        report["texts"] = texts = measure_texts(encoder, count)
+        for name in ("disguised", "long", "ordinary safe queries", "milliseconds a query"):
+            header = [name, *next(iter(texts[name].values()))]
+            show_table(header, [[kind, *row.values()] for kind, row in texts[name].items()])
+    write_report(report, out)
 
 
 if __name__ == "__main__":

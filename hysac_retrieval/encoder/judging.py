@@ -24,6 +24,8 @@ def text_views(text: str, tokenizer: TextTokenizer) -> Views:
     """
     first = tokenizer.windows(text)  # refuses what is no text
     readings = tokenizer.readings(text)
+    if len(readings) == len(first.rows) == 1:
+        return Views(("text",), first.rows, tokenizer.known(readings.values()))
     parts = {name: tokenizer.windows(reading).rows for name, reading in readings.items() if name != "text"}
     # Where other readings have all that is known of it, the rest of a text would be judged by pieces of words.
     own = first.rows[:1] if parts and tokenizer.lexicon.complete else first.rows

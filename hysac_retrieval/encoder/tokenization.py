@@ -113,13 +113,18 @@ class TextTokenizer:
             TextError: The text is empty, blank or not a `str`, or holds nothing that the tokenizer knows.
         """
         self._check([text])
+        length = self.spec.context_length
+        if len(text) <= 8 * length and len(row := self._encode([text])[0].ids) <= length:
+            rows = np.full((1, length), self.spec.pad_id, dtype=np.int64)
+            rows[0, : len(row)] = row  # as nearly always, for queries
+            return Windows(rows, np.array([[0, len(text)]]))
         found = [self._parsed(start, part) for start, part in stretches(text)]
         ids, begins, spans = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         if not len(ids):
             raise _nothing_known(0, text)
-        size = self.spec.context_length - len(self._start) - 1
+        size = length - len(self._start) - 1
         places = overlapping(begins, size) if len(ids) > size else [(0, len(ids))]
-        rows = np.full((len(places), self.spec.context_length), self.spec.pad_id, dtype=np.int64)
+        rows = np.full((len(places), length), self.spec.pad_id, dtype=np.int64)
         rows[:, : len(self._start)] = self._start
         for row, (start, end) in zip(rows, places, strict=True):
             filled = len(self._start) + end - start
@@ -169,7 +174,9 @@ class TextTokenizer:
         try:
             return self._tokenizer.encode_batch(list(texts))
         except (UnicodeEncodeError, TypeError) as error:  # lone surrogates have no UTF-8 form
-            raise TextError(f"a text is not valid Unicode: {error}", hint="Decode it with errors='replace'") from error
+            raise TextError(
+                "a text is not valid Unicode: it holds half of a surrogate pair", hint="Decode it with errors='replace'"
+            ) from error
         except Exception as error:  # the Rust side, of a vocabulary that lacks what its model asks for
             raise BundleFormatError(f"{self.spec.tokenizer} fails: {error}", hint="Export the bundle again") from error
 
