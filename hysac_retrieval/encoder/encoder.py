@@ -98,9 +98,8 @@ class Encoder:
 
     def abandon(self) -> None:
         """Let go of the sessions in a process that was forked: freeing them would wait for threads that it has not."""
-        for session in self._sessions.values():
-            keep(session)
-            end_without_handlers()
+        keep(self._sessions)
+        end_without_handlers()  # of a library that has threads from when it was loaded
 
     def __repr__(self) -> str:
         return (
