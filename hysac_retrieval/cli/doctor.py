@@ -39,7 +39,7 @@ class Check:
 
 
 @click.command("doctor", cls=Command)
-@place_options(click.option("--collection", help="Collection to repair."))
+@place_options(click.option("--collection", help="Collection to compare with its indexes; with --repair, to rebuild."))
 @click.option("--repair", is_flag=True, help="Rebuild a collection of the embedded engine that cannot be read.")
 @click.option("--model", help="Model that the collection was indexed with, if its metadata is damaged, too.")
 @json_option
@@ -51,13 +51,20 @@ def command(ctx: click.Context, place: Place, repair: bool, model: str | None, a
     read is rebuilt from what can be, and what is lost is listed; index its sources again to get it back. The collection
     as it was stays beside it, under a hidden name.
 
+    With --collection alone, the payload indexes of a collection are compared with its payloads, and what differs is
+    written anew: a server goes on finding points as safe after their payload key `hysac` was deleted whole.
+
     \b
     hysac doctor
+    hysac doctor --collection photos --url http://localhost:6333
     hysac doctor --repair --collection photos --location ./data
     hysac doctor --repair --collection photos --location ./data --model hysac-mini
     """
     if repair:
         _repair(place, model, as_json)
+        return
+    if place.collection:
+        _reconcile(place, as_json)
         return
     checks = list(examine())
     if as_json:
@@ -99,6 +106,25 @@ def _repair(place: Place, model: str | None, as_json: bool) -> None:
         click.echo(f"Lost with their payload: {len(done.lost):,} points: {some}")
     if done.set_aside is not None:
         click.echo(f"As it was, it is in {done.set_aside}; remove that when all is well. Index its sources again.")
+
+
+def _reconcile(place: Place, as_json: bool) -> None:
+    from hysac_retrieval.collection.agreement import reconcile
+    from hysac_retrieval.stores import opening
+
+    with opening(place.connection(), keep=False) as (store, _):
+        found = reconcile(store, place.collection)
+    if as_json:
+        print_json({"collection": place.collection, **asdict(found)})
+        return
+    if not (found.stale or found.missing):
+        click.echo(f"Index and payload of {place.collection!r} agree: {found.points:,} points compared.")
+        return
+    click.echo(f"Index and payload of {place.collection!r} differed at some of {found.points:,} points; mended:")
+    for what, ids in (("found as safe, and not safe", found.stale), ("safe, and not found", found.missing)):
+        if ids:
+            some = ", ".join(map(str, ids[:_SHOWN])) + (", …" if len(ids) > _SHOWN else "")
+            click.echo(f"  {what}: {len(ids):,} points: {some}")
 
 
 def examine() -> Iterator[Check]:

@@ -88,9 +88,13 @@ class SafeQdrantClient(_Guarded):
     id is refused where one of them is not safe. Everything else raises `NotGuardedError`: write with the application's
     own client. What the client itself raises comes through as it is.
 
-    Counts are exact, whatever is asked for. Facts of a whole collection (``get_collection`` and the like) come through
-    with the number of all its points. A score belongs to the content that it was given for: what an application changes
-    in place keeps it until the next ``attach``, unless the application takes it away along with the change.
+    Every record is held to its payload before it is handed on. ``count`` and ``facet`` are exact, whatever is asked
+    for, and count what the engine's index says is safe: ``hysac doctor --collection`` compares it with the payloads.
+    Facts of a whole collection (``get_collection`` and the like) come through with the number of all its points. A
+    score belongs to the content that it was given for: what an application changes in place keeps it until the next
+    ``attach``, unless the application takes it away along with the change.
+
+    It is a context manager that closes the client, and passes for one where `isinstance` asks; it inherits nothing.
 
     It guards against mistakes and against callers; code in the same process can always make a client of its own.
 
