@@ -61,7 +61,7 @@ def later(format: str) -> Hide:
     """Nine frames or pages after a first one that is seen."""
 
     def hide(hidden: Image.Image, seen: Image.Image, _: np.random.Generator) -> bytes:
-        return encoded(seen, format, save_all=True, append_images=[hidden] * 9)
+        return encoded(seen.copy(), format, save_all=True, append_images=[hidden.copy()] * 9)  # writing marks a picture
 
     return hide
 
