@@ -13,6 +13,7 @@ from hysac_retrieval.cli.queries import filter_option, one_query_options, warn_i
 from hysac_retrieval.cli.terminal import console
 
 if TYPE_CHECKING:
+    from hysac_retrieval.results import Hit
     from hysac_retrieval.search.explain import ExplainedStep, Explanation
     from hysac_retrieval.search.queries import Single
 
@@ -64,7 +65,7 @@ def _print(explanation: Explanation) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from hysac_retrieval.search.plot import label, notes
+    from hysac_retrieval.search.plot import notes
 
     out = console()
     for number, note in enumerate(notes(explanation)):
@@ -78,10 +79,17 @@ def _print(explanation: Explanation) -> None:
             f"{step.radius:.3f}",
             Text(f"{step.unsafe:.3f}", style="red" if step.counts_unsafe else "green"),
             _where(row, step),
-            Text("\n".join(shorten(label(hit), 60) for hit in step.entailing) or "–"),
-            Text("\n".join(shorten(label(hit), 60) for hit in step.nearest) or "–", style="dim"),
+            Text("\n".join(map(_named, step.entailing)) or "–"),
+            Text("\n".join(map(_named, step.nearest)) or "–", style="dim"),
         )
     out.print(table)
+
+
+def _named(hit: Hit) -> str:
+    from hysac_retrieval.search.plot import label
+
+    judged = "" if hit.worst is None else f" (worst of {hit.views} views: {hit.worst})"
+    return shorten(label(hit), 60) + judged
 
 
 def _where(row: int, step: ExplainedStep) -> str:

@@ -19,7 +19,7 @@ from hysac_retrieval.errors import ImageError
 Shown = Iterator[tuple[str, Image.Image]]
 """Pictures of mode ``RGB`` with the names of the ways in which they show one; the first has none."""
 
-Values = NDArray[np.float64]
+Values = NDArray[np.float32]
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT, _SMAX_SAMPLE = 258, 262, 281, 339, 341
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
@@ -86,21 +86,21 @@ def _grey_values(image: Image.Image) -> tuple[Values, float]:
     pixels = np.asarray(image)
     if image.mode == "I" and tags and _first(tags.get(_SAMPLE_FORMAT), _UNSIGNED) == _UNSIGNED:
         pixels = pixels.view(np.uint32)  # as the file has them; Pillow knows signed ones only
-    v = pixels.astype(np.float64)
-    if not np.isfinite(v).all():
+    if not np.isfinite(pixels).all():
         raise ImageError("it holds NaN or infinite values", hint="Replace them with numbers")
-    largest = float(v.max())
+    largest, v = float(pixels.max()), pixels.astype(np.float32)
     told = max(_first(tags.get(tag), 0.0) for tag in (_MAX_SAMPLE, _SMAX_SAMPLE))
-    white = told if told >= largest > 0 else _white(largest, whole=image.mode != "F")
+    whole = image.mode != "F" or (largest > 1 and bool((v == np.rint(v)).all()))
+    white = told if told >= largest > 0 else _white(largest, whole=whole)
     if _first(tags.get(_PHOTOMETRIC), 1) == _WHITE_IS_ZERO:
         v = white - v
     return v, white
 
 
 def _white(largest: float, *, whole: bool) -> float:
-    """Return the value that is white, by the largest there is: a whole number of bits, of 8 or more."""
-    if not whole and largest <= 255:
-        return max(largest, 1.0) if largest < 16 else 255.0
+    """Return the value that is white, by the largest there is: of whole numbers that of 8 bits or more."""
+    if not whole:
+        return max(largest, 1.0)
     bits = max(int(largest).bit_length(), 8)
     return float((1 << bits) - 1)
 
@@ -127,7 +127,7 @@ def _deep(image: Image.Image, again: Callable[[], Image.Image] | None) -> tuple[
         raise ImageError(
             "it is dark in 16 bits a channel, of which only 8 can be read", hint="Save it with 8 bits a channel"
         )
-    v = upper.astype(np.float64) * 256.0 + np.asarray(low.convert("RGB"))
+    v = upper.astype(np.float32) * 256.0 + np.asarray(low.convert("RGB"))
     return v, _white(float(v.max()), whole=True)
 
 

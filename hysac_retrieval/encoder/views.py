@@ -87,7 +87,11 @@ def _views(image: Image.Image, spec: ImageSpec, setting: ViewSetting) -> Iterato
     if width != height:
         yield "whole", _cut(image, (0, 0, width, height), spec)
         crops = _crops(width, height)
+        side = min(image.size)
+        centre = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
         for number, box in enumerate(crops, start=1):
+            if np.allclose(box, centre):
+                continue
             yield f"crop {number} of {len(crops)}", _cut(image, box, spec)
     if setting == "thorough":
         for depth in _DEPTHS:

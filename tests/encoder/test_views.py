@@ -60,6 +60,13 @@ def test_the_first_view_is_the_model_s_own_and_no_two_are_the_same(size: tuple[i
     assert len({row.tobytes() for row in views.rows}) == len(views.names) == len(set(views.names))
 
 
+@pytest.mark.parametrize(
+    ("size", "count"), [((64, 48), 2), ((48, 64), 2), ((96, 48), 4), ((96, 32), 4), ((160, 32), 6), ((1000, 10), 18)]
+)
+def test_fast_views_are_no_more_than_needed(size: tuple[int, int], count: int) -> None:
+    assert len(picture_views(noise(*size), SPEC).names) == count
+
+
 @pytest.mark.parametrize(("width", "height"), [(96, 32), (32, 96), (64, 32), (320, 32), (33, 32), (40, 30)])
 @pytest.mark.parametrize("place", [0.0, 0.25, 0.6, 1.0])
 def test_what_is_anywhere_along_the_longer_side_fills_much_of_a_view(width: int, height: int, place: float) -> None:
