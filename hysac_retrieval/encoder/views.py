@@ -99,11 +99,11 @@ def _views(image: Image.Image, spec: ImageSpec, setting: ViewSetting) -> Iterato
 
 
 def _crops(width: int, height: int) -> list[Box]:
-    """Return squares that cover a picture along its longer side; of a very long one, oblongs."""
+    """Return squares that cover a picture along its longer side, overlapping by half; of a very long one, oblongs."""
     short, long = sorted((width, height))
     if long <= _SQUARISH * short:
         return []
-    count = math.ceil(long / short)
+    count = 2 * math.ceil(long / short) - 1  # so that what lies across the edge of one is in another
     starts, side = _spans(long, short, min(count, _MOST_CROPS), overlap=0.0)
     if width > height:
         return [(start, 0, start + side, height) for start in starts]

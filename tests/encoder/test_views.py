@@ -61,7 +61,7 @@ def test_the_first_view_is_the_model_s_own_and_no_two_are_the_same(size: tuple[i
 
 
 @pytest.mark.parametrize(
-    ("size", "count"), [((64, 48), 2), ((48, 64), 2), ((96, 48), 4), ((96, 32), 4), ((160, 32), 6), ((1000, 10), 18)]
+    ("size", "count"), [((64, 48), 2), ((48, 64), 2), ((96, 48), 4), ((96, 32), 6), ((160, 32), 10), ((1000, 10), 18)]
 )
 def test_fast_views_are_no_more_than_needed(size: tuple[int, int], count: int) -> None:
     assert len(picture_views(noise(*size), SPEC).names) == count
@@ -72,7 +72,7 @@ def test_fast_views_are_no_more_than_needed(size: tuple[int, int], count: int) -
 def test_what_is_anywhere_along_the_longer_side_fills_much_of_a_view(width: int, height: int, place: float) -> None:
     side = min(width, height)
     x, y = round((width - side) * place), round((height - side) * place)
-    assert reddest(picture_views(spotted(width, height, x, y, side), SPEC)) > 0.45
+    assert reddest(picture_views(spotted(width, height, x, y, side), SPEC)) > 0.7
 
 
 @pytest.mark.parametrize(("width", "height"), [(6_000, 200), (40_000, 10), (3, 9_000)])
@@ -180,7 +180,7 @@ def test_the_encoder_s_points_are_those_of_the_first_views(toy_bundle: Path) -> 
     pictures = [spotted(48, 16, 0, 0, 16), spotted(16, 16, 0, 0, 1)]
     points, judged = encoder.judge_image(pictures)
     np.testing.assert_allclose(points, encoder.encode_image(pictures), rtol=1e-5, atol=1e-6)
-    assert (judged[0].worst, judged[0].views) == ("crop 1 of 3", 3)
+    assert (judged[0].worst, judged[0].views) == ("crop 1 of 5", 4)
     assert judged[0].radius == pytest.approx(2.5, abs=0.05)
     assert (judged[1].worst, judged[1].views) == ("centre", 1)
 
