@@ -23,6 +23,9 @@ FAILED_ITEMS = 3
 """Exit code of a command that finished although some items failed."""
 
 
+_NO_MEMORY = "the memory that this process may use is too small\nHint: Raise its limit (ulimit -v, that of a container)"
+
+
 class Command(click.Command):
     """Command that turns errors of the package into a message and an exit code: 2 for wrong options, otherwise 1.
 
@@ -40,6 +43,8 @@ class Command(click.Command):
                 ctx.exit(2 if wrong_options else 1)
             text = error.message + (f"\nHint: {error.hint}" if error.hint else "")
             raise (click.UsageError(text, ctx) if wrong_options else click.ClickException(text)) from error
+        except MemoryError as error:
+            raise click.ClickException(_NO_MEMORY) from error
 
 
 def require_training(purpose: str) -> None:

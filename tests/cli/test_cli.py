@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from support.cli import Run
 
 import hysac_retrieval
@@ -109,3 +110,16 @@ def test_the_script_for_indexing_is_the_index_command(tmp_path: Path) -> None:
     assert done.stderr.startswith("Error: ")
     assert "not a model bundle" in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_a_command_without_memory_says_so() -> None:
+    from hysac_retrieval.cli.common import Command
+
+    @click.command(cls=Command)
+    def greedy() -> None:
+        raise MemoryError
+
+    done = CliRunner().invoke(greedy, [])
+    assert done.exit_code == 1
+    assert "memory" in done.output
+    assert "Traceback" not in done.output

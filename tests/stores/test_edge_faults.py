@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hysac_retrieval.errors import StorageFullError
+from hysac_retrieval.errors import StorageFullError, StoreError
 from hysac_retrieval.stores import CollectionSpec, HnswOptions, VectorQuery
+from hysac_retrieval.stores.edge.faults import translated
 from hysac_retrieval.stores.edge.files import SPACE
 from hysac_retrieval.stores.edge.store import EdgeStore
 
@@ -220,3 +221,11 @@ def test_a_file_that_may_not_grow_is_an_error(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", LIMITED, tmp_path, path], capture_output=True, text=True)
     assert found.stdout.startswith("0 collection 'c': "), found.stderr
     assert "Free some space" in found.stdout
+
+
+def test_a_panic_of_the_engine_is_an_error_of_the_store() -> None:
+    panic = type("PanicException", (BaseException,), {})
+    with pytest.raises(StoreError, match="'c': the engine gave up: index out of bounds"), translated("c"):
+        raise panic("index out of bounds")
+    with pytest.raises(KeyboardInterrupt), translated("c"):
+        raise KeyboardInterrupt

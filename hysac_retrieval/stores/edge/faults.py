@@ -26,6 +26,10 @@ def translated(name: str) -> Iterator[None]:
                 hint="Close that one or share it, or run a Qdrant server and use url= for several processes",
             ) from error
         raise failed(name, str(error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of the engine's language, and no `Exception`
+            raise
+        raise failed(name, f"the engine gave up: {error}") from error
 
 
 def failed(name: str, what: str) -> StoreError:
