@@ -67,8 +67,8 @@ def print_report(report: IndexReport, notes: Path | None, done: str, skipped: st
         click.echo("Hint: if they are meant to go, give --yes or a larger --prune-limit", err=True)
     if report.cut:
         some = printable(", ".join(report.truncated[:3])) + (", …" if report.cut > 3 else "")
-        words = "texts are longer than the model reads: all of them is judged, and their beginning can be found"
-        click.echo(f"{report.cut} {words} (hysac index --chunk stores all): {some}")
+        click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
+        click.echo("That is for what they are found by; all of them is judged. hysac index --chunk stores all of them.")
     if report.failures:
         click.echo(f"Failed: {report.failures}", err=True)
         for failure in report.failed[:_SHOWN]:

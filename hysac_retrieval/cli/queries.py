@@ -108,7 +108,10 @@ def warn_if_cut(encoder: Encoder, query: Query) -> None:
 
     texts = (*query.positive, *query.negative) if isinstance(query, Examples) else (query,)
     if any(isinstance(text, str) and encoder.count_tokens(text) > encoder.text_spec.context_length for text in texts):
-        click.echo("The query is longer than the model reads; all of it is judged, its beginning searched.", err=True)
+        click.echo(
+            "The query is longer than the model reads; only its beginning counts for what is found, all for its score.",
+            err=True,
+        )
 
 
 def _filter(context: click.Context, option: click.Parameter, condition: str | None) -> dict[str, Any] | None:
