@@ -166,6 +166,9 @@ def test_in_the_middle_of_a_rewrite_no_search_returns_what_its_own_calibration_h
                 hits = opened.query(point, limit=10 * N, **options)
                 assert hits
                 for hit in hits:
+                    assert hit.modality is not None
+                    assert hit.unsafe is not None
+                    assert hit.radius is not None
                     bound = (held or {kind: safety.threshold.of(kind) for kind in MODALITIES})[hit.modality]
                     exact = float(safety.unsafe(hit.radius, hit.modality))
                     assert hit.unsafe == pytest.approx(exact, abs=1e-9)
@@ -211,7 +214,12 @@ def test_what_was_kept_for_earlier_searches_goes_when_all_is_done(
         assert [(known.served, known.kept) for known in index.metadata.earlier] == [(False, True)]
         dropped: list[str] = []
         drop = index.store.drop_index
-        monkeypatch.setattr(index.store, "drop_index", lambda name, key: (dropped.append(key), drop(name, key)))
+
+        def noted(name: str, key: str) -> None:
+            dropped.append(key)
+            drop(name, key)
+
+        monkeypatch.setattr(index.store, "drop_index", noted)
         assert rescore(index, shifted(0.3)).rescored == 0
         now = index.metadata.fingerprint
         for own in (payload["hysac"] for payload in records(index).values()):
