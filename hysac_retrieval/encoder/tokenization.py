@@ -114,9 +114,9 @@ class TextTokenizer:
         """
         self._check([text])
         length = self.spec.context_length
-        if len(text) <= 8 * length and len(row := self._encode([text])[0].ids) <= length:
+        if len(text) <= 8 * length and len(whole := self._encode([text])[0].ids) <= length:
             rows = np.full((1, length), self.spec.pad_id, dtype=np.int64)
-            rows[0, : len(row)] = row  # as nearly always, for queries
+            rows[0, : len(whole)] = whole  # as nearly always, for queries
             return Windows(rows, np.array([[0, len(text)]]))
         found = [self._parsed(start, part) for start, part in stretches(text)]
         ids, begins, spans = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
