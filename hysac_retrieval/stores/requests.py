@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from qdrant_client import models
+from qdrant_client.local.payload_value_extractor import value_by_key
 
 from hysac_retrieval.stores.types import (
     METADATA_KEY,
@@ -126,8 +127,17 @@ def members_query(query: VectorQuery, groups: GroupQuery, some: Sequence[Group])
         vectors=query.vectors.repeat(len(some), axis=0),
         formulas=query.formulas and [*query.formulas] * len(some),
         filters=[models.Filter(must=[*before, condition]) for condition in conditions],
-        limit=groups.size,
+        limit=4 * groups.size,  # as some of them may be in no group
+        least=groups.size,
     )
+
+
+def group_values(payload: Mapping[str, Any], key: str) -> list[str | int]:
+    """Return groups of a point; none for one with a value that is neither a word nor a whole number, as on a server."""
+    values = value_by_key(dict(payload), key) or []
+    if any(type(value) not in (str, int) for value in values):
+        return []
+    return list(dict.fromkeys(values))
 
 
 def read_responses(responses: Sequence[models.QueryResponse]) -> list[list[StoredPoint]]:

@@ -20,6 +20,7 @@ from qdrant_client import QdrantClient
 from hysac_retrieval.stores import CollectionSpec, Store
 from hysac_retrieval.stores.qdrant.client import make_client
 from hysac_retrieval.stores.qdrant.store import QdrantStore
+from hysac_retrieval.stores.versions import Feature
 
 WITHOUT = (
     "QDRANT_URL is not set: set it to the address of a Qdrant server to run this on one "
@@ -28,6 +29,19 @@ WITHOUT = (
 _WHERE_THERE_IS_ONE = pytest.mark.skipif("QDRANT_URL" not in os.environ, reason=WITHOUT)
 QDRANT = [pytest.param(kind, marks=_WHERE_THERE_IS_ONE) for kind in ("qdrant-rest", "qdrant-grpc")]
 """Kinds of stores on the real server, as parameters of a test."""
+
+
+def knows(store: Any, feature: Feature) -> bool:
+    """Whether the store can do this: only a server may be too old for it."""
+    return not isinstance(store, OwnNames) or feature.known(store.client.info().version)
+
+
+def skip_if_too_old(store: Any, *features: Feature) -> None:
+    """Skip a test on a server that is too old for it."""
+    for feature in features:
+        if not knows(store, feature):
+            pytest.skip(f"the server is too old for {feature.name}")
+
 
 LEAST_FULL_SCAN = 10
 """The least `full_scan_threshold` that a server takes."""

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from qdrant_client import models
-from qdrant_client.local.payload_value_extractor import value_by_key
 
+from hysac_retrieval.stores.requests import group_values
 from hysac_retrieval.stores.types import Group, GroupQuery, StoredPoint, VectorQuery
 from hysac_retrieval.types import PointId
 
@@ -51,7 +51,7 @@ def grouped(
         )
         seen.extend(point.id for point in answer)
         for point in answer:
-            for value in _values(point.payload, groups.key):
+            for value in group_values(point.payload, groups.key):
                 members = found.setdefault(value, [])
                 if len(members) < groups.size:
                     members.append(point)
@@ -97,14 +97,6 @@ def _each_kind(key: str, values: list[Value], match: Callable[[list[Any]], Any])
     for kind in (str, int):
         if chosen := [value for value in values if isinstance(value, kind)]:
             yield models.FieldCondition(key=key, match=match(chosen))
-
-
-def _values(payload: Mapping[str, Any], key: str) -> list[Value]:
-    """Return groups of a point; none for one with a value that is neither a word nor a whole number, as on a server."""
-    values = value_by_key(dict(payload), key) or []
-    if any(type(value) not in (str, int) for value in values):
-        return []
-    return list(dict.fromkeys(values))
 
 
 def _score(point: StoredPoint) -> float:

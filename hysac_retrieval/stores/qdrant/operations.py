@@ -177,8 +177,10 @@ class Operations:
         if short and not self.local:
             whole = yield from self.query(name, requests.members_query(query, groups, [found[row] for row in short]))
             for row, points in zip(short, whole, strict=True):
-                if len(points) > len(found[row].points):
-                    found[row] = replace(found[row], points=points)
+                group = found[row]
+                members = [p for p in points if group.value in requests.group_values(p.payload, groups.key)]
+                if len(members) > len(group.points):
+                    found[row] = replace(group, points=members[: groups.size])
         return found
 
     def scroll(
