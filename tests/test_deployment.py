@@ -82,7 +82,8 @@ def test_the_indexer_is_called_with_options_that_exist(services: dict[str, Any],
     assert context.params["collection"] == given.get("COLLECTION", "photos")
     assert context.params["shards"] == int(given.get("SHARDS", 1))
     assert context.params["replication_factor"] == int(given.get("REPLICAS", 1))
-    variables = {option.envvar for option in command.params if getattr(option, "envvar", None)}
+    given_by = [getattr(option, "envvar", None) or () for option in command.params]
+    variables = {name for names in given_by for name in ([names] if isinstance(names, str) else names)}
     assert services["index"]["environment"].keys() <= variables
 
 

@@ -61,7 +61,7 @@ class PaddedLift(LiftModel):
     kind: Literal["padded"] = "padded"
     curvature: FiniteFloat = Field(gt=0)
     centroid: tuple[Coordinate, ...] = Field(min_length=1)
-    norm: FiniteFloat = Field(gt=0, le=1e18)
+    norm: FiniteFloat = Field(gt=0, le=1e150)  # whose square is finite
     rotate_seed: int | None = Field(default=None, ge=0, lt=2**32)
 
     @classmethod

@@ -51,22 +51,23 @@ def test_the_roc_says_what_every_threshold_costs(run: Run, own: Photos, samples:
     arguments = ("calibrate", own.model, "--safe", samples / "safe.txt", "--unsafe", samples / "unsafe.txt")
     result = run(*arguments, "--max-miss", 0.01, "--roc", where, "--json")
     assert result.exit_code == 0, result.output
-    chosen = json.loads(result.stdout)["threshold"]
+    chosen = json.loads(result.stdout)["threshold"]["text"]
     found = json.loads(where.read_text(encoding="utf-8"))
-    assert list(found) == ["threshold", "text"]
+    assert list(found) == ["text"]
     text = found["text"]
-    assert (text["safe"], text["unsafe"], found["threshold"]) == (25, 20, chosen)
+    assert (text["safe"], text["unsafe"], text["chosen"]["threshold"]) == (25, 20, chosen)
     assert text["auc"] >= 0.95  # one of 20 unsafe texts has the radius of the safe ones
     assert text["chosen"]["miss"] == 0
-    assert text["curve"][0] == {"threshold": 0.0, "miss": 0.0, "refused": 1.0}
+    assert text["curve"][0] == {"threshold": 0.0, "miss": 0.0, "lost": 1.0}
     assert text["curve"][-1]["miss"] == 1
     with Image.open(where.with_suffix(".png")) as picture:
         assert picture.size[0] > 400
     loose = run(*arguments, "--max-miss", 0.05, "--roc", where)
     assert loose.exit_code == 0
     found = json.loads(where.read_text(encoding="utf-8"))
-    assert found["text"]["chosen"] == {"threshold": found["threshold"], "miss": 0.05, "refused": 0.0}
-    assert found["threshold"] > chosen
+    looser = found["text"]["chosen"]
+    assert (looser["miss"], looser["lost"]) == (0.05, 0.0)
+    assert looser["threshold"] > chosen
 
 
 def test_a_calibration_is_applied_to_a_collection_without_encoding(run: Run, own: Photos, samples: Path) -> None:
@@ -133,7 +134,7 @@ def test_points_without_a_bundle_are_rescored_by_a_profile(run: Run, own: Photos
     with Index.create("raw", dim=2, curvature=1.0, safety=profile(), location=tmp_path / "raw") as index:
         index.upsert([1, 2], [[1.0, 0.0], [0.0, 2.0]], modality="text")
     result = run("rescore", "raw", "--location", tmp_path / "raw", "--profile", written, "--json")
-    assert json.loads(result.stdout)["threshold"] == 0.2
+    assert json.loads(result.stdout)["thresholds"] == {"text": 0.2, "image": 0.2}
     refused = run("rescore", "photos", "--location", own.data, "--profile", written)
     assert refused.exit_code == 2
     assert "--model" in refused.stderr

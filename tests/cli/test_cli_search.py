@@ -68,7 +68,7 @@ def test_image_and_text_say_what_a_query_is(run: Run, photos: Photos, tmp_path: 
 
 def test_a_query_longer_than_the_model_reads_is_noted(run: Run, photos: Photos) -> None:
     result = run("search", "the dog in the park with a cat in the house", *photos.options, "--json")
-    assert "all of it is judged, its beginning searched" in result.stderr
+    assert "only its beginning counts for what is found, all for its score" in result.stderr
     assert json.loads(result.stdout)["hits"]
 
 

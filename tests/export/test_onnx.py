@@ -58,7 +58,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[HySAC, Bundle]:
         out=tmp_path_factory.mktemp("export") / "new" / "bundle",
         name="small",
         licence="Apache-2.0",
-        lift=PaddedLift.default(16, 0.5),
+        lift=PaddedLift.default(16, made.curvature.item()),
         metrics={"recall": 0.5},
     )
     return made, bundle
@@ -105,7 +105,7 @@ def test_what_is_passed_in_is_in_the_manifest(exported: tuple[HySAC, Bundle]) ->
     assert (manifest.name, manifest.licence, manifest.metrics) == ("small", "Apache-2.0", {"recall": 0.5})
     assert (manifest.dim, manifest.image.size, manifest.text.context_length) == (16, 32, 12)
     assert manifest.safety == profile()
-    assert Encoder(exported[1]).lift == PaddedLift.default(16, 0.5)
+    assert Encoder(exported[1]).lift == PaddedLift.default(16, exported[1].manifest.curvature)
 
 
 def test_the_model_is_left_as_it_was(exported: tuple[HySAC, Bundle]) -> None:

@@ -63,6 +63,8 @@ TOUR = [
     ask("scroll", "c"),
     ask("delete", "c", [0, 1, 2, 3, 4, 77]),
     ask("count", "c"),
+    ask("strip", "c", ["k"], ONE),
+    ask("scroll", "c"),
     ask("optimize", "c"),
     ask("indexed", "c"),
     ask("memory", "c"),

@@ -108,7 +108,7 @@ def test_what_goes_wrong_on_the_wire_is_a_store_error(server: RestServer) -> Non
     with make(server, api_key="secret", retries=0) as index:  # type: ignore[arg-type]
         assert server.headers["api-key"] == "secret"
         server.backend.delete_collection("c")
-        with pytest.raises(CollectionNotFoundError, match="doesn't exist"):
+        with pytest.raises(CollectionNotFoundError, match="no collection 'c'"):
             index.query(random_points(1)[0])
         server.broken = True
         with pytest.raises(StoreError, match=r"500.*disk full") as caught:
