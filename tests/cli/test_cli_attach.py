@@ -114,7 +114,7 @@ def test_a_folder_of_the_client_is_attached_where_it_is(named: bool, toy_bundle:
     assert again.exit_code == (2 if named else 0), again.output
     assert run("detach", *where, "--yes").exit_code == 0
     client = QdrantClient(path=str(folder))
-    points, _ = client.scroll(NAME)
+    points, _ = client.scroll(NAME)  # type: ignore[assignment]
     assert all(set(point.payload or {}) == {"page_content"} for point in points)
     client.close()
 

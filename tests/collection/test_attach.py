@@ -606,7 +606,7 @@ def test_values_that_applications_have_written_in_other_ways_name_the_same_file(
     for name in ("a b.png", "c+d.png", "100%.png", "e%20f.png", zoe):
         Image.new("RGB", (8, 8), "blue").save(root / "2020" / name)
     content = Content(image="img", root=root, prefix="https://cdn.example.org/img/")
-    for value, name in {
+    for value, name in {  # type: ignore[assignment]
         "2020/a b.png": "a b.png",
         "2020\\a b.png": "a b.png",
         "2020/a%20b.png": "a b.png",

@@ -244,7 +244,7 @@ class Changing(dict[str, Any]):
 
 
 def lies(vector: list[float]) -> dict[str, Callable[[Any], Any]]:
-    widest = {"should": [{}]}
+    widest: dict[str, Any] = {"should": [{}]}
     return {
         "request": lambda c: c.query_batch_points("points", [LyingRequest(query=vector, using="hysac", limit=99)]),
         "prefetch": lambda c: [

@@ -100,7 +100,7 @@ def test_a_moved_alias_is_followed_to_another_model(client: QdrantClient) -> Non
 
 async def test_the_asynchronous_client_follows_as_well() -> None:
     sync, client = QdrantClient(":memory:"), AsyncQdrantClient(":memory:")
-    client._client.collections = sync._client.collections
+    client._client.collections = sync._client.collections  # type: ignore[attr-defined]
     make(sync, "points")
     safe = AsyncSafeQdrantClient(client)
     await safe.count("points")
@@ -126,7 +126,7 @@ def test_a_guard_that_was_given_is_kept_and_empty_replies_do_not_ask_again_and_a
     safe.count("points")
     asked: list[Any] = []
     read = client.get_collection
-    client.get_collection = lambda **kwargs: (asked.append(kwargs), read(**kwargs))[1]  # type: ignore[method-assign]
+    client.get_collection = lambda **kwargs: (asked.append(kwargs), read(**kwargs))[1]  # type: ignore[func-returns-value, method-assign]
     nothing = models.Filter(must=[models.FieldCondition(key="g", match=models.MatchValue(value="none"))])
     for _ in range(20):
         assert safe.count("points", nothing).count == 0

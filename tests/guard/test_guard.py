@@ -497,7 +497,7 @@ def test_a_guard_is_found_anew_when_told(small: Index) -> None:
     safe.refresh()
     asked = []
     read = client.get_collection
-    client.get_collection = lambda **kwargs: (asked.append(kwargs), read(**kwargs))[1]  # type: ignore[method-assign]
+    client.get_collection = lambda **kwargs: (asked.append(kwargs), read(**kwargs))[1]  # type: ignore[func-returns-value, method-assign]
     assert safe.count("points").count == 1
     assert len(asked) == 1
 

@@ -103,7 +103,7 @@ def test_images_are_decoded_hashed_and_skipped_alike_in_threads_and_processes(tm
         path, same, other, half, lost, pipe, known, changed = [one for ticket in tickets for one in ticket.result()]
     assert path.views is not None
     assert path.views.rows.shape == (1, 16, 16, 3)
-    np.testing.assert_array_equal(path.views.rows, same.views.rows)
+    np.testing.assert_array_equal(path.views.rows, same.views.rows)  # type: ignore[union-attr]
     assert path.hash == same.hash == known.hash == changed.hash != other.hash
     assert (known.views, known.error) == (None, None)
     assert changed.views is not None

@@ -48,7 +48,7 @@ def test_the_score_is_that_of_the_worst_view_and_the_vector_that_of_its_own(stor
         assert nearer["unsafe"] == alone["unsafe"]  # never better than the vector's own radius
         assert {hit.id for hit in index.query(at(NEAR)[0], safe=True)} == {1, 2, 3}
         (hit,) = (hit for hit in index.query(at(NEAR)[0], safe=False) if hit.id == 0)
-        assert (hit.views, hit.worst, hit.radius) == (3, "left", pytest.approx(NEAR))
+        assert (hit.views, hit.worst, hit.radius) == (3, "left", pytest.approx(NEAR))  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize("radius", [math.nan, math.inf, -1.0])
@@ -119,7 +119,7 @@ def test_the_first_of_equally_bad_views_is_the_worst() -> None:
 class _Hiding(Encoder):
     """The toy model, which sees a red corner of a green picture as a further view."""
 
-    def judge_image(self, images: Any, *, batch_size: int = 32) -> Any:
+    def judge_image(self, images: Any, *, batch_size: int = 32) -> Any:  # type: ignore[override]
         views = []
         for image in images:
             pixels = self.preprocess_images([image, image.crop((0, 0, 4, 4))])

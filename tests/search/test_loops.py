@@ -39,7 +39,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         client = QdrantClient(":memory:")
         filled(client=client)
         apart = AsyncQdrantClient(":memory:")
-        apart._client.collections = client._client.collections
+        apart._client.collections = client._client.collections  # type: ignore[attr-defined]
         if request.param == "memory":
             yield lambda: aconnect("c", model=None, client=client)
         else:
@@ -191,7 +191,7 @@ async def test_a_first_call_of_many_opens_once(tmp_path: Path, monkeypatch: pyte
     filled(location=tmp_path).close()
     opened: list[str] = []
     connect = asynchronous.connect
-    monkeypatch.setattr(asynchronous, "connect", lambda *a, **k: (opened.append(a[0]), connect(*a, **k))[1])
+    monkeypatch.setattr(asynchronous, "connect", lambda *a, **k: (opened.append(a[0]), connect(*a, **k))[1])  # type: ignore[func-returns-value]
     async with aconnect("c", model=None, location=tmp_path) as engine:
         assert await hits(engine, 20) == [10] * 20
     assert opened == ["c"]
@@ -200,7 +200,7 @@ async def test_a_first_call_of_many_opens_once(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("store", ["edge", "memory", "server"])
 def test_a_closed_engine_refuses_every_call(store: str, tmp_path: Path) -> None:
     with rest_server() as server:
-        place: dict[str, Any] = {"edge": {"location": tmp_path}, "server": {"url": server.url}}.get(
+        place: dict[str, Any] = {"edge": {"location": tmp_path}, "server": {"url": server.url}}.get(  # type: ignore[assignment]
             store, {"location": ":memory:"}
         )
         index = filled(**place)

@@ -69,7 +69,7 @@ Found = list[tuple[Any, float]]
 
 
 def pairs(hits: Any) -> Found:
-    return [(hit.id, pytest.approx(hit.distance, abs=1e-6)) for hit in hits]
+    return [(hit.id, pytest.approx(hit.distance, abs=1e-6)) for hit in hits]  # type: ignore[misc]
 
 
 ASKED: dict[str, Callable[[SafeSearch], list[Found]]] = {
@@ -82,7 +82,7 @@ ASKED: dict[str, Callable[[SafeSearch], list[Found]]] = {
     "explain": lambda e: [pairs(step.nearest) for step in e.explain(QUERIES[0]).steps],
     "penalty": lambda e: [pairs(e.search(q, limit=5, penalty=0.5)) for q in QUERIES],
     "query": lambda e: [pairs(e.index.query(q, limit=5)) for q in QUERIES],
-    "points": lambda e: [[(0, pytest.approx(float(x))) for x in e.index.points([3])[0][0]]],
+    "points": lambda e: [[(0, pytest.approx(float(x))) for x in e.index.points([3])[0][0]]],  # type: ignore[misc]
 }
 
 
@@ -164,7 +164,7 @@ def test_stray_points_cost_one_look_a_second_and_are_left_out(client: QdrantClie
     client.set_payload("photos", {"model": ["x"] * 3}, [other], key="hysac")
     asked: list[str] = []
     read = client.get_collection
-    client.get_collection = lambda *args, **kwargs: (asked.append("look"), read(*args, **kwargs))[1]  # type: ignore[method-assign]
+    client.get_collection = lambda *args, **kwargs: (asked.append("look"), read(*args, **kwargs))[1]  # type: ignore[func-returns-value, method-assign]
     for _ in range(5):
         ids = [hit.id for hit in engine.search(POINTS[0], limit=5, safe=False)]
         assert nearest not in ids
@@ -179,7 +179,7 @@ def test_a_search_that_finds_what_it_expects_asks_nothing_else(client: QdrantCli
     engine = opened(client)
     asked: list[str] = []
     read = client.get_collection
-    client.get_collection = lambda *args, **kwargs: (asked.append("look"), read(*args, **kwargs))[1]  # type: ignore[method-assign]
+    client.get_collection = lambda *args, **kwargs: (asked.append("look"), read(*args, **kwargs))[1]  # type: ignore[func-returns-value, method-assign]
     for q in QUERIES:
         assert len(engine.search(q, limit=3))
     assert asked == []

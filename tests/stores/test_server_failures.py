@@ -300,7 +300,7 @@ def test_a_url_with_a_path_and_further_headers_reach_a_server_behind_a_proxy(pat
 )
 def test_the_port_of_an_address(url: str, address: str) -> None:
     store = QdrantStore.connect(url=url)
-    assert store.client._client.rest_uri == address
+    assert store.client._client.rest_uri == address  # type: ignore[attr-defined]
     store.close()
 
 

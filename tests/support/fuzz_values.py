@@ -15,7 +15,7 @@ KEYS = (
     *("hysac", "hysac.safe", "hysac.safe.own", "hysac.unsafe", "hysac.model", "hysac.modality", "hysac[].unsafe"),
     *("k", "nothing", "hysac.radius", "hysac.worst.radius", ""),
 )
-ODD = [
+ODD: list[Any] = [
     None,
     True,
     -1,

@@ -102,7 +102,7 @@ def index_key(client: QdrantClient, name: str, key: str) -> None:
     collection: Any = client._client.collections[name]  # type: ignore[attr-defined]
     if type(collection) is LocalCollection:
         collection.__class__ = _Collection
-        collection.indexed, collection.outlived = set(), {}
+        collection.indexed, collection.outlived = set(), {}  # type: ignore[attr-defined]
     collection.indexed.add(key)
 
 
