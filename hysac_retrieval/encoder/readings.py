@@ -9,8 +9,9 @@ reading, itself.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice, product
+from itertools import accumulate, chain, islice, product
 
 from hysac_retrieval.encoder.folding import readings_of, visible
 from hysac_retrieval.encoder.lexicon import Lexicon
@@ -23,9 +24,12 @@ _SIGNS = {
 """Signs and letters that are written for letters, each with those that it stands for."""
 
 _WAYS = 64  # of reading one word, at most
+_WAYS_JOINED = 8  # of reading what is put together
 _LONG = 64  # letters; beyond, a sign is read the same way everywhere
 _SHORT = 2  # letters of a known word that may yet be a piece of another
 _JOINED = 12  # pieces that are put together to one or more words
+_LONGEST = 32  # letters of such a word, or words
+_BLOCK = 256  # pieces that are tried as one, as where a whole sentence is written with its letters apart
 
 _EDGES = ".,;:!?\"'()[]{}<>-_*~/\\|`´‘’“”…"
 _GAP = re.compile(r"\s{2,}")
@@ -83,6 +87,7 @@ class _Speller:
         self.turned = False
         self._lexicon = lexicon
         self._resolved: dict[str, Words | None] = {}
+        self._joint: dict[str, Words | None] = {}
 
     def __call__(self, text: str) -> Iterator[str]:
         """Words of a text in lower case, and as they are where the lexicon does not help."""
@@ -104,17 +109,31 @@ class _Speller:
         """Words that pieces spell together: all of them, or as many from each place on as spell something."""
         start = 0
         while start < len(pieces):
-            for end in (len(pieces), *range(min(len(pieces) - 1, start + _JOINED), start + 1, -1)):
-                some = pieces[start:end]
-                if len(some) > 1 and any(self._words(piece) is None for piece in some):
-                    together = self._spelled("".join(some))
-                    if together is not None:
-                        yield from together
-                        start = end
-                        break
+            for end in self._ends(pieces, start):
+                together = self._together(pieces[start:end])
+                if together is not None:
+                    yield from together
+                    start = end
+                    break
             else:
                 yield from self._words(pieces[start]) or ("".join(map(_plain, pieces[start])).lower(),)
                 start += 1
+
+    def _ends(self, pieces: Sequence[str], start: int) -> Iterator[int]:
+        """Ends of what to try as one from a place on, the longest first; bounded, since a text may be of any length."""
+        if start == 0 or start % _BLOCK == 0:
+            yield min(len(pieces), start + _BLOCK)
+        letters = list(accumulate(len(piece) for piece in pieces[start : start + _JOINED]))
+        yield from range(start + bisect_right(letters, _LONGEST), start + 1, -1)
+
+    def _together(self, some: Sequence[str]) -> Words | None:
+        """Known words that pieces spell together; None if they spell none, or each is known already."""
+        joined = "".join(some)
+        if len(some) < 2 or all(self._words(piece) is not None for piece in some):
+            return None
+        if joined not in self._joint:
+            self._joint[joined] = self._spelled(joined, _WAYS_JOINED)
+        return self._joint[joined]
 
     def _words(self, piece: str) -> Words | None:
         """Known words that a piece without spaces stands for; None if there are none, () for mere punctuation."""
@@ -140,9 +159,9 @@ class _Speller:
         # A word that a vocabulary does not keep whole would fall to pieces that mean something else.
         return self._spelled(piece) if lexicon.complete else None
 
-    def _spelled(self, joined: str) -> Words | None:
+    def _spelled(self, joined: str, ways: int = _WAYS) -> Words | None:
         """Known words that a run of letters, or the run backwards, spells whole; not mostly of one or two letters."""
-        for letters in _letters(joined):
+        for letters in islice(_letters(joined), ways):
             for run in (letters, letters[::-1]):
                 words = self._lexicon.spelled(run)
                 if words is not None and len(run) >= 2 * len(words):

@@ -97,3 +97,25 @@ def test_a_vocabulary_of_word_pieces_serves_as_well(encoder: Encoder, kind: str)
 @pytest.fixture(scope="module")
 def encoder(toy_bundle: object) -> Encoder:
     return Encoder.load(str(toy_bundle), device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("alphabet", ["4310$!|ab", "abcdefgh1!", "аеорсху1!", "word"])
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_what_a_long_text_costs_grows_with_its_length_and_no_faster(
+    alphabet: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    spelled = Lexicon.spelled
+
+    def counting(self: Lexicon, letters: str) -> tuple[str, ...] | None:
+        asked.append(len(letters))
+        return spelled(self, letters)
+
+    monkeypatch.setattr(Lexicon, "spelled", counting)
+    draw = random.Random(0)
+    costs = []
+    for words in (60, 600):
+        asked.clear()
+        readings(" ".join("".join(draw.choices(alphabet, k=size)) for _ in range(words)), LEXICON)
+        costs.append(sum(asked))
+    assert costs[1] <= 15 * max(costs[0], 1000)
