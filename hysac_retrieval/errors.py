@@ -12,6 +12,7 @@ HysacError
 │   ├── ImageError              missing, truncated, not an image, or beyond the pixel limit
 │   ├── TextError               empty text, or not text
 │   ├── InvalidVectorError      wrong shape, wrong dimension, not finite
+│   ├── PolicyError             a policy in words that cannot be read or contradicts itself
 │   └── SourceError             an indexing source that cannot be read
 ├── StoreError                  the vector store refused or failed
 │   ├── CollectionNotFoundError the collection does not exist
@@ -113,6 +114,10 @@ class TextError(InputError):
 
 class InvalidVectorError(InputError):
     """A vector has the wrong shape or dimension, or is not finite."""
+
+
+class PolicyError(InputError):
+    """A policy in words cannot be read, or contradicts itself."""
 
 
 class SourceError(InputError):
