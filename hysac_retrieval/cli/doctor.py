@@ -47,15 +47,16 @@ class Check:
 def command(ctx: click.Context, place: Place, repair: bool, model: str | None, as_json: bool) -> None:
     """Check the installation: packages, extras, bundled models, the embedded engine.
 
-    Exits with 1 if something needs repair. With --repair, a collection of the embedded engine that cannot be opened or
-    read is rebuilt from what can be, and what is lost is listed; index its sources again to get it back. The collection
-    as it was stays beside it, under a hidden name.
+    With --url, also what that server can do. Exits with 1 if something needs repair. With --repair, a collection of the
+    embedded engine that cannot be opened or read is rebuilt from what can be, and what is lost is listed; index its
+    sources again to get it back. The collection as it was stays beside it, under a hidden name.
 
     With --collection alone, the payload indexes of a collection are compared with its payloads, and what differs is
     written anew: a server goes on finding points as safe after their payload key `hysac` was deleted whole.
 
     \b
     hysac doctor
+    hysac doctor --url http://localhost:6333
     hysac doctor --collection photos --url http://localhost:6333
     hysac doctor --repair --collection photos --location ./data
     hysac doctor --repair --collection photos --location ./data --model hysac-mini
@@ -66,7 +67,7 @@ def command(ctx: click.Context, place: Place, repair: bool, model: str | None, a
     if place.collection:
         _reconcile(place, as_json)
         return
-    checks = list(examine())
+    checks = [*examine(), *(() if place.url is None else server_checks(place))]
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
@@ -134,6 +135,26 @@ def examine() -> Iterator[Check]:
     yield _packages("training", "train", "missing", "pip install 'hysac-retrieval[train]'")
     yield from _models()
     yield _attempt("embedded engine", _engine)
+
+
+def server_checks(place: Place) -> Iterator[Check]:
+    """Say which server answers, and what of `versions.FEATURES` it can do."""
+    from hysac_retrieval.stores import opening
+    from hysac_retrieval.stores.versions import FEATURES, METADATA
+
+    try:
+        with opening(place.connection(), keep=False) as (store, _):
+            found = store.version()
+    except HysacError as error:
+        yield Check("server", "broken", error.message, error.hint)
+        return
+    yield Check("server", "ok", f"Qdrant {found} at {place.url}")
+    for feature in FEATURES:
+        needs = f"needs Qdrant {'.'.join(map(str, feature.since))}"
+        if feature.known(found):
+            yield Check(feature.name, "ok", needs)
+        else:
+            yield Check(feature.name, "broken" if feature is METADATA else "missing", needs, feature.otherwise)
 
 
 def _version(package: str) -> str | None:

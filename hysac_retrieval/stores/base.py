@@ -38,6 +38,9 @@ class Store(Protocol):
     def names(self) -> list[str]:
         """Names of the collections, sorted."""
 
+    def version(self) -> str:
+        """Version of the server, asked once; empty for an engine in this process."""
+
     def exists(self, name: str) -> bool:
         """Whether there is a collection of that name, made by this package or not."""
 

@@ -15,9 +15,20 @@ import httpx
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from hysac_retrieval.errors import CollectionNotFoundError, RequestTooLargeError, StoreError, StoreUnavailableError
+from hysac_retrieval.errors import (
+    CollectionNotFoundError,
+    RequestTooLargeError,
+    StorageFullError,
+    StoreError,
+    StoreUnavailableError,
+)
 
-_ACCESS = "Give an api_key= that this server accepts and that may do this; a read-only key cannot write"
+_ACCESS = (
+    "Give an api_key= that this server accepts and that may do this; a read-only key cannot write, and a token expires "
+    "(with a new one a run goes on where this one ended)"
+)
+_LOCKED = "Somebody has locked writing on this server; reading goes on. Unlock it, and run again"
+_NOT_QDRANT = "Check the url you gave, with its path and port; Qdrant 1.16 or newer is needed"
 _SLOW = "Raise timeout=, or see what keeps the server busy"
 _AWAY = "Is it running at the url you gave?"
 _CERTIFICATE = (
@@ -37,6 +48,9 @@ _TOO_LARGE = (
     *('"upsert limit"', '"update limit"', '"search batch size"'),  # of strict mode
 )
 """Words with which servers and clients refuse a request for its size, over REST with 400 or 429."""
+_FULL = ("no space left", "disk usage is at")
+"""Words with which servers refuse to write for want of room: of the system, and of strict mode."""
+_ROOM = "Free some space on the server's disk, or give it a larger one; what was written before stays"
 _UNINDEXED = re.compile(r'Index required but not found for "(.+?)"')
 _INDEX = (
     "Strict mode takes no condition on a field without an index. Make one with `hysac index --index-field {0}`, or "
@@ -44,8 +58,9 @@ _INDEX = (
 )
 _PASSING_STATUS = {408, 425, 429}
 _PASSING_CODES = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL}
-# ValueError, RuntimeError and KeyError are what the client's local mode raises.
-_RAISED = (ApiException, QdrantException, grpc.RpcError, ValueError, RuntimeError, KeyError)
+# ValueError, RuntimeError and KeyError are what the client's local mode raises; AssertionError, for an answer in JSON
+# that holds nothing it knows.
+_RAISED = (ApiException, QdrantException, grpc.RpcError, ValueError, RuntimeError, KeyError, AssertionError)
 
 
 @contextmanager
@@ -78,21 +93,28 @@ def _fault(error: Exception) -> StoreError:
             return _called(error)
         case ApiException():
             return StoreError(f"Qdrant cannot be reached: {error}", hint=_AWAY)
-        case json.JSONDecodeError():
-            return StoreError(f"what answered is not a Qdrant server: {error}", hint="Check the url you gave")
+        case json.JSONDecodeError() | AssertionError():
+            return StoreError(f"what answered is not a Qdrant server: {error}", hint=_NOT_QDRANT)
     return StoreError(str(error))
 
 
 def _answered(error: UnexpectedResponse) -> StoreError:
     """A refusal over REST."""
     status = error.status_code or 0
-    detail = _words(error.content.decode(errors="replace")) if error.content else error.reason_phrase
+    content = error.content.decode(errors="replace") if error.content else ""
+    words = _words(content)
+    detail = words or content or error.reason_phrase
     message = f"Qdrant answered {status}: {detail}"
+    if status == 507 or _full(detail):
+        return StorageFullError(message, hint=_ROOM)
     if status == 413 or _too_large(detail):
         return RequestTooLargeError(message, hint=_SMALLER)
     if status in (401, 403):
-        return StoreError(message, hint=_ACCESS)
+        return StoreError(message, hint=_LOCKED if detail.startswith("Storage locked") else _ACCESS)
     if status == 404:
+        if not words:
+            what = f"what answered is not a Qdrant server, or a very old one: it knows no such address (404: {detail})"
+            return StoreError(what, hint=_NOT_QDRANT)
         return CollectionNotFoundError(message, hint=_GONE)
     if status in _PASSING_STATUS or status >= 500:
         hint = _TROUBLE if status >= 500 else _LATER
@@ -101,10 +123,10 @@ def _answered(error: UnexpectedResponse) -> StoreError:
 
 
 def _words(content: str) -> str:
-    """The words of an answer: those of Qdrant, or all of it where it is something else's."""
+    """The words of an answer of Qdrant; none where it is something else's."""
     with suppress(ValueError, TypeError, KeyError):
         return str(json.loads(content)["status"]["error"])
-    return content
+    return ""
 
 
 def _unanswered(source: Exception) -> StoreError:
@@ -118,7 +140,8 @@ def _unanswered(source: Exception) -> StoreError:
         return StoreError(f"what answered does not speak HTTP: {source}", hint="Is it https? Use https:// in url=")
     if isinstance(source, httpx.TransportError):
         return StoreUnavailableError(f"the connection to Qdrant broke: {source}", hint=_LATER)
-    return StoreError(f"what answered is not a Qdrant server of a version known here: {source}")
+    what = f"what answered is not a Qdrant server of a version known here: {source}"
+    return StoreError(what, hint=_NOT_QDRANT)
 
 
 def _called(error: grpc.RpcError) -> StoreError:
@@ -128,6 +151,8 @@ def _called(error: grpc.RpcError) -> StoreError:
     message = f"Qdrant answered over gRPC: {code.name if code else 'error'}: {detail}"
     if _too_large(detail or ""):
         return RequestTooLargeError(message, hint=_SMALLER)
+    if _full(detail or ""):
+        return StorageFullError(message, hint=_ROOM)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return StoreError(message, hint=_ACCESS)
     if code is grpc.StatusCode.NOT_FOUND:
@@ -137,6 +162,10 @@ def _called(error: grpc.RpcError) -> StoreError:
     if code is grpc.StatusCode.UNAVAILABLE:
         away = StoreUnavailableError(f"Qdrant cannot be reached over gRPC: {detail}", hint=_AWAY)
         return _tls(detail or "") or away
+    if code is grpc.StatusCode.UNIMPLEMENTED:  # an old server, or none at all behind this port
+        return StoreError(message, hint=_NOT_QDRANT)
+    if code is grpc.StatusCode.FAILED_PRECONDITION and "Storage locked" in (detail or ""):
+        return StoreError(message, hint=_LOCKED)
     if code in _PASSING_CODES:
         return StoreUnavailableError(message, hint=_TROUBLE)
     return _refused(message, detail or "")
@@ -147,6 +176,20 @@ def _refused(message: str, detail: str) -> StoreError:
     if unindexed := _UNINDEXED.search(detail):
         return StoreError(message, hint=_INDEX.format(unindexed[1]))
     return StoreError(message, hint=_OLDER if "untagged enum" in detail else "")
+
+
+def unfinished(name: str, reason: str) -> StoreError:
+    """The error for a collection whose optimizer has failed, by the reason that the server gives in its status."""
+    message = f"collection {name!r}: the server cannot finish its graph: {reason}"
+    if _full(reason):
+        return StorageFullError(message, hint=_ROOM)
+    return StoreError(
+        message, hint="Its log says more. The points are stored and found; restart it to have it try again"
+    )
+
+
+def _full(detail: str) -> bool:
+    return any(words in detail.lower() for words in _FULL)
 
 
 def _too_large(detail: str) -> bool:

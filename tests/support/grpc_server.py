@@ -36,12 +36,16 @@ class GrpcServer:
         port: Where this one is.
         calls: Names of the methods that were called here.
         faults: What the calls to come end in, after what they ask for has been done; None for their true answer.
+        words: What such a call says.
+        metadata: What it says beside, such as when to come back.
     """
 
     rest: RestServer
     port: int
     calls: list[str] = field(default_factory=list)
     faults: list[grpc.StatusCode | None] = field(default_factory=list)
+    words: str = "in trouble"
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def client(self, **options: Any) -> QdrantClient:
         given = {"url": self.rest.url, "grpc_port": self.port, "prefer_grpc": True, "check_compatibility": False}
@@ -57,8 +61,8 @@ class Root(qdrant_pb2_grpc.QdrantServicer):  # type: ignore[misc]
 
 
 class Collections(collections_service_pb2_grpc.CollectionsServicer):  # type: ignore[misc]
-    def __init__(self, backend: QdrantClient) -> None:
-        self.backend = backend
+    def __init__(self, rest: RestServer) -> None:
+        self.rest, self.backend = rest, rest.backend
 
     def List(self, request: Any, context: Any) -> Any:
         names = [collection.name for collection in self.backend.get_collections().collections]
@@ -70,7 +74,11 @@ class Collections(collections_service_pb2_grpc.CollectionsServicer):  # type: ig
 
     def Get(self, request: Any, context: Any) -> Any:
         info = self.backend.get_collection(request.collection_name)
-        return wire.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info))
+        found = RestToGrpc.convert_collection_info(info)
+        if self.rest.optimizer is not None:
+            found.status = wire.CollectionStatus.Red
+            found.optimizer_status.CopyFrom(wire.OptimizerStatus(ok=False, error=self.rest.optimizer))
+        return wire.GetCollectionInfoResponse(result=found)
 
     def Create(self, request: Any, context: Any) -> Any:
         vectors = GrpcToRest.convert_vectors_config(request.vectors_config)
@@ -241,7 +249,8 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                 except (ValueError, RuntimeError, KeyError) as error:
                     context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
                 if fault is not None:
-                    context.abort(fault, "in trouble")
+                    context.set_trailing_metadata(server.metadata)
+                    context.abort(fault, server.words)
                 return reply
 
         return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
@@ -253,7 +262,7 @@ def grpc_server(credentials: grpc.ServerCredentials | None = None) -> Iterator[G
         both: GrpcServer
         listening = grpc.server(ThreadPoolExecutor(8), interceptors=[_Interceptor(lambda: both)])
         qdrant_pb2_grpc.add_QdrantServicer_to_server(Root(rest), listening)
-        collections_service_pb2_grpc.add_CollectionsServicer_to_server(Collections(rest.backend), listening)
+        collections_service_pb2_grpc.add_CollectionsServicer_to_server(Collections(rest), listening)
         points_service_pb2_grpc.add_PointsServicer_to_server(Points(rest.backend), listening)
         place = "127.0.0.1:0"
         if credentials is None:

@@ -30,6 +30,7 @@ class RestServer:
     headers: dict[str, str] = field(default_factory=dict)
     broken: bool = False
     version: str = "1.20.0"
+    optimizer: str | None = None
     telemetry: dict[str, Any] | None = None
     key: str | None = None
     short_groups: bool = False
@@ -70,6 +71,8 @@ class RestServer:
         if method == "GET":
             info = client.get_collection(name).model_dump(mode="json")
             info["config"]["strict_mode_config"] = self.strict and self.strict.model_dump(mode="json")
+            if self.optimizer is not None:
+                return info | {"status": "red", "optimizer_status": {"error": self.optimizer}}
             return info | {"status": "yellow" if len(self.bodies("GET", path)) % 2 else "green"}
         if self.strict is not None and isinstance(body, dict):
             self._check(name, body, self.strict)

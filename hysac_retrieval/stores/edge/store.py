@@ -82,6 +82,10 @@ class EdgeStore:
             return []
         return sorted(sidecar.parent.name for sidecar in self._root.glob(f"[!.]*/{SIDECAR}"))
 
+    def version(self) -> str:
+        """See `Store.version`."""
+        return ""
+
     def exists(self, name: str) -> bool:
         """See `Store.exists`."""
         return os.path.exists(self._folder(name))

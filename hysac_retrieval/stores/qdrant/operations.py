@@ -24,6 +24,7 @@ from hysac_retrieval.errors import (
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores import requests, versions
 from hysac_retrieval.stores.amend import Amendment, fitting
+from hysac_retrieval.stores.faults import unfinished
 from hysac_retrieval.stores.qdrant.strict import Limits, limits_of
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
@@ -66,8 +67,7 @@ class Operations:
         found: models.CollectionsResponse = yield Ask("get_collections")
         return sorted(collection.name for collection in found.collections)
 
-    def _asked_version(self) -> Steps[str]:
-        """Version of the server, asked once; empty in local mode."""
+    def version(self) -> Steps[str]:
         if self._version is None:
             self._version = str((yield Ask("info")).version)
         return self._version
@@ -81,7 +81,7 @@ class Operations:
             what = "shards, replication_factor and write_consistency_factor are for a Qdrant server, not for local mode"
             raise SettingsError(what, hint="Leave them out, or use url=")
         if not self.local:
-            version = yield from self._asked_version()
+            version = yield from self.version()
             for feature in (versions.METADATA, *requests.needed(spec)):
                 feature.require(version)
         if (yield from self.exists(name)):
@@ -227,7 +227,10 @@ class Operations:
         """Wait until a server has finished its graph, which it builds on its own; local mode has none."""
         deadline = time.monotonic() + OPTIMIZE_TIMEOUT
         while not self.local:
-            status = (yield Ask("get_collection", name)).status
+            info: models.CollectionInfo = yield Ask("get_collection", name)
+            status, optimizer = info.status, info.optimizer_status
+            if status is models.CollectionStatus.RED or isinstance(optimizer, models.OptimizersStatusOneOf1):
+                raise unfinished(name, getattr(optimizer, "error", None) or f"it is {status.value}")
             if status in (models.CollectionStatus.GREEN, models.CollectionStatus.GREY):
                 return
             if time.monotonic() > deadline:
@@ -253,9 +256,12 @@ class Operations:
         return None
 
     def _described(self, name: str) -> Steps[Opened]:
+        version = yield from self.version()
+        if not self.local:
+            versions.METADATA.require(version)
         info = yield Ask("get_collection", name)
         self._limits[name] = limits_of(info)
-        formula = self.local or versions.FORMULAS.known((yield from self._asked_version()))
+        formula = self.local or versions.FORMULAS.known(version)
         return requests.read_collection(info, formula=formula, estimates=not self._limits[name].exact)
 
 

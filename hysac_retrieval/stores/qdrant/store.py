@@ -101,6 +101,7 @@ class QdrantStore(_Store[QdrantClient]):
     _calls_kind: ClassVar[Any] = Calls
 
     names = _blocking(Operations.names)
+    version = _blocking(Operations.version)
     exists = _blocking(Operations.exists)
     create = _blocking(Operations.create)
     open = _blocking(Operations.open)
