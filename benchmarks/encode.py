@@ -141,16 +141,15 @@ def mini(folder: Path, threads: int, n: int) -> tuple[Subject, dict[str, Any]]:
     cost = price(before, Encoder(made, device="cpu", threads=threads), probes)
     config = ModelConfig.model_validate(source.manifest.training["config"]["model"])
     model = HySAC(config).eval()
-    spec = source.manifest.image
-    names = {"text": source.manifest.text.file, "image": spec.file}
+    spec, text = before.image_spec, before.text_spec
+    names = {"text": text.file, "image": spec.file}
     files = {
         (modality, side): bundle.file(name)
         for modality, name in names.items()
         for side, bundle in ((FP32, source), (INT8, made))
     }
     modules: dict[str, nn.Module] = {"text": TextGraph(model), "image": ImageGraph(model, spec.mean, spec.std)}
-    length = source.manifest.text.context_length
-    return Subject(modules, files, spec.size, length, source.manifest.text.end_id + 1), cost
+    return Subject(modules, files, spec.size, text.context_length, text.end_id + 1), cost
 
 
 def measure(subject: Subject, threads: int, turns: dict[int, int]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ HysacError
 ├── BundleError                 a model bundle cannot be used
 │   ├── BundleNotFoundError     no such folder, bundled name or hub repository
 │   ├── BundleFormatError       the manifest or a graph is not what the format asks for
-│   └── ChecksumError           a file is not the one that the manifest describes
+│   ├── ChecksumError           a file is not the one that the manifest describes
+│   └── NoEncoderError          it has no encoder for this kind of input
 ├── MissingExtraError           an optional dependency is not installed
 ├── VersionError                Python or an installed package is too old
 ├── DeviceError                 a device cannot be used for encoding
@@ -78,6 +79,10 @@ class BundleFormatError(BundleError, ValueError):
 
 class ChecksumError(BundleError):
     """A file of the bundle is not the one its manifest describes."""
+
+
+class NoEncoderError(BundleError):
+    """The bundle has no encoder for this kind of input."""
 
 
 class MissingExtraError(HysacError, ImportError):

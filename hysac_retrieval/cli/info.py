@@ -76,19 +76,22 @@ def _model(name: str) -> dict[str, Any]:
 
     bundle = Bundle.load(name)
     manifest = bundle.manifest
-    fields = ("name", "description", "licence", "dim", "curvature", "safety", "metrics", "training", "verification")
-    return manifest.model_dump(mode="json", include=set(fields)) | {
+    image, text, vectors = manifest.image, manifest.text, manifest.vectors
+    fields = {"name", "description", "licence", "domain", "dim", "curvature", "safety"}
+    return manifest.model_dump(mode="json", include=fields | {"metrics", "training", "verification"}) | {
         "path": str(bundle.path),
         "fingerprint": bundle.fingerprint,
         "bytes": sum(entry.size for entry in manifest.files.values()),
-        "image size": manifest.image.size,
-        "context length": manifest.text.context_length,
+        "image size": image and image.size,
+        "context length": text and text.context_length,
+        "vector size": vectors and vectors.size,
+        "vectors of": (vectors and vectors.encoder) or None,
     }
 
 
 _LABELS = {"bytes_per_point": "bytes per point", "indexed": "in the graph", "beyond": "beyond the lift"}
-_EXCEPTIONS = frozenset({"beyond", "outdated", "estimated"})
-"""Counts that are only shown if they are not 0."""
+_EXCEPTIONS = frozenset({"beyond", "outdated", "estimated", "domain"})
+"""Counts and words that are only shown if they are not 0, or empty."""
 
 
 def _print(entry: dict[str, Any], details: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The model bundle: a folder with a manifest, two ONNX graphs and a tokenizer.
+"""The model bundle: a folder with a manifest, ONNX graphs and a tokenizer.
 
 Nothing in a bundle is ever unpickled or executed: `hysac.json` is validated by pydantic, the graphs are read by
 ONNX Runtime and the tokenizer by `tokenizers`. Every file is checked against the SHA-256 in the manifest.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -29,8 +30,12 @@ _GRAPH = r"\.onnx$"
 """How the names of graphs end: under another, ONNX Runtime reads formats of its own."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FREE_TEXT = {"name", "description", "licence", "training", "metrics", "verification", "words"}
-_SCORING = {"safety", "lift"}  # made from the points, without effect on them
+_FREE_TEXT: dict[str, Any] = dict.fromkeys(
+    ("name", "description", "licence", "training", "metrics", "verification", "words", "domain", "inputs"), True
+) | {"vectors": {"encoder", "probes"}}
+"""What has no effect on points and scores."""
+
+_SCORING = dict.fromkeys(("safety", "lift"), True)  # made from the points, without effect on them
 
 
 class FileEntry(BaseModel):
@@ -62,7 +67,10 @@ class ImageSpec(BaseModel):
 
 
 class TextSpec(BaseModel):
-    """How texts enter the text graph: int64 token ids, (batch, context_length), named ``tokens``, right-padded."""
+    """How texts enter the text graph: int64 token ids, (batch, context_length), named ``tokens``, right-padded.
+
+    A dynamic graph takes (batch, n) for any n up to the context length.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,10 +81,51 @@ class TextSpec(BaseModel):
     end_id: int = Field(
         ge=0, lt=2**31, description="The end token; an over-long text is cut and keeps it as its last token."
     )
+    dynamic: bool = False
+
+
+class Probe(BaseModel):
+    """A text, and the vector of unit length that the encoder of a head gives for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    text: str = Field(min_length=1, max_length=10_000)
+    vector: tuple[float, ...]
+
+    @field_validator("vector")
+    @classmethod
+    def _unit(cls, vector: tuple[float, ...]) -> tuple[float, ...]:
+        if abs((length := math.hypot(*vector)) - 1) > 1e-3:
+            raise ValueError(f"the vector of a probe has length {length:.4g}, expected 1")
+        return vector
+
+
+class VectorSpec(BaseModel):
+    """How vectors of another encoder enter the head of their modality: float32, (batch, size), named ``vector``.
+
+    The head gets them at unit length.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(gt=0, le=65_536)
+    text: str | None = Field(default=None, pattern=_GRAPH, description="File of the head of texts.")
+    image: str | None = Field(default=None, pattern=_GRAPH, description="File of the head of images.")
+    encoder: str = Field(default="", description="The encoder in words.")
+    probes: tuple[Probe, ...] = Field(default=(), max_length=64, description="By which its vectors are recognised.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.text is None and self.image is None:
+            raise ValueError("there is neither a head for texts nor one for images")
+        for probe in self.probes:
+            if len(probe.vector) != self.size:
+                raise ValueError(f"a probe has {len(probe.vector)} numbers, expected {self.size}")
+        return self
 
 
 class Manifest(BaseModel):
-    """Contents of ``hysac.json``. Both graphs output ``point``, (batch, dim) float32 space components."""
+    """Contents of ``hysac.json``. All graphs output ``point``, (batch, dim) float32 space components."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -86,8 +135,9 @@ class Manifest(BaseModel):
     licence: str = ""
     dim: int = Field(gt=0, le=65_536)
     curvature: float = Field(ge=1e-6, le=1e6)
-    image: ImageSpec
-    text: TextSpec
+    image: ImageSpec | None = None
+    text: TextSpec | None = None
+    vectors: VectorSpec | None = None
     files: dict[str, FileEntry] = Field(max_length=256)
     safety: SafetyProfile
     lift: dict[str, Any] | None = Field(
@@ -96,6 +146,8 @@ class Manifest(BaseModel):
     words: tuple[str, ...] | None = Field(
         default=None, description="All words that the text graph was trained with, if it was trained from scratch."
     )
+    domain: str = Field(default="", description="What the model knows: 'drawn scenes', 'photographs' …")
+    inputs: dict[str, Any] | None = Field(default=None, description="Statistics of the inputs that it was made with.")
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     verification: dict[str, Any] = Field(default_factory=dict)
@@ -113,7 +165,13 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _listed(self) -> Self:
-        for name in (self.image.file, self.text.file, self.text.tokenizer):
+        image, text, vectors = self.image, self.text, self.vectors
+        names = [image.file] if image else []
+        names += [text.file, text.tokenizer] if text else []
+        names += [name for name in (vectors.text, vectors.image) if name] if vectors else []
+        if not names:
+            raise ValueError("it can encode nothing: there is no 'image', no 'text' and no 'vectors'")
+        for name in names:
             if name not in self.files:
                 raise ValueError(f"{name!r} is used but not listed under 'files'")
         return self
@@ -125,9 +183,8 @@ class Manifest(BaseModel):
         Two bundles with the same fingerprint give the same points and the same scores; two whose fingerprints begin
         with the same 16 digits give the same points, see `metadata.same_points`.
         """
-        words = dict.fromkeys(_FREE_TEXT, True)
-        points = self._digest(words | dict.fromkeys(_SCORING, True))
-        return points[:16] + self._digest(words | {"safety": {*TOLD}})[:16]
+        points = self._digest(_FREE_TEXT | _SCORING)
+        return points[:16] + self._digest(_FREE_TEXT | {"safety": {*TOLD}})[:16]
 
     def _digest(self, without: dict[str, Any]) -> str:
         # Without defaults, so that a field added in a later version does not change the identity of today's bundles.

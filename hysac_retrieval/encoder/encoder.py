@@ -1,44 +1,44 @@
-"""Texts and images to points on the hyperboloid, with ONNX Runtime.
+"""Texts, images and vectors of other encoders to points on the hyperboloid, with ONNX Runtime.
 
-All of the model is in the two graphs of its bundle: pixel normalisation, towers, learned scales, curvature and the
+All of the model is in the graphs of its bundle: pixel normalisation, towers, learned scales, curvature and the
 exponential map. Left to do here are tokenisation, decoding, batching and checking.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
+from typing import Any, Self, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec
-from hysac_retrieval.encoder.devices import DeviceKeywords, DeviceOptions, Runner, runner
-from hysac_retrieval.encoder.graphs import expect_listed
+from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec, VectorSpec
+from hysac_retrieval.encoder.devices import DeviceKeywords, DeviceOptions
 from hysac_retrieval.encoder.judging import Points, judge, text_views
 from hysac_retrieval.encoder.pictures import ImageSource
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
+from hysac_retrieval.encoder.sessions import Graph, Sessions
 from hysac_retrieval.encoder.tokenization import TextTokenizer
+from hysac_retrieval.encoder.vectors import expect_all, unit_vectors
 from hysac_retrieval.encoder.views import Views, picture_views
-from hysac_retrieval.errors import BundleFormatError, ImageError, InvalidVectorError, SettingsError, TextError
-from hysac_retrieval.forks import Origin, abandon_after_fork, end_without_handlers, keep
+from hysac_retrieval.errors import (
+    BundleFormatError,
+    ImageError,
+    InvalidVectorError,
+    NoEncoderError,
+    SettingsError,
+    TextError,
+)
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.views import Judged, ViewSetting
 from hysac_retrieval.types import Modality
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
 Pixels: TypeAlias = NDArray[np.uint8]
-
-
-_AFTER_FORK = "Load it after the fork, with Encoder.load or connect in each worker process, or start workers with spawn"
 
 
 class Encoder:
@@ -51,14 +51,12 @@ class Encoder:
         curvature: c > 0 of the space (curvature −c).
         safety: The model's safety calibration.
         fingerprint: Identity of what the model computes.
-        image_spec: How images enter the image graph.
-        text_spec: How texts enter the text graph.
     """
 
     def __init__(self, bundle: Bundle, **device: Unpack[DeviceKeywords]) -> None:
         """Wrap a loaded bundle; see `load`."""
-        self._device = DeviceOptions(**device)
-        self._device.providers()  # a missing package is reported now, not when the first graph is loaded
+        options = DeviceOptions(**device)
+        options.providers()  # a missing package is reported now, not when the first graph is loaded
         manifest = bundle.manifest
         self.bundle = bundle
         self.name = manifest.name
@@ -66,12 +64,7 @@ class Encoder:
         self.curvature = manifest.curvature
         self.safety: SafetyProfile = manifest.safety
         self.fingerprint = bundle.fingerprint
-        self.image_spec: ImageSpec = manifest.image
-        self.text_spec: TextSpec = manifest.text
-        self._sessions: dict[Modality, tuple[InferenceSession, Runner]] = {}
-        self._lock = threading.Lock()
-        self._origin: Origin | None = None  # the process that loads the first graph
-        abandon_after_fork(self)
+        self._sessions = Sessions(bundle, options)
 
     @classmethod
     def load(
@@ -94,12 +87,42 @@ class Encoder:
 
     def providers(self, modality: Modality = "image") -> tuple[str, ...]:
         """Load the graph of a modality and return ONNX Runtime's names of its providers, first choice first."""
-        return tuple(self._session(modality)[0].get_providers())
+        return self._sessions.providers(self._graph(modality))
 
-    def abandon(self) -> None:
-        """Let go of the sessions in a process that was forked: freeing them would wait for threads that it has not."""
-        keep(self._sessions)
-        end_without_handlers()  # of a library that has threads from when it was loaded
+    @property
+    def image_spec(self) -> ImageSpec:
+        """How images enter the image graph.
+
+        Raises:
+            NoEncoderError: The bundle has none.
+        """
+        if (spec := self.bundle.manifest.image) is None:
+            raise self._lacks("image")
+        return spec
+
+    @property
+    def text_spec(self) -> TextSpec:
+        """How texts enter the text graph; see `image_spec`."""
+        if (spec := self.bundle.manifest.text) is None:
+            raise self._lacks("text")
+        return spec
+
+    @property
+    def vector_spec(self) -> VectorSpec:
+        """How vectors of another encoder enter the heads; see `image_spec`."""
+        if (spec := self.bundle.manifest.vectors) is None:
+            raise NoEncoderError(
+                f"model {self.name!r} has no head for vectors of another encoder",
+                hint="Give texts or images, or fit a head to those vectors: hysac fit",
+            )
+        return spec
+
+    def _lacks(self, modality: Modality) -> NoEncoderError:
+        by = self.bundle.manifest.vectors
+        return NoEncoderError(
+            f"model {self.name!r} has no {modality} encoder",
+            hint=f"Give a vector{f' of {by.encoder}' if by.encoder else ''}, or connect(encode=…)" if by else "",
+        )
 
     def __repr__(self) -> str:
         return (
@@ -162,7 +185,14 @@ class Encoder:
         expected = (self.text_spec.context_length,)
         if tokens.dtype != np.int64 or tokens.ndim != 2 or tokens.shape[1:] != expected:
             raise TextError(f"token ids are {tokens.dtype} of shape {tokens.shape}, expected int64, (n, {expected[0]})")
-        return self._encode("text", tokens, np.asarray, batch_size)
+        return self._encode(self._graph("text"), tokens, self._trimmed, batch_size)
+
+    def _trimmed(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Leave out the columns at the end that only pad, for a graph that takes shorter rows."""
+        if not self.text_spec.dynamic:
+            return tokens
+        used = np.flatnonzero((tokens != self.text_spec.pad_id).any(axis=0))
+        return tokens[:, : used[-1] + 1 if used.size else 1]
 
     def encode_image(self, images: ImageSource | Iterable[ImageSource] | Pixels, *, batch_size: int = 32) -> Points:
         """Encode n images; a single one counts as a list of one.
@@ -184,8 +214,27 @@ class Encoder:
                     f"pixels are {images.dtype} of shape {images.shape}, expected uint8, (n, {size}, {size}, 3)",
                     hint="Use preprocess_images, or PIL.Image.fromarray for pictures of another size",
                 )
-            return self._encode("image", images, np.asarray, batch_size)
-        return self._encode("image", _as_list(images), self.preprocess_images, batch_size)
+            return self._encode(self._graph("image"), images, np.asarray, batch_size)
+        return self._encode(self._graph("image"), _as_list(images), self.preprocess_images, batch_size)
+
+    def encode_vectors(self, vectors: NDArray[Any], modality: Modality, *, batch_size: int = 4096) -> Points:
+        """Turn vectors of the encoder that the head was fitted to into points.
+
+        Args:
+            vectors: Floating point, (n, vector_spec.size), of any length but zero.
+            modality: Of the items that the vectors stand for.
+            batch_size: Vectors per run of the head, at least 1.
+
+        Returns:
+            Space components of points on the hyperboloid, (n, dim) float32.
+
+        Raises:
+            InvalidVectorError: A vector is of another size, zero, or not finite.
+            NoEncoderError: The bundle has no head for this modality.
+        """
+        units, faults = unit_vectors(vectors, self.vector_spec.size)
+        expect_all(faults)
+        return self._encode(self._head(modality), units, np.asarray, batch_size)
 
     def judge_text(self, texts: Iterable[str], *, batch_size: int = 64) -> tuple[Points, list[Judged]]:
         """Encode n texts as `encode_text` does, and judge all of each.
@@ -247,79 +296,41 @@ class Encoder:
             row[:] = preprocess(load_image(source), self.image_spec)
         return pixels
 
-    def _encode(self, modality: Modality, items: Any, prepare: Any, batch_size: int) -> Points:
+    def _encode(self, graph: Graph, items: Any, prepare: Any, batch_size: int) -> Points:
         if batch_size < 1:
             raise SettingsError(f"batch_size is {batch_size}; expected at least 1")
         points = np.empty((len(items), self.dim), dtype=np.float32)
         for start in range(0, len(items), batch_size):
             batch = np.ascontiguousarray(prepare(items[start : start + batch_size]))
-            points[start : start + len(batch)] = self._run(modality, batch)
+            points[start : start + len(batch)] = self._sessions.run(graph, batch)
         bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
         if bad.size:
             raise InvalidVectorError(
-                f"model {self.name!r} gave points that are not finite for {modality} items {bad[:10].tolist()}",
+                f"model {self.name!r} gave points that are not finite for {graph.of} items {bad[:10].tolist()}",
                 hint="Export the model again: its weights are unusable",
             )
         return points
 
-    def _run(self, modality: Modality, batch: NDArray[Any]) -> Points:
-        _, run = self._session(modality)
-        try:
-            points = run(batch)
-        except Exception as error:  # the C++ side has no usable hierarchy
-            raise BundleFormatError(
-                f"the {modality} graph of {self.bundle.path} cannot be run: {error}",
-                hint="Export the bundle again; if memory has run out, give a smaller batch_size",
-            ) from error
-        if points.shape != (len(batch), self.dim):
-            raise BundleFormatError(
-                f"the {modality} graph of {self.bundle.path} turned a batch of {len(batch)} into points of shape "
-                f"{points.shape}, expected {(len(batch), self.dim)}",
-                hint="Export the bundle again",
-            )
-        return points
-
-    def _session(self, modality: Modality) -> tuple[InferenceSession, Runner]:
-        if self._origin is not None:
-            self._origin.expect()
-        with self._lock:
-            if self._origin is None:
-                self._origin = Origin(f"the encoder of model {self.name!r}", _AFTER_FORK)
-            if modality not in self._sessions:
-                session = self._open(modality)
-                self._sessions[modality] = session, runner(session, self._device.device_id)
-            return self._sessions[modality]
-
-    def _open(self, modality: Modality) -> InferenceSession:
-        image, text = self.image_spec, self.text_spec
-        path = self.bundle.file(image.file if modality == "image" else text.file)
-        expect_listed(path, self.bundle.manifest.files)
-        session = self._device.session(path)
+    def _graph(self, modality: Modality) -> Graph:
         if modality == "image":
-            _check_graph(session, path, "pixels", "tensor(uint8)", (image.size, image.size, 3), self.dim)
-        else:
-            _check_graph(session, path, "tokens", "tensor(int64)", (text.context_length,), self.dim)
-        return session
+            image = self.image_spec
+            return Graph("image", image.file, "pixels", "tensor(uint8)", (image.size, image.size, 3))
+        text = self.text_spec
+        return Graph("text", text.file, "tokens", "tensor(int64)", (None if text.dynamic else text.context_length,))
+
+    def _head(self, modality: Modality) -> Graph:
+        spec = self.vector_spec
+        if (file := spec.image if modality == "image" else spec.text) is None:
+            raise NoEncoderError(
+                f"model {self.name!r} has no head for vectors of {modality}s",
+                hint=f"Fit one with {modality}s, or say that the vectors are of {_other(modality)}s",
+            )
+        return Graph(f"{modality} vector", file, "vector", "tensor(float)", (spec.size,))
+
+
+def _other(modality: Modality) -> Modality:
+    return "text" if modality == "image" else "image"
 
 
 def _as_list(images: ImageSource | Iterable[ImageSource]) -> list[ImageSource]:
     return [images] if isinstance(images, str | Path | bytes | Image.Image) else list(images)
-
-
-def _check_graph(
-    session: InferenceSession, path: Path, name: str, dtype: str, shape: tuple[int, ...], dim: int
-) -> None:
-    """Compare the inputs and outputs of a graph with the manifest."""
-    inputs = [(i.name, i.type, list(i.shape[1:])) for i in session.get_inputs()]
-    outputs = [(o.name, o.type, list(o.shape[1:])) for o in session.get_outputs()]
-    if inputs != [(name, dtype, list(shape))] or outputs != [("point", "tensor(float)", [dim])]:
-        raise BundleFormatError(
-            f"{path} takes {inputs} and gives {outputs} (name, type, shape without the batch axis); the manifest asks "
-            f"for {[(name, dtype, list(shape))]} and {[('point', 'tensor(float)', [dim])]}",
-            hint="Export the bundle again",
-        )
-    batch = session.get_inputs()[0].shape[0]
-    if isinstance(batch, int):
-        raise BundleFormatError(
-            f"the batch axis of {path} is fixed at {batch}", hint="Export it with a dynamic batch axis"
-        )

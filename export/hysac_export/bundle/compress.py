@@ -75,14 +75,17 @@ def compress_bundle(
         counts = {modality: len(rows) for modality, rows in (inputs or {}).items()}
         verification |= {"activations": "static" if inputs else "dynamic", "ranges_from": counts}
     with building(out, overwrite) as folder:
-        graphs: dict[Modality, str] = {"text": manifest.text.file, "image": manifest.image.file}
+        graphs = _graphs(source)
         for modality, file in graphs.items():
             proto, work = load_graph(source.file(file)), folder / "work"
             rows = None if inputs is None else inputs[modality]
             made = half_precision(proto, work) if precision == "fp16" else quantized(proto, work, rows)
             strip(made)
             save_graph(made, folder / file)
-        shutil.copy(source.file(manifest.text.tokenizer), folder / manifest.text.tokenizer)
+        # Heads are small and stay as they are.
+        heads = (manifest.vectors.text, manifest.vectors.image) if manifest.vectors else ()
+        for kept in filter(None, (manifest.text and manifest.text.tokenizer, *heads)):
+            shutil.copy(source.file(kept), folder / kept)
         changes = {
             "name": name or manifest.name,
             "description": manifest.description if description is None else description,
@@ -97,11 +100,22 @@ def compress_bundle(
     return Bundle.load(out)
 
 
+def _graphs(source: Bundle) -> dict[Modality, str]:
+    specs: dict[Modality, Any] = {"text": source.manifest.text, "image": source.manifest.image}
+    return {modality: spec.file for modality, spec in specs.items() if spec is not None}
+
+
 def _check_options(source: Bundle, precision: Precision, inputs: Inputs | None) -> None:
     if precision not in ("fp16", "int8"):
         raise SettingsError(f"precision is {precision!r}; expected 'fp16' or 'int8'")
     if inputs is not None and precision != "int8":
         raise SettingsError("only int8 has ranges of activations to be fixed", hint="Leave out the inputs")
+    graphs = _graphs(source)
+    if not graphs:
+        raise SettingsError(f"{source.path} holds no encoder, only a head", hint="A head is small: use it as it is")
+    for modality in graphs:
+        if inputs is not None and modality not in inputs:
+            raise SettingsError(f"there are no {modality}s to measure ranges on", hint="Give samples of both kinds")
     known = source.manifest.verification.get("precision", "fp32")
     if known != "fp32":
         raise TrainingError(f"{source.path} is compressed to {known} already", hint="Give the one that it was made of")

@@ -52,9 +52,8 @@ class Probes:
         first: dict[Modality, NDArray[Any]] = {}
         for modality, pair in PAIRS.items():
             found = [self.inputs[group][: heads[group]] for group in pair if group in self.inputs]
-            if not found:
-                raise SettingsError(f"there are no {modality}s to measure ranges on", hint="Give samples of both kinds")
-            first[modality] = np.concatenate(found)
+            if found:
+                first[modality] = np.concatenate(found)
         rest = {group: rows[heads[group] :] for group, rows in self.inputs.items()}
         return first, Probes(rest, self.paired, self.source)
 
