@@ -238,11 +238,11 @@ def test_bundled_policies_are_read_by_name_and_by_path() -> None:
 def test_general_is_as_large_as_its_datasheet_says(general: Policy) -> None:
     pairs = Counter(example.category for example in general.sentences if example.unsafe)
     assert min(pairs.values()) >= 100
-    assert sum(pairs.values()) >= 200
+    assert sum(pairs.values()) >= 800
     shares = Counter(example.split for example in general.sentences)
     for split, share in zip(SPLITS.values(), (0.7, 0.1, 0.2), strict=True):
         assert shares[split] / len(general.sentences) == pytest.approx(share, abs=0.03)
-        assert {e.category for e in general.examples(split)} == set(pairs)
+        assert {e.category for e in general.examples(split)} == set(general.categories) == set(pairs)
 
 
 def test_each_pair_of_general_has_one_unsafe_and_one_safe_sentence_and_no_sentence_comes_twice(general: Policy) -> None:
@@ -272,6 +272,8 @@ def test_sentences_of_general_come_in_many_forms(general: Policy) -> None:
     assert max(lengths) <= 30
     assert statistics.quantiles(lengths, n=10)[0] <= 5
     assert statistics.quantiles(lengths, n=10)[-1] >= 13
+    questions = [example for example in general.sentences if example.text.endswith("?")]
+    assert len(questions) >= 0.03 * len(words)
     first_person = [text for text in words if {"i", "my", "me", "we", "our"} & {word.casefold() for word in text}]
     assert len(first_person) >= 0.1 * len(words)
 
