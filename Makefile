@@ -34,7 +34,7 @@ test-fast: $(VENV)/.dev ## Run the runtime's tests that take no second, for the 
 FUZZ_MINUTES ?= 10
 
 .PHONY: fuzz
-fuzz: $(VENV)/.dev ## Run the fuzz targets for FUZZ_MINUTES, and print how many cases they had and what was found
+fuzz: $(VENV)/.plugins ## Run the fuzz targets for FUZZ_MINUTES, and print how many cases they had and what was found
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --minutes $(FUZZ_MINUTES)
 
 .PHONY: check

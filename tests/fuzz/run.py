@@ -20,6 +20,7 @@ from random import SystemRandom
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.fuzz_answers import Answers
 from support.fuzz_targets import TARGETS
 
 _SHOWN = 5  # findings of a target
@@ -62,6 +63,8 @@ def run(name: str, seconds: float, cases: int, seed: int | None) -> int:
             this += 1
     took = time.monotonic() - began
     print(f"{name:10} {done:>10,} cases in {took:7.1f} s, {findings} findings", flush=True)
+    if isinstance(case, Answers):
+        print(f"{'':10} {case}", flush=True)
     return findings
 
 

@@ -12,8 +12,7 @@ import io
 import json
 import shutil
 import tarfile
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -21,9 +20,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from qdrant_client import QdrantClient
 
-from hysac_retrieval import SafeQdrantClient, SafeSearch, SafetyPolicy
+from hysac_retrieval import SafeSearch
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME
 from hysac_retrieval.encoder.encoder import Encoder
@@ -33,25 +31,11 @@ from hysac_retrieval.errors import HysacError, InputError
 from hysac_retrieval.ingest import FailedItem, Listing
 from hysac_retrieval.search.queries import Examples, PointRef
 from support import fuzz_values as values
-from support.hostile import allowed
-from support.spaces import CURVATURE, DIM, index_on, profile, random_points
+from support.fuzz_answers import Case, World, answers, in_time
+from support.spaces import CURVATURE, DIM, profile, random_points
 from support.toy_bundle import write_toy_bundle
 
-Case = Callable[[int], int]
-"""Runs one seed; returns the number of cases that it stood for."""
-
-_SECONDS = 20
 _REOPENED = 100  # cases
-_BATCH, _SLOW_BATCH = 64, 3
-_OF_A_WORLD = 50  # seeds in a row that ask one collection
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """Check that something does not hang."""
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < _SECONDS, "it took too long"
 
 
 @contextmanager
@@ -238,135 +222,6 @@ def bundles(folder: Path) -> Iterator[Case]:
         return 1
 
     yield case
-
-
-class World:
-    """A collection of points that say anything of themselves, and what may be answered of it."""
-
-    def __init__(self, random: Random, folder: Path, stack: ExitStack, store: str | None = None) -> None:
-        self.store = store or random.choice(("edge", "edge", "memory"))
-        options: dict[str, Any] = {"lift": random.choice(("padded", "poincare"))}
-        if self.store == "edge":
-            options["quantization"] = random.choice((None, None, "int8", "binary", "turbo4"))
-        self.client: QdrantClient | None = None
-        if self.store == "memory":
-            self.client = QdrantClient(":memory:")
-            stack.callback(self.client.close)
-            made = {"dim": DIM, "curvature": CURVATURE, "safety": profile()} | options
-            self.index = stack.enter_context(Index.create("points", client=self.client, **made))
-        else:
-            self.index = stack.enter_context(index_on("edge", folder, **options))
-        self.own = self.index.metadata.fingerprint
-        self.points = random_points(60, random.randrange(2**32))
-        self.payloads = [values.record(random, self.own) for _ in self.points]
-        lift = self.index.collection.lift
-        extras = lift.extras(self.points)
-        for payload, extra in zip(self.payloads, extras, strict=True):
-            if isinstance(payload.get("hysac"), dict):
-                payload["hysac"].update(extra)
-        self.index.store.upsert("points", list(range(60)), lift.lift(self.points), self.payloads)
-        self.safe = {i for i, payload in enumerate(self.payloads) if allowed(payload, 0.5, self.own)}
-
-    def check(self, ids: Iterable[Any], threshold: float | None = None) -> None:
-        """Hold an answer to the invariant."""
-        for one in ids:
-            payload = self.payloads[int(one)]
-            assert allowed(payload, 0.5 if threshold is None else threshold, self.own), f"point {one}: {payload}"
-
-
-def _queries(random: Random, count: int) -> list[Any]:
-    return list(random_points(count, random.randrange(2**32), low=random.choice((0.1, 1.5, 3.0))))
-
-
-def ask(random: Random, world: World) -> int:
-    """Ask an engine under some policy, in one of its ways; returns the number of queries."""
-    policy = SafetyPolicy(traversal=random.choice(("geodesic", "adaptive", "none")), steps=3, top=2)
-    engine = SafeSearch(world.index, None, policy=policy)
-    threshold = values.some(random, random.random() / 2, 0.3)
-    options: dict[str, Any] = {
-        "filter": values.some(random, values.user_filter(random), 0.8),
-        "threshold": threshold,
-        "modality": random.choice((None, "image", "text")),
-        "max_distance": values.some(random, random.random() * 5, 0.1),
-        "penalty": random.choice((0, 0, 0, 0.7)),
-        "rerank": values.some(random, "exact", 0.2),
-    }
-    points, way = _queries(random, _SLOW_BATCH if world.client else _BATCH), random.randrange(12)
-    if way == 0:
-        world.check((h.id for g in engine.search_groups(points[0], "k", **options) for h in g), threshold)
-        return 1
-    if way == 1:
-        options.pop("modality")
-        steps = engine.explain(points[0], steps=3, **options).steps
-        world.check((h.id for s in steps for h in (*s.entailing, *s.nearest)), threshold)
-        return 1
-    page = {"limit": random.randrange(1, 70), "offset": random.choice((0, 0, 5))}
-    if way == 2:
-        query = random.choice((PointRef(random.randrange(60)), Examples([points[0]], [PointRef(random.randrange(60))])))
-        world.check((hit.id for hit in engine.search(query, **options, **page)), threshold)
-        return 1
-    world.check((hit.id for result in engine.search_batch(points, **options, **page) for hit in result), threshold)
-    return len(points)
-
-
-def ask_guard(random: Random, world: World) -> int:
-    """Ask a guarded client of the application, in one of its ways."""
-    assert world.client is not None
-    guarded = SafeQdrantClient(world.client)
-    given = values.some(random, values.user_filter(random), 0.8)
-    vector = [random.uniform(-2, 2) for _ in range(world.index.collection.lift.size)]
-    plain = {
-        "with_payload": random.choice((True, False, ["k"], ["hysac"])),
-        "with_vectors": random.choice((True, False)),
-    }
-    limit = random.randrange(1, 70)
-    match random.randrange(5):
-        case 0:
-            found = guarded.query_points(
-                "points", query=vector, using="hysac", query_filter=given, limit=limit, **plain
-            )
-            world.check(point.id for point in found.points)
-        case 1:
-            records, _ = guarded.scroll("points", scroll_filter=given, limit=limit, **plain)
-            world.check(record.id for record in records)
-        case 2:
-            some = random.sample(range(60), 20)
-            world.check(record.id for record in guarded.retrieve("points", some, **plain))
-        case 3:
-            assert guarded.count("points", count_filter=given).count <= len(world.safe)
-        case 4:
-            groups = guarded.query_points_groups(
-                "points", "k", query=vector, using="hysac", query_filter=given, limit=limit, group_size=5, **plain
-            )
-            world.check(hit.id for group in groups.groups for hit in group.hits)
-    return 1
-
-
-@contextmanager
-def answers(folder: Path) -> Iterator[Case]:
-    """Store, lift, quantization, policy, engine or guard, filter, query, records: no answer holds an unsafe point."""
-    opened = ExitStack()
-    made: dict[int, World] = {}
-
-    def world_of(number: int) -> World:
-        if number not in made:
-            opened.close()
-            made.clear()
-            random = Random(number)
-            opened.callback(shutil.rmtree, folder / f"w{number}", ignore_errors=True)
-            made[number] = World(random, folder / f"w{number}", opened, "edge" if random.randrange(8) else "memory")
-        return made[number]
-
-    def case(seed: int) -> int:
-        count, random, world = 0, Random(seed), world_of(seed // _OF_A_WORLD)
-        for _ in range(2 if world.client else 8):
-            with in_time(), suppress(HysacError):
-                guarded = world.client is not None and random.random() < 0.5
-                count += ask_guard(random, world) if guarded else ask(random, world)
-        return count
-
-    with opened:
-        yield case
 
 
 @contextmanager

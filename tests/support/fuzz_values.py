@@ -13,7 +13,7 @@ from support.hostile import ODD_MODELS, ODD_RECORDS, ODD_SCORES, ODD_VERDICTS, O
 
 KEYS = (
     *("hysac", "hysac.safe", "hysac.safe.own", "hysac.unsafe", "hysac.model", "hysac.modality", "hysac[].unsafe"),
-    *("k", "nothing", "hysac.radius", "hysac.worst.radius", ""),
+    *("k", "nothing", "hysac.radius", "hysac.worst.radius", "hysac.views", ""),
 )
 ODD: list[Any] = [
     None,
@@ -52,6 +52,18 @@ WORDS = (
 )
 
 
+ODD_WORST: list[Any] = [
+    *({"view": "tile", "radius": radius} for radius in (0.1, 2.5, 9.0, 1e300, -1, None, "2", [0.1, 9.0], True)),
+    None,
+    {},
+    [],
+    "tile",
+    [{"view": "tile", "radius": 0.1}],
+    {"radius": 0.1},
+    {"view": ["tile"], "radius": 0.1},
+]
+
+
 def some(random: Random, value: Any, chance: float = 0.5) -> Any:
     """Return a value, or None."""
     return value if random.random() < chance else None
@@ -85,6 +97,11 @@ def text(random: Random) -> str:
         return "".join(chr(random.choice((random.randrange(128), random.randrange(0xD800)))) for _ in range(20))
     words = " ".join(random.choice(WORDS) for _ in range(random.randrange(5)))
     return words * random.choice((1, 1, 1, 50))
+
+
+def words(random: Random) -> str:
+    """A query in words, another one nearly every time."""
+    return f"{random.choice(WORDS[:5])} {random.randrange(2**32)}"
 
 
 def mutated(random: Random, data: bytes, most: int = 8) -> bytes:
@@ -128,6 +145,8 @@ def record(random: Random, own: str) -> dict[str, Any]:
         "model": random.choice((*["own"] * 6, random.choice(ODD_MODELS))),
         "safe": random.choice((*[{"own": True}] * 6, {"own": False}, random.choice(ODD_VERDICTS))),
     }
+    if random.random() < 0.4:
+        ours |= {"views": random.choice((9, 1, 0, "9", None)), "worst": random.choice(ODD_WORST)}
     odd = random.randrange(12)
     if odd == 0:
         ours = random.choice(([ours], *ODD_RECORDS))
@@ -173,3 +192,18 @@ def user_filter(random: Random, depth: int = 2) -> models.Filter:
     least = [condition(random, depth) for _ in range(random.randrange(1, 4))]
     either = models.MinShould(conditions=least, min_count=random.randrange(1, 3))
     return models.Filter(must=clause(), should=clause(), must_not=clause(), min_should=some(random, either, 0.3))
+
+
+def haystack_filter(random: Random, depth: int = 2) -> dict[str, Any]:
+    """A filter in Haystack's words, of a caller who wants what is not safe."""
+    if depth and random.random() < 0.5:
+        parts = [haystack_filter(random, depth - 1) for _ in range(random.randrange(4))]
+        return {"operator": random.choice(("AND", "OR", "NOT")), "conditions": parts}
+    key = random.choice(KEYS)
+    operator = random.choice(("==", "!=", ">", ">=", "<", "<=", "in", "not in"))
+    value: Any = random.choice(
+        (0, 1, 0.9, -1, True, None, OTHER, "image", "7", 2**53, 2**64, math.nan, "2024-05-01", {})
+    )
+    several: list[Any] = [random.choice((0, 0.9, None, "image", OTHER, True, "7")) for _ in range(random.randrange(3))]
+    field = random.choice((f"meta.{key}", key, "id", "content", "meta", "meta.", "score"))
+    return {"field": field, "operator": operator, "value": several if "in" in operator else value}
