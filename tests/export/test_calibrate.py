@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.quadruplets import CURVATURE, quadruplet_points
 
-from hysac_export.evaluation.calibrate import Wanted, _threshold, calibrate, candidates, fit_logistic
+from hysac_export.evaluation.calibrate import Wanted, calibrate, candidates, choose_threshold, fit_logistic
 from hysac_export.evaluation.metrics import traversal_sweep
 from hysac_export.model.encoded import radii_of
 from hysac_retrieval import lorentz
@@ -126,7 +126,7 @@ def test_a_harder_modality_costs_the_other_nothing() -> None:
 def test_what_needs_everything_to_count_as_safe_is_refused() -> None:
     with pytest.raises(SettingsError, match="everything would count as safe"):
         # Scores beyond the last bit of float64 below 1.
-        _threshold(np.array([0.1, 1.0]), np.array([0.5, 1.0]), Wanted(max_lost=0.0), "image")
+        choose_threshold(np.array([0.1, 1.0]), np.array([0.5, 1.0]), Wanted(max_lost=0.0), "image")
 
 
 def test_separable_groups_are_split_at_one_half() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hysac_export.training.run import file_in_the_way
+from hysac_export.folders import file_in_the_way
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME
 from hysac_retrieval.errors import SettingsError
 

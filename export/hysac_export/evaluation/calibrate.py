@@ -162,7 +162,7 @@ def with_thresholds(
     found = {modality: profile.threshold.of(modality) for modality in MODALITIES}
     for modality in (name for name in MODALITIES if f"unsafe_{name}" in radii):
         safe, unsafe = (profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe"))
-        found[modality] = _threshold(safe, unsafe, wanted, modality)
+        found[modality] = choose_threshold(safe, unsafe, wanted, modality)
     profile = profile.model_copy(update={"threshold": Thresholds(**found), "source": f"{source}; {wanted}"})
     measured = roc(profile, radii)
     rates = {m: Rates(miss=part["chosen"]["miss"], lost=part["chosen"]["lost"]) for m, part in measured.items()}
@@ -215,7 +215,7 @@ def _boundary(
     return float(tried[best]), note
 
 
-def _threshold(safe: Floats, unsafe: Floats, wanted: Wanted, modality: Modality) -> float:
+def choose_threshold(safe: Floats, unsafe: Floats, wanted: Wanted, modality: Modality) -> float:
     """Return the threshold on the scores of a modality that is wanted.
 
     Raises:

@@ -142,8 +142,3 @@ def write_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
     temporary = path.with_name(path.name + ".new")
     save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
     os.replace(temporary, path)
-
-
-def file_in_the_way(folder: Path) -> Path | None:
-    """The file that keeps a folder from being made: it has its name, or that of a folder above it."""
-    return next((path for path in (folder, *folder.parents) if path.is_file()), None)

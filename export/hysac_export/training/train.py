@@ -24,6 +24,7 @@ from hysac_export.data.batches import open_tokenizer
 from hysac_export.data.feed import Feed, open_feed, telling_words
 from hysac_export.data.quadruplets.check import DataReport
 from hysac_export.data.split import DrawnSplit, Progress
+from hysac_export.folders import file_in_the_way
 from hysac_export.model.encoded import curvature_of, encode_drawn
 from hysac_export.model.hysac import HySAC, WordHead
 from hysac_export.model.lora import check_gradients, merged_state
@@ -39,7 +40,6 @@ from hysac_export.training.run import (
     TOKENIZER,
     WEIGHTS,
     TrainedRun,
-    file_in_the_way,
     read_config,
     read_metrics,
     read_weights,
