@@ -112,9 +112,10 @@ def stored_views(own: Mapping[str, Any]) -> Judged | None:
 
     Fails closed: what cannot be read was judged to be infinitely far out.
     """
-    farthest, worst, views = worst_radius(own), own.get("worst"), own.get("views")
+    worst, views = own.get("worst"), own.get("views")
     if worst is None and views in (None, 1):
         return None
+    farthest = worst_radius(own)
     name = worst.get("view") if isinstance(worst, Mapping) else None
     return Judged(
         views if isinstance(views, int) else 1,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from hysac_retrieval.search.engine import LiveSearch, SearchEngine
 from hysac_retrieval.search.explain import Explanation, explain
 from hysac_retrieval.search.loops import Once, PerLoop
 from hysac_retrieval.search.permitted import permitted
-from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder, several
+from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder, is_encoded, several
 from hysac_retrieval.search.request import ExplainOptions, GroupOptions, SearchOptions
 from hysac_retrieval.steps import Steps, arun
 from hysac_retrieval.stores import Connection, HnswOptions, Store, server_options
@@ -37,6 +37,9 @@ from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
 from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
+
+_MOST_AT_ONCE = 100
+"""Hits of a search that are made of a reply in the event loop itself."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class AsyncSafeSearch:
     async def search_batch(self, queries: Iterable[Query], **options: Unpack[SearchOptions]) -> list[SearchResult]:
         """See `SafeSearch.search_batch`."""
         asked = several(queries)
-        return await self._run(lambda core: core.search(asked, options))
+        return await self._run(lambda core: core.search(asked, options), in_thread=not _is_light(asked, options))
 
     async def similar(self, id: PointId, **options: Unpack[SearchOptions]) -> SearchResult:
         """See `SafeSearch.similar`."""
@@ -100,10 +103,10 @@ class AsyncSafeSearch:
         """
         return _OnlySafe(self)
 
-    async def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
+    async def _run(self, begin: Callable[[SearchEngine], Steps[T]], *, in_thread: bool = True) -> T:
         store, live = await self._opened()
         # A search encodes and computes between its questions, which must not hold up the event loop.
-        return await arun(live.steps(begin), store, in_thread=True)
+        return await arun(live.steps(begin), store, in_thread=in_thread)
 
     async def close(self) -> None:
         """Let go of the connection, unless it was the caller's. Closing twice is no error."""
@@ -137,12 +140,22 @@ class AsyncSafeSearch:
         await self.close()
 
 
+def _is_light(queries: Sequence[Query], options: Mapping[str, Any]) -> bool:
+    """Whether a search computes for less time than it takes to wake a thread up: some points, for some hits."""
+    counts = [options.get("limit", 10), options.get("offset", 0), options.get("candidates") or 0]
+    return (
+        all(is_encoded(query) for query in queries)
+        and all(type(count) is int for count in counts)
+        and len(queries) * sum(counts) <= _MOST_AT_ONCE
+    )
+
+
 class _OnlySafe(AsyncSafeSearch):
     def __init__(self, engine: AsyncSafeSearch) -> None:
         self._engine = engine
 
-    async def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
-        return await self._engine._run(lambda core: begin(core.only_safe))
+    async def _run(self, begin: Callable[[SearchEngine], Steps[T]], *, in_thread: bool = True) -> T:
+        return await self._engine._run(lambda core: begin(core.only_safe), in_thread=in_thread)
 
     async def close(self) -> None:
         await self._engine.close()

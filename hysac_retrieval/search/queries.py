@@ -104,6 +104,11 @@ class JudgingEncoder(QueryEncoder, Protocol):
         """Images to points (n, d), and what of each was judged."""
 
 
+def is_encoded(query: object) -> bool:
+    """Whether a query is a point already, or a stored one, so that no model is asked."""
+    return isinstance(query, PointRef) or (isinstance(query, np.ndarray) and not is_pixels(query))
+
+
 def several(queries: Any, what: str = "queries") -> list[Any]:
     """Several queries as a list.
 

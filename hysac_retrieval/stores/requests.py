@@ -85,7 +85,7 @@ def read_collection(info: models.CollectionInfo, *, formula: bool = False, estim
 def query_requests(query: VectorQuery, *, local: bool = False) -> list[models.QueryRequest]:
     """The searches as the requests of one batch."""
     # Local mode searches exactly and warns about parameters of a graph that it does not have; it gets none at all.
-    params = None if local else _params(query)
+    params = None if local else search_params(query)
     vectors: list[list[float]] = query.vectors.tolist()
     requests = []
     for row, vector in enumerate(vectors):
@@ -158,7 +158,8 @@ def stored(point: models.ScoredPoint | models.Record, score: float | None = None
     return StoredPoint(id=point.id, payload=point.payload or {}, score=score, vector=vector)  # type: ignore[arg-type]
 
 
-def _params(query: VectorQuery) -> models.SearchParams | None:
+def search_params(query: VectorQuery) -> models.SearchParams | None:
+    """Return the parameters of the stage that walks the graph; None where there are none."""
     if query.ef is None and query.oversampling is None:
         return None
     quantization = None

@@ -42,11 +42,31 @@ class Retry:
 
     def call(self, act: Callable[[], T]) -> T:
         """Make a call, again if need be; raises the `StoreUnavailableError` of the last attempt."""
-        return Retrying(**self._rules())(act)
+        try:
+            return act()  # nearly always this is all, and costs no more than the call
+        except StoreUnavailableError as error:
+            first = [error]
+
+        def again() -> T:
+            if first:
+                raise first.pop()
+            return act()
+
+        return Retrying(**self._rules())(again)
 
     async def acall(self, act: Callable[[], Awaitable[T]]) -> T:
         """As `call`, for a coroutine function."""
-        return await AsyncRetrying(**self._rules())(act)
+        try:
+            return await act()
+        except StoreUnavailableError as error:
+            first = [error]
+
+        async def again() -> T:
+            if first:
+                raise first.pop()
+            return await act()
+
+        return await AsyncRetrying(**self._rules())(again)
 
     def _rules(self) -> dict[str, Any]:
         return {

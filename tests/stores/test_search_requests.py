@@ -255,7 +255,7 @@ def test_a_server_is_told_how_to_store_and_how_to_search() -> None:
         "write_consistency_factor": 2,
     }
     assert made["on_disk_payload"] is True
-    plain, staged = (body["searches"][0] for body in server.bodies("POST", "/collections/c/points/query/batch"))
+    plain, staged = server.bodies("POST", "/collections/c/points/query")
     assert plain["params"] == {"hnsw_ef": 64, "quantization": {"rescore": True, "oversampling": 2.5}}
     assert staged.get("params") is None
     condition = {"must_not": [{"key": "album.id", "match": {"value": "a3"}}]}

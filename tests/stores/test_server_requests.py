@@ -52,6 +52,7 @@ BODIES: dict[tuple[str, str], type[BaseModel] | None] = {
     ("POST", C + "/points/batch"): models.UpdateOperations,
     ("POST", C + "/points/count"): models.CountRequest,
     ("POST", C + "/points/delete"): models.PointIdsList,
+    ("POST", C + "/points/query"): models.QueryRequest,
     ("POST", C + "/points/query/batch"): models.QueryRequestBatch,
     ("POST", C + "/points/query/groups"): models.QueryGroupsRequest,
     ("POST", C + "/points/scroll"): models.ScrollRequest,

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
 
@@ -215,6 +216,15 @@ def fields_of(condition: Any) -> Iterator[str]:
             yield from fields_of(part)
 
 
+def narrowed(body: Any, *, vector: bool = False) -> Any:
+    """What a server makes of a request: its vectors are of float32."""
+    if isinstance(body, dict):
+        return {key: narrowed(value, vector=vector or key in ("query", "vector")) for key, value in body.items()}
+    if isinstance(body, list):
+        return [narrowed(value, vector=vector) for value in body]
+    return float(np.float32(body)) if vector and isinstance(body, float) else body
+
+
 def without_params(stage: Any) -> Any:
     """Local mode searches exactly and warns about the parameters of a graph."""
     first = stage.prefetch and [without_params(one) for one in stage.prefetch]
@@ -230,7 +240,7 @@ def rest_server(behind: str = "") -> Iterator[RestServer]:
     class Handler(BaseHTTPRequestHandler):
         def _handle(self) -> None:
             length = int(self.headers.get("content-length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            body = narrowed(json.loads(self.rfile.read(length))) if length else None
             path, whole = self.path.partition("?")[0], self.path.startswith(behind)
             path = path.removeprefix(behind)
             with lock:

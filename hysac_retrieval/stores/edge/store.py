@@ -43,6 +43,7 @@ from hysac_retrieval.stores.edge.filter import edge_filter
 from hysac_retrieval.stores.edge.grouping import grouped
 from hysac_retrieval.stores.edge.requests import INDEX_TYPES, point_id, query_requests, shard_config, stored
 from hysac_retrieval.stores.edge.shards import Shards
+from hysac_retrieval.stores.remembered import Remembered
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
     UPSERT_CHUNK,
@@ -60,7 +61,6 @@ from hysac_retrieval.types import PointId
 
 _SHARD = "shard"
 _NAME_BYTES = 255  # of a folder, on most file systems
-_MOST_CONDITIONS = 64
 _FORBIDDEN = frozenset('<>:"/\\|?*') | {chr(code) for code in range(32)} | {"\x7f"}
 
 
@@ -70,7 +70,7 @@ class EdgeStore:
     def __init__(self, location: str | Path) -> None:
         self._root = Path(os.path.expanduser(location))
         self._shards = Shards(self._root)
-        self._conditions: dict[int, tuple[models.Filter, Any]] = {}
+        self._condition = Remembered(edge_filter)
         # Unlike methods of a path, these raise nothing where a name is too long.
         if os.path.exists(self._root) and not os.path.isdir(self._root):
             raise NotACollectionError(f"{self._root} is a file, not a folder of collections", hint="Name a folder")
@@ -220,17 +220,6 @@ class EdgeStore:
                 answers = shard.query_batch(edge.QueryBatchRequest(requests))
             vectors = query.with_vectors
             return [[stored(point, point.score, with_vector=vectors) for point in answer] for answer in answers]
-
-    def _condition(self, filter: models.Filter) -> Any:
-        """Translate a filter; one that comes again, as those of prepared requests do, only once."""
-        known = self._conditions.get(id(filter))
-        if known is not None and known[0] is filter:  # the reference keeps its id from being given to another
-            return known[1]
-        condition = edge_filter(filter)
-        if len(self._conditions) >= _MOST_CONDITIONS:
-            self._conditions.clear()
-        self._conditions[id(filter)] = (filter, condition)
-        return condition
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> list[Group]:
         """See `Store.query_groups`."""

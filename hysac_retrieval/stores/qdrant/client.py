@@ -165,8 +165,14 @@ class Calls(_Patience):
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         self.expect()
-        act = attrgetter(method)(self._client)  # "http.service_api.telemetry" is a method, too
+        return self._repeated(attrgetter(method)(self._client))  # "http.service_api.telemetry" is a method, too
 
+    def through(self, name: str, send: Callable[[QdrantClient], Any]) -> Any:
+        """Send something about a collection through the client itself."""
+        self.expect()
+        return self._repeated(lambda _: send(self._client))(name)
+
+    def _repeated(self, act: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
             def once() -> Any:
                 with self.lock, translated(*arguments[:1]):
@@ -196,8 +202,14 @@ class AsyncCalls(_Patience):
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         self.expect()
-        act = attrgetter(method)(self._client)
+        return self._repeated(attrgetter(method)(self._client))
 
+    async def through(self, name: str, send: Callable[[AsyncQdrantClient], Awaitable[Any]]) -> Any:
+        """See `Calls.through`."""
+        self.expect()
+        return await self._repeated(lambda _: send(self._client))(name)
+
+    def _repeated(self, act: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(*arguments: Any, **keywords: Any) -> Any:
             async def once() -> Any:
                 with translated(*arguments[:1]):

@@ -25,6 +25,7 @@ from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores import requests, versions
 from hysac_retrieval.stores.amend import Amendment, fitting
 from hysac_retrieval.stores.faults import unfinished
+from hysac_retrieval.stores.qdrant.forms import Form
 from hysac_retrieval.stores.qdrant.strict import Limits, limits_of
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
@@ -54,11 +55,13 @@ class Operations:
 
     Args:
         local: Whether the client keeps its collections in this process.
+        form: How searches and points are handed to the client.
         consistency: Copies on a cluster that a read asks; None for the server's own choice.
     """
 
-    def __init__(self, *, local: bool, consistency: Consistency | None = None) -> None:
+    def __init__(self, *, local: bool, form: Form, consistency: Consistency | None = None) -> None:
         self.local = local
+        self._form = form
         self._reads: dict[str, Any] = {} if consistency is None else {"consistency": _of_copies(consistency)}
         self._version = "" if local else None
         self._limits: defaultdict[str, Limits] = defaultdict(Limits)  # of collections that were opened
@@ -139,15 +142,11 @@ class Operations:
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
     ) -> Steps[None]:
-        rows = vectors.tolist()
         for start in range(0, len(ids), UPSERT_CHUNK):
             chunk = slice(start, start + UPSERT_CHUNK)
-            points = [
-                models.PointStruct(id=i, vector={VECTOR_NAME: v}, payload=dict(p))
-                for i, v, p in zip(ids[chunk], rows[chunk], payloads[chunk], strict=True)
-            ]
+            points = self._form.points(ids[chunk], vectors[chunk], payloads[chunk])
             with counted(start, len(ids)):
-                yield from halved(points, lambda few: Ask("upsert", name, few, wait=True))
+                yield from halved(points, lambda few: self._form.upsert(name, few))
 
     def amend(self, name: str, amendments: Sequence[Amendment]) -> Steps[None]:
         for start in range(0, len(amendments), UPSERT_CHUNK):
@@ -164,9 +163,9 @@ class Operations:
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
         if not len(query.vectors):
             return []
-        asked = requests.query_requests(self._limits[name].fitted(query), local=self.local)
-        answers = yield from halved(asked, lambda few: Ask("query_batch_points", name, few, **self._reads))
-        return requests.read_responses([answer for some in answers for answer in some])
+        asked = self._form.searches(name, self._limits[name].fitted(query))
+        answers = yield from halved(asked, lambda few: self._form.search(name, few, self._reads))
+        return [points for answer in answers for points in self._form.found(answer)]
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
         fitted = self._limits[name].fitted(query)
@@ -286,7 +285,7 @@ def halved(rows: Sequence[Any], ask: Callable[[Sequence[Any]], Ask]) -> Steps[li
         return [(yield ask(rows))]
     except RequestTooLargeError as error:
         if len(rows) < 2:
-            point = getattr(rows[0], "id", None)
+            point = rows[0].get("id") if isinstance(rows[0], dict) else getattr(rows[0], "id", None)
             error.message += "" if point is None else f" (point {point})"
             raise
     half = len(rows) // 2

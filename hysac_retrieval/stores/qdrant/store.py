@@ -15,8 +15,11 @@ from hysac_retrieval.forks import abandon_after_fork, keep
 from hysac_retrieval.steps import Steps, arun, run
 from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.base import Store
+from hysac_retrieval.stores.qdrant.bodies import Bodies
 from hysac_retrieval.stores.qdrant.client import AsyncCalls, Calls, Client, is_local, make_client
 from hysac_retrieval.stores.qdrant.extension import QdrantExtension
+from hysac_retrieval.stores.qdrant.forms import Form, Models
+from hysac_retrieval.stores.qdrant.messages import Messages
 from hysac_retrieval.stores.qdrant.operations import Operations
 from hysac_retrieval.stores.retry import Retry
 from hysac_retrieval.stores.types import Consistency
@@ -41,7 +44,7 @@ class _Store(Generic[Client]):
         self._client = client
         self._owned = owned
         self._calls = self._calls_kind(client, retry or Retry())
-        self._do = Operations(local=is_local(client), consistency=consistency)
+        self._do = Operations(local=is_local(client), form=_form_of(client), consistency=consistency)
         abandon_after_fork(self)
 
     @classmethod
@@ -67,6 +70,13 @@ class _Store(Generic[Client]):
         """Refuse further calls; returns whether there is a client to close."""
         first, self._calls.closed = not self._calls.closed, True
         return first and self._owned and not self._calls.origin.left
+
+
+def _form_of(client: Any) -> Form:
+    if is_local(client):
+        return Models()
+    options = client.init_options
+    return Messages(options.get("timeout")) if options.get("prefer_grpc") else Bodies()
 
 
 def _blocking(operation: Operation[P, T]) -> Callable[Concatenate[QdrantStore, P], T]:
