@@ -193,7 +193,7 @@ def main(count: int, only: str | None, out: Path) -> None:
         report["pictures"] = {"count": count, "kinds": pictures}
     if only != "pictures":
         report["texts"] = texts = measure_texts(encoder, count)
-        for name in ("disguised", "long", "ordinary safe queries", "milliseconds a query"):
+        for name in [name for name in texts if name != "count"]:
             header = [name, *next(iter(texts[name].values()))]
             show_table(header, [[kind, *row.values()] for kind, row in texts[name].items()])
     write_report(report, out)

@@ -22,16 +22,17 @@ def text_views(text: str, tokenizer: TextTokenizer) -> Views:
     Raises:
         TextError: The text is empty, blank or not a `str`.
     """
-    first = tokenizer.windows(text)  # refuses what is no text
+    tokenizer.check(text)
     readings = tokenizer.readings(text)
-    if len(readings) == len(first.rows) == 1:
-        return Views(("text",), first.rows, tokenizer.known(readings.values()))
-    parts = {name: tokenizer.windows(reading).rows for name, reading in readings.items() if name != "text"}
-    # Where other readings have all that is known of it, the rest of a text would be judged by pieces of words.
-    own = first.rows[:1] if parts and tokenizer.lexicon.complete else first.rows
+    if len(readings) == 1:
+        parts = {"text": tokenizer.windows(text).rows}
+    else:
+        # Where other readings have all that is known of it, the rest of a text would be judged by pieces of words.
+        own = tokenizer([text]) if tokenizer.lexicon.complete else tokenizer.windows(text).rows
+        parts = {name: tokenizer.windows(reading).rows if name != "text" else own for name, reading in readings.items()}
     names, rows = [], []
     seen: set[bytes] = set()
-    for name, windows in ({"text": own} | parts).items():
+    for name, windows in parts.items():
         for number, row in enumerate(windows, start=1):
             if (key := row.tobytes()) not in seen:
                 seen.add(key)

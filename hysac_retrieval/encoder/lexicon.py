@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
 
 from tokenizers import Tokenizer
 
@@ -13,6 +15,11 @@ _LETTER = re.compile(r"[^\W\d_]")
 _MARKS = re.compile(r"^(?:Ġ|▁|##)|</w>$")  # of the beginning or end of a word, in the vocabularies of tokenizers
 _SHORT = frozenset("ai")  # the one-letter words; other letters stand alone in texts that are spelled out
 _LONGEST = 24  # letters of a word that is sought in a run of letters
+
+Letters: TypeAlias = Sequence[Sequence[str]]
+"""Letters of a text in lower case, each with all that it may be read as, the likeliest first; a `str` has one each."""
+
+Words: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,6 @@ class Lexicon:
 
     words: frozenset[str]
     complete: bool = True
-    _longest: int = field(init=False, repr=False, compare=False, default=0)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_longest", min(max(map(len, self.words), default=0), _LONGEST))
 
     @classmethod
     def of(cls, words: Iterable[str]) -> Lexicon:
@@ -65,30 +68,101 @@ class Lexicon:
         words = self.words
         return all(run in words or run.isdecimal() for run in _RUN.findall(text.lower()))
 
-    def spelled(self, letters: str) -> tuple[str, ...] | None:
-        """Return the fewest known words that a run of lower-case letters spells; None if it spells none.
+    def word(self, letters: Letters, *, drawn: bool = False) -> str | None:
+        """Return the likeliest known word that all of the letters make; None if they make none.
 
-        A word is known if it is one of this lexicon's; of equally many words, those with the longest come first.
+        Args:
+            letters: The letters.
+            drawn: Whether a letter that follows itself may be left out, as in "guuun".
         """
-        if letters in self.words:
-            return (letters,)
-        best: list[tuple[int, int, int] | None] = [
-            (0, 0, 0)
-        ]  # words, minus their squared lengths, where the last begins
-        for end in range(1, len(letters) + 1):
-            found: tuple[int, int, int] | None = None
-            for start in range(max(0, end - self._longest), end):
-                before = best[start]
-                if before is not None and letters[start:end] in self.words:
-                    option = (before[0] + 1, before[1] - (end - start) ** 2, start)
-                    found = option if found is None or option < found else found
-            best.append(found)
-        parts: list[str] = []
-        end = len(letters)
-        while end:
-            last = best[end]
-            if last is None:
+        begun = {"": None}
+        for options in letters:
+            going = {}
+            for begin in begun:
+                for letter in options:
+                    if (longer := begin + letter) in self.beginnings:
+                        going[longer] = None
+                    if drawn and letter and begin.endswith(letter):
+                        going[begin] = None
+            if not going:
                 return None
-            parts.append(letters[last[2] : end])
-            end = last[2]
-        return tuple(reversed(parts)) or None
+            begun = going
+        return next((word for word in begun if word in self.words), None)
+
+    def words_at(self, letters: Letters, start: int) -> list[tuple[int, str]]:
+        """Return the known words that letters make from a place on, each with the place behind it."""
+        words, beginnings = self.words, self.beginnings
+        found: list[tuple[int, str]] = []
+        begun = [""]
+        for end in range(start + 1, len(letters) + 1):
+            options = letters[end - 1]
+            if len(begun) == len(options) == 1:  # as nearly always
+                longer = begun[0] + options[0]
+                begun = [longer] if longer in beginnings else []
+            else:
+                both = dict.fromkeys(begin + letter for begin in begun for letter in options)
+                begun = [longer for longer in both if longer in beginnings]
+            if not begun or end - start > _LONGEST:
+                break
+            found += [(end, word) for word in begun if word in words]
+        return found
+
+    @cached_property
+    def beginnings(self) -> frozenset[str]:
+        """Beginnings of the words, the words and the empty one among them."""
+        return frozenset(word[:end] for word in self.words for end in range(len(word) + 1))
+
+    @cached_property
+    def backwards(self) -> Lexicon:
+        """The words written backwards."""
+        return Lexicon(frozenset(word[::-1] for word in self.words), self.complete)
+
+
+class Spelling:
+    """What letters spell in words of a lexicon, from any place to any other; what was found is remembered.
+
+    Args:
+        lexicon: The words.
+        letters: The letters.
+    """
+
+    def __init__(self, lexicon: Lexicon, letters: Letters) -> None:
+        self._lexicon = lexicon
+        self._letters = letters
+        self._words: dict[int, list[tuple[int, str]]] = {}
+
+    def __call__(self, start: int, ends: Sequence[int]) -> tuple[int, Words] | None:
+        """Return the first of some ends up to which known words are spelled from a place on, and the words.
+
+        Those are the fewest, and of equally many those with the longest. Where they are mostly of one or two letters
+        nothing is spelled.
+        """
+        last = max(ends)
+        # For each place that words lead to: their number, minus their squared lengths, where the last begins, and it.
+        best: dict[int, tuple[int, int, int, str]] = {start: (0, 0, start, "")}
+        for place in range(start, last):
+            if (before := best.get(place)) is None:
+                continue
+            for end, word in self._at(place):
+                option = (before[0] + 1, before[1] - len(word) ** 2, place, word)
+                if end <= last and ((known := best.get(end)) is None or option[:2] < known[:2]):
+                    best[end] = option
+        for end in ends:
+            if end > start and end in best:
+                words = _traced(best, start, end)
+                if sum(map(len, words)) >= 2 * len(words):
+                    return end, words
+        return None
+
+    def _at(self, place: int) -> list[tuple[int, str]]:
+        if place not in self._words:
+            self._words[place] = self._lexicon.words_at(self._letters, place)
+        return self._words[place]
+
+
+def _traced(best: Mapping[int, tuple[int, int, int, str]], start: int, end: int) -> Words:
+    words: list[str] = []
+    while end > start:
+        *_, end, word = best[end]
+        words.append(word)
+    return tuple(reversed(words))

@@ -9,12 +9,13 @@ reading, itself.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, chain, islice, product
+from functools import lru_cache
+from itertools import accumulate, chain
 
 from hysac_retrieval.encoder.folding import readings_of, visible
-from hysac_retrieval.encoder.lexicon import Lexicon
+from hysac_retrieval.encoder.lexicon import Letters, Lexicon, Spelling, Words
 
 _SIGNS = {
     "4": "a", "@": "a", "^": "a", "3": "e", "€": "e", "0": "o", "5": "s", "$": "s", "§": "s", "7": "t", "+": "t",
@@ -23,9 +24,6 @@ _SIGNS = {
 }  # fmt: skip
 """Signs and letters that are written for letters, each with those that it stands for."""
 
-_WAYS = 64  # of reading one word, at most
-_WAYS_JOINED = 8  # of reading what is put together
-_LONG = 64  # letters; beyond, a sign is read the same way everywhere
 _SHORT = 2  # letters of a known word that may yet be a piece of another
 _JOINED = 12  # pieces that are put together to one or more words
 _LONGEST = 32  # letters of such a word, or words
@@ -33,13 +31,8 @@ _BLOCK = 256  # pieces that are tried as one, as where a whole sentence is writt
 
 _EDGES = ".,;:!?\"'()[]{}<>-_*~/\\|`´‘’“”…"
 _GAP = re.compile(r"\s{2,}")
-_SEPARATORS = re.compile(r"[^\w@$!|+^€£¥¢§(<]|_")
+_SEPARATOR = re.compile(r"[^\w@$!|+^€£¥¢§(<]|_")
 _APART = re.compile(r"[\W_]+")
-_REPEATED = re.compile(r"(.)\1+")
-_PAIR = re.compile(r"(.)\1")
-_DOUBTFUL = re.compile(r"[Il]")
-
-Words = tuple[str, ...]
 
 
 def readings(text: str, lexicon: Lexicon) -> dict[str, str]:
@@ -57,10 +50,12 @@ def readings(text: str, lexicon: Lexicon) -> dict[str, str]:
         return {"text": text}
     seen = visible(text)
     plain = seen if seen.isascii() else "".join(map(_plain, seen))
+    if (known := lexicon.share(plain)) == 1:
+        return _distinct({"text": text, "plain letters": plain})
     speller = _Speller(lexicon)
     spelled = " ".join(speller(seen))
     found = {"text": text, "plain letters": plain}
-    if lexicon.share(spelled) > lexicon.share(plain):  # a person reads what makes more sense
+    if lexicon.share(spelled) > known:  # a person reads what makes more sense
         found = {"text": text, "spelled out": spelled}
         if speller.turned:
             found["backwards"] = " ".join(reversed(spelled.split()))
@@ -87,7 +82,7 @@ class _Speller:
         self.turned = False
         self._lexicon = lexicon
         self._resolved: dict[str, Words | None] = {}
-        self._joint: dict[str, Words | None] = {}
+        self._backwards: set[str] = set()
 
     def __call__(self, text: str) -> Iterator[str]:
         """Words of a text in lower case, and as they are where the lexicon does not help."""
@@ -99,7 +94,7 @@ class _Speller:
                 while end < len(pieces) and (len(pieces[end]) <= _SHORT or self._words(pieces[end]) is None):
                     end += 1
                 if end == start:
-                    yield from self._words(pieces[start]) or ()
+                    yield from self._as_it_is(pieces[start])
                     start += 1
                 else:
                     yield from self._joined(pieces[start:end])
@@ -107,33 +102,39 @@ class _Speller:
 
     def _joined(self, pieces: Sequence[str]) -> Iterator[str]:
         """Words that pieces spell together: all of them, or as many from each place on as spell something."""
+        unknown = [number for number, piece in enumerate(pieces) if self._words(piece) is None]
+        if len(pieces) == 1 or not unknown:
+            yield from chain.from_iterable(map(self._as_it_is, pieces))
+            return
+        letters = [_letters(piece) for piece in pieces]
+        spelling = _BothWays(self._lexicon, list(chain.from_iterable(letters)))
+        places = [0, *accumulate(map(len, letters))]
         start = 0
         while start < len(pieces):
-            for end in self._ends(pieces, start):
-                together = self._together(pieces[start:end])
-                if together is not None:
-                    yield from together
-                    start = end
-                    break
-            else:
-                yield from self._words(pieces[start]) or ("".join(map(_plain, pieces[start])).lower(),)
+            following = bisect_left(unknown, start)
+            least = unknown[following] + 1 if following < len(unknown) else len(pieces) + 1
+            ends = {places[end]: end for end in self._ends(places, start) if end >= max(start + 2, least)}
+            found = spelling(places[start], list(ends)) if ends else None
+            if found is None:
+                yield from self._as_it_is(pieces[start])
                 start += 1
+            else:
+                end, words, turned = found
+                self.turned |= turned
+                yield from words
+                start = ends[end]
 
-    def _ends(self, pieces: Sequence[str], start: int) -> Iterator[int]:
-        """Ends of what to try as one from a place on, the longest first; bounded, since a text may be of any length."""
-        if start == 0 or start % _BLOCK == 0:
-            yield min(len(pieces), start + _BLOCK)
-        letters = list(accumulate(len(piece) for piece in pieces[start : start + _JOINED]))
-        yield from range(start + bisect_right(letters, _LONGEST), start + 1, -1)
+    def _as_it_is(self, piece: str) -> Words:
+        self.turned |= piece in self._backwards
+        words = self._words(piece)
+        return ("".join(map(_plain, piece)).lower(),) if words is None else words
 
-    def _together(self, some: Sequence[str]) -> Words | None:
-        """Known words that pieces spell together; None if they spell none, or each is known already."""
-        joined = "".join(some)
-        if len(some) < 2 or all(self._words(piece) is not None for piece in some):
-            return None
-        if joined not in self._joint:
-            self._joint[joined] = self._spelled(joined, _WAYS_JOINED)
-        return self._joint[joined]
+    def _ends(self, places: Sequence[int], start: int) -> Iterator[int]:
+        """Ends of what to try as one from a piece on, the longest first; bounded, since a text may be of any length."""
+        if start % _BLOCK == 0:
+            yield min(len(places) - 1, start + _BLOCK)
+        most = bisect_right(places, places[start] + _LONGEST, start, min(len(places), start + _JOINED + 1)) - 1
+        yield from range(most, start + 1, -1)
 
     def _words(self, piece: str) -> Words | None:
         """Known words that a piece without spaces stands for; None if there are none, () for mere punctuation."""
@@ -146,39 +147,58 @@ class _Speller:
         core = piece.strip(_EDGES)
         if core.lower() in lexicon:
             return (core.lower(),)
-        for letters in dict.fromkeys((*_letters(core), *_letters(piece))):
-            for word in (letters, _REPEATED.sub(r"\1", letters), _PAIR.sub(r"\1", letters)):
-                if word in lexicon:
-                    return (word,)
-            if letters[::-1] in lexicon:
-                self.turned = True
-                return (letters[::-1],)
+        for letters in map(_letters, dict.fromkeys((core, piece))):
+            if word := lexicon.word(letters):
+                return (word,)
+            if len(letters) > 1 and (word := lexicon.word(letters, drawn=True)):
+                return (word,)
+            if len(letters) > 1 and (word := lexicon.backwards.word(letters)):
+                self._backwards.add(piece)
+                return (word[::-1],)
         parts = tuple(filter(None, _APART.split(core.lower())))
         if all(part in lexicon or part.isdecimal() for part in parts):
             return parts
-        # A word that a vocabulary does not keep whole would fall to pieces that mean something else.
-        return self._spelled(piece) if lexicon.complete else None
+        if not lexicon.complete:
+            return None  # a word that a vocabulary does not keep whole would fall to pieces that mean something else
+        letters = _letters(piece)
+        found = _BothWays(lexicon, letters)(0, [len(letters)]) if len(letters) >= 2 * _SHORT else None
+        if found is None:
+            return None
+        if found[2]:
+            self._backwards.add(piece)
+        return found[1]
 
-    def _spelled(self, joined: str, ways: int = _WAYS) -> Words | None:
-        """Known words that a run of letters, or the run backwards, spells whole; not mostly of one or two letters."""
-        for letters in islice(_letters(joined), ways):
-            for run in (letters, letters[::-1]):
-                words = self._lexicon.spelled(run)
-                if words is not None and len(run) >= 2 * len(words):
-                    self.turned |= run is not letters
-                    return words
+
+class _BothWays:
+    """Spells letters forwards and, where that gives nothing, backwards."""
+
+    def __init__(self, lexicon: Lexicon, letters: Letters) -> None:
+        self._forwards = Spelling(lexicon, letters)
+        self._backwards = Spelling(lexicon.backwards, letters)
+
+    def __call__(self, start: int, ends: Sequence[int]) -> tuple[int, Words, bool] | None:
+        """Return the first of some ends up to which words are spelled, the words, and whether they are backwards."""
+        forwards = self._forwards(start, ends)
+        backwards = self._backwards(start, ends) if forwards is None or forwards[0] != ends[0] else None
+        if forwards and (backwards is None or ends.index(forwards[0]) <= ends.index(backwards[0])):
+            return (*forwards, False)
+        if backwards is None:
+            return None
+        return backwards[0], tuple(word[::-1] for word in reversed(backwards[1])), True
+
+
+def _letters(text: str) -> Letters:
+    """Letters of a word or a piece of one: without separators, signs taken for letters."""
+    return [options for sign in text if (options := _read_as(sign)) is not None]
+
+
+@lru_cache(maxsize=4096)
+def _read_as(sign: str) -> tuple[str, ...] | None:
+    """What a sign may be read as, nothing where it is no letter; None for a separator."""
+    if _SEPARATOR.match(sign):
         return None
-
-
-def _letters(text: str) -> Iterator[str]:
-    """Ways to read a word as lower-case letters alone: without separators, signs taken for letters."""
-    signs = _SEPARATORS.sub("", text)
-    if signs.isascii() and signs.isalpha() and not _DOUBTFUL.search(signs):
-        return iter((signs.lower(),))
-    options = [_SIGNS.get(sign) or (sign if sign.isascii() else readings_of(sign)) for sign in signs]
-    first = ("".join(option[0] for option in options), "".join(option[-1] for option in options))
-    ways = chain(first, islice(map("".join, product(*options)), _WAYS)) if len(signs) <= _LONG else iter(first)
-    return (way for way in map(str.lower, ways) if way.isalpha())
+    options = _SIGNS.get(sign) or ((sign.lower(),) if sign.isascii() else readings_of(sign))
+    return tuple(option for option in options if option.isalpha() or not option)
 
 
 def _plain(character: str) -> str:

@@ -14,7 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.encoder.lexicon import Lexicon
 from hysac_retrieval.encoder.readings import readings
-from hysac_retrieval.encoder.windows import Windows, overlapping, stretches
+from hysac_retrieval.encoder.windows import STRETCH, Windows, overlapping, stretches
 from hysac_retrieval.errors import BundleFormatError, TextError
 
 _LARGEST = 2**28  # bytes of a tokenizer
@@ -102,7 +102,7 @@ class TextTokenizer:
 
     def count(self, text: str) -> int:
         """Return the number of tokens before any cutting, start and end included."""
-        self._check([text])
+        self.check(text)
         counts = [len(self._tokens([part])[0].ids) for _, part in stretches(text)]
         return sum(counts) - (len(counts) - 1) * (len(self._start) + 1)
 
@@ -112,13 +112,17 @@ class TextTokenizer:
         Raises:
             TextError: The text is empty, blank or not a `str`, or holds nothing that the tokenizer knows.
         """
-        self._check([text])
+        self.check(text)
         length = self.spec.context_length
-        if len(text) <= 8 * length and len(whole := self._encode([text])[0].ids) <= length:
-            rows = np.full((1, length), self.spec.pad_id, dtype=np.int64)
-            rows[0, : len(whole)] = whole  # as nearly always, for queries
-            return Windows(rows, np.array([[0, len(text)]]))
-        found = [self._parsed(start, part) for start, part in stretches(text)]
+        if len(text) <= STRETCH:
+            encoding = self._encode([text])[0]
+            if len(encoding.ids) <= length:
+                rows = np.full((1, length), self.spec.pad_id, dtype=np.int64)
+                rows[0, : len(encoding.ids)] = encoding.ids  # as nearly always, for queries
+                return Windows(rows, np.array([[0, len(text)]]))
+            found = [self._parsed(0, encoding)]
+        else:
+            found = [self._parsed(start, self._tokens([part])[0]) for start, part in stretches(text)]
         ids, begins, spans = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         if not len(ids):
             raise _nothing_known(0, text)
@@ -132,9 +136,10 @@ class TextTokenizer:
             row[filled] = self.spec.end_id
         return Windows(rows, np.array([(spans[start, 0], spans[end - 1, 1]) for start, end in places]))
 
-    def _parsed(self, start: int, part: str) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    def _parsed(
+        self, start: int, encoding: Encoding
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
         """Token ids (n,) of a part of a text without start and end, which begin a word, and their characters (n, 2)."""
-        encoding = self._tokens([part])[0]
         own = slice(len(self._start), len(encoding.ids) - 1)
         words = np.asarray([-1 if word is None else word for word in encoding.word_ids[own]], dtype=np.int64)
         spans = np.asarray(encoding.offsets[own], dtype=np.int64).reshape(-1, 2) + start
@@ -156,14 +161,19 @@ class TextTokenizer:
         return rows
 
     def _encode(self, texts: Sequence[str]) -> list[Encoding]:
-        self._check(texts)
+        self.check(*texts)
         encodings = self._tokens(texts)
         for i, encoding in enumerate(encodings):
             if all(encoding.special_tokens_mask):
                 raise _nothing_known(i, texts[i])
         return encodings
 
-    def _check(self, texts: Sequence[str]) -> None:
+    def check(self, *texts: str) -> None:
+        """Check texts before any work is done.
+
+        Raises:
+            TextError: A text is empty, blank or not a `str`.
+        """
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TextError(f"text {i} is of type {type(text).__name__}, expected str")

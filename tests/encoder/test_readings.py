@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.dodges import DODGES
 
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.encoder.lexicon import Lexicon
+from hysac_retrieval.encoder.lexicon import Letters, Lexicon
 from hysac_retrieval.encoder.readings import readings
 
 WORDS = "a an the man woman dog cat with and in on of park street gun knife pistol blood bomb skull photo next to"
@@ -105,17 +105,18 @@ def test_what_a_long_text_costs_grows_with_its_length_and_no_faster(
     alphabet: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    spelled = Lexicon.spelled
+    words_at = Lexicon.words_at
 
-    def counting(self: Lexicon, letters: str) -> tuple[str, ...] | None:
-        asked.append(len(letters))
-        return spelled(self, letters)
+    def counting(self: Lexicon, letters: Letters, start: int) -> list[tuple[int, str]]:
+        asked.append(start)
+        return words_at(self, letters, start)
 
-    monkeypatch.setattr(Lexicon, "spelled", counting)
+    monkeypatch.setattr(Lexicon, "words_at", counting)
     draw = random.Random(0)
     costs = []
     for words in (60, 600):
         asked.clear()
         readings(" ".join("".join(draw.choices(alphabet, k=size)) for _ in range(words)), LEXICON)
-        costs.append(sum(asked))
+        costs.append(len(asked))
     assert costs[1] <= 15 * max(costs[0], 1000)
+    assert len(asked) <= 4 * 600 * size  # each letter once forwards and once backwards, alone and in its run
