@@ -75,9 +75,9 @@ class Lexicon:
             letters: The letters.
             drawn: Whether a letter that follows itself may be left out, as in "guuun".
         """
-        begun = {"": None}
+        begun: dict[str, None] = {"": None}
         for options in letters:
-            going = {}
+            going: dict[str, None] = {}
             for begin in begun:
                 for letter in options:
                     if (longer := begin + letter) in self.beginnings:

@@ -14,11 +14,13 @@ from qdrant_client import QdrantClient, models
 
 from hysac_retrieval.errors import PointNotFoundError, SettingsError
 from hysac_retrieval.guard.check import (
+    FAULTS,
     ROUNDS,
     Given,
     fallen_points,
     hiding,
     narrowed,
+    refused,
     safe_points,
     shown_by,
 )
@@ -105,11 +107,18 @@ def _scroll(guard: Guard, given: Given) -> Steps[tuple[list[models.Record], Poin
     found: list[models.Record] = []
     hidden: list[PointId] = []
     ordered = given.get("order_by") is not None
+    paged = not ordered and limit >= 1
+    more = 1  # the next page begins with it, and only a safe one may be named
     while True:
-        # One point more than asked for: the next page begins with it, and only a safe one may be named.
-        wanted = limit if ordered or limit < 1 else limit - len(found) + 1
+        wanted = max(limit - len(found) + more, 1) if paged else limit
         arguments |= {"limit": wanted, "scroll_filter": hiding(guard, hidden, user)}
-        records, following = yield Ask("scroll", **arguments)
+        try:
+            records, following = yield Ask("scroll", **arguments)
+        except FAULTS as error:
+            if wanted <= limit or not refused(error):
+                raise
+            more = 0  # strict mode may allow as many as were asked for: what follows them is found apart
+            continue
         fallen = yield from fallen_points(guard, given, records, shown)
         if ordered and fallen and len(hidden) < ROUNDS * limit:  # pages in an order have no offset to go on from
             hidden += fallen
@@ -117,7 +126,7 @@ def _scroll(guard: Guard, given: Given) -> Steps[tuple[list[models.Record], Poin
         found += [narrowed(record, shown) for record in records if record.id not in fallen]
         if len(found) > limit:
             return found[:limit], normal_ids([found[limit].id])[0]
-        if ordered or following is None or limit < 1:
+        if not paged or following is None:
             return found, None
         arguments["offset"] = following
 

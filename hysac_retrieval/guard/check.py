@@ -10,7 +10,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import grpc  # type: ignore[import-untyped]
 from qdrant_client import models
+from qdrant_client.http.exceptions import UnexpectedResponse
 
 from hysac_retrieval.guard.condition import Guard
 from hysac_retrieval.guard.methods import ALWAYS
@@ -28,6 +30,11 @@ Given: TypeAlias = Mapping[str, Any]
 ROUNDS = 10
 """How often a request is made again because points fell away; then the answer is short."""
 
+FAULTS = (UnexpectedResponse, grpc.RpcError)
+"""What a client raises where a server answers with an error."""
+
+_REFUSALS = (400, 403, 422, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED)
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,9 +49,22 @@ def safe_points(
     asked = selections or {"with_payload": looked.request() if looked else False, "with_vectors": False}
     same = {name: given[name] for name in ALWAYS if name in given}
     these: Any = models.Filter(must=[models.HasIdCondition(has_id=[*some])])
-    records, _ = yield Ask("scroll", **same, scroll_filter=guard.filter(these), limit=len(some), **asked)
+    try:
+        records, _ = yield Ask("scroll", **same, scroll_filter=guard.filter(these), limit=len(some), **asked)
+    except FAULTS as error:
+        if len(some) == 1 or not refused(error):
+            raise
+        found: dict[PointId, models.Record] = {}
+        for half in (some[: len(some) // 2], some[len(some) // 2 :]):
+            found |= yield from safe_points(guard, given, half, shown, **selections)
+        return found
     fallen = yield from fallen_points(guard, given, records, looked)
     return {record.id: narrowed(record, looked) for record in records if record.id not in fallen}
+
+
+def refused(error: Any) -> bool:
+    """Whether a server does not take a request as it is, as strict mode does not take one for too many points."""
+    return (error.status_code if isinstance(error, UnexpectedResponse) else error.code()) in _REFUSALS
 
 
 def fallen_points(guard: Guard, given: Given, points: Sequence[Any], shown: Shown | None) -> Steps[list[PointId]]:

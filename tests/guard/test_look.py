@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import pytest
+from httpx import Headers
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import UnexpectedResponse
 from support.spaces import CURVATURE, DIM, index_on, profile, random_points
 
 from hysac_retrieval import Guard, SafeQdrantClient
@@ -88,6 +91,40 @@ def test_pages_go_on_to_the_end_and_begin_with_a_safe_point(safe: SafeQdrantClie
             break
         assert offset in SAFE or offset == 30
     assert seen == [*SAFE, 30]
+
+
+class _Refusal(grpc.RpcError):  # type: ignore[misc]
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("over", ["REST", "gRPC"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 6, 9])
+def test_strict_mode_that_allows_what_is_asked_for_is_enough(
+    safe: SafeQdrantClient, index: Index, limit: int, over: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = index.store.client.scroll  # type: ignore[attr-defined]
+
+    def strict(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["limit"] > limit:
+            content = b'{"status": {"error": "Bad request: Limit exceeded"}}'
+            raise _Refusal if over == "gRPC" else UnexpectedResponse(400, "Bad Request", content, Headers())
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(index.store.client, "scroll", strict)  # type: ignore[attr-defined]
+    seen: list[Any] = []
+    offset = None
+    while True:
+        page, offset = safe.scroll("points", limit=limit, offset=offset)
+        assert len(page) == min(limit, len(SAFE) - len(seen))
+        seen += [record.id for record in page]
+        if offset is None:
+            break
+        assert offset in SAFE
+    assert seen == SAFE
+    assert [p.id for p in safe.retrieve("points", [*ODD, 6, 1, 5, 1])] == [6, 1, 5, 1]
+    with pytest.raises((UnexpectedResponse, grpc.RpcError)):
+        safe.scroll("points", limit=limit + 1)
 
 
 SELECTIONS: list[Any] = [
