@@ -136,9 +136,7 @@ class TextTokenizer:
             row[filled] = self.spec.end_id
         return Windows(rows, np.array([(spans[start, 0], spans[end - 1, 1]) for start, end in places]))
 
-    def _parsed(
-        self, start: int, encoding: Encoding
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    def _parsed(self, start: int, encoding: Encoding) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
         """Token ids (n,) of a part of a text without start and end, which begin a word, and their characters (n, 2)."""
         own = slice(len(self._start), len(encoding.ids) - 1)
         words = np.asarray([-1 if word is None else word for word in encoding.word_ids[own]], dtype=np.int64)
