@@ -14,14 +14,26 @@ from hysac_retrieval.cli.progress import exit_after, followed, print_report
 from hysac_retrieval.errors import SettingsError
 
 if TYPE_CHECKING:
-    from hysac_retrieval.ingest import Content
+    from hysac_retrieval.ingest import Content, StoredVectors
 
 
 def _content(
-    text_field: str | None, image_field: str | None, framework: str | None, root: Path | None, prefix: str | None
-) -> Content | None:
-    from hysac_retrieval.ingest import Content
+    text_field: str | None,
+    image_field: str | None,
+    framework: str | None,
+    root: Path | None,
+    prefix: str | None,
+    from_vector: str | None,
+    modality: str | None,
+) -> Content | StoredVectors | None:
+    from hysac_retrieval.ingest import Content, StoredVectors
 
+    if from_vector is not None:
+        if any((text_field, image_field, framework, root, prefix)):
+            raise SettingsError("--from-vector takes the vectors that are stored, and no fields", hint="Leave them out")
+        return StoredVectors(from_vector, modality or "")
+    if modality is not None:
+        raise SettingsError("--modality says what stored vectors stand for", hint="Name them: --from-vector")
     if not any((text_field, image_field, framework, root, prefix)):
         return None  # what the collection was attached with
     if framework is None:
@@ -46,6 +58,16 @@ _content_options = gathered(
         "framework",
         type=click.Choice(["langchain", "llama-index", "haystack", "clip-retrieval"]),
         help="Take the fields in which a framework keeps its content.",
+    ),
+    click.option(
+        "--from-vector",
+        metavar="NAME",
+        help="Map the vectors of this name that the points have, by a model with a head for them; '' for no name.",
+    ),
+    click.option(
+        "--modality",
+        metavar="MODALITY",
+        help="What these vectors stand for: text, image, or the payload field that says which.",
     ),
     click.option("--root", metavar="DIR", type=click.Path(path_type=Path), help="Folder of the images."),
     click.option(
@@ -93,7 +115,7 @@ def command(
     ctx: click.Context,
     /,
     place: Place,
-    content: Content | None,
+    content: Content | StoredVectors | None,
     way: dict[str, Any],
     yes: bool,
     model: str,
@@ -104,8 +126,9 @@ def command(
     """Add safe search to a collection of an application.
 
     Its points get a further vector and a safety score, made from a field of their payload: a text, or the file of an
-    image. Its own vectors and payload are not touched, and `hysac detach` removes everything again. A collection whose
-    vector has no name gets scores only, unless vectors are asked for (--companion, --in-place).
+    image; or from a vector that they have, by a head that was fitted to such vectors. Its own vectors and payload are
+    not touched, and `hysac detach` removes everything again. A collection whose vector has no name gets scores only,
+    unless vectors are asked for (--companion, --in-place).
 
     Points that are done are skipped: a run that was stopped goes on when it is started again, and later runs take up
     what the application has added or changed; they need no fields. Points without a score are never in a safe result.
@@ -116,6 +139,7 @@ def command(
     hysac-index attach --collection documents --from langchain --url http://localhost:6333
     hysac-index attach --collection photos --image-field url --root ./photos --prefix https://cdn.example.org/ \\
         --url http://localhost:6333
+    hysac-index attach --collection photos --from-vector clip --modality image --model ./fitted
     """
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest import attached_collection_for, fill

@@ -107,7 +107,7 @@ def warn_if_cut(encoder: Encoder, query: Query) -> None:
     from hysac_retrieval.search.queries import Examples
 
     texts = (*query.positive, *query.negative) if isinstance(query, Examples) else (query,)
-    if any(isinstance(text, str) and encoder.count_tokens(text) > encoder.text_spec.context_length for text in texts):
+    if any(isinstance(text, str) and encoder.count_tokens(text) > encoder.context_length for text in texts):
         click.echo(
             "The query is longer than the model reads; only its beginning counts for what is found, all for its score.",
             err=True,

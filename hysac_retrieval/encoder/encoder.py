@@ -29,6 +29,7 @@ from hysac_retrieval.errors import (
     BundleFormatError,
     ImageError,
     InvalidVectorError,
+    ModelMismatchError,
     NoEncoderError,
     SettingsError,
     TextError,
@@ -235,6 +236,34 @@ class Encoder:
         units, faults = unit_vectors(vectors, self.vector_spec.size)
         expect_all(faults)
         return self._encode(self._head(modality), units, np.asarray, batch_size)
+
+    def expect_vectors(self, vectors: NDArray[Any], modality: Modality) -> None:
+        """Check that vectors look like those that the head was fitted to.
+
+        Args:
+            vectors: A sample, floating point, (n, k).
+            modality: Of the items that they stand for.
+
+        Raises:
+            ModelMismatchError: They are of another size.
+            NoEncoderError: The bundle has no head for them.
+        """
+        self._head(modality)
+        size = self.vector_spec.size
+        if vectors.ndim == 2 and vectors.shape[1] != size:
+            raise ModelMismatchError(
+                f"the vectors have {vectors.shape[1]} numbers, and the head of model {self.name!r} takes {size}",
+                hint="Fit a head to these vectors: hysac fit",
+            )
+
+    def expect_encoder(self, modality: Modality) -> None:
+        """Raise `NoEncoderError` if there is no encoder of a modality."""
+        self._graph(modality)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model reads of a text; 0 if it reads none."""
+        return 0 if self.bundle.manifest.text is None else self.bundle.manifest.text.context_length
 
     def judge_text(self, texts: Iterable[str], *, batch_size: int = 64) -> tuple[Points, list[Judged]]:
         """Encode n texts as `encode_text` does, and judge all of each.

@@ -27,7 +27,7 @@ from hysac_retrieval.types import MODALITIES, Modality, Thresholds
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.ingest import Content, IndexReport
+    from hysac_retrieval.ingest import Content, IndexReport, StoredVectors
 
 Kind = TypeVar("Kind")
 
@@ -96,7 +96,7 @@ class Guard:
         *,
         policy: SafetyPolicy | None = None,
         model: str | Path | Encoder = "hysac-mini",
-        content: Content | None = None,
+        content: Content | StoredVectors | None = None,
         **connection: Unpack[Connection],
     ) -> Self:
         """The guard of a collection, from its metadata.
@@ -124,7 +124,7 @@ class Guard:
         *,
         policy: SafetyPolicy | None = None,
         model: str | Path | Encoder = "hysac-mini",
-        content: Content | None = None,
+        content: Content | StoredVectors | None = None,
     ) -> Self:
         """As `open`, for an application's asynchronous client."""
         opened: Opened = await AsyncQdrantStore(client).open(name)

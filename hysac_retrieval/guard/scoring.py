@@ -18,7 +18,7 @@ from hysac_retrieval.stores.qdrant.bridge import BridgedStore
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
-    from hysac_retrieval.ingest import Content, IndexReport
+    from hysac_retrieval.ingest import Content, IndexReport, StoredVectors
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Scoring:
     name: str
     place: Connection | AsyncQdrantClient
     model: str | Path | Encoder
-    content: Content | None = None
+    content: Content | StoredVectors | None = None
 
     @cached_property
     def encoder(self) -> Encoder:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.ingest.sources.open import Listing as Listing
     from hysac_retrieval.ingest.sources.options import Fields as Fields
     from hysac_retrieval.ingest.sources.options import SourceOptions as SourceOptions
+    from hysac_retrieval.ingest.sources.vectors import StoredVectors as StoredVectors
     from hysac_retrieval.ingest.status import Status as Status
     from hysac_retrieval.ingest.status import status_of as status_of
 
@@ -45,6 +46,7 @@ _HOMES = {
     "sources.collections": ("Content",),
     "sources.open": ("Listing",),
     "sources.options": ("Fields", "SourceOptions"),
+    "sources.vectors": ("StoredVectors",),
     "status": ("Status", "status_of"),
 }
 __all__ = [name for names in _HOMES.values() for name in names]

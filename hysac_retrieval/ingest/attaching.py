@@ -14,13 +14,15 @@ from hysac_retrieval.collection.attach import AttachOptions
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import CollectionMetadata, Vectors, read_metadata
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.ingest.indexing import RunOptions, encoding_for
+from hysac_retrieval.ingest.indexing import RunOptions, check_run, encoding_for
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.plan import attached_tasks
 from hysac_retrieval.ingest.pipeline.run import Run
 from hysac_retrieval.ingest.pipeline.sinks import AttachedSink
+from hysac_retrieval.ingest.pipeline.vectors import VectorEncoding
 from hysac_retrieval.ingest.report import IndexReport
 from hysac_retrieval.ingest.sources.collections import AttachedSource, Content, expect_content
+from hysac_retrieval.ingest.sources.vectors import StoredVectors, expect_vectors
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.stores import Connection, HnswOptions, Store, opening
 from hysac_retrieval.stores.qdrant.bridge import BridgedStore
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 def attached_collection_for(
     encoder: Encoder,
     name: str,
-    content: Content | None,
+    content: Content | StoredVectors | None,
     *,
     hnsw: HnswOptions | None = None,
     vectors: Vectors | None = None,
@@ -45,7 +47,8 @@ def attached_collection_for(
     Args:
         encoder: Its space, calibration and lift.
         name: The application's collection.
-        content: Payload fields to encode; checked before anything is changed. None for those that it is attached with.
+        content: Payload fields to encode, or vectors to map; checked before anything is changed. None for those that it
+            is attached with.
         hnsw: Options of the graph.
         vectors: Where the vectors go; see `AttachOptions`.
         labels: Payload fields that a companion has copies of; see there.
@@ -53,14 +56,18 @@ def attached_collection_for(
         **connection: Where it lives; see `Connection`.
 
     Raises:
-        SettingsError: No point has the fields that `content` names, or their values are hardly content.
+        SettingsError: No point has the fields or vectors that `content` names, or the values are hardly content.
+        ModelMismatchError: The model has no head for such vectors.
         StoreError: See `Index.attach`.
     """
     with opening(connection) as (store, owned):
         opened = store.open(name)
         if content is None:
             content = _kept(None if opened.metadata is None else read_metadata(name, opened))
-        expect_content(store, name, content, confirm)
+        if isinstance(content, StoredVectors):
+            expect_vectors(store, name, content, encoder)
+        else:
+            expect_content(store, name, content, confirm)
         options: AttachOptions = {"vectors": vectors, "labels": labels, "content": content.kept()}
         index = Index.attach_model(encoder, name, hnsw=hnsw, options=options, store=store)
     return Index(index.collection, store, owns_store=owned)
@@ -69,12 +76,12 @@ def attached_collection_for(
 def fill(
     index: Index,
     encoder: Encoder,
-    content: Content | None = None,
+    content: Content | StoredVectors | None = None,
     *,
     ids: Sequence[Any] | None = None,
     **run: Unpack[RunOptions],
 ) -> IndexReport:
-    """Encode the content of an application's points, and give them vectors and scores.
+    """Encode the content of an application's points, or map their vectors, and give them vectors and scores.
 
     The application's vectors and payload stay as they are. Points with a score for the same content are skipped, so a
     run that is stopped or killed is continued by the same call. A point that cannot be indexed is noted in the report
@@ -84,7 +91,7 @@ def fill(
     Args:
         index: The collection that is attached to the application's; see `attached_collection_for`.
         encoder: The model it is attached with.
-        content: Payload fields to encode; None for those that the collection was attached with.
+        content: Payload fields to encode, or vectors to map; None for those that the collection was attached with.
         ids: Points to do, such as those that the application has just written; None for all. Those that it has removed
             are no error.
         **run: See `RunOptions`.
@@ -94,16 +101,17 @@ def fill(
         SettingsError: The collection is attached to none, or an option is out of range; or the content is not known.
         StoreError: The store fails; what was written before stays.
     """
-    encoding = encoding_for(encoder, run)
+    check_run(run)
     index.collection.expect(encoder.fingerprint)
     few = None if ids is None else normal_ids(ids)
     content = content_of(index) if content is None else content
     views = run.get("views", "fast")
-    sink = AttachedSink(index, views, sweep=few is None)
+    encoding = encoding_for(encoder, run) if content.vector is None else VectorEncoding(encoder)
+    sink = AttachedSink(index, partial(content.judge, views=views), sweep=few is None)
     planner = partial(attached_tasks, resume=run.get("resume", True))
     with Journal(run.get("journal")) as notes:
         source = AttachedSource(index, content, notes.noted, sink.withdraw, few, views)
-        part = Run(source, planner, encoding, sink, notes, encoder.text_spec.context_length)
+        part = Run(source, planner, encoding, sink, notes, encoder.context_length)
         return replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)
 
 
@@ -111,7 +119,7 @@ async def aattach(
     client: AsyncQdrantClient,
     encoder: Encoder,
     name: str,
-    content: Content,
+    content: Content | StoredVectors,
     *,
     vectors: Vectors | None = None,
     labels: Sequence[str] | None = None,
@@ -126,7 +134,7 @@ async def aattach(
     return await asyncio.to_thread(work, BridgedStore(client))
 
 
-def content_of(index: Index) -> Content:
+def content_of(index: Index) -> Content | StoredVectors:
     """Return the description of the content that a collection was attached with.
 
     Raises:
@@ -135,9 +143,10 @@ def content_of(index: Index) -> Content:
     return _kept(index.metadata)
 
 
-def _kept(metadata: CollectionMetadata | None) -> Content:
+def _kept(metadata: CollectionMetadata | None) -> Content | StoredVectors:
     attached = None if metadata is None else metadata.attached
     if attached is None or not attached.content:
         what = "it is not known what the points are about, and nothing about it is kept with the collection"
         raise SettingsError(what, hint="Name a payload field with a text or an image: content=Content(text=…)")
-    return Content.of_kept(attached.content)
+    kept = attached.content
+    return StoredVectors.of_kept(kept) if "vector" in kept else Content.of_kept(kept)

@@ -108,7 +108,7 @@ def index_sources(
     index.collection.expect(encoder.fingerprint)
     with _open(sources, options, only, resume, journal, encoder.text_spans) as listing, Journal(journal) as notes:
         planner = CollectionPlanner(index, notes.earlier, only, resume=resume, views=views)
-        part = Run(listing, planner, encoding, CollectionSink(index, views), notes, encoder.text_spec.context_length)
+        part = Run(listing, planner, encoding, CollectionSink(index, views), notes, encoder.context_length)
         report = part(run.get("on_progress"), run.get("should_stop"))
         if not report.interrupted:
             if prune:
@@ -130,23 +130,25 @@ def check_sources(
 
 
 def encoding_for(encoder: Encoder, run: RunOptions, ray: RayOptions | None = None) -> Encoding:
-    """Return what decodes and encodes in a run.
-
-    Raises:
-        SettingsError: An option is unknown or out of range.
-    """
-    try:
-        _RUN_OPTIONS.validate_python(run)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(f"option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from None
+    """Return what decodes and encodes in a run; see `check_run` for errors."""
+    check_run(run)
     batch_size = run.get("batch_size", 64)
-    decoding = Decoding(encoder.image_spec, run.get("max_pixels", DEFAULT_MAX_PIXELS), run.get("views", "fast"))
+    max_pixels, views = run.get("max_pixels", DEFAULT_MAX_PIXELS), run.get("views", "fast")
+    decoding = Decoding(encoder.bundle.manifest.image, max_pixels, views)
     if ray is None:
         return LocalEncoding(encoder, batch_size, run.get("workers"), decoding)
     from hysac_retrieval.ingest.ray import RayEncoding
 
     return RayEncoding(encoder, batch_size, decoding, ray)
+
+
+def check_run(run: RunOptions) -> None:
+    """Raise `SettingsError` for an option that is unknown or out of range."""
+    try:
+        _RUN_OPTIONS.validate_python(run)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"option {first['loc'][0]} is {first['input']!r}: {first['msg']}") from None
 
 
 def _open(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hysac_retrieval.payload import point_id
-from hysac_retrieval.safety.views import JUDGE, ViewSetting, covers, judge_of
+from hysac_retrieval.safety.views import JUDGE, covers
 from hysac_retrieval.types import Modality, PointId
 
 SOURCE, HASH = "source", "hash"
@@ -91,6 +91,6 @@ Items = Generator[Item | FailedItem, None, None]
 """Items as a source lists them; close it (`contextlib.closing`) if it may not be read to its end."""
 
 
-def known_hash(entries: Mapping[str, Any], modality: Modality, views: ViewSetting) -> str | None:
+def known_hash(entries: Mapping[str, Any], judge: str) -> str | None:
     """Return the content hash of a stored point, by its entries under ``hysac``; None if it was judged by less."""
-    return entries.get(HASH) if covers(entries.get(JUDGE), judge_of(modality, views)) else None
+    return entries.get(HASH) if covers(entries.get(JUDGE), judge) else None

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hysac_retrieval.errors import InputError
+from hysac_retrieval.errors import InputError, NoEncoderError
 from hysac_retrieval.ingest.items import FailedItem, Item, Items
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.types import Modality
@@ -56,7 +56,7 @@ class Outcome:
     hash: str
     point: NDArray[np.float32] | None = None
     judged: Judged | None = None
-    error: InputError | None = None
+    error: InputError | NoEncoderError | None = None
     tokens: int = 0
 
 

@@ -105,7 +105,8 @@ class Store(Protocol):
         filter: models.Filter | None = None,
         limit: int = 1000,
         after: PointId | None = None,
-        with_vectors: bool = False,
+        with_vectors: bool | str = False,
+        fields: Sequence[str] | None = None,
     ) -> tuple[list[StoredPoint], PointId | None]:
         """Return a page of points by id, with payload, and the `after` of the next page (None at the end).
 
@@ -114,7 +115,9 @@ class Store(Protocol):
             filter: Condition on the points.
             limit: Points of a page.
             after: Where to go on: what the last page returned. None for the beginning.
-            with_vectors: Whether vectors are returned.
+            with_vectors: Whether vectors are returned; or the name of others of an application, "" for the one that
+                has no name.
+            fields: Payload fields to return; None for all.
         """
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
@@ -147,10 +150,12 @@ class Store(Protocol):
         """Let go of files and connections. Closing twice is no error."""
 
 
-def found(store: Store, name: str, ids: Sequence[PointId], condition: models.Filter | None = None) -> list[StoredPoint]:
-    """Return those of some points that are there, and that meet a condition, with their payload."""
+def found(
+    store: Store, name: str, ids: Sequence[PointId], condition: models.Filter | None = None, **options: Any
+) -> list[StoredPoint]:
+    """Return those of some points that are there and meet a condition; the options are those of `Store.scroll`."""
     these = models.Filter(must=[models.HasIdCondition(has_id=[*ids]), *([condition] if condition else ())])
-    return [point for page in pages(store, name, filter=these, limit=max(len(ids), 1)) for point in page]
+    return [point for page in pages(store, name, filter=these, limit=max(len(ids), 1), **options) for point in page]
 
 
 def pages(store: Store, name: str, **options: Any) -> Iterator[list[StoredPoint]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +24,8 @@ class Facts:
         obstacle: Why no named vector can be added to it; empty where one can.
         unnamed: Whether it has a vector without a name, of which a named one beside it would change the configuration.
         mapped: Whether that has happened: the vector is one named ``""``.
+        sizes: The size of each vector by name, ``""`` for the one that has none; None for one that is no plain vector,
+            but sparse or several.
     """
 
     has_vector: bool
@@ -31,6 +33,7 @@ class Facts:
     obstacle: str = ""
     unnamed: bool = False
     mapped: bool = False
+    sizes: Mapping[str, int | None] = field(default_factory=dict)
 
 
 class Extension(Protocol):

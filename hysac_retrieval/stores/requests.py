@@ -21,6 +21,7 @@ from hysac_retrieval.stores.types import (
     Quantization,
     StoredPoint,
     VectorQuery,
+    named_vector,
 )
 from hysac_retrieval.stores.versions import TURBO4, TURBO8, Feature
 
@@ -152,10 +153,12 @@ def read_groups(result: models.GroupsResult) -> list[Group]:
     ]
 
 
-def stored(point: models.ScoredPoint | models.Record, score: float | None = None) -> StoredPoint:
-    """A point of a reply."""
-    vector = point.vector.get(VECTOR_NAME) if isinstance(point.vector, dict) else None
-    return StoredPoint(id=point.id, payload=point.payload or {}, score=score, vector=vector)  # type: ignore[arg-type]
+def stored(
+    point: models.ScoredPoint | models.Record, score: float | None = None, *, vector: str = VECTOR_NAME
+) -> StoredPoint:
+    """A point of a reply, with its vector of that name, or with none."""
+    found = named_vector(point.vector, vector)
+    return StoredPoint(id=point.id, payload=point.payload or {}, score=score, vector=found)  # type: ignore[arg-type]
 
 
 def search_params(query: VectorQuery) -> models.SearchParams | None:

@@ -195,6 +195,11 @@ class StoredPoint(NamedTuple):
     vector: Sequence[float] | None = None
 
 
+def named_vector(vectors: Any, name: str) -> Any:
+    """Return the vector of a name among those of a point, "" for the one that has none; None if it is not there."""
+    return vectors.get(name) if isinstance(vectors, dict) else vectors if name == "" else None
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Points that share a value of the field grouped by, best first."""

@@ -55,9 +55,17 @@ class Application:
         }
 
 
+Encode = Callable[[Any, dict[str, Any]], Any]
+"""Makes the own vector of a point, of its id and payload; None for none."""
+
+
 def vector(seed: int) -> list[float]:
     found: list[float] = np.random.default_rng(seed).normal(size=SIZE).tolist()
     return found
+
+
+def by_key(key: Any, _: dict[str, Any]) -> list[float]:
+    return vector(hash(key) % 1000)
 
 
 def payloads(texts: list[str]) -> list[dict[str, Any]]:
@@ -77,56 +85,61 @@ def application(
     named: bool | None = None,
     ids: str = "int",
     quantized: bool = False,
+    encode: Encode = by_key,
+    size: int = SIZE,
 ) -> Iterator[Application]:
     rows = payloads(TEXTS) if rows is None else rows
     keys = make_ids(ids, len(rows))
     # Behind a client, a vector without a name gets no named one beside it unless that is asked for.
     named = where != "edge" if named is None else named
     if where == "edge":
-        yield _on_edge(folder, rows, keys, named, quantized)
+        yield _on_edge(folder, dict(zip(keys, rows, strict=True)), named, quantized, encode, size)
     elif where == "memory":
         client = QdrantClient(":memory:")
-        yield _on_client(client, {"client": client}, rows, keys, named)
+        yield _on_client(client, {"client": client}, dict(zip(keys, rows, strict=True)), named, encode, size)
         client.close()
     else:
         with rest_server() as server:
-            app = _on_client(server.backend, {"url": server.url}, rows, keys, named)
+            place = {"url": server.url}
+            app = _on_client(server.backend, place, dict(zip(keys, rows, strict=True)), named, encode, size)
             app.server = server
             yield app
 
 
 def _on_client(
-    client: QdrantClient, place: dict[str, Any], rows: list[dict[str, Any]], keys: list[Any], named: bool
+    client: QdrantClient, place: dict[str, Any], rows: dict[Any, dict[str, Any]], named: bool, encode: Encode, size: int
 ) -> Application:
-    params = models.VectorParams(size=SIZE, distance=models.Distance.COSINE)
+    params = models.VectorParams(size=size, distance=models.Distance.COSINE)
     client.create_collection(NAME, {"own": params} if named else params, metadata={"owner": "shop"})
 
     def upsert(key: Any, payload: dict[str, Any]) -> None:
-        own = vector(hash(key) % 1000)
+        own = encode(key, payload)
         # The default vector is the one without a name; a server takes it either way, the stub's backend only so.
-        there = {"own": own} if named else {"": own}
+        there = {} if own is None else {"own": own} if named else {"": own}
         client.upsert(NAME, [models.PointStruct(id=key, vector=there, payload=payload)])
 
-    for key, row in zip(keys, rows, strict=True):
+    for key, row in rows.items():
         upsert(key, row)
 
     def look() -> Snapshot:
         found, _ = client.scroll(NAME, limit=10_000, with_vectors=True)
         return {record.id: (record.payload or {}, _bytes(record.vector)) for record in found}
 
-    return Application(place, keys, named, look, upsert, client)
+    return Application(place, list(rows), named, look, upsert, client)
 
 
-def _on_edge(folder: Path, rows: list[dict[str, Any]], keys: list[Any], named: bool, quantized: bool) -> Application:
+def _on_edge(
+    folder: Path, rows: dict[Any, dict[str, Any]], named: bool, quantized: bool, encode: Encode, size: int
+) -> Application:
     shard_folder = folder / NAME
     shard_folder.mkdir(parents=True)
-    params = edge.EdgeVectorParams(size=SIZE, distance=edge.Distance.Cosine)
+    params = edge.EdgeVectorParams(size=size, distance=edge.Distance.Cosine)
     quantization = edge.ScalarQuantizationConfig(edge.ScalarType.Int8, always_ram=True) if quantized else None
     config = edge.EdgeConfig(vectors={"own": params} if named else params, quantization_config=quantization)
 
     def point(key: Any, payload: dict[str, Any]) -> Any:
-        own = vector(hash(key) % 1000)
-        return edge.Point(key, {"own": own} if named else own, payload)
+        own = encode(key, payload)
+        return edge.Point(key, {} if own is None else {"own": own} if named else own, payload)
 
     @contextmanager
     def opened() -> Iterator[Any]:
@@ -136,7 +149,7 @@ def _on_edge(folder: Path, rows: list[dict[str, Any]], keys: list[Any], named: b
         shard.close()
 
     shard = edge.EdgeShard.create(str(shard_folder), config)
-    shard.update(edge.UpdateOperation.upsert_points([point(*pair) for pair in zip(keys, rows, strict=True)]))
+    shard.update(edge.UpdateOperation.upsert_points([point(*pair) for pair in rows.items()]))
     shard.flush()
     shard.close()
 
@@ -156,7 +169,7 @@ def _on_edge(folder: Path, rows: list[dict[str, Any]], keys: list[Any], named: b
         with opened() as shard:
             shard.update(edge.UpdateOperation.upsert_points([point(key, payload)]))
 
-    return Application({"location": folder}, keys, named, look, upsert)
+    return Application({"location": folder}, list(rows), named, look, upsert)
 
 
 def _bytes(vectors: Any) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hysac_retrieval.errors import TextError
+from hysac_retrieval.errors import NoEncoderError, TextError
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
 from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job
 from hysac_retrieval.ingest.pipeline.workers import Decoder, Ticket
@@ -56,10 +56,11 @@ def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> list[Ou
     for task, decoded in batch:
         item, views, tokens = task.item, decoded.views, 0
         try:
+            encoder.expect_encoder(item.modality)
             if views is None:
                 text = str(item.content)
                 views, tokens = encoder.text_views(text), encoder.count_tokens(text)
-        except TextError as error:
+        except (TextError, NoEncoderError) as error:
             outcomes.append(Outcome(item, decoded.hash, error=error))
         else:
             waiting[item.modality].append((Outcome(item, decoded.hash, tokens=tokens), views))

@@ -13,7 +13,7 @@ from hysac_retrieval.ingest.items import FailedItem, Item, known_hash
 from hysac_retrieval.ingest.protocols import Source, Task, Unfinished
 from hysac_retrieval.payload import SOURCE as SOURCE_KEY
 from hysac_retrieval.payload import own_payload
-from hysac_retrieval.safety.views import ViewSetting
+from hysac_retrieval.safety.views import ViewSetting, judge_of
 from hysac_retrieval.stores.base import pages
 from hysac_retrieval.types import PointId
 
@@ -71,7 +71,7 @@ class CollectionPlanner:
             if item.id in self._failed:
                 state = "failed"
             if state in self._only:
-                yield Task(item, state, known_hash(stored.get(item.id, {}), item.modality, self._views))
+                yield Task(item, state, known_hash(stored.get(item.id, {}), judge_of(item.modality, self._views)))
 
 
 def attached_tasks(items: Sequence[Item], *, resume: bool) -> Iterator[Task]:

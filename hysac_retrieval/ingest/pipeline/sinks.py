@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,10 +80,13 @@ class CollectionSink:
 
 
 class AttachedSink:
-    """Writes vectors and scores to the points of an application that a collection is attached to, and nothing else."""
+    """Writes vectors and scores to the points of an application that a collection is attached to, and nothing else.
 
-    def __init__(self, index: Index, views: ViewSetting = "fast", *, sweep: bool = True) -> None:
-        self._index, self._views, self._sweep = index, views, sweep
+    `judge` names what judges the content of a modality.
+    """
+
+    def __init__(self, index: Index, judge: Callable[[Modality], str], *, sweep: bool = True) -> None:
+        self._index, self._judge, self._sweep = index, judge, sweep
         self._attachment = Attachment.of(index.store, index.collection)
         self._lock = threading.Lock()
         self._withdrawn: list[PointId] = []
@@ -94,7 +97,7 @@ class AttachedSink:
             [outcome.item.point for outcome in outcomes],
             _points(outcomes),
             modality=modality,
-            marks=[{HASH: outcome.hash, JUDGE: judge_of(modality, self._views)} for outcome in outcomes],
+            marks=[{HASH: outcome.hash, JUDGE: self._judge(modality)} for outcome in outcomes],
             judged=[outcome.judged for outcome in outcomes],
         )
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Protocol, Self
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from qdrant_client import models
 
 from hysac_retrieval.collection.attachment import Attachment
+from hysac_retrieval.collection.collection import top_field
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.inline import is_data_url, picture_bytes
 from hysac_retrieval.errors import InputError, SettingsError, SourceError
@@ -27,7 +28,7 @@ from hysac_retrieval.ingest.items import FailedItem, Item, Items, known_hash
 from hysac_retrieval.ingest.sources.fields import FRAMEWORKS, doubt, stored_field, value_of
 from hysac_retrieval.ingest.sources.names import folded, found_file
 from hysac_retrieval.payload import PAYLOAD_KEY, own_payload
-from hysac_retrieval.safety.views import ViewSetting
+from hysac_retrieval.safety.views import ViewSetting, judge_of
 from hysac_retrieval.stores.base import Store, found, pages
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import Modality, PointId
@@ -35,6 +36,32 @@ from hysac_retrieval.types import Modality, PointId
 _PAGE = 500
 _SAMPLE = 100  # points whose texts are looked at before anything is changed
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class PointContent(Protocol):
+    """What of an application's points is judged.
+
+    Attributes:
+        vector: Name of the vector that is; None for payload fields.
+        fields: Payload fields that are read.
+    """
+
+    @property
+    def vector(self) -> str | None:
+        """See above."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See above."""
+
+    def of_point(self, point: StoredPoint) -> tuple[Modality, Path | bytes | str] | None:
+        """Return modality and content of a point, None if it has none; `InputError` if that is none."""
+
+    def judge(self, modality: Modality, views: ViewSetting) -> str:
+        """Return the name of what judges the content, which is stored with the score."""
+
+    def kept(self) -> dict[str, Any]:
+        """Return the description as JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +115,8 @@ class Content:
         if self.root is not None and not os.path.isdir(self.root):
             raise SettingsError(f"{self.root} is not a folder", hint="Give the one that holds the images")
 
+    vector: ClassVar[None] = None
+
     @property
     def texts(self) -> tuple[str, ...]:
         """The fields with a text."""
@@ -115,6 +144,14 @@ class Content:
                 return "text", value
             return "image", picture_bytes(value) if is_data_url(value) else self._file(value)
         return None
+
+    def of_point(self, point: StoredPoint) -> tuple[Modality, Path | bytes | str] | None:
+        """See `PointContent`."""
+        return self.of(point.payload)
+
+    def judge(self, modality: Modality, views: ViewSetting) -> str:
+        """See `PointContent`."""
+        return judge_of(modality, views)
 
     def _file(self, value: str) -> Path:
         written = self._written(value)
@@ -193,7 +230,7 @@ class AttachedSource:
     def __init__(
         self,
         index: Index,
-        content: Content,
+        content: PointContent,
         noted: Collection[str],
         withdraw: Callable[[PointId], None],
         ids: Sequence[PointId] | None = None,
@@ -205,6 +242,11 @@ class AttachedSource:
         self._attachment = Attachment.of(index.store, index.collection)
         self._content, self._noted, self._withdraw = content, noted, withdraw
         self._ids, self._views = ids, views
+        labels = self._attachment.attached.labels
+        self._shown: dict[str, Any] = {}
+        if content.vector is not None:  # of payloads as little as possible
+            fields = [PAYLOAD_KEY, *map(top_field, map(stored_field, (*content.fields, *labels)))]
+            self._shown = {"with_vectors": content.vector, "fields": fields}
 
     @property
     def finished(self) -> tuple[str, ...]:
@@ -230,11 +272,11 @@ class AttachedSource:
     def _pages(self) -> Iterator[list[StoredPoint]]:
         name = self._attachment.name
         if self._ids is None:
-            yield from pages(self._store, name, limit=_PAGE)
+            yield from pages(self._store, name, limit=_PAGE, **self._shown)
             return
         for start in range(0, len(self._ids), _PAGE):
             few = list(self._ids[start : start + _PAGE])
-            page = found(self._store, name, few)
+            page = found(self._store, name, few, **self._shown)
             if self._attachment.companion:
                 for gone in {*few} - {point.id for point in page}:
                     self._withdraw(gone)
@@ -243,7 +285,7 @@ class AttachedSource:
     def _item(self, point: StoredPoint, *, has_vector: bool) -> Item | FailedItem | None:
         key, source, origin = str(point.id), self._attachment.name, f"point {point.id}"
         try:
-            found = self._content.of(point.payload)
+            found = self._content.of_point(point)
         except InputError as error:
             return FailedItem.of(origin, error, source=source, id=key)
         if found is None:
@@ -256,7 +298,7 @@ class AttachedSource:
             origin = f"{origin} ({content})"
         entries = own_payload(point.payload)
         scored = has_vector and entries.get("model") == self._fingerprint
-        known = known_hash(entries, modality, self._views) if scored else None
+        known = known_hash(entries, self._content.judge(modality, self._views)) if scored else None
         return Item(origin, key, source, modality, content, {}, "", point=point.id, known=known)
 
 

@@ -53,10 +53,12 @@ class EdgeExtension:
         path = self.folder / CONFIG
         try:
             config = json.loads(path.read_text("utf-8"))
-            names = {*(config.get("vectors") or ()), *(config.get("sparse_vectors") or ())}
+            dense = {name: _size(params) for name, params in (config.get("vectors") or {}).items()}
+            sizes = dict.fromkeys(config.get("sparse_vectors") or ()) | dense
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(f"{path} cannot be read, so the contents of the shard are unknown: {error}") from error
-        return Facts(VECTOR_NAME in names, inherited_quantization(config.get("quantization_config")))
+        quantization = inherited_quantization(config.get("quantization_config"))
+        return Facts(VECTOR_NAME in sizes, quantization, sizes=sizes)
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         """See `Extension.extend`."""
@@ -120,6 +122,10 @@ class EdgeExtension:
         with self.translated():
             found = self.shard.retrieve(list(ids), with_payload=False, with_vector=False)
             return {point_id(record.id) for record in found}
+
+
+def _size(params: Mapping[str, Any]) -> int | None:
+    return None if params.get("multivector_config") else params.get("size")
 
 
 def _bytes(vectors: NDArray[np.float32] | None) -> int:

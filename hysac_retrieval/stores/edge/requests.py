@@ -19,6 +19,7 @@ from hysac_retrieval.stores.types import (
     Quantization,
     StoredPoint,
     VectorQuery,
+    named_vector,
 )
 from hysac_retrieval.types import PointId
 
@@ -110,9 +111,9 @@ def point_id(identity: Any) -> PointId:
     return identity if isinstance(identity, int) else str(identity)
 
 
-def stored(point: Any, score: float | None = None, *, with_vector: bool = True) -> StoredPoint:
+def stored(point: Any, score: float | None = None, *, with_vector: bool | str = True) -> StoredPoint:
     """Return a point of an answer. Each access to the engine's own converts anew, so nothing is read twice."""
     identity, vector = point.id, None
-    if with_vector and isinstance(vectors := point.vector, dict):
-        vector = vectors.get(VECTOR_NAME)
+    if with_vector is not False:
+        vector = named_vector(point.vector, VECTOR_NAME if with_vector is True else with_vector)
     return StoredPoint(identity if type(identity) is int else str(identity), point.payload or {}, score, vector)

@@ -233,21 +233,25 @@ class EdgeStore:
         filter: models.Filter | None = None,
         limit: int = 1000,
         after: PointId | None = None,
-        with_vectors: bool = False,
+        with_vectors: bool | str = False,
+        fields: Sequence[str] | None = None,
     ) -> tuple[list[StoredPoint], PointId | None]:
         """See `Store.scroll`."""
         condition = None if filter is None else edge_filter(filter)
+        vector = VECTOR_NAME if with_vectors is True else with_vectors
         with translated(name):
             records, following = self._shard(name).scroll(
                 edge.ScrollRequest(
                     offset=after,
                     limit=limit,
                     filter=condition,
-                    with_payload=True,
-                    with_vector=[VECTOR_NAME] if with_vectors else False,
+                    with_payload=True if fields is None else list(fields),
+                    with_vector=False if vector is False else [vector],
                 )
             )
-            return [stored(record) for record in records], None if following is None else point_id(following)
+            return [stored(record, with_vector=vector) for record in records], None if following is None else point_id(
+                following
+            )
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> list[StoredPoint]:
         """See `Store.retrieve`."""

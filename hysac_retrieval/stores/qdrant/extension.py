@@ -27,7 +27,9 @@ class QdrantExtension(Extension):
     def facts(self) -> Facts:
         config = self._calls.get_collection(self._name).config
         dense, sparse = config.params.vectors, config.params.sparse_vectors
-        names = {*(dense if isinstance(dense, Mapping) else ()), *(sparse or ())}
+        named = dense if isinstance(dense, Mapping) else {} if dense is None else {"": dense}
+        plain = {name: None if one.multivector_config else one.size for name, one in named.items()}
+        sizes: dict[str, int | None] = dict.fromkeys(sparse or ()) | plain
         obstacle = ""
         if not self._local:
             version = self._calls.info().version
@@ -38,7 +40,8 @@ class QdrantExtension(Extension):
         quantized = config.quantization_config
         inherited = inherited_quantization(quantized.model_dump(mode="json") if quantized else None)
         unnamed = isinstance(dense, models.VectorParams)
-        return Facts(VECTOR_NAME in names, inherited, obstacle, unnamed, mapped="" in names)
+        mapped = "" in sizes and not unnamed
+        return Facts(VECTOR_NAME in sizes, inherited, obstacle, unnamed, mapped, sizes)
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         if not self._local:

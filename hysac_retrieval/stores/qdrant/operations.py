@@ -189,19 +189,21 @@ class Operations:
         filter: models.Filter | None = None,
         limit: int = 1000,
         after: PointId | None = None,
-        with_vectors: bool = False,
+        with_vectors: bool | str = False,
+        fields: Sequence[str] | None = None,
     ) -> Steps[tuple[list[StoredPoint], PointId | None]]:
+        vector = VECTOR_NAME if with_vectors is True else with_vectors
         records, following = yield Ask(
             "scroll",
             name,
             scroll_filter=filter,
             limit=self._limits[name].page(limit),
             offset=after,
-            with_payload=True,
-            with_vectors=[VECTOR_NAME] if with_vectors else False,
+            with_payload=True if fields is None else list(fields),
+            with_vectors=False if vector is False else [vector],
             **self._reads,
         )
-        return [requests.stored(record) for record in records], following
+        return [requests.stored(record, vector=vector or "") for record in records], following
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> Steps[list[StoredPoint]]:
         found: list[StoredPoint] = []
