@@ -8,6 +8,7 @@ HysacError
 │   └── NoEncoderError          it has no encoder for this kind of input
 ├── MissingExtraError           an optional dependency is not installed
 ├── VersionError                Python or an installed package is too old
+├── EncoderError                an encoder for a safety head is missing, of an unknown kind, or fails
 ├── DeviceError                 a device cannot be used for encoding
 ├── InputError                  an input cannot be read as what it should be
 │   ├── ImageError              missing, truncated, not an image, or beyond the pixel limit
@@ -99,6 +100,10 @@ class MissingExtraError(HysacError, ImportError):
 
 class VersionError(HysacError, ImportError):
     """Python, or a package that is installed, is older than this package needs."""
+
+
+class EncoderError(HysacError, ValueError):
+    """An encoder for a safety head is missing, of a kind that is not supported, or fails."""
 
 
 class DeviceError(HysacError, RuntimeError):

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+OPSET = 20
+"""Version of the ONNX operators: the first with Gelu; every version of ONNX Runtime that we take knows it."""
 SINGLE_FILE = 2**31 - 2**24
 """Bytes of weights from which on they are kept in a file beside the graph: a protobuf message ends at 2 GiB."""
 PRODUCTS = ("MatMul", "Gemm")

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from hysac_export.bundle.graphs import save_graph, store_halves, strip
+from hysac_export.bundle.graphs import OPSET, save_graph, store_halves, strip
 from hysac_export.bundle.place import building, check_target
 from hysac_export.bundle.verify import verify_bundle
 from hysac_export.config import CLIP_MEAN, CLIP_STD
@@ -24,9 +24,6 @@ from hysac_retrieval.lift import Lift
 from hysac_retrieval.safety.profile import SafetyProfile
 
 Weights = Literal["float32", "float16"]
-
-OPSET = 20
-"""Version of the ONNX operators: the first with Gelu; every version of ONNX Runtime that we take knows it."""
 
 
 class ImageGraph(nn.Module):

@@ -1,0 +1,57 @@
+"""Tokenizers of other libraries, described as a bundle does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from hysac_retrieval.encoder.bundle import TextSpec
+from hysac_retrieval.errors import EncoderError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object; one that does not exist counts as empty.
+
+    Raises:
+        EncoderError: It holds anything else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise EncoderError(f"{path} holds a {type(found).__name__}, expected an object")
+    return found
+
+
+def read_tokenizer(folder: Path, config: Mapping[str, Any], length: int) -> tuple[Tokenizer, TextSpec]:
+    """Read the ``tokenizer.json`` of a folder, for texts of up to `length` tokens; `config` is the model's.
+
+    Raises:
+        EncoderError: There is none, it is damaged, or it adds no end token.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise EncoderError(f"{folder} has no tokenizer.json", hint="Save it again with a fast tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises bare Exception
+        raise EncoderError(f"{path} is no tokenizer: {error}") from error
+    padding = tokenizer.padding
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids, bare = tokenizer.encode("a").ids, tokenizer.encode("a", add_special_tokens=False).ids
+    if not bare or ids[-1:] == bare[-1:]:
+        raise EncoderError(f"{path} turns 'a' into {ids}; expected an end token behind it")
+    end = ids[-1]
+    pad = padding["pad_id"] if padding else config.get("pad_token_id")
+    if pad is None or pad == end:
+        # What stands behind the end counts for nothing; but it must be told from the end.
+        pad = 0 if end else 1
+    return tokenizer, TextSpec(context_length=length, pad_id=pad, end_id=end, dynamic=True)
