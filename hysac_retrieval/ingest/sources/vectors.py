@@ -81,6 +81,28 @@ class StoredVectors:
         )
 
 
+def plain_size(store: Store, name: str, vector: str) -> int:
+    """Return how many numbers the vectors of a name have; ``""`` is the name of those without one.
+
+    Raises:
+        SettingsError: The collection has no plain vectors of that name.
+    """
+    sizes = store.extension(name).facts().sizes
+    if vector not in sizes:
+        there = ", ".join(repr(each) for each in sizes if each != VECTOR_NAME) or "none"
+        raise SettingsError(
+            f"collection {name!r} has no vectors {vector!r}; it has {there} ('' is the one without a name)",
+            hint="Name one of them",
+        )
+    size = sizes[vector]
+    if size is None:
+        raise SettingsError(
+            f"the vectors {vector!r} of {name!r} are sparse, or several of each point",
+            hint="A head takes one plain vector of each",
+        )
+    return size
+
+
 def expect_vectors(store: Store, name: str, content: StoredVectors, encoder: Encoder) -> None:
     """Check, before anything is changed, that the vectors are there, and look like those that a head was fitted to.
 
@@ -89,19 +111,7 @@ def expect_vectors(store: Store, name: str, content: StoredVectors, encoder: Enc
         SettingsError: The collection has no plain vectors of that name, or no point has one.
         ModelMismatchError: They are of another size, or do not look like them.
     """
-    spec, sizes = encoder.vector_spec, store.extension(name).facts().sizes
-    if content.vector not in sizes:
-        there = ", ".join(repr(each) for each in sizes if each != VECTOR_NAME) or "none"
-        raise SettingsError(
-            f"collection {name!r} has no vectors {content.vector!r}; it has {there} ('' is the one without a name)",
-            hint="Name one of them (--from-vector)",
-        )
-    size = sizes[content.vector]
-    if size is None:
-        raise SettingsError(
-            f"the vectors {content.vector!r} of {name!r} are sparse, or several of each point",
-            hint="A head takes one plain vector of each",
-        )
+    spec, size = encoder.vector_spec, plain_size(store, name, content.vector)
     if size != spec.size:
         raise ModelMismatchError(
             f"the vectors {content.vector!r} of {name!r} have {size} numbers, and the head of model {encoder.name!r} "
