@@ -17,7 +17,7 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,6 @@ def plain(client: QdrantClient, data: Data) -> Iterator[tuple[str, float]]:
             name, data.gallery.astype(np.float32), [payload(row) for row in rows], rows, batch_size=500, wait=True
         )
         seconds = time.perf_counter() - start
-        wait(client, name)
         yield name, seconds
     finally:
         client.delete_collection(name)
@@ -88,7 +87,6 @@ def ours(client: QdrantClient, data: Data) -> Iterator[tuple[Index, float]]:
             start = time.perf_counter()
             index.upsert(rows, data.gallery, modality="image", payloads=[payload(row) for row in rows])
             seconds = time.perf_counter() - start
-            wait(client, name)
             yield index, seconds
         finally:
             client.delete_collection(name)
@@ -140,14 +138,17 @@ async def asynchronous(names: tuple[str, str], queries: Points, seconds: float, 
     return round(float(np.median(shares)), 3)
 
 
-def best(act: Callable[[], Any]) -> float:
-    """Seconds of the fastest of several calls."""
-    times = []
-    for _ in range(2 * ROUNDS):
-        start = time.perf_counter()
-        act()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def times_of(bare: Callable[[], Any], safe: Callable[[], Any]) -> float:
+    """Time of one call in terms of another's: the medians of blocks that take turns."""
+    times: dict[Callable[[], Any], list[float]] = {bare: [], safe: []}
+    for _ in range(ROUNDS):
+        for act in (bare, safe):
+            act()
+            for _ in range(8):
+                start = time.perf_counter()
+                act()
+                times[act].append(time.perf_counter() - start)
+    return float(np.median(times[safe]) / np.median(times[bare]))
 
 
 def measure(data: Data, seconds: float, *, grpc: bool) -> dict[str, Any]:
@@ -157,7 +158,18 @@ def measure(data: Data, seconds: float, *, grpc: bool) -> dict[str, Any]:
     )
     single = queries.astype(np.float32)
     client = make_client(QdrantClient, **where(grpc=grpc))
-    with plain(client, data) as (bare, bare_upload), ours(client, data) as (index, upload):
+    uploads: list[tuple[float, float]] = []
+    for _ in range(ROUNDS - 1):
+        with plain(client, data) as (_, bare_seconds):
+            pass
+        with ours(client, data) as (_, seconds_of_ours):
+            uploads.append((bare_seconds, seconds_of_ours))
+    with ExitStack() as stack:
+        bare, bare_seconds = stack.enter_context(plain(client, data))
+        wait(client, bare)
+        index, seconds_of_ours = stack.enter_context(ours(client, data))
+        wait(client, index.name)
+        uploads.append((bare_seconds, seconds_of_ours))
         engine = SafeSearch(index, None)
 
         def cosine(turn: int) -> Any:
@@ -169,9 +181,14 @@ def measure(data: Data, seconds: float, *, grpc: bool) -> dict[str, Any]:
         asked = [models.QueryRequest(query=v.tolist(), limit=K, with_payload=True) for v in single[:BATCH]]
         found: dict[str, Any] = rates(cosine, search, seconds)
         found["asyncio, 32 at once"] = asyncio.run(asynchronous((bare, index.name), queries, seconds, grpc=grpc))
-        batch = best(lambda: engine.search_batch(list(queries[:BATCH]), limit=K, query_modality="text"))
-        found["batch of 50, time"] = round(batch / best(lambda: client.query_batch_points(bare, asked)), 3)
-        found["upload"] = round(bare_upload / upload, 3)
+        found["batch of 50, time"] = round(
+            times_of(
+                lambda: client.query_batch_points(bare, asked),
+                lambda: engine.search_batch(list(queries[:BATCH]), limit=K, query_modality="text"),
+            ),
+            3,
+        )
+        found["upload"] = round(float(np.divide(*np.median(uploads, axis=0))), 3)
         found["recall@10, safe"] = found_share(engine, data, safe=True)
         found["recall@10, as asked"] = found_share(engine, data, safe=False)
         start = time.perf_counter()

@@ -171,6 +171,7 @@ def checked_point(collection: Collection, point: ArrayLike) -> NDArray[np.float6
     if x.dtype.kind not in "fiu":
         raise InvalidVectorError(f"the point has dtype {x.dtype}; expected real numbers of shape ({dim},)")
     x = x.astype(np.float64)
-    if not float(np.abs(x).max(initial=0.0)) < LARGEST:  # NaN is not below it either
+    # The sum of squares bounds every number, and says for nearly every point at once that none is too large, or NaN.
+    if not np.vdot(x, x) < LARGEST**2 and not float(np.abs(x).max(initial=0.0)) < LARGEST:
         raise InvalidVectorError("the point holds NaN, infinity or a number beyond 1e18")
     return x

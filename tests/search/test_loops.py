@@ -15,7 +15,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 from support.rest_server import rest_server
 from support.spaces import CURVATURE, DIM, profile, random_points
 
-from hysac_retrieval import AsyncSafeSearch, Index, SafeSearch, aconnect
+from hysac_retrieval import AsyncSafeSearch, Index, PointRef, SafeSearch, aconnect
 from hysac_retrieval.errors import HysacError, ResourceError, StoreError
 from hysac_retrieval.search import asynchronous
 
@@ -260,3 +260,40 @@ def test_a_folder_that_is_removed_while_open_is_an_error_for_reads_and_writes(tm
     engine.close()
     with filled(location=tmp_path) as again:
         assert again.count() == 30
+
+
+def test_some_points_are_searched_in_the_event_loop_and_all_else_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    plain = asyncio.to_thread
+
+    async def counted(act: Callable[..., Any], /, *arguments: Any) -> Any:
+        threads.append(1)
+        return await plain(act, *arguments)
+
+    async def meet(engine: AsyncSafeSearch) -> list[bool]:
+        counts = []
+        searches: list[tuple[list[Any], dict[str, Any]]] = [
+            ([POINTS[0]], {}),
+            ([PointRef(3)], {"limit": 50}),
+            ([*POINTS[:9]], {"limit": 5}),
+            ([POINTS[0].tolist()], {}),
+            ([*POINTS[:9]], {"limit": 50}),
+            ([POINTS[0]], {"candidates": 500}),
+        ]
+        for queries, options in searches:
+            threads.clear()
+            assert len(await engine.search_batch(queries, **options)) == len(queries)
+            counts.append(bool(threads))
+        await engine.close()
+        return counts
+
+    with rest_server() as server:
+        filled(url=server.url).close()
+        engine = aconnect("c", model=None, url=server.url)
+
+        async def all_of_it() -> list[bool]:
+            await engine
+            monkeypatch.setattr(asyncio, "to_thread", counted)
+            return await meet(engine)
+
+        assert asyncio.run(all_of_it()) == [False, False, False, True, True, True]

@@ -19,6 +19,7 @@ from hysac_retrieval.types import PointId
 
 _PAYLOAD = wire.WithPayloadSelector(enable=True)
 _VECTOR = wire.WithVectorsSelector(include=wire.VectorsSelector(names=[VECTOR_NAME]))
+_NO_VECTOR = wire.WithVectorsSelector(enable=False)
 _TIMEOUT = 5
 """Seconds that qdrant-client allows a call over gRPC if it was told nothing."""
 
@@ -44,7 +45,7 @@ class Messages:
             "collection_name": name,
             "limit": query.limit,
             "with_payload": _PAYLOAD,
-            "with_vectors": _VECTOR if query.with_vectors else None,
+            "with_vectors": _VECTOR if query.with_vectors else _NO_VECTOR,
         }
         searches = []
         for row, vector in enumerate(query.vectors.tolist()):
