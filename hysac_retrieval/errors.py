@@ -24,6 +24,7 @@ HysacError
 │   ├── StorageLockedError      another process has the folder open
 │   ├── StorageFullError        there is no room left to write
 │   ├── StoreUnavailableError   it is down, slow or overloaded; the same call may work later
+│   ├── CopiesAwayError         fewer copies on a cluster can be read than were asked for
 │   └── ModelMismatchError      it was indexed with another model
 ├── ForkedError                 it was opened before a fork, in another process
 ├── ResourceError               the system gives no more threads or memory
@@ -182,6 +183,10 @@ class StoreUnavailableError(StoreError):
     def __init__(self, message: str, *, hint: str = "", retry_after: float | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+
+
+class CopiesAwayError(StoreError):
+    """Fewer copies of a shard can be read than were asked for, as a node of the cluster is away."""
 
 
 class ModelMismatchError(StoreError):

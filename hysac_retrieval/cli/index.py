@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.ingest import IndexReport
     from hysac_retrieval.results import IndexInfo
 
-_STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor")
+_STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor", "shard_by")
 
 
 @click.command("index", cls=Command)
@@ -56,6 +56,9 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 @click.option("--replication-factor", type=click.IntRange(min=1), help="Copies of each shard, on a cluster.")
 @click.option(
     "--write-consistency-factor", type=click.IntRange(min=1), help="Copies that confirm a write, on a cluster."
+)
+@click.option(
+    "--shard-by", metavar="FIELD", help="Payload field that divides a new collection into shards for each tenant."
 )
 @click.option(
     "--index-field",

@@ -69,6 +69,12 @@ def print_report(report: IndexReport, notes: Path | None, done: str, skipped: st
         some = printable(", ".join(report.truncated[:3])) + (", …" if report.cut > 3 else "")
         click.echo(f"{report.cut} texts are longer than the model reads; only their beginning counts: {some}")
         click.echo("That is for what they are found by; all of them is judged. hysac index --chunk stores all of them.")
+    if report.differing:
+        click.echo(
+            f"{report.differing} points are not the same on all copies. Run it again for their sources, or remove them "
+            "with --prune; `hysac status` counts them.",
+            err=True,
+        )
     if report.failures:
         click.echo(f"Failed: {report.failures}", err=True)
         for failure in report.failed[:_SHOWN]:
@@ -83,4 +89,4 @@ def exit_after(ctx: click.Context, report: IndexReport) -> None:
     if report.interrupted:
         click.echo("Interrupted. What was done is stored; the same command goes on from there.", err=True)
         ctx.exit(1)
-    ctx.exit(1 if report.refused else FAILED_ITEMS if report.failures else 0)
+    ctx.exit(1 if report.refused else FAILED_ITEMS if report.failures or report.differing else 0)

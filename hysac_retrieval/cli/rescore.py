@@ -59,7 +59,7 @@ def command(
             raise SettingsError(what, hint=hint)
         report = run_rescore(index, safety, bundle.fingerprint if bundle else None)
     show_report(report, as_json)
-    ctx.exit(FAILED_ITEMS if report.left else 0)
+    ctx.exit(FAILED_ITEMS if report.left or report.differing else 0)
 
 
 def run_rescore(index: Index, safety: SafetyProfile, fingerprint: str | None) -> RescoreReport:
@@ -87,5 +87,8 @@ def show_report(report: RescoreReport, as_json: bool) -> None:
     click.echo(f"Safe now: {report.safe:,} of {report.points:,}, threshold {report.thresholds}.")
     if report.unreadable:
         click.echo(f"{report.unreadable:,} carry no usable radius and count as unsafe; index them again.", err=True)
+    if report.differing:
+        words = "differ between their copies on the cluster; index them again, then run this again"
+        click.echo(f"{report.differing:,} {words}.", err=True)
     if report.left:
         click.echo(f"{report.left:,} were written meanwhile with the earlier calibration; run this again.", err=True)

@@ -33,7 +33,7 @@ _MEANING = {
 
 @click.command("status", cls=Command)
 @source_options
-@place_options()
+@place_options(bulk=True)
 @model_option
 @json_option
 def command(sources: Sources, place: Place, model: str, as_json: bool) -> None:
@@ -68,6 +68,8 @@ def print_status(status: Status) -> None:
         count = getattr(status, state)
         table.add_row(state, "?" if count is None else f"{count:,}", meaning)
     console().print(table)
+    if status.differing is not None:
+        click.echo(f"{status.differing:,} points differ between their copies on the cluster.")
     for remark in status.remarks:
         click.echo(f"Note: {remark}", err=True)
     shown = (*status.unreadable, *status.failures)[:_SHOWN]

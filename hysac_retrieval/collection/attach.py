@@ -21,11 +21,11 @@ from hysac_retrieval.collection.attachment import HELD, SCORED, STAYS, Attachmen
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.metadata import Attached, CollectionMetadata, Vectors, read_metadata
 from hysac_retrieval.collection.schema import spec_of
-from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError
+from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError, StoreError
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.base import Store
-from hysac_retrieval.stores.extension import Facts
+from hysac_retrieval.stores.extension import Extension, Facts
 from hysac_retrieval.stores.types import VECTOR_NAME, HnswOptions, IndexKind, Opened
 
 COMPANION = "-hysac"
@@ -95,8 +95,21 @@ def attach(
     metadata = own.model_copy(update={"attached": attached})
     spec = replace(spec_of(metadata, hnsw), quantization=None)  # of an added vector it is that of the collection
     collection = _companion(store, metadata, hnsw) if attached.companion else None
-    extension.extend(spec, vector=chosen == "in-place")
+    try:
+        extension.extend(spec, vector=chosen == "in-place")
+    except StoreError as error:
+        _take_back(extension, spec.indexes, error)
+        raise
     return collection or Collection.read(name, store.open(name), metadata.fingerprint)
+
+
+def _take_back(extension: Extension, indexes: Mapping[str, IndexKind], error: StoreError) -> None:
+    """Take away what was added before an error; where that fails as well, have the error say what is left."""
+    try:
+        extension.retract([*indexes])
+    except StoreError:
+        error.message += "; what was added before, payload indexes and perhaps a vector, could not be taken away"
+        error.hint += f"{'. ' if error.hint else ''}The same call goes on from there, and detach takes all of it away"
 
 
 def _where(name: str, facts: Facts, wanted: Vectors | None) -> Vectors:

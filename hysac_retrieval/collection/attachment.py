@@ -116,6 +116,8 @@ class Attachment:
         """
         if self.attached.scores_only:
             return False
+        if self.companion and self.store.open(self.collection.name).copies > 1:
+            return True  # one of them may lack some
         scored = self.store.count(self.name, SCORED)
         if self.companion:
             return scored != self.store.count(self.collection.name)
@@ -125,7 +127,8 @@ class Attachment:
         """Return those of some points of the application that have no vector."""
         ids = [point.id for point in page]
         condition = None if self.companion else models.Filter(must=[HELD])
-        return {*ids} - {point.id for point in found(self.store, self.collection.name, ids, condition)}
+        held = found(self.store, self.collection.name, ids, condition)
+        return {*ids} - {point.id for point in held if not point.differs}
 
     def copy_labels(self, page: Sequence[StoredPoint]) -> None:
         """Bring the labels that a companion holds in step with those of some points of the application."""

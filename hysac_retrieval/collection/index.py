@@ -91,7 +91,7 @@ class Index:
             sample: Points (n, d) to fit the lift on, or to choose it by.
             quantization: Compression of the vectors that the graph compares; hits are then ranked again in float64.
             hnsw: Options of the graph.
-            storage: Memory or disk; shards and copies in a cluster.
+            storage: Memory or disk; shards, copies and tenants in a cluster.
             index_fields: Payload fields to index for filters, rules and groups, in a collection that exists as well.
             exist_ok: Open a collection that exists already, if it is of the same model.
             recreate: Remove a collection that exists already, with all its points, unless it is an application's.
@@ -108,6 +108,8 @@ class Index:
         metadata = collection_metadata(
             dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
         )
+        if storage is not None and storage.shard_by is not None:
+            metadata = metadata.model_copy(update={"shard_by": storage.shard_by})
         with opening(connection) as (store, owned):
             if recreate and store.exists(name):
                 expect_removable(store, name)

@@ -79,6 +79,7 @@ class CollectionMetadata(BaseModel):
         safety: Calibration that gave the points their scores.
         quantization: How the vectors that the graph compares are compressed; None for not at all.
         measured: Measurements that the choice of the lift was based on (``lift="auto"``).
+        shard_by: Payload field by which points are divided into shards of their own, in a collection of tenants.
         attached: Application's collection that the points belong to; None if they were written to this one.
         earlier: Calibrations that came before, oldest first; points that carry no score but theirs are found by no safe
             search with this one until `rescore` has rewritten them.
@@ -95,6 +96,7 @@ class CollectionMetadata(BaseModel):
     safety: SafetyProfile
     quantization: Quantization | None = None
     measured: dict[str, Any] | None = None
+    shard_by: str | None = None
     attached: Attached | None = None
     earlier: tuple[Calibration, ...] = ()
 

@@ -80,6 +80,7 @@ class SearchPlan:
             oversampling=self.oversampling,
             with_vectors=self.recomputed,
             least=self.request.wanted,
+            shard_key_selector=self.request.shard_key_selector,
         )
 
     def _formula(self, point: NDArray[np.float64]) -> models.FormulaQuery:

@@ -39,6 +39,8 @@ class CommonOptions(TypedDict, total=False):
             least cost.
         penalty: What a hit's unsafe score, in [0, 1], adds to its distance in the ranking, in units of distance: order
             instead of exclusion. Default 0.
+        shard_key_selector: Tenants to search, in a server's collection that is divided by shard keys: one, several, or
+            one with another to fall back to, as qdrant-client takes it. None, the default, searches all of them.
     """
 
     safe: bool
@@ -50,6 +52,7 @@ class CommonOptions(TypedDict, total=False):
     candidates: int | None
     rerank: Rerank | None
     penalty: float
+    shard_key_selector: models.ShardKeySelector | None
 
 
 class QueryOptions(CommonOptions, total=False):
@@ -120,6 +123,7 @@ class Request(BaseModel):
     candidates: Annotated[int | None, BeforeValidator(_maybe_count)] = None
     rerank: Annotated[Rerank | None, BeforeValidator(_rerank)] = None
     penalty: Annotated[float, BeforeValidator(_number)] = 0.0
+    shard_key_selector: models.ShardKeySelector | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Self:

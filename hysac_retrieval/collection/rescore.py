@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
+from hysac_retrieval.collection.copies import collections_of, differing_points
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import (
     Calibration,
@@ -41,7 +42,7 @@ from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.verdict import EARLIER, flag_key, superseding, verdict
 from hysac_retrieval.safety.views import worst_radius
 from hysac_retrieval.stores.amend import Amendment, stored_worst
-from hysac_retrieval.stores.base import Store, pages
+from hysac_retrieval.stores.base import Store, found, pages
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import MODALITIES, Modality, Thresholds
 
@@ -64,6 +65,7 @@ class RescoreReport:
         released: Of these, points that did not count as safe and now do.
         unreadable: Of these, points without a usable radius; they count as unsafe.
         left: Points that still carry an earlier score, because the rewrite was stopped or they were written meanwhile.
+        differing: Points whose copies on a cluster are not the same all the same; a write has missed some of them.
         safe: Points that a safe search can return now.
         points: All points of the collection.
         seconds: Duration.
@@ -77,6 +79,7 @@ class RescoreReport:
     released: int
     unreadable: int
     left: int
+    differing: int
     safe: int
     points: int
     seconds: float
@@ -114,7 +117,7 @@ def rescore(
         raise SettingsError(f"page is {page}; expected at least 1")
     start, store = time.perf_counter(), index.store
     index.refresh()
-    names = _names(index)
+    names = collections_of(index)
     for name in names:
         _name_calibration(store, name, safety, fingerprint)
     index.refresh()
@@ -127,7 +130,8 @@ def rescore(
         if should_stop():
             break
     left = sum(_left(store, name, metadata) for name in names)
-    if not any(_first(store, name, metadata) for name in names):  # a count may be an estimate
+    differing = sum(_copied(store, name, metadata, page) for name in names)
+    if not differing and not any(_first(store, name, metadata) for name in names):  # a count may be an estimate
         for name in names:
             _finish(store, name, page)
         index.refresh()
@@ -137,16 +141,11 @@ def rescore(
         thresholds=metadata.safety.threshold,
         **counts,
         left=left,
+        differing=differing,
         safe=index.count(safety_filter(metadata.safety.threshold, metadata.fingerprint)),
         points=index.count(),
         seconds=time.perf_counter() - start,
     )
-
-
-def _names(index: Index) -> list[str]:
-    """Return the collections with scores of these points: a companion, and the application's collection."""
-    attached = index.metadata.attached
-    return [*({attached.collection} - {index.name} if attached else ()), index.name]
 
 
 def _left(store: Store, name: str, metadata: CollectionMetadata) -> int:
@@ -173,6 +172,33 @@ def _rewrite(store: Store, name: str, metadata: CollectionMetadata, page: int, c
             amendments.append(_amended(point, metadata, before, counts))
         store.amend(name, amendments)
         yield len(points)
+
+
+def _copied(store: Store, name: str, metadata: CollectionMetadata, page: int) -> int:
+    """Give the copies of points that a rewrite has missed what the others have; returns how many differ all the same.
+
+    Only a copy that has the score of an earlier calibration, for the same radius, is changed. What is between two
+    calibrations, or was finished on one copy only, loses the earlier verdicts.
+    """
+    left = 0
+    flags = [flag_key(calibration.fingerprint) for calibration in metadata.earlier if not calibration.served]
+    for points in differing_points(store, name, page=page):
+        mended = [point for point in points if own_payload(point.payload).get("model") == metadata.fingerprint]
+        for earlier in metadata.earlier:
+            store.amend(name, [_as_here(point, earlier.fingerprint) for point in mended])
+        these = [point.id for point in mended]
+        if these and flags:
+            same: Any = models.HasIdCondition(has_id=[*these])
+            store.strip(name, [*flags, EARLIER], models.Filter(must=[same, scored_by([metadata.fingerprint])]))
+        left += len(points) - len(mended) + sum(point.differs for point in found(store, name, these))
+    return left
+
+
+def _as_here(point: StoredPoint, earlier: str) -> Amendment:
+    """Return what brings another copy of a point from an earlier calibration to where this one is."""
+    own = own_payload(point.payload)
+    entries = {key: own[key] for key in ("unsafe", "model", "safe", "earlier") if key in own}
+    return Amendment(point.id, entries, earlier, finite_number(own.get("radius")), stored_worst(own))
 
 
 def _finish(store: Store, name: str, page: int) -> None:

@@ -188,6 +188,11 @@ def make_collection(
             f"dimension {wanted.dim} and curvature {wanted.curvature}",
             hint="Give it another name, or recreate it",
         )
+    if wanted.shard_by not in (None, found.shard_by):
+        raise SettingsError(
+            f"collection {name!r} exists and is divided by {found.shard_by or 'nothing'}, not by {wanted.shard_by}",
+            hint="Leave the option out, or recreate the collection",
+        )
     if wanted.quantization not in (None, found.quantization):
         raise SettingsError(
             f"collection {name!r} exists with quantization {found.quantization}, not {wanted.quantization}",

@@ -34,8 +34,8 @@ from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.types import PointId
 
 
-def call(guards: Guards, name: str, args: tuple[Any, ...], kwargs: Given) -> Steps[Any]:
-    """Carry out one of `METHODS`.
+def call(guards: Guards, name: str, args: tuple[Any, ...], kwargs: Given, defaults: Given) -> Steps[Any]:
+    """Carry out one of `METHODS`; arguments that it takes and was not given have some `defaults`.
 
     Raises:
         SettingsError: An argument is not known here, is of another type, or asks for more than can be guarded.
@@ -43,6 +43,9 @@ def call(guards: Guards, name: str, args: tuple[Any, ...], kwargs: Given) -> Ste
         TypeError: An argument is missing, or given twice.
     """
     given = _given(name, args, kwargs)
+    for key in METHODS[name].arguments & defaults.keys():
+        if given.get(key) is None:
+            given[key] = defaults[key]
     collection = given["collection_name"]
     guard = yield from guards(collection)
     try:
@@ -109,6 +112,8 @@ def _scroll(guard: Guard, given: Given) -> Steps[tuple[list[models.Record], Poin
     ordered = given.get("order_by") is not None
     paged = not ordered and limit >= 1
     more = 1  # the next page begins with it, and only a safe one may be named
+    # Where copies differ, a page of all of them seems to be the last. So it is read from one, and then held to all.
+    several = not ordered and arguments.pop("consistency", None) is not None
     while True:
         wanted = max(limit - len(found) + more, 1) if paged else limit
         arguments |= {"limit": wanted, "scroll_filter": hiding(guard, hidden, user)}
@@ -120,6 +125,9 @@ def _scroll(guard: Guard, given: Given) -> Steps[tuple[list[models.Record], Poin
             more = 0  # strict mode may allow as many as were asked for: what follows them is found apart
             continue
         fallen = yield from fallen_points(guard, given, records, shown)
+        if several:
+            same = yield from safe_points(guard, given, [record.id for record in records])
+            fallen += [record.id for record in records if record.id not in same]
         if ordered and fallen and len(hidden) < ROUNDS * limit:  # pages in an order have no offset to go on from
             hidden += fallen
             continue

@@ -6,13 +6,14 @@ import functools
 from types import TracebackType
 from typing import Any, Self
 
-from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from hysac_retrieval.errors import NotGuardedError, SettingsError
 from hysac_retrieval.guard.calls import call
 from hysac_retrieval.guard.condition import Guard, expect_kind
 from hysac_retrieval.guard.known import Guards
 from hysac_retrieval.guard.methods import METHODS, REFUSED, TOLD
+from hysac_retrieval.guard.values import taken
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.steps import arun, run
 
@@ -22,13 +23,21 @@ class _Guarded:
 
     _kind: type[Any]
 
-    def __init__(self, client: Any, policy: SafetyPolicy | None = None, *, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        policy: SafetyPolicy | None = None,
+        *,
+        guard: Guard | None = None,
+        consistency: models.ReadConsistency | None = None,
+    ) -> None:
         if isinstance(client, _Guarded) or not isinstance(client, self._kind):
             raise SettingsError(f"client is {type(client).__name__}; expected a qdrant_client.{self._kind.__name__}")
         if policy is not None and guard is not None:
             raise SettingsError("policy and guard both say what is safe", hint="Give one of them")
         # The names are mangled, so that code which reaches for the insides of a client finds nothing.
         self.__client = client
+        self.__defaults = {} if consistency is None else {"consistency": taken("consistency", consistency)}
         self.__guards = Guards(expect_kind(policy, SafetyPolicy, "policy"), expect_kind(guard, Guard, "guard"))
 
     def refresh(self) -> None:
@@ -48,10 +57,10 @@ class _Guarded:
     @classmethod
     def __guarded(cls, name: str) -> Any:
         def method(self: Self, *args: Any, **kwargs: Any) -> Any:
-            return run(call(self.__guards, name, args, kwargs), self.__client)
+            return run(call(self.__guards, name, args, kwargs, self.__defaults), self.__client)
 
         async def awaited(self: Self, *args: Any, **kwargs: Any) -> Any:
-            return await arun(call(self.__guards, name, args, kwargs), self.__client)
+            return await arun(call(self.__guards, name, args, kwargs, self.__defaults), self.__client)
 
         return functools.wraps(getattr(cls._kind, name))(awaited if cls._kind is AsyncQdrantClient else method)
 
@@ -103,6 +112,9 @@ class SafeQdrantClient(_Guarded):
         policy: Threshold and rules; None for the model's own threshold. The scores are those of the model that each
             collection names in its metadata.
         guard: The condition for every collection, instead; for collections whose metadata is kept elsewhere.
+        consistency: Copies on a cluster that reads ask which name none themselves: a number, or one of the client's
+            `ReadConsistencyType`. With "all" a point whose copies differ, such as one whose score was taken away on
+            some of them only, is left out. ``count`` asks one copy in any case.
 
     Raises:
         SettingsError: An argument is of another type, or policy and guard are both given.

@@ -32,8 +32,9 @@ def query(guard_of: GuardOf, guard: Guard, name: str, given: Given) -> Steps[Any
     collection = given["collection_name"]
     several = name == "query_batch_points"
     stages = given["requests"] if several else [_stage(given)]
-    used = {pair for stage in stages for pair in mentioned(stage, collection)}
-    yield from _expect_safe(guard_of, given, used)
+    for stage in stages:
+        tenants = {"shard_key_selector": stage.shard_key} if several else {}
+        yield from _expect_safe(guard_of, {**given, **tenants}, {*mentioned(stage, collection)})
     asked = [one.with_payload for one in stages] if several else [given["with_payload"]]
     # A request of a batch that asks for no payload gets none; the other methods have a default of their own.
     shown = [shown_by(guard, False if several and one is None else one) for one in asked]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from qdrant_client import AsyncQdrantClient
 
 from hysac_retrieval.collection.attach import AttachOptions
+from hysac_retrieval.collection.copies import differing
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import CollectionMetadata, Vectors, read_metadata
 from hysac_retrieval.errors import SettingsError
@@ -112,7 +113,10 @@ def fill(
     with Journal(run.get("journal")) as notes:
         source = AttachedSource(index, content, notes.noted, sink.withdraw, few, views)
         part = Run(source, planner, encoding, sink, notes, encoder.context_length)
-        return replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)
+        report = replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)
+        if few is None and not report.interrupted:
+            report = replace(report, differing=differing(index) or 0)
+        return report
 
 
 async def aattach(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack, get_args
 from pydantic import ConfigDict, Field, SkipValidation, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from hysac_retrieval.collection.copies import differing
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.pictures import DEFAULT_MAX_PIXELS
 from hysac_retrieval.errors import SettingsError
@@ -113,6 +114,7 @@ def index_sources(
         if not report.interrupted:
             if prune:
                 report = prune_points(report, index, listing, limit)
+            report = replace(report, differing=differing(index) or 0)
             index.optimize()
     return replace(report, remarks=listing.remarks, seconds=time.perf_counter() - began)
 

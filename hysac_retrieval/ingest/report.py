@@ -47,6 +47,7 @@ class IndexReport:
         refused: Points that have left their sources and were not removed, because they are more than the limit.
         remarks: What should be looked at in tables that can be read, such as fields that span lines; pictures and films
             that were left out, and what would read them.
+        differing: Points whose copies on a cluster are not the same, as the run leaves them.
         seconds: Duration.
         interrupted: Whether it was stopped before the end.
     """
@@ -64,6 +65,7 @@ class IndexReport:
     unpruned: str = ""
     refused: int = 0
     remarks: tuple[str, ...] = ()
+    differing: int = 0
     seconds: float = 0.0
     interrupted: bool = False
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hysac_retrieval.collection.copies import differing
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.items import FailedItem
@@ -40,6 +41,7 @@ class Status:
         unreadable: The first 1,000 that cannot be read now.
         failures: The first 1,000 that failed when last tried, and why.
         departed: Number of points that have left, and of all points, of each source that has lost any.
+        differing: Points whose copies on a cluster are not the same; None where there is one copy of each.
         remarks: See `IndexReport.remarks`.
     """
 
@@ -51,6 +53,7 @@ class Status:
     unreadable: tuple[FailedItem, ...] = ()
     failures: tuple[FailedItem, ...] = ()
     departed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    differing: int | None = None
     remarks: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +115,7 @@ def status_of(
         departed=departed,
         unreadable=tuple(unreadable),
         failures=tuple(failures),
+        differing=None if index is None else differing(index, with_vectors=True),
         remarks=listing.remarks,
     )
 

@@ -34,6 +34,7 @@ from hysac_retrieval.steps import Steps, arun
 from hysac_retrieval.stores import Connection, HnswOptions, Store, server_options
 from hysac_retrieval.stores.qdrant.client import is_local
 from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
+from hysac_retrieval.stores.types import Consistency
 from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
@@ -183,19 +184,19 @@ def aconnect(
         create: See there; with `async_client` the collection must exist.
         hnsw: See there.
         async_client: The application's own asynchronous client, instead of a connection.
-        **connection: See there.
+        **connection: See there; `consistency` goes with `async_client`, too.
 
     Raises:
         SettingsError: `async_client` together with a connection or with `create`.
     """
-    if async_client is not None and (connection or create):
+    if async_client is not None and (connection.keys() - {"consistency"} or create):
         raise SettingsError(
             "async_client is a connection to a collection that exists", hint="Give no other connection, and no create"
         )
 
     def open_parts() -> _Parts:
         if async_client is not None:
-            return _of_client(async_client, name, load_encoder(model), policy)
+            return _of_client(async_client, name, load_encoder(model), policy, connection.get("consistency"))
         engine = connect(name, model=model, policy=policy, create=create, hnsw=hnsw, **connection)
 
         async def live(_: Any) -> LiveSearch:
@@ -216,7 +217,11 @@ def aconnect(
 
 
 def _of_client(
-    client: AsyncQdrantClient, name: str, encoder: QueryEncoder | None, policy: SafetyPolicy | None
+    client: AsyncQdrantClient,
+    name: str,
+    encoder: QueryEncoder | None,
+    policy: SafetyPolicy | None,
+    consistency: Consistency | None,
 ) -> _Parts:
     """Parts on an application's own client: for the first loop; others get one with the same options."""
     known: list[LiveSearch] = []
@@ -226,9 +231,9 @@ def _of_client(
         nonlocal used
         own, used = not used or is_local(client), True
         if own:
-            return AsyncQdrantStore(client)
+            return AsyncQdrantStore(client, consistency=consistency)
         options = {**client.init_options, "check_compatibility": False}
-        return AsyncQdrantStore(AsyncQdrantClient(**options), owned=True)
+        return AsyncQdrantStore(AsyncQdrantClient(**options), owned=True, consistency=consistency)
 
     async def live(opened: Any) -> LiveSearch:
         if not known:

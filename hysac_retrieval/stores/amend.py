@@ -13,7 +13,7 @@ from typing import Any
 from qdrant_client import models
 
 from hysac_retrieval.payload import MODEL, PAYLOAD_KEY, RADIUS, WORST_RADIUS, finite_number, own_payload
-from hysac_retrieval.stores.types import StoredPoint
+from hysac_retrieval.stores.types import ShardKey, StoredPoint
 from hysac_retrieval.types import PointId
 
 _SLACK = 1e-9  # numbers come back from an engine to within a unit in the last place
@@ -26,7 +26,7 @@ class Amendment:
     Attributes:
         id: The point.
         entries: The new values; all other entries stay.
-        model: Value that ``model`` must still have.
+        model: Value that ``model`` must still have; None to change the point whatever it has become.
         radius: Value that ``radius`` must still have; None if it was no usable number, and is not compared.
         worst: Radius that its worst view must still have; None for a point without a usable one, and it must not have
             got one since.
@@ -34,13 +34,15 @@ class Amendment:
 
     id: PointId
     entries: Mapping[str, Any]
-    model: str
-    radius: float | None
+    model: str | None
+    radius: float | None = None
     worst: float | None = None
 
     def condition(self) -> models.Filter:
         """Return the condition that holds for the point if it still is what it was."""
         this: Any = models.HasIdCondition(has_id=[self.id])
+        if self.model is None:
+            return models.Filter(must=[this])
         must = [this, models.FieldCondition(key=MODEL, match=models.MatchValue(value=self.model))]
         for key, known in ((RADIUS, self.radius), (WORST_RADIUS, self.worst)):
             if known is not None:
@@ -49,13 +51,17 @@ class Amendment:
         judged = models.FieldCondition(key=WORST_RADIUS, range=models.Range(gte=0.0))
         return models.Filter(must=must, must_not=[judged] if self.worst is None else None)
 
-    def operation(self) -> models.SetPayloadOperation:
-        """Return the change as a request to a server."""
-        change = models.SetPayload(payload=dict(self.entries), filter=self.condition(), key=PAYLOAD_KEY)
+    def operation(self, shard_key: ShardKey | None = None) -> models.SetPayloadOperation:
+        """Return the change as a request to a server, of a point in the shards of some key."""
+        change = models.SetPayload(
+            payload=dict(self.entries), filter=self.condition(), key=PAYLOAD_KEY, shard_key=shard_key
+        )
         return models.SetPayloadOperation(set_payload=change)
 
     def fits(self, stored: StoredPoint) -> bool:
         """Whether a point still is what it was."""
+        if self.model is None:
+            return True
         own = own_payload(stored.payload)
         radius, worst = finite_number(own.get("radius")), stored_worst(own)
         same = (self.radius is None or _near(self.radius, radius)) and _near(self.worst, worst)

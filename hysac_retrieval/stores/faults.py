@@ -17,6 +17,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from hysac_retrieval.errors import (
     CollectionNotFoundError,
+    CopiesAwayError,
     RequestTooLargeError,
     StorageFullError,
     StoreError,
@@ -56,6 +57,8 @@ _INDEX = (
     "Strict mode takes no condition on a field without an index. Make one with `hysac index --index-field {0}`, or "
     "create_payload_index"
 )
+_COPIES_AWAY = "not have enough active replicas"
+_FEWER = "Bring the node back, or ask fewer copies: consistency= (--consistency) takes a number, 1 by default"
 _PASSING_STATUS = {408, 425, 429}
 _PASSING_CODES = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL}
 # ValueError, RuntimeError and KeyError are what the client's local mode raises; AssertionError, for an answer in JSON
@@ -109,6 +112,8 @@ def _answered(error: UnexpectedResponse) -> StoreError:
         return StorageFullError(message, hint=_ROOM)
     if status == 413 or _too_large(detail):
         return RequestTooLargeError(message, hint=_SMALLER)
+    if _COPIES_AWAY in detail:
+        return CopiesAwayError(message, hint=_FEWER)
     if status in (401, 403):
         return StoreError(message, hint=_LOCKED if detail.startswith("Storage locked") else _ACCESS)
     if status == 404:
@@ -153,6 +158,8 @@ def _called(error: grpc.RpcError) -> StoreError:
         return RequestTooLargeError(message, hint=_SMALLER)
     if _full(detail or ""):
         return StorageFullError(message, hint=_ROOM)
+    if _COPIES_AWAY in (detail or ""):
+        return CopiesAwayError(message, hint=_FEWER)
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return StoreError(message, hint=_ACCESS)
     if code is grpc.StatusCode.NOT_FOUND:

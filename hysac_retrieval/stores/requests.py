@@ -9,6 +9,7 @@ from typing import Any, get_args
 from qdrant_client import models
 from qdrant_client.local.payload_value_extractor import value_by_key
 
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.stores.types import (
     METADATA_KEY,
     VECTOR_NAME,
@@ -45,6 +46,7 @@ def collection_request(spec: CollectionSpec) -> dict[str, Any]:
         "quantization_config": None if spec.quantization is None else _quantization(spec.quantization),
         "on_disk_payload": storage.on_disk_payload,
         "shard_number": storage.shards,
+        "sharding_method": None if storage.shard_by is None else models.ShardingMethod.CUSTOM,
         "replication_factor": storage.replication_factor,
         "write_consistency_factor": storage.write_consistency_factor,
         "metadata": {METADATA_KEY: dict(spec.metadata)},
@@ -80,6 +82,8 @@ def read_collection(info: models.CollectionInfo, *, formula: bool = False, estim
         metric=metric,
         formula=formula,
         estimates=estimates,
+        copies=info.config.params.replication_factor or 1,
+        keyed=info.config.params.sharding_method == models.ShardingMethod.CUSTOM,
     )
 
 
@@ -87,6 +91,8 @@ def query_requests(query: VectorQuery, *, local: bool = False) -> list[models.Qu
     """The searches as the requests of one batch."""
     # Local mode searches exactly and warns about parameters of a graph that it does not have; it gets none at all.
     params = None if local else search_params(query)
+    if local and query.shard_key_selector is not None:
+        raise SettingsError("shard_key_selector is for a Qdrant server, not for local mode", hint="Leave it out")
     vectors: list[list[float]] = query.vectors.tolist()
     requests = []
     for row, vector in enumerate(vectors):
@@ -98,7 +104,8 @@ def query_requests(query: VectorQuery, *, local: bool = False) -> list[models.Qu
             first = models.Prefetch(**stage, limit=max(query.candidates or 0, query.limit))
             stage = {"query": query.formulas[row], "prefetch": [first], "filter": condition}
         shown = [VECTOR_NAME] if query.with_vectors else False
-        requests.append(models.QueryRequest(**stage, limit=query.limit, with_payload=True, with_vector=shown))
+        stage |= {"limit": query.limit, "with_payload": True, "with_vector": shown}
+        requests.append(models.QueryRequest(**stage, shard_key=query.shard_key_selector))
     return requests
 
 
@@ -116,6 +123,7 @@ def group_request(query: VectorQuery, groups: GroupQuery, *, local: bool = False
         "group_size": groups.size,
         "with_payload": True,
         "with_vectors": one.with_vector,
+        "shard_key_selector": one.shard_key,
     }
 
 

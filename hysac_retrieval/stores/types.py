@@ -26,6 +26,8 @@ IndexKind = Literal["keyword", "integer", "float", "bool", "datetime", "uuid", "
 """Kinds of payload indexes, as Qdrant names them."""
 Consistency = int | Literal["majority", "quorum", "all"]
 """Copies on a cluster that a read asks: what so many of them, or all, agree on is returned."""
+ShardKey = int | str
+"""Name of the shards of a tenant, in a collection that is divided by tenants."""
 Metric = Literal["Dot", "Euclid"]
 """Comparison of stored vectors. Dot: larger is nearer; Euclid: smaller is nearer."""
 Quantization = Literal["int8", "turbo4", "turbo8", "binary"]
@@ -69,6 +71,8 @@ class StorageOptions:
         shards: Shards of a cluster's collection, 1 or more; for a server only.
         replication_factor: Copies of each shard, 1 or more; for a server only.
         write_consistency_factor: Copies that must confirm a write, 1 to `replication_factor`; for a server only.
+        shard_by: Payload field whose value, a word or a whole number, names the shards of a point (a tenant); for a
+            server only. `shards` then counts for each value.
     """
 
     on_disk: bool | None = None
@@ -76,6 +80,13 @@ class StorageOptions:
     shards: int | None = None
     replication_factor: int | None = None
     write_consistency_factor: int | None = None
+    shard_by: str | None = None
+
+    @property
+    def of_clusters(self) -> list[str]:
+        """Names of the options that are given and are for a server only."""
+        names = ("shards", "replication_factor", "write_consistency_factor", "shard_by")
+        return [name for name in names if getattr(self, name) is not None]
 
     def __post_init__(self) -> None:
         for name in ("shards", "replication_factor", "write_consistency_factor"):
@@ -123,6 +134,8 @@ class Opened:
         metric: Comparison of the vectors; None when there is no such vector, or another comparison.
         formula: Whether the engine can compute a geodesic distance in a second stage (acosh in formulas).
         estimates: Whether counts are estimates, because strict mode allows no exact ones.
+        copies: Copies of each shard, on a cluster.
+        keyed: Whether its shards are chosen by a key, such as a tenant.
     """
 
     metadata: Mapping[str, Any] | None
@@ -130,6 +143,8 @@ class Opened:
     metric: Metric | None = "Dot"
     formula: bool = False
     estimates: bool = False
+    copies: int = 1
+    keyed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,7 @@ class VectorQuery:
         vectors: Shape (n, size), float32.
         limit: Points to return for each, 1 or more.
         least: How many of them are wanted; a store in strict mode may return so many only. None for all.
+        shard_key_selector: Tenants to search, in a collection that is divided by them; None for all.
         filter: Condition on every point, applied inside the search: in the first stage and, with formulas, at the
             root as well.
         filters: One condition for each vector, which takes the place of `filter`; a store asks `condition`.
@@ -165,6 +181,7 @@ class VectorQuery:
     with_vectors: bool = True
     filters: Sequence[models.Filter | None] | None = None
     least: int | None = None
+    shard_key_selector: models.ShardKeySelector | None = None
 
     def condition(self, row: int) -> models.Filter | None:
         """Return the condition on the points found for one of the vectors."""
@@ -187,12 +204,16 @@ class GroupQuery:
 
 
 class StoredPoint(NamedTuple):
-    """A point as the engine returned it; `score` and `vector` are None if not asked for."""
+    """A point as the engine returned it; `score` and `vector` are None if not asked for.
+
+    `differs` says that its copies on a cluster are not the same, so that this is what one of them has.
+    """
 
     id: PointId
     payload: Mapping[str, Any]
     score: float | None = None
     vector: Sequence[float] | None = None
+    differs: bool = False
 
 
 def named_vector(vectors: Any, name: str) -> Any:

@@ -82,10 +82,13 @@ def attached_tasks(items: Sequence[Item], *, resume: bool) -> Iterator[Task]:
 
 
 def marks(index: Index, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Look up, by id, the entries of stored points under the key ``hysac``; empty for another model's points."""
+    """Look up, by id, the entries of stored points under the key ``hysac``.
+
+    They are empty for points of another model, and for points whose copies differ: these are written again.
+    """
     condition = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
     page, _ = index.store.scroll(index.name, filter=condition, limit=max(len(ids), 1))
-    found = {str(point.id): own_payload(point.payload) for point in page}
+    found = {str(point.id): {} if point.differs else own_payload(point.payload) for point in page}
     model = index.metadata.fingerprint
     return {key: entries if entries.get("model") == model else {} for key, entries in found.items()}
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from hysac_retrieval.collection.attachment import Attachment
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.ingest.items import HASH, SOURCE, FailedItem
-from hysac_retrieval.ingest.pipeline.plan import marks
 from hysac_retrieval.ingest.protocols import Outcome
-from hysac_retrieval.payload import finite_number
+from hysac_retrieval.payload import finite_number, own_payload
 from hysac_retrieval.safety.views import JUDGE, ViewSetting, judge_of
 from hysac_retrieval.stores.amend import Amendment, stored_worst
+from hysac_retrieval.stores.base import found
 from hysac_retrieval.types import Modality, PointId
 
 _REJECTED = 128  # items whose points are looked up at once
@@ -69,14 +69,19 @@ class CollectionSink:
         """
         with self._lock:
             rejected, self._rejected = self._rejected, {}
-        stored = marks(self._index, list(rejected)) if rejected else {}
-        amendments = [
-            Amendment(key, _WITHDRAWN, entries["model"], finite_number(entries.get("radius")), stored_worst(entries))
-            for key, entries in stored.items()
-            if entries.get(HASH, rejected[key]) != rejected[key]
-        ]
+        if not rejected:
+            return
+        index = self._index
+        amendments = []
+        for point in found(index.store, index.name, [*rejected]):
+            own, content = own_payload(point.payload), rejected[str(point.id)]
+            if point.differs:  # some copy may still have the score, whatever this one says
+                amendments.append(Amendment(point.id, _WITHDRAWN, None))
+            elif own.get("model") == index.metadata.fingerprint and own.get(HASH, content) != content:
+                radius = finite_number(own.get("radius"))
+                amendments.append(Amendment(point.id, _WITHDRAWN, own["model"], radius, stored_worst(own)))
         if amendments:
-            self._index.store.amend(self._index.name, amendments)
+            index.store.amend(index.name, amendments)
 
 
 class AttachedSink:

@@ -290,14 +290,14 @@ class AttachedSource:
             return FailedItem.of(origin, error, source=source, id=key)
         if found is None:
             self.lacking += 1
-            if PAYLOAD_KEY in point.payload:
+            if PAYLOAD_KEY in point.payload or point.differs:
                 self._withdraw(point.id)
             return None
         modality, content = found
         if isinstance(content, Path):
             origin = f"{origin} ({content})"
         entries = own_payload(point.payload)
-        scored = has_vector and entries.get("model") == self._fingerprint
+        scored = has_vector and not point.differs and entries.get("model") == self._fingerprint
         known = known_hash(entries, self._content.judge(modality, self._views)) if scored else None
         return Item(origin, key, source, modality, content, {}, "", point=point.id, known=known)
 

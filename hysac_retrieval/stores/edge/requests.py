@@ -36,10 +36,9 @@ def shard_config(spec: CollectionSpec) -> Any:
         SettingsError: The options are those of a cluster.
     """
     hnsw, storage = spec.hnsw, spec.storage
-    if any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
+    if given := storage.of_clusters:
         raise SettingsError(
-            "shards, replication_factor and write_consistency_factor are for a Qdrant server (url=); "
-            "the embedded engine keeps a collection in one folder"
+            f"{' and '.join(given)} are for a Qdrant server (url=); the embedded engine has one folder for a collection"
         )
     return edge.EdgeConfig(
         vectors={
@@ -71,6 +70,8 @@ def query_requests(query: VectorQuery, translate: Callable[[models.Filter], Any]
         query: The searches.
         translate: Makes a condition of the engine's of a filter; a store remembers what it made.
     """
+    if query.shard_key_selector is not None:
+        raise SettingsError("shard_key_selector is for a Qdrant server (url=)", hint="Leave it out")
     params = _params(query)
     vectors: list[Any] = [VECTOR_NAME] if query.with_vectors else False  # type: ignore[assignment]  # or a boolean
     filters = query.filters or [query.filter] * len(query.vectors)

@@ -9,20 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
+from hysac_retrieval.errors import PointNotFoundError
 from hysac_retrieval.payload import PAYLOAD_KEY
+from hysac_retrieval.steps import run
 from hysac_retrieval.stores.extension import Extension, Facts, inherited_quantization, write_present
 from hysac_retrieval.stores.qdrant.client import Calls
+from hysac_retrieval.stores.qdrant.layout import by_key, shard_keys
 from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES
-from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec
+from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec, ShardKey
 from hysac_retrieval.stores.versions import METADATA, NEW_VECTOR
 from hysac_retrieval.types import PointId
 
 
 class QdrantExtension(Extension):
-    """The part of this package in one collection of an application; `local` as of `Operations`."""
+    """The part of this package in one collection of an application; `local` as of `Operations`.
 
-    def __init__(self, name: str, calls: Calls, *, local: bool) -> None:
-        self._name, self._calls, self._local = name, calls, local
+    Args:
+        name: The collection.
+        calls: Asks its client.
+        local: As of `Operations`.
+        keyed: Whether the application has divided the collection by shard keys.
+    """
+
+    def __init__(self, name: str, calls: Calls, *, local: bool, keyed: bool = False) -> None:
+        self._name, self._calls, self._local, self._keyed = name, calls, local, keyed
 
     def facts(self) -> Facts:
         config = self._calls.get_collection(self._name).config
@@ -69,32 +79,32 @@ class QdrantExtension(Extension):
     ) -> int:
         def send(rows: Sequence[int]) -> None:
             operations: list[Any] = []
-            if vectors is not None:
-                points = [models.PointVectors(id=ids[row], vector={VECTOR_NAME: vectors[row].tolist()}) for row in rows]
-                operations.append(models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=points)))
-            # The payload comes last: a point that has it has been done.
-            operations += [
-                models.SetPayloadOperation(
-                    set_payload=models.SetPayload(payload=dict(payloads[row]), points=[ids[row]])
-                )
-                for row in rows
-            ]
+            for key, some in self._placed(ids, rows).items():
+                if vectors is not None:
+                    points = [models.PointVectors(id=ids[r], vector={VECTOR_NAME: vectors[r].tolist()}) for r in some]
+                    update = models.UpdateVectors(points=points, shard_key=key)
+                    operations.append(models.UpdateVectorsOperation(update_vectors=update))
+                # The payload comes last: a point that has it has been done.
+                changes = [models.SetPayload(payload=dict(payloads[r]), points=[ids[r]], shard_key=key) for r in some]
+                operations += [models.SetPayloadOperation(set_payload=change) for change in changes]
             self._calls.batch_update_points(self._name, operations)
 
         return write_present(ids, send, self._there)
 
     def erase(self, ids: Sequence[PointId], *, vector: bool = True) -> None:
         def send(rows: Sequence[int]) -> None:
-            few = [ids[row] for row in rows]
-            # A null takes the points out of the indexes below the key; deleting the key alone would leave them there.
-            null = models.SetPayload(payload={PAYLOAD_KEY: None}, points=few)
-            operations: list[Any] = [
-                models.SetPayloadOperation(set_payload=null),
-                models.DeletePayloadOperation(delete_payload=models.DeletePayload(keys=[PAYLOAD_KEY], points=few)),
-            ]
-            if vector:
-                dropped = models.DeleteVectors(vector=[VECTOR_NAME], points=few)
-                operations.append(models.DeleteVectorsOperation(delete_vectors=dropped))
+            operations: list[Any] = []
+            for key, some in self._placed(ids, rows).items():
+                few: dict[str, Any] = {"points": [ids[row] for row in some], "shard_key": key}
+                # A null takes points out of the indexes below the key; deleting the key alone would leave them there.
+                null, gone = models.SetPayload(payload={PAYLOAD_KEY: None}, **few), [PAYLOAD_KEY]
+                operations += [
+                    models.SetPayloadOperation(set_payload=null),
+                    models.DeletePayloadOperation(delete_payload=models.DeletePayload(keys=gone, **few)),
+                ]
+                if vector:
+                    dropped = models.DeleteVectors(vector=[VECTOR_NAME], **few)
+                    operations.append(models.DeleteVectorsOperation(delete_vectors=dropped))
             self._calls.batch_update_points(self._name, operations)
 
         write_present(ids, send, self._there)
@@ -107,6 +117,19 @@ class QdrantExtension(Extension):
             self._calls.delete_vector_name(self._name, VECTOR_NAME)
         # A null removes a key; the application's own metadata stays.
         self._calls.update_collection(self._name, metadata={METADATA_KEY: None})
+
+    def _placed(self, ids: Sequence[PointId], rows: Sequence[int]) -> Mapping[ShardKey | None, Sequence[int]]:
+        """Gather rows by the shards that their points are in.
+
+        Raises:
+            PointNotFoundError: One is no longer there.
+        """
+        if not self._keyed:
+            return {None: rows}
+        places = run(shard_keys(self._name, [ids[row] for row in rows]), self._calls)
+        if gone := [ids[row] for row in rows if ids[row] not in places]:
+            raise PointNotFoundError(f"collection {self._name!r} has no point {gone[0]}")
+        return by_key(rows, [places[ids[row]] for row in rows])
 
     def _there(self, ids: Sequence[PointId]) -> set[PointId]:
         found = self._calls.retrieve(self._name, list(ids), with_payload=False)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,18 @@ from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores import requests, versions
 from hysac_retrieval.stores.amend import Amendment, fitting
 from hysac_retrieval.stores.faults import unfinished
-from hysac_retrieval.stores.qdrant.forms import Form
+from hysac_retrieval.stores.qdrant.forms import Form, Models
+from hysac_retrieval.stores.qdrant.layout import (
+    Layout,
+    by_key,
+    from_copies,
+    known_keys,
+    layout_of,
+    of_copies,
+    shard_key_of,
+    shard_keys,
+    with_shards,
+)
 from hysac_retrieval.stores.qdrant.strict import Limits, limits_of
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
@@ -38,6 +50,7 @@ from hysac_retrieval.stores.types import (
     GroupQuery,
     IndexKind,
     Opened,
+    ShardKey,
     StoredPoint,
     VectorQuery,
 )
@@ -56,15 +69,20 @@ class Operations:
     Args:
         local: Whether the client keeps its collections in this process.
         form: How searches and points are handed to the client.
-        consistency: Copies on a cluster that a read asks; None for the server's own choice.
+        consistency: Copies on a cluster that a read asks; None for the server's own choice. `scroll` says which points
+            differ among these.
     """
 
     def __init__(self, *, local: bool, form: Form, consistency: Consistency | None = None) -> None:
         self.local = local
         self._form = form
-        self._reads: dict[str, Any] = {} if consistency is None else {"consistency": _of_copies(consistency)}
+        self._consistency = consistency
+        self._reads: dict[str, Any] = {} if consistency is None else {"consistency": of_copies(consistency)}
         self._version = "" if local else None
-        self._limits: defaultdict[str, Limits] = defaultdict(Limits)  # of collections that were opened
+        # Of collections that were opened:
+        self._limits: defaultdict[str, Limits] = defaultdict(Limits)
+        self._layouts: defaultdict[str, Layout] = defaultdict(Layout)
+        self._keys: defaultdict[str, set[ShardKey]] = defaultdict(set)  # that are known to have shards
 
     def names(self) -> Steps[list[str]]:
         found: models.CollectionsResponse = yield Ask("get_collections")
@@ -79,9 +97,8 @@ class Operations:
         return bool((yield Ask("collection_exists", name)))
 
     def create(self, name: str, spec: CollectionSpec) -> Steps[None]:
-        storage = spec.storage
-        if self.local and any((storage.shards, storage.replication_factor, storage.write_consistency_factor)):
-            what = "shards, replication_factor and write_consistency_factor are for a Qdrant server, not for local mode"
+        if self.local and (given := spec.storage.of_clusters):
+            what = f"{' and '.join(given)} are for a Qdrant server, not for local mode"
             raise SettingsError(what, hint="Leave them out, or use url=")
         if not self.local:
             version = yield from self.version()
@@ -97,6 +114,7 @@ class Operations:
                 raise
             if (yield from self._described(name)).metadata != json.loads(json.dumps(dict(spec.metadata))):
                 raise _exists(name) from error
+        self._keys.pop(name, None)
         try:
             for key, kind in spec.indexes.items():
                 yield from self.add_index(name, key, kind)
@@ -142,27 +160,66 @@ class Operations:
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
     ) -> Steps[None]:
+        layout = self._layouts[name]
+        if layout.keyed:
+            keys = [shard_key_of(i, p, layout.shard_by) for i, p in zip(ids, payloads, strict=True)]
+            yield from self._make_way(name, ids, keys)
+            for key, rows in by_key(range(len(ids)), keys).items():
+                write = partial(_upsert, name, key)
+                points = Models().points([ids[row] for row in rows], vectors[rows], [payloads[row] for row in rows])
+                for start in range(0, len(points), UPSERT_CHUNK):
+                    yield from halved(points[start : start + UPSERT_CHUNK], write)
+            return
         for start in range(0, len(ids), UPSERT_CHUNK):
             chunk = slice(start, start + UPSERT_CHUNK)
             points = self._form.points(ids[chunk], vectors[chunk], payloads[chunk])
             with counted(start, len(ids)):
                 yield from halved(points, lambda few: self._form.upsert(name, few))
 
+    def _make_way(self, name: str, ids: Sequence[PointId], keys: Sequence[ShardKey]) -> Steps[None]:
+        """Make the shards that points are to go into, and take the points from others: ids are of one shard each."""
+        if lacking := set(keys) - self._keys[name]:
+            yield from with_shards(name, sorted(lacking, key=str))
+            self._keys[name] |= lacking
+        wanted = dict(zip(ids, keys, strict=True))
+        for start in range(0, len(ids), UPSERT_CHUNK):
+            found = yield from shard_keys(name, ids[start : start + UPSERT_CHUNK])
+            moved = {identity: key for identity, key in found.items() if wanted.get(identity, key) != key}
+            yield from self._delete(name, by_key([*moved], [*moved.values()]))
+
+    def _placed(self, name: str, ids: Sequence[PointId]) -> Steps[dict[ShardKey | None, list[PointId]]]:
+        """Gather points by the shards that they are in; those that are nowhere are left out where that is known."""
+        if not self._layouts[name].keyed:
+            return {None: [*ids]}
+        found = yield from shard_keys(name, ids)
+        return by_key([*found], [*found.values()])
+
     def amend(self, name: str, amendments: Sequence[Amendment]) -> Steps[None]:
         for start in range(0, len(amendments), UPSERT_CHUNK):
             few = amendments[start : start + UPSERT_CHUNK]
             changes: Sequence[Any] = [change.operation() for change in few]
+            if self._layouts[name].keyed:
+                places = yield from shard_keys(name, [change.id for change in few])
+                changes = [change.operation(places[change.id]) for change in few if change.id in places]
             if self.local:  # which would look through all its points for each condition
                 changes = fitting(few, (yield from self.retrieve(name, [change.id for change in few])))
             if changes:
                 yield from halved(changes, lambda few: Ask("batch_update_points", name, few, wait=True))
 
     def strip(self, name: str, keys: Sequence[str], filter: models.Filter) -> Steps[None]:
-        yield Ask("delete_payload", name, list(keys), filter, wait=True)
+        where = {}
+        if self._layouts[name].keyed:
+            where = {"shard_key_selector": (yield from known_keys(name))}
+        if where != {"shard_key_selector": []}:
+            yield Ask("delete_payload", name, list(keys), filter, wait=True, **where)
 
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
         if not len(query.vectors):
             return []
+        if query.shard_key_selector is not None:
+            some = requests.query_requests(self._limits[name].fitted(query), local=self.local)
+            replies = yield from halved(some, lambda few: Ask("query_batch_points", name, few, **self._reads))
+            return requests.read_responses([reply for each in replies for reply in each])
         asked = self._form.searches(name, self._limits[name].fitted(query))
         answers = yield from halved(asked, lambda few: self._form.search(name, few, self._reads))
         return [points for answer in answers for points in self._form.found(answer)]
@@ -193,17 +250,22 @@ class Operations:
         fields: Sequence[str] | None = None,
     ) -> Steps[tuple[list[StoredPoint], PointId | None]]:
         vector = VECTOR_NAME if with_vectors is True else with_vectors
-        records, following = yield Ask(
-            "scroll",
-            name,
-            scroll_filter=filter,
-            limit=self._limits[name].page(limit),
-            offset=after,
-            with_payload=True if fields is None else list(fields),
-            with_vectors=False if vector is False else [vector],
-            **self._reads,
-        )
-        return [requests.stored(record, vector=vector or "") for record in records], following
+        shown: dict[str, Any] = {
+            "with_payload": True if fields is None else list(fields),
+            "with_vectors": False if vector is False else [vector],
+        }
+        most = self._limits[name].page(limit)
+        records, following = yield Ask("scroll", name, scroll_filter=filter, limit=most, offset=after, **shown)
+        page = [requests.stored(record, vector=vector or "") for record in records]
+        layout = self._layouts[name]
+        if page and self._consistency is not None and layout.copies > 1:
+            these: Any = models.Filter(must=[models.HasIdCondition(has_id=[point.id for point in page])])
+            asked = partial(Ask, "scroll", name, scroll_filter=these, limit=len(page), **shown)
+            agreed = yield from from_copies(self._consistency, layout, lambda copies: asked(consistency=copies))
+            if agreed is not None:
+                same = {record.id for record in agreed[0]}
+                page = [point if point.id in same else point._replace(differs=True) for point in page]
+        return page, following
 
     def retrieve(self, name: str, ids: Sequence[PointId]) -> Steps[list[StoredPoint]]:
         found: list[StoredPoint] = []
@@ -221,8 +283,11 @@ class Operations:
 
     def delete(self, name: str, ids: Sequence[PointId]) -> Steps[None]:
         for start in range(0, len(ids), UPSERT_CHUNK):
-            chunk = list(ids[start : start + UPSERT_CHUNK])
-            yield from halved(chunk, lambda few: Ask("delete", name, models.PointIdsList(points=few), wait=True))
+            yield from self._delete(name, (yield from self._placed(name, ids[start : start + UPSERT_CHUNK])))
+
+    def _delete(self, name: str, placed: Mapping[ShardKey | None, Sequence[PointId]]) -> Steps[None]:
+        for key, some in placed.items():
+            yield from halved(some, partial(_removal, name, key))
 
     def optimize(self, name: str) -> Steps[None]:
         """Wait until a server has finished its graph, which it builds on its own; local mode has none."""
@@ -263,7 +328,9 @@ class Operations:
         info = yield Ask("get_collection", name)
         self._limits[name] = limits_of(info)
         formula = self.local or versions.FORMULAS.known(version)
-        return requests.read_collection(info, formula=formula, estimates=not self._limits[name].exact)
+        opened = requests.read_collection(info, formula=formula, estimates=not self._limits[name].exact)
+        self._layouts[name] = layout_of(opened)
+        return opened
 
 
 def _exists(name: str) -> CollectionExistsError:
@@ -271,8 +338,16 @@ def _exists(name: str) -> CollectionExistsError:
     return CollectionExistsError(f"collection {name!r} exists already", hint=hint)
 
 
-def _of_copies(consistency: Consistency) -> models.ReadConsistency:
-    return consistency if isinstance(consistency, int) else models.ReadConsistencyType(consistency)
+def _upsert(name: str, key: ShardKey | None, points: Sequence[models.PointStruct]) -> Ask:
+    return Ask("upsert", name, points, wait=True, **_in(key))
+
+
+def _removal(name: str, key: ShardKey | None, ids: Sequence[PointId]) -> Ask:
+    return Ask("delete", name, models.PointIdsList(points=[*ids]), wait=True, **_in(key))
+
+
+def _in(key: ShardKey | None) -> dict[str, Any]:
+    return {} if key is None else {"shard_key_selector": key}
 
 
 def halved(rows: Sequence[Any], ask: Callable[[Sequence[Any]], Ask]) -> Steps[list[Any]]:

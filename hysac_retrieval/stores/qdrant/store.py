@@ -140,8 +140,7 @@ class QdrantStore(_Store[QdrantClient]):
 
     def extension(self, name: str) -> QdrantExtension:
         """See `Store.extension`."""
-        self.open(name)
-        return QdrantExtension(name, self._calls, local=self._do.local)
+        return QdrantExtension(name, self._calls, local=self._do.local, keyed=self.open(name).keyed)
 
     def close(self) -> None:
         """See `Store.close`."""
