@@ -230,11 +230,12 @@ def test_the_command_line_counts_before_the_environment(
 
 def test_a_point_that_one_copy_lacks_is_written_again(run: Run, tmp_path: Path, toy_bundle: Path) -> None:
     with rest_server() as server:
+        copies = server.copied()
         options = ("--collection", "c", "--url", server.url, "--model", toy_bundle, "--json")
         folder = write_pictures(tmp_path / "p")
         assert json.loads(run("index", folder, *options).stdout)["report"]["indexed"]["image"] == 4
         records, _ = server.backend.scroll("c")
-        server.lacking = {record.id for record in records[:2]}
+        copies.clients[1].delete("c", [record.id for record in records[:2]])
         assert json.loads(run("index", folder, *options, "--consistency", 1).stdout)["report"]["skipped"] == 4
         again = json.loads(run("index", folder, *options).stdout)["report"]
         assert (again["indexed"]["image"], again["skipped"]) == (2, 2)

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
 
 from hysac_retrieval.stores.versions import METADATA
+from support.cluster import Copies, Tenants, reads
 from support.outliving import drop_key, index_key
 
 
@@ -35,15 +36,39 @@ class RestServer:
     telemetry: dict[str, Any] | None = None
     key: str | None = None
     short_groups: bool = False
-    lacking: set[Any] = field(default_factory=set)
+    copies: Copies | None = None
+    tenants: dict[str, Tenants] = field(default_factory=dict)
     strict: models.StrictModeConfig | None = None
     indexed: dict[str, set[str]] = field(default_factory=dict)
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
 
-    def answer(self, method: str, path: str, body: Any, *, all_copies: bool = False) -> Any:
-        client = self.backend
+    def copied(self, number: int = 2, factor: int = 1) -> Copies:
+        """Have so many copies of everything; call it before there is anything."""
+        others = [QdrantClient(":memory:") for _ in range(number - 1)]
+        self.copies = Copies([self.backend, *others], factor=factor)
+        return self.copies
+
+    def answer(self, method: str, path: str, body: Any, consistency: str = "1") -> Any:
+        """Answer from the copies that are asked, and from the shards."""
+        name, _, action = path.removeprefix("/collections/").partition("/")
+        tenants = self.tenants.get(name)
+        if tenants is not None and action == "shards":
+            return tenants.make(body["shard_key"]) if body else {"shard_keys": [{"key": key} for key in tenants.keys]}
+        if tenants is not None and action and isinstance(body, dict):
+            body = tenants.asked(body) if reads(method, action) else tenants.written(action, body)
+
+        def on(client: QdrantClient, asked: Any) -> Any:
+            return self._answer(client, method, path, asked)
+
+        if self.copies is None:
+            found = on(self.backend, body)
+        else:
+            found = self.copies.answer(on, method, action, body, consistency)
+        return found if tenants is None or not reads(method, action) else tenants.told(found)
+
+    def _answer(self, client: QdrantClient, method: str, path: str, body: Any) -> Any:
         if path == "/":
             return None
         if path == "/telemetry":
@@ -62,6 +87,8 @@ class RestServer:
                 raise FileExistsError(f"Wrong input: Collection `{name}` already exists!")
             spec = models.CreateCollection.model_validate(body)
             metadata = spec.metadata if METADATA.known(self.version) else None
+            if spec.sharding_method == models.ShardingMethod.CUSTOM:
+                self.tenants[name] = Tenants()
             return client.create_collection(name, vectors_config=spec.vectors, metadata=metadata)
         if method == "PATCH" and not action:
             return client.update_collection(name, metadata=models.UpdateCollection.model_validate(body).metadata)
@@ -72,6 +99,10 @@ class RestServer:
         if method == "GET":
             info = client.get_collection(name).model_dump(mode="json")
             info["config"]["strict_mode_config"] = self.strict and self.strict.model_dump(mode="json")
+            if self.copies is not None:
+                info["config"]["params"]["replication_factor"] = len(self.copies.clients)
+            if name in self.tenants:
+                info["config"]["params"]["sharding_method"] = "custom"
             if self.optimizer is not None:
                 return info | {"status": "red", "optimizer_status": {"error": self.optimizer}}
             return info | {"status": "yellow" if len(self.bodies("GET", path)) % 2 else "green"}
@@ -112,7 +143,6 @@ class RestServer:
             return done
         if (method, action) == ("PUT", "points"):
             client.upsert(name, models.PointsList.model_validate(body).points)
-            self.lacking -= {point["id"] for point in body["points"]}
             return done
         if (method, action) == ("POST", "points/delete"):
             client.delete(name, models.PointIdsList.model_validate(body))
@@ -168,8 +198,6 @@ class RestServer:
                 with_payload=page.with_payload,
                 with_vectors=page.with_vector,
             )
-            if all_copies:  # of which one lacks some points
-                records = [record for record in records if record.id not in self.lacking]
             return {"points": [record.model_dump(mode="json") for record in records], "next_page_offset": following}
         if (method, action) == ("POST", "points"):
             wanted = models.PointRequest.model_validate(body)
@@ -254,7 +282,8 @@ def rest_server(behind: str = "") -> Iterator[RestServer]:
                         raise PermissionError("Invalid API key or JWT")
                     if server.broken:
                         raise RuntimeError("disk full")
-                    result = server.answer(self.command, path, body, all_copies="consistency=all" in self.path)
+                    asked = re.search(r"[?&]consistency=(\w+)", self.path)
+                    result = server.answer(self.command, path, body, asked[1] if asked else "1")
                     reply = (
                         {"title": "qdrant", "version": server.version} if path == "/" else reply | {"result": result}
                     )
@@ -294,4 +323,5 @@ def rest_server(behind: str = "") -> Iterator[RestServer]:
         http.shutdown()
         thread.join()
         http.server_close()
-        backend.close()
+        for client in server.copies.clients if server.copies else [backend]:
+            client.close()

@@ -115,8 +115,9 @@ class QdrantExtension(Extension):
                 self._calls.delete_payload_index(self._name, key)
         if self.facts().has_vector:
             self._calls.delete_vector_name(self._name, VECTOR_NAME)
-        # A null removes a key; the application's own metadata stays.
-        self._calls.update_collection(self._name, metadata={METADATA_KEY: None})
+        if METADATA_KEY in (self._calls.get_collection(self._name).config.metadata or {}):
+            # A null removes a key; the application's own metadata stays.
+            self._calls.update_collection(self._name, metadata={METADATA_KEY: None})
 
     def _placed(self, ids: Sequence[PointId], rows: Sequence[int]) -> Mapping[ShardKey | None, Sequence[int]]:
         """Gather rows by the shards that their points are in.
