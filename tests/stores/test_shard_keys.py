@@ -21,7 +21,7 @@ from hysac_retrieval.search.blocking import connect
 from hysac_retrieval.stores import StorageOptions
 from hysac_retrieval.stores.base import pages
 
-TENANTS = ["red", "blue", 7]
+TENANTS: list[Any] = ["red", "blue", 7]
 TEXTS = ["a dog", "a gun", "a cat", "a house", "a knife", "a tree"]
 TITLES = Content(text="title")
 
