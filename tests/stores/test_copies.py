@@ -226,11 +226,11 @@ def test_content_that_cannot_be_judged_any_more_loses_its_score_on_a_copy_that_m
         report = index_sources([folder], index, encoder, workers=0)
         assert (report.failures, report.differing) == (1, 0)
         withdrawn = copies.clients[0].scroll("c", limit=N)[0]
-        (identity,) = [record.id for record in withdrawn if record.payload[PAYLOAD_KEY].get("radius") is None]
+        (identity,) = [record.id for record in withdrawn if (record.payload or {})[PAYLOAD_KEY].get("radius") is None]
         # The second copy has it as it was before.
         copies.clients[1].set_payload("c", {"unsafe": 0.0, "radius": 1.0, "safe": {"x": True}}, [identity], key="hysac")
         assert index_sources([folder], index, encoder, workers=0).differing == 0
-    found = copies.clients[1].retrieve("c", [identity])[0].payload[PAYLOAD_KEY]
+    found = (copies.clients[1].retrieve("c", [identity])[0].payload or {})[PAYLOAD_KEY]
     assert [found.get(key) for key in ("unsafe", "radius", "safe")] == [None, None, None]
 
 
@@ -242,7 +242,9 @@ def test_status_counts_what_differs_and_a_run_is_done_when_nothing_does(
     options = ("--collection", "c", "--url", server.url, "--model", toy_bundle)
     assert run("index", folder, other, *options, "--workers", 0).exit_code == 0
     assert "0 points differ" in run("status", folder, *options).output
-    of_other = [r.id for r in copies.clients[1].scroll("c", limit=N)[0] if r.payload["hysac"]["source"] == str(other)]
+    of_other = [
+        r.id for r in copies.clients[1].scroll("c", limit=N)[0] if (r.payload or {})["hysac"]["source"] == str(other)
+    ]
     copies.clients[1].delete("c", of_other[:2])
     told = run("status", folder, other, *options, "--json")
     assert (json.loads(told.stdout)["differing"], json.loads(told.stdout)["stale"]) == (2, 2)
