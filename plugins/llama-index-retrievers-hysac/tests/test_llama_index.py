@@ -12,6 +12,7 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.retrievers import QueryFusionRetriever, TransformRetriever
+from llama_index.core.retrievers.fusion_retriever import FUSION_MODES
 from llama_index.core.schema import ImageNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from PIL import Image
 from qdrant_client import models
@@ -42,7 +43,8 @@ def test_the_classes_are_what_the_framework_expects() -> None:
 def test_texts_are_text_nodes(engine: SafeSearch) -> None:
     (found,) = HySACRetriever(engine, filter=below(1)).retrieve("a dog")
     (hit,) = engine.search("a dog", filter=below(1))
-    assert type(found.node) is TextNode
+    assert isinstance(found.node, TextNode)
+    assert found.node.class_name() == "TextNode"
     assert (found.node.node_id, found.text, found.score) == ("0", "a man in the park", 1 / (1 + hit.distance))
     assert found.metadata["k"] == 0
     assert found.metadata["hysac"]["unsafe"] == hit.unsafe
@@ -59,7 +61,7 @@ def test_images_are_image_nodes_whose_path_stays_in_the_folder(engine: SafeSearc
     only = models.Filter(must=[models.HasIdCondition(has_id=[*range(20, 25)])])
     made = HySACRetriever(engine, filter=only, image_root=tmp_path)
     nodes = {found.node.node_id: found.node for found in made.retrieve("a dog")}
-    assert all(type(node) is ImageNode and node.text == "a picture" for node in nodes.values())
+    assert all(isinstance(node, ImageNode) and node.text == "a picture" for node in nodes.values())
     assert nodes["20"].image_path == str(tmp_path.resolve() / "green.png")
     assert nodes["21"].image_url == "https://example.org/blue.png"
     assert [nodes[one].image_path for one in ("21", "22", "23", "24")] == [None] * 4
@@ -75,6 +77,31 @@ def test_pictures_without_a_caption_stay_apart_when_results_are_fused(engine: Sa
     fused = QueryFusionRetriever([one, one], llm=MockLLM(), num_queries=1, similarity_top_k=9, use_async=False)
     assert ids(fused.retrieve("a dog")) == {str(point) for point in range(20, 25)}
     assert {found.text for found in one.retrieve("a dog")} == {"a.png", "21", "22", "23", "24"}
+
+
+@pytest.mark.parametrize("mode", [*FUSION_MODES])
+def test_fusion_knows_points_apart_and_each_by_itself_in_every_query(engine: SafeSearch, mode: FUSION_MODES) -> None:
+    rows: list[dict[str, Any]] = [{"file": "b.png"}, {"file": "b.png"}, {"caption": "a dog"}, {"caption": "a dog"}, {}]
+    points = engine.index.points([10])[0].repeat(len(rows), axis=0)
+    engine.index.upsert(range(20, 25), points, modality="image", payloads=rows)
+    engine.index.upsert(range(25, 27), points[:2], modality="text", payloads=[{"text": "a dog"}] * 2)
+
+    def only(*ids: int) -> HySACRetriever:
+        return HySACRetriever(engine, filter=models.Filter(must=[models.HasIdCondition(has_id=[*ids])]))
+
+    every = {str(point) for point in range(20, 27)}
+    for parts in ([only(*range(20, 27))], [only(20, 22, 25), only(21, 23, 24, 26)], [only(*range(20, 27)), only(21)]):
+        llm = MockLLM()
+        fused = QueryFusionRetriever(parts, llm=llm, mode=mode, num_queries=3, similarity_top_k=99, use_async=False)
+        fused._get_queries = lambda query: [QueryBundle("a man"), QueryBundle("a street")]  # type: ignore[method-assign]
+        found = [node.node_id for node in fused.retrieve("a dog")]
+        assert sorted(found) == sorted(every)
+
+
+def test_a_node_is_restored_as_the_framework_s_own(engine: SafeSearch) -> None:
+    for found in HySACRetriever(engine).retrieve("a dog"):
+        kind = ImageNode if isinstance(found.node, ImageNode) else TextNode
+        assert kind.from_json(found.node.to_json()).id_ == found.node.id_
 
 
 def test_a_similarity_cutoff_is_the_framework_s_own(engine: SafeSearch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,38 @@ from hysac_retrieval.search.queries import Query
 from hysac_retrieval.types import Modality
 
 
+class _OfPoint:
+    """A node that is the same as another if its point is: fusion knows nodes by their `hash`.
+
+    LlamaIndex makes it of the text alone for pictures, which may have the same caption or file name, and of all
+    metadata for texts, whose distance is another for every query.
+    """
+
+    id_: str
+    metadata: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        own = {key: value for key, value in self.metadata.get(PAYLOAD_KEY, {}).items() if key != "distance"}
+        identity = f"{self.id_} {self.metadata | {PAYLOAD_KEY: own}}"
+        return sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _Text(_OfPoint, TextNode):
+    pass
+
+
+class _Image(_OfPoint, ImageNode):
+    pass
+
+
 class HySACRetriever(BaseRetriever):
     """Safe search as a LlamaIndex retriever, with text nodes for texts and image nodes for images.
 
     A call chooses the query only: ``retriever.retrieve("a dog")``, or an image with
     ``retriever.retrieve(QueryBundle("", image_path="dog.png"))``. The embedding of a bundle, which any model may have
-    made, is not used. A node's score is 1 / (1 + distance).
+    made, is not used. A node's score is 1 / (1 + distance), its `hash` that of its point: fusion keeps points apart
+    that look the same, and one that several queries find is one node.
 
     Args:
         engine: Engine with its policy (`hysac_retrieval.connect`).
@@ -34,7 +61,7 @@ class HySACRetriever(BaseRetriever):
         modality: Kind of points to find; None for both.
         safe: Whether only safe points may be returned. False needs an engine whose policy allows it.
         content_key: The payload field with a node's text, or several, of which the first present is taken.
-            Without one it is the name of the picture's file, or the id: fusion merges pictures with equal texts.
+            Without one it is the name of the picture's file, or the id.
         metadata_key: The payload field with its metadata; None for all other fields of the payload.
             ``node.metadata["hysac"]`` has id, distance, unsafe score, radius and modality; it is kept out of prompts.
         image_key: The payload field with the path or URL of a picture.
@@ -92,8 +119,8 @@ class HySACRetriever(BaseRetriever):
             "excluded_llm_metadata_keys": [PAYLOAD_KEY],
         }
         if hit.modality == "image":
-            return ImageNode(**common, **self._place(hit.payload.get(self._image_key)))
-        return TextNode(**common)
+            return _Image(**common, **self._place(hit.payload.get(self._image_key)))
+        return _Text(**common)
 
     def _place(self, value: Any) -> dict[str, str]:
         """Return the path or URL of a node's picture, as arguments of `ImageNode`."""
