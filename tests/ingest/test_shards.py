@@ -14,8 +14,11 @@ from support.shards import shard
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.encoder.formats import OTHER_SUFFIXES
 from hysac_retrieval.errors import SourceError
-from hysac_retrieval.ingest import FailedItem, Fields, Listing, SourceOptions, index_sources
+from hysac_retrieval.ingest import FailedItem, Fields, Listing, SourceOptions, index_sources, status_of
+from hysac_retrieval.ingest.items import Item
+from hysac_retrieval.ingest.sources import shards
 from hysac_retrieval.ingest.sources.open import expand_braces
 
 SAMPLES = {
@@ -75,6 +78,31 @@ def test_shards_as_other_programs_leave_them(tmp_path: Path) -> None:
         ),
         ("004", b"fourth image", {"file": "004.webp"}),
     ]
+
+
+def test_pictures_that_are_not_read_are_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "OTHER_SUFFIXES", OTHER_SUFFIXES | {".cr2"})  # whatever is installed
+    files = {
+        "1.jpg": b"image",
+        "1.cr2": b"raw",
+        "2.cr2": b"raw",
+        "3.CR2": b"raw",
+        "3.txt": b"a text",
+        "4.mp4": b"film",
+        "5.psd": b"layers",
+    }
+    only = {"1.mov": b"film", "2.mov": b"film"}
+    path, films = shard(tmp_path / "x.tar", files), shard(tmp_path / "films.tar", only)
+    with Listing([path]) as listing:
+        assert [item.origin.rpartition(":")[2] for item in listing if isinstance(item, Item)] == ["1", "3"]
+        (remark,) = listing.remarks
+        assert remark.startswith(f"{path}: left out: ")
+        assert all(words in remark for words in ("3 .cr2, install hysac-retrieval[raw]", "1 .mp4", "1 .psd"))
+        assert listing.complete
+    (said,) = status_of([path], None).remarks
+    assert said == remark
+    with pytest.raises(SourceError, match=r"holds no files that are read; left out: 2 \.mov"):
+        Listing([films])
 
 
 def test_a_text_and_the_captions_of_the_json_are_both_kept(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,27 @@ def test_a_folder_of_local_files_is_a_dataset_when_asked_for(tmp_path: Path, dat
         items = [one for one in listing if isinstance(one, Item)]
     assert [dict(item.payload) for item in items] == [{"text": "a dog", "n": 1}, {"text": "a cat", "n": 2}]
     assert listing.complete
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("bad", [[0], [3], [70, 71], [199], range(200)])
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_row_of_a_dataset_that_is_none_of_python_s_fails_alone(
+    tmp_path: Path, datasets: Any, bad: Sequence[int], saved: bool
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    times = pa.array([2**62 if row in bad else 0 for row in range(200)], type=pa.timestamp("us"))
+    parquet(tmp_path / "rows.parquet", {"text": [f"text {row}" for row in range(200)], "t": times})
+    if saved:
+        datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet")).save_to_disk(tmp_path / "saved")
+    with Listing([str(tmp_path / "saved") if saved else f"hf:{tmp_path}"]) as listing:
+        found = list(listing)
+    assert [one.content for one in found if isinstance(one, Item)] == [
+        f"text {row}" for row in range(200) if row not in bad
+    ]
+    failed = [one for one in found if not isinstance(one, Item)]
+    assert [int(one.item.rpartition(":")[2]) for one in failed] == [row + 1 for row in bad]
+    assert all("field 't' cannot be read" in one.error for one in failed)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 from hysac_retrieval.errors import MissingExtraError, SourceError
 from hysac_retrieval.ingest.sources.options import SourceOptions
 from hysac_retrieval.ingest.sources.rows import Check, Records, plain_record
-from hysac_retrieval.ingest.sources.tables import TableSource
+from hysac_retrieval.ingest.sources.tables import TableSource, batch_records
 
 PREFIX = "hf:"
 _ROWS_AT_ONCE = 64
+
+_log = logging.getLogger(__name__)
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -76,19 +79,39 @@ def _records(title: str, data: Any, check: Check) -> Records:
             data = data.cast_column(column, type(feature)(decode=False))
     number = 0
     try:
-        with closing(data.iter(batch_size=_ROWS_AT_ONCE)) as batches:
-            for batch in batches:
-                if number == 0:
-                    check(batch)
-                for values in zip(*batch.values(), strict=True):
-                    number += 1
-                    yield f"{title}:{number}", plain_record(dict(zip(batch, values, strict=True)))
+        for record in _values(data, check):
+            number += 1
+            yield f"{title}:{number}", record
     except SourceError:
         raise
     except Exception as error:  # as above, and what the hub's connection may do in the middle
         raise SourceError(f"the dataset {title!r} cannot be read after row {number}: {error}") from error
     if number == 0:
         raise SourceError(f"{title} holds no rows")
+
+
+def _values(data: Any, check: Check) -> Iterator[Any]:
+    """Read the rows; from where one holds what is no value of Python's, as Arrow, of which the others can be taken."""
+    number = 0
+    try:
+        with closing(data.iter(batch_size=_ROWS_AT_ONCE)) as batches:
+            for batch in batches:
+                if number == 0:
+                    check(batch)
+                for values in zip(*batch.values(), strict=True):
+                    number += 1
+                    yield plain_record(dict(zip(batch, values, strict=True)))
+        return
+    except SourceError:
+        raise
+    except Exception as error:
+        _log.info("row %d and those after it are read as Arrow: %s", number + 1, error)
+    with closing(data.with_format("arrow").skip(number).iter(batch_size=_ROWS_AT_ONCE)) as tables:
+        for table in tables:
+            if number == 0:
+                check(table.column_names)
+            number += len(table)
+            yield from batch_records(table)
 
 
 def _count(data: Any) -> int | None:

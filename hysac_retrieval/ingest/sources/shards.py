@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import gzip
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
-from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES
+from hysac_retrieval.encoder.formats import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from hysac_retrieval.errors import SourceError
+from hysac_retrieval.ingest.sources.kinds import left_out
 from hysac_retrieval.ingest.sources.options import Fields, SourceOptions
 from hysac_retrieval.ingest.sources.rows import Check, Records
 from hysac_retrieval.ingest.sources.sidecars import SUFFIXES, described
@@ -39,10 +41,15 @@ def shard(path: Path, options: SourceOptions) -> TableSource:
         names = (sample_of(member.name) for member, _ in read_members(path, lambda _: False))
         return sum(1 for _ in groupby(names))
 
-    def records(_: Check) -> Records:
-        return _sample_records(path, options.fields)
+    remarks: list[str] = []
 
-    return TableSource(str(path), path.parent, path.resolve().as_posix(), options, records, count, named=True)
+    def records(_: Check) -> Records:
+        left: Counter[str] = Counter()
+        yield from _sample_records(path, options.fields, left)
+        remarks[:] = filter(None, [left_out(left)])
+
+    base = path.resolve().as_posix()
+    return TableSource(str(path), path.parent, base, options, records, count, named=True, remarks=remarks)
 
 
 Content = bytes | SourceError
@@ -111,13 +118,19 @@ def shown(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _sample_records(path: Path, fields: Fields) -> Records:
-    """Read samples as records of a table, each with its origin: ``archive:sample``."""
+def _sample_records(path: Path, fields: Fields, left: Counter[str]) -> Records:
+    """Read samples as records of a table, each with its origin: ``archive:sample``.
+
+    Pictures and films that cannot be read here are counted in `left` by their suffix.
+    """
     name = ""
     files: list[tuple[str, Content]] = []
     try:
         with closing(read_members(path, lambda name: _suffix(name) in _READ)) as members:
             for member, data in members:
+                if (suffix := _suffix(member.name)) in OTHER_SUFFIXES:
+                    left[suffix] += 1
+                    continue
                 if files and sample_of(member.name) != name:
                     yield f"{path}:{shown(name)}", _record(files, fields)
                     files = []
@@ -128,7 +141,7 @@ def _sample_records(path: Path, fields: Fields) -> Records:
             yield f"{path}:{shown(name)}", _record(files, fields)
         raise
     if not files:
-        raise SourceError(f"{path} holds no files")
+        raise SourceError("; ".join(filter(None, [f"{path} holds no files that are read", left_out(left)])))
     yield f"{path}:{shown(name)}", _record(files, fields)
 
 

@@ -231,7 +231,7 @@ def _parquet_records(path: Path, check: Check) -> Records:
             raise SourceError(f"{path} holds no rows")
         try:
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-                for record in _batch_records(batch):
+                for record in batch_records(batch):
                     number += 1
                     yield f"{path}:{number}", record
         except (OSError, ArrowException) as error:
@@ -239,8 +239,8 @@ def _parquet_records(path: Path, check: Check) -> Records:
             raise SourceError(what, hint="Copy or download it again") from error
 
 
-def _batch_records(batch: Any) -> list[Any]:
-    """Return the rows of a batch; where a value is none of Python's, such as a date after 9999, the error names it."""
+def batch_records(batch: Any) -> list[Any]:
+    """Return the rows of a batch or table of Arrow; where a value is none of Python's, such as a date after 9999, the error names it."""
     try:
         return [plain_record(record) for record in batch.to_pylist()]
     except _NO_VALUE:
