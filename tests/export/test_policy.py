@@ -245,6 +245,16 @@ def test_general_is_as_large_as_its_datasheet_says(general: Policy) -> None:
         assert {e.category for e in general.examples(split)} == set(general.categories) == set(pairs)
 
 
+def test_the_datasheet_of_general_has_its_counts(general: Policy) -> None:
+    unsafe = [example for example in general.sentences if example.unsafe]
+    told = bundled_policies()["general"].with_suffix(".md").read_text(encoding="utf-8")
+    for name in (*general.categories, "all"):
+        mine = [example for example in unsafe if name in ("all", example.category)]
+        counts = [len({example.phrase for example in mine}), len(mine)]
+        counts += [sum(example.split == split for example in mine) for split in SPLITS]
+        assert f"| {name} | {' | '.join(map(str, counts))} |" in told
+
+
 def test_each_pair_of_general_has_one_unsafe_and_one_safe_sentence_and_no_sentence_comes_twice(general: Policy) -> None:
     pairs = defaultdict(list)
     for example in general.sentences:
