@@ -14,6 +14,7 @@ from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.request import Request
 from hysac_retrieval.payload import UNSAFE
 from hysac_retrieval.safety.filters import safety_filter, search_filter, verdict_filter, without
+from hysac_retrieval.safety.policy import LabelRule, rules_condition
 from hysac_retrieval.safety.thresholds import effective_threshold
 from hysac_retrieval.stores.types import Quantization, VectorQuery
 from hysac_retrieval.types import PointId, Thresholds
@@ -38,7 +39,7 @@ class SearchPlan:
         collection: The collection searched.
         request: What is asked for.
         thresholds: Largest unsafe scores of hits; None for a search that may return anything.
-        filter: Condition on every hit.
+        rules: Rules that every hit must meet, too.
         fetched: Points that the store returns for each query.
         candidates: Points that a first stage hands to a second one, which ranks by the geodesic distance; None where
             there is no second stage.
@@ -50,12 +51,34 @@ class SearchPlan:
     collection: Collection
     request: Request
     thresholds: Thresholds | None
-    filter: models.Filter | None
+    rules: tuple[LabelRule, ...]
     fetched: int
     candidates: int | None
     ef: int | None
     oversampling: float | None
     recomputed: bool
+
+    @property
+    def filter(self) -> models.Filter | None:
+        """Condition on every hit, made anew each time: a plan is kept, and a store or a caller may change its own."""
+        return search_filter(
+            self._safety(),
+            modality=self.request.modality,
+            user=self.request.filter,
+            rules=rules_condition(self.rules),
+        )
+
+    def _safety(self) -> models.Filter | None:
+        if self.thresholds is None:
+            return None
+        metadata = self.collection.metadata
+        if self.request.penalty == 0:
+            calibrated = self.thresholds == metadata.safety.threshold
+            return verdict_filter(metadata.fingerprint, None if calibrated else self.thresholds)
+        # An engine cannot compute with a score that is a list: one such point would end the search of all others.
+        strict = safety_filter(self.thresholds, metadata.fingerprint)
+        single = models.FieldCondition(key=UNSAFE, values_count=models.ValuesCount(lte=1))
+        return models.Filter(must=[*strict.must, single], must_not=strict.must_not)  # type: ignore[misc]  # a list
 
     def query(
         self, points: Sequence[NDArray[np.float64]] | NDArray[np.float64], hidden: Sequence[Sequence[PointId]] = ()
@@ -66,14 +89,14 @@ class SearchPlan:
             points: Shape (n, d), or n points (d,); n ≥ 1.
             hidden: Ids that each search leaves out; empty where none does.
         """
-        formulas = None
+        condition, formulas = self.filter, None
         if self.candidates is not None:
             formulas = [self._formula(point) for point in points]
         return VectorQuery(
             vectors=self.collection.lift.lift_query(np.asarray(points)),
             limit=self.fetched,
-            filter=self.filter,
-            filters=[without(self.filter, ids) for ids in hidden] if any(hidden) else None,
+            filter=condition,
+            filters=[without(condition, ids) for ids in hidden] if any(hidden) else None,
             ef=self.ef,
             formulas=formulas,
             candidates=self.candidates,
@@ -96,7 +119,7 @@ def plan_search(
     collection: Collection,
     request: Request,
     *,
-    rules: models.Filter | None = None,
+    rules: tuple[LabelRule, ...] = (),
     with_vectors: bool = False,
 ) -> SearchPlan:
     """Decide how a request is answered.
@@ -104,7 +127,7 @@ def plan_search(
     Args:
         collection: The collection searched.
         request: What is asked for.
-        rules: A further condition on every hit.
+        rules: Rules that every hit must meet, too.
         with_vectors: Whether distances are computed from the stored points, whatever the request says.
 
     Raises:
@@ -125,20 +148,12 @@ def plan_search(
             fetched, first = first, None
     elif recomputed and request.candidates is not None:
         fetched = max(fetched, request.candidates)  # all of them are ranked again
-    safety = None
-    if request.safe and request.penalty > 0:
-        # An engine cannot compute with a score that is a list: one such point would end the search of all others.
-        safety = safety_filter(bound, metadata.fingerprint)
-        single = models.FieldCondition(key=UNSAFE, values_count=models.ValuesCount(lte=1))
-        safety = models.Filter(must=[*safety.must, single], must_not=safety.must_not)  # type: ignore[misc]  # a list
-    elif request.safe:
-        safety = verdict_filter(metadata.fingerprint, None if bound == calibrated else bound)
     reached = max(fetched, first or 0, request.candidates or 0)
     return SearchPlan(
         collection=collection,
         request=request,
         thresholds=bound if request.safe else None,
-        filter=search_filter(safety, modality=request.modality, user=request.filter, rules=rules),
+        rules=rules,
         fetched=fetched,
         candidates=first,
         ef=None if request.ef is None else max(request.ef, reached),

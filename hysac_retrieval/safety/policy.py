@@ -227,15 +227,13 @@ class SafetyPolicy:
                 hint="Make it with SafetyPolicy(allow_unsafe=True) for callers who may see the others",
             )
 
-    def condition(self, safe: bool) -> models.Filter | None:
-        """Return the rules that hold for a search as a filter for inside it; None if there are none."""
-        return rules_condition([rule for rule in self.rules if safe or rule.always])
+    def rules_of(self, safe: bool) -> tuple[LabelRule, ...]:
+        """Return the rules that hold for a search."""
+        return self.rules if safe else tuple(rule for rule in self.rules if rule.always)
 
     def admitted(self, hits: Sequence[Hit], safe: bool) -> tuple[Hit, ...]:
         """Return those of a search's hits that meet its rules: nearly always all; see `LabelRule.admits`."""
-        rules = [rule for rule in self.rules if safe or rule.always]
-        if not rules:
-            return tuple(hits)
+        rules = self.rules_of(safe)
         return tuple(hit for hit in hits if all(rule.admits(hit.payload) for rule in rules))
 
 

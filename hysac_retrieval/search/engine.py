@@ -139,7 +139,7 @@ class SearchEngine:
         plan = plan_search(
             self.collection,
             request.model_copy(update={"threshold": bound}),
-            rules=self.policy.condition(request.safe),
+            rules=self.policy.rules_of(request.safe),
         )
         prepared = Prepared(request, bound, plan)
         if key is not None:

@@ -137,7 +137,7 @@ def _plan(
         limit=limit,
         modality=modality or request.modality,
     )
-    rules = engine.policy.condition(request.safe)
+    rules = engine.policy.rules_of(request.safe)
     return plan_search(engine.collection, shown, rules=rules, with_vectors=modality == "text")
 
 

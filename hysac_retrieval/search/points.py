@@ -177,8 +177,8 @@ def _visible(
     unsafe points are out of reach altogether, neither are they.
     """
     stored: list[StoredPoint] = yield from ask(collection, "retrieve", ids)
-    rules, safe = policy.condition(request.safe), not policy.allow_unsafe
-    if not stored or (rules is None and not safe):
+    rules, safe = policy.rules_of(request.safe), not policy.allow_unsafe
+    if not stored or not (rules or safe):
         return stored
     among = models.Filter(must=[models.HasIdCondition(has_id=[point.id for point in stored])])
     plan = plan_search(

@@ -137,7 +137,7 @@ def _probed(
         modality=request.modality,
         ef=request.ef,
     )
-    plan = plan_search(collection, probe, rules=policy.condition(request.safe))
+    plan = plan_search(collection, probe, rules=policy.rules_of(request.safe))
     points = np.concatenate(paths)
     hidden = [query.hidden for query, path in zip(queries, paths, strict=True) for _ in path]
     answers = yield from answers_to(plan, points, hidden)

@@ -10,14 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient, QdrantClient, grpc, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 from support.applications import NAME, SIZE, TEXTS, application, vector
-from support.hostile import allowed, fill, modest, numbers, payloads, user_filters
+from support.hostile import allowed, counted, fill, modest, payloads, user_filters
 from support.rest_server import rest_server
 from support.spaces import CURVATURE, DIM, index_on, match, profile, random_points
 
@@ -124,20 +123,6 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
 def client_of(index: Index) -> QdrantClient:
     client: QdrantClient = index.store.client  # type: ignore[attr-defined]
     return client
-
-
-def passes(payload: dict[str, Any], bound: float, own: str) -> bool:
-    """What an engine takes for safe, and counts: a list is held to the invariant in every element."""
-    record = payload.get("hysac")
-    if not isinstance(record, dict) or not numbers(payload):
-        return False
-    verdicts = record.get("safe")
-    found = verdicts.get(own) if isinstance(verdicts, dict) else None
-    return (
-        0 <= max(numbers(payload)) <= bound
-        and set(np.atleast_1d(record.get("model", ""))) == {own}
-        and found in (True, [True])
-    )
 
 
 def nested(point: list[float], user: models.Filter | None, some: list[int]) -> models.Prefetch:
@@ -304,7 +289,7 @@ def test_counts_are_of_safe_points(
     there = fill(index, rows, seed)
     own = index.metadata.fingerprint
     safe = SafeQdrantClient(client_of(index), SafetyPolicy(threshold=threshold))
-    good = [payload for _, payload in there.values() if passes(payload, threshold, own)]
+    good = [payload for _, payload in there.values() if counted(payload, threshold, own)]
     assert safe.count("points").count == len(good)
     assert safe.count("points", user).count <= len(good)
     facets = {hit.value: hit.count for hit in safe.facet("points", "k", limit=9).hits}

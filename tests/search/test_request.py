@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from qdrant_client import models
 from support.spaces import CURVATURE, STORES, index_on, match, nearest, random_points
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.request import PageRequest
 from hysac_retrieval.errors import SettingsError, UnsafeNotAllowedError
-from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.request import ExplainRequest, GroupSearchRequest, SearchRequest
 
@@ -92,6 +93,50 @@ def test_the_same_options_are_prepared_once_and_equal_values_of_other_types_are_
     for limit in range(1, 200):
         core.prepare(SearchRequest, {"limit": limit})
     assert core.prepare(SearchRequest, {"limit": 1, "safe": True}) == first
+
+
+def emptied(condition: models.Filter) -> None:
+    condition.must.clear()  # type: ignore[union-attr]
+    if condition.must_not:
+        condition.must_not.clear()  # type: ignore[union-attr]
+
+
+def turned(condition: models.Filter) -> None:
+    for one in condition.must:  # type: ignore[union-attr]
+        if isinstance(one, models.FieldCondition):
+            one.key, one.match, one.range = "k", None, models.Range(gte=-1)
+
+
+def replaced(condition: models.Filter) -> None:
+    condition.must, condition.must_not = None, None
+
+
+@pytest.mark.parametrize("spoil", [emptied, turned, replaced])
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.2}, {"modality": "text"}, {"penalty": 0.5}])
+def test_changing_the_filter_of_a_prepared_search_changes_no_other(
+    options: dict[str, Any], spoil: Callable[[models.Filter], None], tmp_path: Path
+) -> None:
+    with index_on("edge", tmp_path) as index:
+        for first, low in ((0, 1.5), (20, 3.4)):
+            points = random_points(20, seed=first, low=low, high=low + 0.1)
+            rows = [{"k": row % 3} for row in range(20)]
+            index.upsert(range(first, first + 20), points, modality="text", payloads=rows)
+        engine = SafeSearch(index, None, policy=SafetyPolicy(rules=(LabelRule("k", deny=(1,)),)))
+        given: dict[str, Any] = {"limit": 40, **options}
+        expected = {row for row in range(20) if row % 3 != 1}
+
+        def found() -> set[Any]:
+            return {hit.id for hit in engine.search(POINTS[0], **given)}
+
+        assert found() == expected
+        plan = engine.core.prepare(SearchRequest, given).plan
+        before = plan.filter
+        for handed_out in (plan.filter, plan.query(POINTS[:1]).filter):
+            assert handed_out is not None
+            spoil(handed_out)
+            assert handed_out != before
+        assert engine.core.prepare(SearchRequest, given).plan.filter == before
+        assert found() == expected
 
 
 def test_what_a_policy_forbids_is_never_prepared(engine: SafeSearch) -> None:

@@ -158,6 +158,20 @@ def allowed(payload: dict[str, Any], threshold: float | Thresholds, own: str) ->
     )
 
 
+def counted(payload: dict[str, Any], threshold: float | Thresholds, own: str) -> bool:
+    """What an engine takes for safe, and counts: a list is held to the invariant in every element."""
+    ours = payload.get("hysac")
+    if not isinstance(ours, dict) or not numbers(payload):
+        return False
+    verdicts, kind = ours.get("safe"), ours.get("modality")
+    found = verdicts.get(own) if isinstance(verdicts, dict) else None
+    return (
+        0 <= max(numbers(payload)) <= held_to(kind[0] if isinstance(kind, list) and len(kind) == 1 else kind, threshold)
+        and set(np.atleast_1d(ours.get("model", ""))) == {own}
+        and found in (True, [True])
+    )
+
+
 def numbers(payload: dict[str, Any]) -> list[float]:
     """Every number that could pass for a score of a point."""
     ours = payload.get("hysac")
