@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.options import Place, gathered, journal_option, json_option, place_options, run_options
+from hysac_retrieval.cli.options import (
+    Place,
+    gathered,
+    index_field_option,
+    journal_option,
+    json_option,
+    place_options,
+    run_options,
+)
 from hysac_retrieval.cli.progress import exit_after, followed, print_report
 from hysac_retrieval.errors import SettingsError
 
@@ -99,6 +107,7 @@ _way_options = gathered(
         multiple=True,
         help="Payload field that a companion gets a copy of, for rules and filters; repeatable.",
     ),
+    index_field_option,
 )
 
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.options import Place, Sources, json_option, place_options, run_options, source_options
+from hysac_retrieval.cli.options import (
+    Place,
+    Sources,
+    index_field_option,
+    json_option,
+    place_options,
+    run_options,
+    source_options,
+)
 from hysac_retrieval.cli.progress import exit_after, followed, print_report
 from hysac_retrieval.errors import CollectionNotFoundError, SettingsError
 
@@ -60,13 +68,7 @@ _STORAGE = ("on_disk", "shards", "replication_factor", "write_consistency_factor
 @click.option(
     "--shard-by", metavar="FIELD", help="Payload field that divides a new collection into shards for each tenant."
 )
-@click.option(
-    "--index-field",
-    "index_fields",
-    metavar="NAME[:KIND]",
-    multiple=True,
-    help="Payload field to index for filters, groups and rules; keyword by default; integer, float, bool, datetime, …",
-)
+@index_field_option
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option(
     "--ray", is_flag=True, help="Encode on a Ray cluster, by --workers actors; the sources lie there by the same paths."
@@ -159,9 +161,7 @@ def _index(
     from hysac_retrieval.ingest.pruning import PruneLimit
     from hysac_retrieval.stores import StorageOptions
 
-    made: dict[str, Any] = {name: given.pop(name) for name in ("recreate", "quantization")}
-    fields = [field.partition(":") for field in given.pop("index_fields")]
-    made["index_fields"] = {name: kind or "keyword" for name, _, kind in fields}
+    made: dict[str, Any] = {name: given.pop(name) for name in ("recreate", "quantization", "index_fields")}
     made["exist_ok"] = not made["recreate"]
     made["storage"] = StorageOptions(**{name: given.pop(name) for name in _STORAGE})
     ray, address = given.pop("ray"), given.pop("ray_address")

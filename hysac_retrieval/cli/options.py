@@ -33,6 +33,20 @@ model_option = click.option(
 collection_option = click.option("--collection", required=True, help="Name of the collection.")
 
 
+def _fields(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    return {name: kind or "keyword" for name, _, kind in (field.partition(":") for field in given)}
+
+
+index_field_option = click.option(
+    "--index-field",
+    "index_fields",
+    metavar="NAME[:KIND]",
+    multiple=True,
+    callback=_fields,
+    help="Payload field to index for filters, groups and rules; keyword by default; integer, float, bool, datetime, …",
+)
+
+
 def _copies(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
     if value in ("majority", "quorum", "all"):
         return value

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from hysac_retrieval.collection.attachment import HELD, SCORED, STAYS, Attachment, is_companion
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.metadata import Attached, CollectionMetadata, Vectors, read_metadata
-from hysac_retrieval.collection.schema import spec_of
+from hysac_retrieval.collection.schema import checked_fields, spec_of
 from hysac_retrieval.errors import CollectionExistsError, NotACollectionError, SettingsError, StoreError
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.steps import Ask, Steps
@@ -46,11 +46,13 @@ class AttachOptions(TypedDict, total=False):
         labels: Payload fields, such as ``category`` or ``meta.tags``, to copy to a companion and keep in step at every
             run, so that rules and filters on them hold there. Of no use without a companion.
         content: Description of the points' content, to be kept with the collection.
+        index_fields: Payload fields to index where the vectors are, for filters, rules and groups in strict mode.
     """
 
     vectors: Vectors | None
     labels: Sequence[str] | None
     content: Mapping[str, Any] | None
+    index_fields: Mapping[str, IndexKind] | None
 
 
 def attach(
@@ -77,6 +79,14 @@ def attach(
     vectors = options.get("vectors")
     if vectors not in (None, *get_args(Vectors)):
         raise SettingsError(f"vectors is {vectors!r}; expected one of {', '.join(get_args(Vectors))}, or None")
+    fields = checked_fields(options.get("index_fields") or {})
+    return _index_fields(store, name, _attach(store, name, describe, hnsw, options), fields)
+
+
+def _attach(
+    store: Store, name: str, describe: Callable[..., CollectionMetadata], hnsw: HnswOptions, options: AttachOptions
+) -> Collection:
+    vectors = options.get("vectors")
     opened = store.open(name)
     if opened.metadata is not None:
         return _attached_before(store, name, opened, describe, hnsw, options)
@@ -110,6 +120,22 @@ def _take_back(extension: Extension, indexes: Mapping[str, IndexKind], error: St
     except StoreError:
         error.message += "; what was added before, payload indexes and perhaps a vector, could not be taken away"
         error.hint += f"{'. ' if error.hint else ''}The same call goes on from there, and detach takes all of it away"
+
+
+def _index_fields(store: Store, name: str, found: Collection, fields: Mapping[str, IndexKind]) -> Collection:
+    """Index payload fields where the vectors are; those of the application that get one are noted, for `detach`."""
+    attached = found.metadata.attached
+    if attached is not None and found.name == name:
+        new = [field for field in fields if field not in store.extension(name).facts().indexed]
+        if new:
+            indexed = tuple(dict.fromkeys([*attached.indexed, *new]))
+            changed = attached.model_copy(update={"indexed": indexed})
+            metadata = found.metadata.model_copy(update={"attached": changed})
+            store.write_metadata(name, metadata.model_dump(mode="json", exclude_none=True))
+            found = replace(found, metadata=metadata)
+    for field, kind in fields.items():
+        store.add_index(found.name, field, kind)
+    return found
 
 
 def _where(name: str, facts: Facts, wanted: Vectors | None) -> Vectors:

@@ -14,7 +14,7 @@ from hysac_retrieval.collection.collection import Collection, payload_indexes, t
 from hysac_retrieval.collection.metadata import Attached, read_metadata
 from hysac_retrieval.collection.records import records
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.payload import PAYLOAD_KEY, normal_ids
+from hysac_retrieval.payload import PAYLOAD_KEY, RADIUS, WORST_RADIUS, normal_ids
 from hysac_retrieval.safety.verdict import flag_key
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.stores.base import Store, found, pages
@@ -173,7 +173,9 @@ class Attachment:
             self.store.drop(home)
         metadata = self.collection.metadata  # a rescore that was stopped has left indexes of earlier verdicts
         earlier = [flag_key(calibration.fingerprint) for calibration in metadata.earlier]
-        extension.retract([*payload_indexes(metadata.fingerprint), *earlier])
+        extension.retract(
+            [*payload_indexes(metadata.fingerprint), *earlier, RADIUS, WORST_RADIUS, *self.attached.indexed]
+        )
         return taken
 
     def _labels_of(self, points: Sequence[StoredPoint]) -> dict[PointId, dict[str, Any]]:

@@ -12,6 +12,7 @@ from hysac_retrieval.collection.watch import Watch
 from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
 from hysac_retrieval.lift import Lift, lift_from_dict
 from hysac_retrieval.payload import BEYOND, MODALITY, MODEL, PAYLOAD_KEY, SOURCE, UNSAFE
+from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.safety.verdict import SAFE, flag_key
 from hysac_retrieval.stores.types import IndexKind, Opened
 
@@ -31,6 +32,12 @@ def payload_indexes(fingerprint: str) -> dict[str, IndexKind]:
         SAFE: "keyword",
     }
     return fields | {flag_key(fingerprint): "bool"}
+
+
+def rule_indexes(policy: SafetyPolicy | None) -> dict[str, IndexKind]:
+    """Return the payload fields that the rules of a policy name, with the kind of index that their labels need."""
+    kinds: dict[type, IndexKind] = {str: "keyword", bool: "bool", int: "integer"}
+    return {rule.key: kinds[type((*(rule.allow or ()), *rule.deny)[0])] for rule in (policy.rules if policy else ())}
 
 
 def top_field(path: str) -> str:

@@ -49,6 +49,7 @@ class Attached(BaseModel):
         scores_only: Whether there are no vectors, only scores.
         labels: Payload fields that the companion has copies of.
         content: Description of what the scores were given for: see `ingest.Content`.
+        indexed: Payload fields of the application's collection that were given an index.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -58,6 +59,7 @@ class Attached(BaseModel):
     scores_only: bool = False
     labels: tuple[str, ...] = ()
     content: dict[str, Any] | None = None
+    indexed: tuple[str, ...] = ()
 
     @property
     def vectors(self) -> Vectors:

@@ -32,6 +32,8 @@ from hysac_retrieval.collection.metadata import (
 )
 from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
 from hysac_retrieval.payload import (
+    RADIUS,
+    WORST_RADIUS,
     finite_number,
     own_payload,
     short_numbers,
@@ -220,8 +222,8 @@ def _finish(store: Store, name: str, page: int) -> None:
         # A point that was written meanwhile with an earlier calibration keeps its verdict, until the next rewrite.
         these: Any = models.HasIdCondition(has_id=[point.id for point in points])
         store.strip(name, [*flags, EARLIER], models.Filter(must=[these, scored_by([metadata.fingerprint])]))
-    for flag in flags:
-        store.drop_index(name, flag)
+    for key in (*flags, RADIUS, WORST_RADIUS):  # the radii have one where strict mode asks for it
+        store.drop_index(name, key)
     _with_earlier(store, name, metadata, kept=False)
 
 

@@ -147,9 +147,7 @@ def spec_of(
     fields: Mapping[str, IndexKind] | None = None,
 ) -> CollectionSpec:
     """Return what a store needs to make the collection that some metadata describes; `fields` are indexed, too."""
-    fields = fields or {}
-    if wrong := [f"{name!r}: {kind!r}" for name, kind in fields.items() if kind not in get_args(IndexKind)]:
-        raise SettingsError(f"index of field {wrong[0]}; expected one of {', '.join(get_args(IndexKind))}")
+    fields = checked_fields(fields or {})
     lift = lift_from_dict(metadata.lift)
     return CollectionSpec(
         size=lift.size,
@@ -160,6 +158,13 @@ def spec_of(
         quantization=metadata.quantization,
         storage=storage or StorageOptions(),
     )
+
+
+def checked_fields(fields: Mapping[str, IndexKind]) -> Mapping[str, IndexKind]:
+    """Return payload fields to index, or raise `SettingsError` for a kind of index that there is not."""
+    if wrong := [f"{name!r}: {kind!r}" for name, kind in fields.items() if kind not in get_args(IndexKind)]:
+        raise SettingsError(f"index of field {wrong[0]}; expected one of {', '.join(get_args(IndexKind))}")
+    return fields
 
 
 def make_collection(

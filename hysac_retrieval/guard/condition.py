@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 from qdrant_client import AsyncQdrantClient, models
 
-from hysac_retrieval.collection.collection import Collection
+from hysac_retrieval.collection.collection import Collection, rule_indexes
 from hysac_retrieval.collection.metadata import CollectionMetadata, read_metadata
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.guard.scoring import Scoring
@@ -113,8 +113,9 @@ class Guard:
             NotACollectionError: It has no metadata of this package; `hysac index attach` gives it some.
         """
         with opening(connection, keep=False) as (store, _):
-            opened = store.open(name)
-        return replace(cls.read(name, opened, policy), scoring=Scoring(name, connection, model, content))
+            made = cls.read(name, store.open(name), policy)
+            store.admit(name, rule_indexes(policy))
+        return replace(made, scoring=Scoring(name, connection, model, content))
 
     @classmethod
     async def aopen(
@@ -127,8 +128,10 @@ class Guard:
         content: Content | StoredVectors | None = None,
     ) -> Self:
         """As `open`, for an application's asynchronous client."""
-        opened: Opened = await AsyncQdrantStore(client).open(name)
-        return replace(cls.read(name, opened, policy), scoring=Scoring(name, client, model, content))
+        store = AsyncQdrantStore(client)
+        made = cls.read(name, await store.open(name), policy)
+        await store.admit(name, rule_indexes(policy))
+        return replace(made, scoring=Scoring(name, client, model, content))
 
     @classmethod
     def read(cls, name: str, opened: Opened, policy: SafetyPolicy | None = None) -> Self:

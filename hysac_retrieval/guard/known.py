@@ -14,6 +14,7 @@ from hysac_retrieval.forks import Origin
 from hysac_retrieval.guard.condition import Guard
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.steps import Ask, Steps
+from hysac_retrieval.stores.qdrant.strict import limits_of
 from hysac_retrieval.stores.requests import read_collection
 
 _HELD = ("points", "groups", "hits", "pairs", "ids", "count")
@@ -72,7 +73,9 @@ class Guards:
 
     def _read(self, collection: str) -> Steps[Guard]:
         info = yield Ask("get_collection", collection_name=collection)
-        return Guard.read(collection, read_collection(info), self._policy)
+        guard = Guard.read(collection, read_collection(info), self._policy)
+        limits_of(info).expect_indexed(collection, (rule.key for rule in guard.labels))
+        return guard
 
 
 def holds_anything(answer: Any) -> bool:

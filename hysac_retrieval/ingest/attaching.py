@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
@@ -27,6 +27,7 @@ from hysac_retrieval.ingest.sources.vectors import StoredVectors, expect_vectors
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.stores import Connection, HnswOptions, Store, opening
 from hysac_retrieval.stores.qdrant.bridge import BridgedStore
+from hysac_retrieval.stores.types import IndexKind
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
@@ -40,6 +41,7 @@ def attached_collection_for(
     hnsw: HnswOptions | None = None,
     vectors: Vectors | None = None,
     labels: Sequence[str] | None = None,
+    index_fields: Mapping[str, IndexKind] | None = None,
     confirm: Callable[[str], bool] = lambda doubt: False,
     **connection: Unpack[Connection],
 ) -> Index:
@@ -53,6 +55,7 @@ def attached_collection_for(
         hnsw: Options of the graph.
         vectors: Where the vectors go; see `AttachOptions`.
         labels: Payload fields that a companion has copies of; see there.
+        index_fields: Payload fields to index; see there.
         confirm: Asked whether to go on where the values of a field are hardly texts; by default that is an error.
         **connection: Where it lives; see `Connection`.
 
@@ -70,6 +73,7 @@ def attached_collection_for(
         else:
             expect_content(store, name, content, confirm)
         options: AttachOptions = {"vectors": vectors, "labels": labels, "content": content.kept()}
+        options["index_fields"] = index_fields
         index = Index.attach_model(encoder, name, hnsw=hnsw, options=options, store=store)
     return Index(index.collection, store, owns_store=owned)
 

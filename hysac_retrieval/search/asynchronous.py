@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar, Unpack
 from qdrant_client import AsyncQdrantClient
 
 from hysac_retrieval.collection.attach import open_collection
+from hysac_retrieval.collection.collection import rule_indexes
 from hysac_retrieval.collection.current import Current
 from hysac_retrieval.errors import HysacError, SettingsError, StoreError
 from hysac_retrieval.forks import Origin
@@ -238,7 +239,9 @@ def _of_client(
     async def live(opened: Any) -> LiveSearch:
         if not known:
             collection = await arun(open_collection(name), opened)
-            known.append(LiveSearch(Current(collection), encoder, policy))
+            made = LiveSearch(Current(collection), encoder, policy)
+            await opened.admit(collection.name, rule_indexes(policy))
+            known.append(made)
         return known[0]
 
     stores = PerLoop(store)

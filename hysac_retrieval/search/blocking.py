@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
+from hysac_retrieval.collection.collection import rule_indexes
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import GroupedResult, SearchResult
@@ -203,7 +204,9 @@ def connect(
     else:
         index = Index.open(name, expect_fingerprint=encoder.fingerprint if encoder else None, **connection)
     try:
-        return SafeSearch(index, encoder, policy=policy)
+        engine = SafeSearch(index, encoder, policy=policy)
+        index.store.admit(index.name, rule_indexes(policy))
+        return engine
     except BaseException:
         index.close()
         raise

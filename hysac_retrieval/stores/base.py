@@ -89,6 +89,13 @@ class Store(Protocol):
     def add_index(self, name: str, key: str, kind: IndexKind) -> None:
         """Index a payload field; one that is indexed already is no error."""
 
+    def admit(self, name: str, fields: Mapping[str, IndexKind]) -> None:
+        """Make sure that searches may have conditions on some fields: strict mode takes none without an index.
+
+        Raises:
+            StoreError: An index is needed, and this connection may not make one.
+        """
+
     def drop_index(self, name: str, key: str) -> None:
         """Index a payload field no longer; one that is not indexed is no error."""
 

@@ -26,6 +26,7 @@ class Facts:
         mapped: Whether that has happened: the vector is one named ``""``.
         sizes: The size of each vector by name, ``""`` for the one that has none; None for one that is no plain vector,
             but sparse or several.
+        indexed: Payload fields with an index.
     """
 
     has_vector: bool
@@ -34,6 +35,7 @@ class Facts:
     unnamed: bool = False
     mapped: bool = False
     sizes: Mapping[str, int | None] = field(default_factory=dict)
+    indexed: frozenset[str] = frozenset()
 
 
 class Extension(Protocol):

@@ -53,10 +53,11 @@ _FULL = ("no space left", "disk usage is at")
 """Words with which servers refuse to write for want of room: of the system, and of strict mode."""
 _ROOM = "Free some space on the server's disk, or give it a larger one; what was written before stays"
 _UNINDEXED = re.compile(r'Index required but not found for "(.+?)"')
-_INDEX = (
-    "Strict mode takes no condition on a field without an index. Make one with `hysac index --index-field {0}`, or "
-    "create_payload_index"
+INDEX_HINT = (
+    "Strict mode takes no condition on a field without an index. Make one with `hysac index --index-field {0}`, `hysac "
+    "attach --index-field {0}`, or create_payload_index"
 )
+"""What mends a condition on a field, which is to be put in."""
 _COPIES_AWAY = "not have enough active replicas"
 _FEWER = "Bring the node back, or ask fewer copies: consistency= (--consistency) takes a number, 1 by default"
 _PASSING_STATUS = {408, 425, 429}
@@ -181,7 +182,7 @@ def _called(error: grpc.RpcError) -> StoreError:
 def _refused(message: str, detail: str) -> StoreError:
     """The error for a request that will be refused again, with what mends it where that is known."""
     if unindexed := _UNINDEXED.search(detail):
-        return StoreError(message, hint=_INDEX.format(unindexed[1]))
+        return StoreError(message, hint=INDEX_HINT.format(unindexed[1]))
     return StoreError(message, hint=_OLDER if "untagged enum" in detail else "")
 
 

@@ -307,7 +307,7 @@ def test_a_collection_that_cannot_be_finished_is_removed(server: FaultyServer, s
 
 
 def test_a_collection_that_is_not_there_is_said_at_once(server: FaultyServer, store: QdrantStore) -> None:
-    server.expect("/collections/nowhere/points")
+    server.expect("/collections/nowhere")
     with pytest.raises(CollectionNotFoundError, match="nowhere"):
         store.count("nowhere")
     assert len(server.seen) == 1

@@ -40,6 +40,10 @@ class RestServer:
     tenants: dict[str, Tenants] = field(default_factory=dict)
     strict: models.StrictModeConfig | None = None
     indexed: dict[str, set[str]] = field(default_factory=dict)
+    read_only: bool = False
+
+    def client(self) -> QdrantClient:
+        return QdrantClient(self.url, check_compatibility=False)
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
@@ -93,6 +97,7 @@ class RestServer:
         if method == "PATCH" and not action:
             return client.update_collection(name, metadata=models.UpdateCollection.model_validate(body).metadata)
         if method == "DELETE" and not action:
+            self.indexed.pop(name, None)
             return client.delete_collection(name)
         if not client.collection_exists(name):
             raise LookupError(f"Not found: Collection `{name}` doesn't exist!")
@@ -103,18 +108,21 @@ class RestServer:
                 info["config"]["params"]["replication_factor"] = len(self.copies.clients)
             if name in self.tenants:
                 info["config"]["params"]["sharding_method"] = "custom"
+            info["payload_schema"] = {key: {"data_type": "keyword", "points": 0} for key in self.indexed.get(name, ())}
             if self.optimizer is not None:
                 return info | {"status": "red", "optimizer_status": {"error": self.optimizer}}
             return info | {"status": "yellow" if len(self.bodies("GET", path)) % 2 else "green"}
         if self.strict is not None and isinstance(body, dict):
-            self._check(name, body, self.strict)
+            self._check(name, body, self.strict, writes=not reads(method, action))
         done = {"operation_id": 1, "status": "completed"}
         if (method, action) == ("PUT", "index"):
             self.indexed.setdefault(name, set()).add(body["field_name"])
             index_key(client, name, body["field_name"])
             return done
         if method == "DELETE" and action.startswith("index/"):
-            drop_key(client, name, unquote(action.removeprefix("index/")))
+            key = unquote(action.removeprefix("index/"))
+            self.indexed.get(name, set()).discard(key)
+            drop_key(client, name, key)
             return done
         if action.startswith("vectors/") and method == "PUT":
             config = models.DenseVectorNameConfig.model_validate(body)
@@ -205,10 +213,11 @@ class RestServer:
             return [record.model_dump(mode="json") for record in records]
         raise LookupError(f"{method} {path} is not part of this server")
 
-    def _check(self, name: str, body: dict[str, Any], strict: models.StrictModeConfig) -> None:
+    def _check(self, name: str, body: dict[str, Any], strict: models.StrictModeConfig, *, writes: bool) -> None:
         """Refuse what strict mode refuses."""
-        for field_name in fields_of({key: value for key, value in body.items() if key not in ("points", "metadata")}):
-            if not strict.unindexed_filtering_retrieve and field_name not in self.indexed.get(name, ()):
+        free = strict.unindexed_filtering_update if writes else strict.unindexed_filtering_retrieve
+        for field_name in named_in(body):
+            if free is False and field_name not in self.indexed.get(name, ()):
                 raise ValueError(
                     f'Bad request: Index required but not found for "{field_name}" of one of the following types: '
                     "[keyword]. Help: Create an index for this key or use a different filter."
@@ -228,14 +237,29 @@ class RestServer:
                             f"parameter to or below {most}."
                         )
         if body.get("exact") and strict.search_allow_exact is False:
-            raise ValueError('Bad request: Parameter "exact" disabled. Help: Set "exact" to false')
+            raise ValueError("Bad request: Exact search disabled!. Help: Set exact=false.")
+
+
+def named_in(part: Any) -> Iterator[str]:
+    """Fields that the filters of a request name, and the one that it groups by."""
+    if isinstance(part, list):
+        for one in part:
+            yield from named_in(one)
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            if key == "group_by":
+                yield value
+            elif key == "filter":
+                yield from fields_of(value)
+            elif key not in ("points", "payload", "metadata"):
+                yield from named_in(value)
 
 
 def fields_of(condition: Any) -> Iterator[str]:
-    """Fields that a filter, or a request with filters in it, names."""
+    """Fields that a filter names."""
     if isinstance(condition, dict):
         for key, value in condition.items():
-            if key == "group_by" or (key == "key" and isinstance(value, str)):
+            if key == "key":
                 yield value
             else:
                 yield from fields_of(value)
@@ -280,6 +304,9 @@ def rest_server(behind: str = "") -> Iterator[RestServer]:
                         raise LookupError(f"no {path} here")
                     if server.key is not None and self.headers.get("api-key") != server.key:
                         raise PermissionError("Invalid API key or JWT")
+                    action = path.removeprefix("/collections/").partition("/")[2]
+                    if server.read_only and self.command != "GET" and not reads(self.command, action):
+                        raise PermissionError("Forbidden: Write access is needed")
                     if server.broken:
                         raise RuntimeError("disk full")
                     asked = re.search(r"[?&]consistency=(\w+)", self.path)

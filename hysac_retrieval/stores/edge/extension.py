@@ -58,7 +58,8 @@ class EdgeExtension:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise StoreError(f"{path} cannot be read, so the contents of the shard are unknown: {error}") from error
         quantization = inherited_quantization(config.get("quantization_config"))
-        return Facts(VECTOR_NAME in sizes, quantization, sizes=sizes)
+        indexed = frozenset(self.shard.info().payload_schema)
+        return Facts(VECTOR_NAME in sizes, quantization, sizes=sizes, indexed=indexed)
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         """See `Extension.extend`."""

@@ -203,6 +203,9 @@ class EdgeStore:
         """See `Store.add_index`."""
         self._update(name, edge.UpdateOperation.create_field_index(key, INDEX_TYPES[kind]))
 
+    def admit(self, name: str, fields: Mapping[str, IndexKind]) -> None:
+        """See `Store.admit`; any field may be named here."""
+
     def drop_index(self, name: str, key: str) -> None:
         """See `Store.drop_index`."""
         self._update(name, edge.UpdateOperation.delete_field_index(key))

@@ -35,7 +35,8 @@ class QdrantExtension(Extension):
         self._name, self._calls, self._local, self._keyed = name, calls, local, keyed
 
     def facts(self) -> Facts:
-        config = self._calls.get_collection(self._name).config
+        info = self._calls.get_collection(self._name)
+        config, indexed = info.config, frozenset(info.payload_schema)
         dense, sparse = config.params.vectors, config.params.sparse_vectors
         named = dense if isinstance(dense, Mapping) else {} if dense is None else {"": dense}
         plain = {name: None if one.multivector_config else one.size for name, one in named.items()}
@@ -51,7 +52,7 @@ class QdrantExtension(Extension):
         inherited = inherited_quantization(quantized.model_dump(mode="json") if quantized else None)
         unnamed = isinstance(dense, models.VectorParams)
         mapped = "" in sizes and not unnamed
-        return Facts(VECTOR_NAME in sizes, inherited, obstacle, unnamed, mapped, sizes)
+        return Facts(VECTOR_NAME in sizes, inherited, obstacle, unnamed, mapped, sizes, indexed)
 
     def extend(self, spec: CollectionSpec, *, vector: bool = True) -> None:
         if not self._local:

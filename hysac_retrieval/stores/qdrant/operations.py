@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,15 +18,16 @@ from qdrant_client import models
 from hysac_retrieval.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
-    RequestTooLargeError,
     SettingsError,
     StoreError,
 )
+from hysac_retrieval.payload import RADIUS, WORST_RADIUS
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores import requests, versions
 from hysac_retrieval.stores.amend import Amendment, fitting
-from hysac_retrieval.stores.faults import unfinished
+from hysac_retrieval.stores.faults import INDEX_HINT, unfinished
 from hysac_retrieval.stores.qdrant.forms import Form, Models
+from hysac_retrieval.stores.qdrant.halves import halved
 from hysac_retrieval.stores.qdrant.layout import (
     Layout,
     by_key,
@@ -38,7 +39,7 @@ from hysac_retrieval.stores.qdrant.layout import (
     shard_keys,
     with_shards,
 )
-from hysac_retrieval.stores.qdrant.strict import Limits, limits_of
+from hysac_retrieval.stores.qdrant.strict import Limits, limits_of, meets
 from hysac_retrieval.stores.retry import counted
 from hysac_retrieval.stores.types import (
     METADATA_KEY,
@@ -60,6 +61,7 @@ OPTIMIZE_TIMEOUT = 3600.0
 """Seconds that a server may take to finish its graph."""
 
 _POLL = 0.5
+_PAGE = 1000
 _TELEMETRY_OF_SHARDS = 3  # the least level of detail at which a server describes the shards of its collections
 
 
@@ -79,8 +81,8 @@ class Operations:
         self._consistency = consistency
         self._reads: dict[str, Any] = {} if consistency is None else {"consistency": of_copies(consistency)}
         self._version = "" if local else None
+        self._limits: dict[str, Limits] = {}
         # Of collections that were opened:
-        self._limits: defaultdict[str, Limits] = defaultdict(Limits)
         self._layouts: defaultdict[str, Layout] = defaultdict(Layout)
         self._keys: defaultdict[str, set[ShardKey]] = defaultdict(set)  # that are known to have shards
 
@@ -134,6 +136,7 @@ class Operations:
 
     def drop(self, name: str) -> Steps[None]:
         yield Ask("delete_collection", name)
+        self._limits.pop(name, None)
 
     def aliases(self) -> Steps[dict[str, str]]:
         found: models.CollectionsAliasesResponse = yield Ask("get_aliases")
@@ -152,10 +155,22 @@ class Operations:
     def add_index(self, name: str, key: str, kind: IndexKind) -> Steps[None]:
         if not self.local:  # payload indexes have no effect in local mode, which warns about them
             yield Ask("create_payload_index", name, key, requests.INDEX_TYPES[kind])
+            self._limits.pop(name, None)
 
     def drop_index(self, name: str, key: str) -> Steps[None]:
         if not self.local:
             yield Ask("delete_payload_index", name, key)
+            self._limits.pop(name, None)
+
+    def admit(self, name: str, fields: Mapping[str, IndexKind]) -> Steps[None]:
+        limits = yield from self._limits_of(name)
+        for key, kind in fields.items():
+            if not limits.reads and key not in limits.indexed:
+                try:
+                    yield from self.add_index(name, key, kind)
+                except StoreError as error:
+                    what = f"a condition on {key!r} needs an index, which cannot be made: {error.message}"
+                    raise StoreError(what, hint=INDEX_HINT.format(key)) from error
 
     def upsert(
         self, name: str, ids: Sequence[PointId], vectors: NDArray[np.float32], payloads: Sequence[Mapping[str, Any]]
@@ -195,6 +210,9 @@ class Operations:
         return by_key([*found], [*found.values()])
 
     def amend(self, name: str, amendments: Sequence[Amendment]) -> Steps[None]:
+        limits = yield from self._limits_of(name)
+        for key in () if limits.updates else {RADIUS, WORST_RADIUS} - limits.indexed:
+            yield from self.add_index(name, key, "float")
         for start in range(0, len(amendments), UPSERT_CHUNK):
             few = amendments[start : start + UPSERT_CHUNK]
             changes: Sequence[Any] = [change.operation() for change in few]
@@ -216,16 +234,17 @@ class Operations:
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
         if not len(query.vectors):
             return []
+        limits = self._limits.get(name) or (yield from self._limits_of(name))
         if query.shard_key_selector is not None:
-            some = requests.query_requests(self._limits[name].fitted(query), local=self.local)
+            some = requests.query_requests(limits.fitted(query), local=self.local)
             replies = yield from halved(some, lambda few: Ask("query_batch_points", name, few, **self._reads))
             return requests.read_responses([reply for each in replies for reply in each])
-        asked = self._form.searches(name, self._limits[name].fitted(query))
+        asked = self._form.searches(name, limits.fitted(query))
         answers = yield from halved(asked, lambda few: self._form.search(name, few, self._reads))
         return [points for answer in answers for points in self._form.found(answer)]
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
-        fitted = self._limits[name].fitted(query)
+        fitted = (yield from self._limits_of(name)).fitted(query, groups.groups * groups.size)
         asked = requests.group_request(fitted, groups, local=self.local)
         found = requests.read_groups((yield Ask("query_points_groups", name, **asked, **self._reads)))
         # A server gathers groups from as many points as it deems enough, so that members may be missing.
@@ -250,13 +269,29 @@ class Operations:
         fields: Sequence[str] | None = None,
     ) -> Steps[tuple[list[StoredPoint], PointId | None]]:
         vector = VECTOR_NAME if with_vectors is True else with_vectors
+        limits = yield from self._limits_of(name)
+        taken, left = limits.split(filter)
         shown: dict[str, Any] = {
-            "with_payload": True if fields is None else list(fields),
+            "with_payload": True if fields is None or left is not None else list(fields),
             "with_vectors": False if vector is False else [vector],
         }
-        most = self._limits[name].page(limit)
-        records, following = yield Ask("scroll", name, scroll_filter=filter, limit=most, offset=after, **shown)
-        page = [requests.stored(record, vector=vector or "") for record in records]
+        if left is None:
+            return (yield from self._page(name, taken, limits.page(limit), after, shown))
+        found: list[StoredPoint] = []
+        while True:
+            page, after = yield from self._page(name, taken, limits.page(max(limit, _PAGE)), after, shown)
+            found += [point for point in page if meets(point, left)]
+            if len(found) > limit:
+                return found[:limit], found[limit].id
+            if after is None:
+                return found, None
+
+    def _page(
+        self, name: str, filter: models.Filter | None, limit: int, after: PointId | None, shown: dict[str, Any]
+    ) -> Steps[tuple[list[StoredPoint], PointId | None]]:
+        vector = (shown["with_vectors"] or [""])[0]
+        records, following = yield Ask("scroll", name, scroll_filter=filter, limit=limit, offset=after, **shown)
+        page = [requests.stored(record, vector=vector) for record in records]
         layout = self._layouts[name]
         if page and self._consistency is not None and layout.copies > 1:
             these: Any = models.Filter(must=[models.HasIdCondition(has_id=[point.id for point in page])])
@@ -277,9 +312,16 @@ class Operations:
         return found
 
     def count(self, name: str, filter: models.Filter | None = None) -> Steps[int]:
-        exact = self._limits[name].exact
-        found: models.CountResult = yield Ask("count", name, count_filter=filter, exact=exact)
-        return found.count
+        limits = yield from self._limits_of(name)
+        if limits.split(filter)[1] is None:
+            found: models.CountResult = yield Ask("count", name, count_filter=filter, exact=limits.exact)
+            return found.count
+        total, after = 0, None
+        while True:
+            page, after = yield from self.scroll(name, filter=filter, limit=_PAGE, after=after)
+            total += len(page)
+            if after is None:
+                return total
 
     def delete(self, name: str, ids: Sequence[PointId]) -> Steps[None]:
         for start in range(0, len(ids), UPSERT_CHUNK):
@@ -321,6 +363,11 @@ class Operations:
                 return sum((s.vectors_size_bytes or 0) + (s.payloads_size_bytes or 0) for s in shards)
         return None
 
+    def _limits_of(self, name: str) -> Steps[Limits]:
+        if name not in self._limits:
+            self._limits[name] = Limits() if self.local else limits_of((yield Ask("get_collection", name)))
+        return self._limits[name]
+
     def _described(self, name: str) -> Steps[Opened]:
         version = yield from self.version()
         if not self.local:
@@ -348,22 +395,3 @@ def _removal(name: str, key: ShardKey | None, ids: Sequence[PointId]) -> Ask:
 
 def _in(key: ShardKey | None) -> dict[str, Any]:
     return {} if key is None else {"shard_key_selector": key}
-
-
-def halved(rows: Sequence[Any], ask: Callable[[Sequence[Any]], Ask]) -> Steps[list[Any]]:
-    """Ask something of all rows at once or, where that is more than a server takes at once, of each half.
-
-    A server takes 32 MB over REST, a proxy before it perhaps less, and no more points than a rate limit has room for.
-
-    Raises:
-        RequestTooLargeError: A single row is too large.
-    """
-    try:
-        return [(yield ask(rows))]
-    except RequestTooLargeError as error:
-        if len(rows) < 2:
-            point = rows[0].get("id") if isinstance(rows[0], dict) else getattr(rows[0], "id", None)
-            error.message += "" if point is None else f" (point {point})"
-            raise
-    half = len(rows) // 2
-    return [*(yield from halved(rows[:half], ask)), *(yield from halved(rows[half:], ask))]

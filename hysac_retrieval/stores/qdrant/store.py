@@ -120,6 +120,7 @@ class QdrantStore(_Store[QdrantClient]):
     point_alias = _blocking(Operations.point_alias)
     write_metadata = _blocking(Operations.write_metadata)
     add_index = _blocking(Operations.add_index)
+    admit = _blocking(Operations.admit)
     drop_index = _blocking(Operations.drop_index)
     strip = _blocking(Operations.strip)
     upsert = _blocking(Operations.upsert)

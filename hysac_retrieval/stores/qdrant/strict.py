@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qdrant_client import models
+from qdrant_client.local.payload_filters import check_filter
 
-from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.stores.types import VectorQuery
+from hysac_retrieval.errors import SettingsError, StoreError
+from hysac_retrieval.stores.faults import INDEX_HINT
+from hysac_retrieval.stores.types import VECTOR_NAME, StoredPoint, VectorQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,26 +24,63 @@ class Limits:
         ef: Most candidates of a graph search.
         oversampling: Largest oversampling.
         exact: Whether counts may be exact.
+        indexed: Payload fields with an index.
+        reads: Whether conditions of reads may name others.
+        updates: Whether conditions of updates may.
     """
 
     limit: int | None = None
     ef: int | None = None
     oversampling: float | None = None
     exact: bool = True
+    indexed: frozenset[str] = frozenset()
+    reads: bool = True
+    updates: bool = True
 
     def page(self, wanted: int) -> int:
         """Return how many points to ask for at once, of as many as are wanted."""
         return wanted if self.limit is None else min(wanted, self.limit)
 
-    def fitted(self, query: VectorQuery) -> VectorQuery:
+    def split(self, condition: models.Filter | None) -> tuple[models.Filter | None, models.Filter | None]:
+        """Return the part of a condition that a read may name, and the part that is left to check on what comes back.
+
+        Points meet the condition if they meet both.
+        """
+        if self.reads or condition is None or not self._lacks(condition):
+            return condition, None
+        parts = {"must": _listed(condition.must), "must_not": _listed(condition.must_not)}
+        taken = {name: [one for one in part if not self._lacks(one)] for name, part in parts.items()}
+        left: dict[str, Any] = {name: [one for one in part if self._lacks(one)] for name, part in parts.items()}
+        for name, given in (("should", condition.should), ("min_should", condition.min_should)):
+            left[name] = given
+        return models.Filter(**{name: part or None for name, part in taken.items()}), models.Filter(**left)
+
+    def expect_indexed(self, name: str, fields: Iterable[str]) -> None:
+        """Check that reads of a collection may have conditions on some fields.
+
+        Raises:
+            StoreError: One of them has no index, and needs one.
+        """
+        if not self.reads and (lacking := [field for field in fields if field not in self.indexed]):
+            what = f"the strict mode of collection {name!r} takes no condition on {lacking[0]!r}, which has no index"
+            raise StoreError(what, hint=INDEX_HINT.format(lacking[0]))
+
+    def _lacks(self, condition: Any) -> bool:
+        return any(field not in self.indexed for field in _fields(condition))
+
+    def fitted(self, query: VectorQuery, points: int = 0) -> VectorQuery:
         """Return a query that keeps the limits: fewer candidates, but never fewer points than are wanted.
+
+        Args:
+            query: The query.
+            points: Points that it returns, where that is not its own limit.
 
         Raises:
             SettingsError: More points are wanted than one request may return.
         """
         if self == _NONE:
             return query
-        least = query.least or query.limit
+        least = points or query.least or query.limit
         if self.limit is not None and least > self.limit:
             what = f"the strict mode of this collection allows {self.limit} points in one search, not {least}"
             raise SettingsError(what, hint=f"Ask for at most {self.limit}, or raise max_query_limit of its strict mode")
@@ -55,6 +96,31 @@ class Limits:
 _NONE = Limits()
 
 
+def meets(point: StoredPoint, condition: models.Filter) -> bool:
+    """Whether a point with its payload meets a condition on that."""
+    vectors = {} if point.vector is None else {VECTOR_NAME: True}
+    return check_filter(condition, dict(point.payload), point.id, vectors)
+
+
+def _fields(part: Any, below: str = "") -> Iterator[str]:
+    """Payload fields that a condition, or a part of one, names; ids and vectors need no index."""
+    match part:
+        case models.FieldCondition(key=key):
+            yield below + key
+        case models.IsEmptyCondition(is_empty=field) | models.IsNullCondition(is_null=field):
+            yield below + field.key
+        case models.NestedCondition(nested=nested):
+            yield from _fields(nested.filter, f"{below}{nested.key.removesuffix('[]')}[].")
+        case models.Filter():
+            some = part.min_should.conditions if part.min_should else []
+            for one in (*_listed(part.must), *_listed(part.must_not), *_listed(part.should), *some):
+                yield from _fields(one, below)
+
+
+def _listed(part: Any) -> list[Any]:
+    return part if isinstance(part, list) else [] if part is None else [part]
+
+
 def limits_of(info: models.CollectionInfo) -> Limits:
     """Read the limits in the description of a collection."""
     strict = info.config.strict_mode_config
@@ -65,4 +131,7 @@ def limits_of(info: models.CollectionInfo) -> Limits:
         ef=strict.search_max_hnsw_ef,
         oversampling=strict.search_max_oversampling,
         exact=strict.search_allow_exact is not False,
+        indexed=frozenset(info.payload_schema),
+        reads=strict.unindexed_filtering_retrieve is not False,
+        updates=strict.unindexed_filtering_update is not False,
     )
