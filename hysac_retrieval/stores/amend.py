@@ -48,8 +48,11 @@ class Amendment:
             if known is not None:
                 span = models.Range(gte=known - _SLACK, lte=known + _SLACK)
                 must.append(models.FieldCondition(key=key, range=span))
-        judged = models.FieldCondition(key=WORST_RADIUS, range=models.Range(gte=0.0))
-        return models.Filter(must=must, must_not=[judged] if self.worst is None else None)
+        # An index on model and radius outlives the deletion of the payload key above them.
+        must_not: list[Any] = [models.IsEmptyCondition(is_empty=models.PayloadField(key=PAYLOAD_KEY))]
+        if self.worst is None:
+            must_not.append(models.FieldCondition(key=WORST_RADIUS, range=models.Range(gte=0.0)))
+        return models.Filter(must=must, must_not=must_not)
 
     def operation(self, shard_key: ShardKey | None = None) -> models.SetPayloadOperation:
         """Return the change as a request to a server, of a point in the shards of some key."""

@@ -22,6 +22,7 @@ from hysac_retrieval.collection.metadata import raw_fingerprint, same_points
 from hysac_retrieval.collection.rescore import RescoreReport, rescore
 from hysac_retrieval.errors import ModelMismatchError, SettingsError, StoreUnavailableError
 from hysac_retrieval.ingest.pipeline.sinks import _WITHDRAWN
+from hysac_retrieval.payload import RADIUS, WORST_RADIUS
 from hysac_retrieval.safety.filters import verdict_filter
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.verdict import flag_key, verdict
@@ -224,10 +225,10 @@ def test_what_was_kept_for_earlier_searches_goes_when_all_is_done(
         now = index.metadata.fingerprint
         for own in (payload["hysac"] for payload in records(index).values()):
             assert (set(own["safe"]), "earlier" in own) == ({now}, False)
-        assert dropped == [flag_key(first)]
+        assert dropped == [flag_key(first), RADIUS, WORST_RADIUS]
         assert not any(known.kept for known in index.metadata.earlier)
         rescore(index, shifted(0.3))
-        assert dropped == [flag_key(first)]
+        assert dropped == [flag_key(first), RADIUS, WORST_RADIUS]
 
 
 def test_a_search_opened_in_the_middle_of_two_rewrites_goes_on_too(tmp_path: Path) -> None:
