@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -121,14 +123,25 @@ class Place:
         return {"url": self.url, **self.server}
 
     def journal(self, given: str | None = None) -> Path | None:
-        """Return the journal that is given, else the one beside an embedded collection; None for a server."""
+        """Return the journal that is given, else the one beside the collection.
+
+        For a server that is a file of this user, where such can be kept.
+        """
         from hysac_retrieval.ingest.journal import JOURNAL_NAME
 
         if given is not None:
             return Path(os.path.expanduser(given))
-        return (
-            None if self.location is None else Path(os.path.expanduser(self.location)) / self.collection / JOURNAL_NAME
-        )
+        if self.location is not None:
+            return Path(os.path.expanduser(self.location)) / self.collection / JOURNAL_NAME
+        if self.url is None:
+            return None
+        name = hashlib.sha256(f"{self.url.rstrip('/')}\n{self.collection}".encode()).hexdigest()[:16]
+        folder = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")) / "hysac"
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder / f"{name}.jsonl"
+        return None
 
 
 def place_options(collection: Decorator | None = collection_option, *, bulk: bool = False) -> Decorator:
@@ -239,7 +252,9 @@ def _named_type(text: str) -> tuple[str, str]:
 
 
 journal_option = click.option(
-    "--journal", metavar="FILE", help="Journal of failed items  [default: beside the collection]"
+    "--journal",
+    metavar="FILE",
+    help="Journal of failed items  [default: beside the collection; for a server in ~/.local/state/hysac]",
 )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from qdrant_client import AsyncQdrantClient
 
 from hysac_retrieval.collection.attach import AttachOptions
-from hysac_retrieval.collection.copies import differing
+from hysac_retrieval.collection.copies import collections_of, differing
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import CollectionMetadata, Vectors, read_metadata
 from hysac_retrieval.errors import SettingsError
@@ -113,8 +113,9 @@ def fill(
     views = run.get("views", "fast")
     encoding = encoding_for(encoder, run) if content.vector is None else VectorEncoding(encoder)
     sink = AttachedSink(index, partial(content.judge, views=views), sweep=few is None)
-    planner = partial(attached_tasks, resume=run.get("resume", True))
     with Journal(run.get("journal")) as notes:
+        notes.batches = any(index.store.open(one).copies > 1 for one in collections_of(index))
+        planner = partial(attached_tasks, resume=run.get("resume", True), unsettled=notes.unsettled)
         source = AttachedSource(index, content, notes.noted, sink.withdraw, few, views)
         part = Run(source, planner, encoding, sink, notes, encoder.context_length)
         report = replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)

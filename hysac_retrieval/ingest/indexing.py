@@ -108,12 +108,16 @@ def index_sources(
     encoding, journal, resume = encoding_for(encoder, run, ray), run.get("journal"), run.get("resume", True)
     index.collection.expect(encoder.fingerprint)
     with _open(sources, options, only, resume, journal, encoder.text_spans) as listing, Journal(journal) as notes:
-        planner = CollectionPlanner(index, notes.earlier, only, resume=resume, views=views)
+        notes.batches = index.store.open(index.name).copies > 1
+        if notes.unremoved:  # some copies may still have them
+            index.delete([*notes.unremoved])
+            notes.removed()
+        planner = CollectionPlanner(index, notes.earlier, only, resume=resume, views=views, unsettled=notes.unsettled)
         part = Run(listing, planner, encoding, CollectionSink(index, views), notes, encoder.context_length)
         report = part(run.get("on_progress"), run.get("should_stop"))
         if not report.interrupted:
             if prune:
-                report = prune_points(report, index, listing, limit)
+                report = prune_points(report, index, listing, limit, notes)
             report = replace(report, differing=differing(index) or 0)
             index.optimize()
     return replace(report, remarks=listing.remarks, seconds=time.perf_counter() - began)

@@ -1,17 +1,20 @@
-"""A journal of failures and cut texts, of a run and across runs."""
+"""A journal of failures, cut texts and batches that were left half-way, of a run and across runs."""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
-from collections.abc import Collection, Container, Iterable
+import uuid
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
 
-from hysac_retrieval.errors import SourceError
+from hysac_retrieval.errors import InputError, RequestTooLargeError, SourceError
 from hysac_retrieval.ingest.items import FailedItem, Item
+from hysac_retrieval.types import PointId
 
 LISTED = 1000
 """Failures and cut texts that a report lists; all of them are counted, and are in the file."""
@@ -22,11 +25,15 @@ JOURNAL_NAME = "journal.jsonl"
 _CHOOSE = "Choose another file"
 _START = '{"event"'
 _FAILED, _TRUNCATED, _MENDED = "failed", "truncated", "mended"
+_WRITING, _REMOVING = "writing", "removing"
 
 
 @dataclass
 class Journal:
     """Failures and cut texts, written as they happen and kept until they are mended.
+
+    So are, if `batches` is set, the ids of a batch while it is written or removed: where that fails or the run is
+    killed, some copies on a cluster may have what others lack, and the next run does it again.
 
     The file holds one JSON object per line, of which the last about an item counts; a run that ends in good order
     leaves one line per item. Use it as a context manager; several threads may write.
@@ -44,6 +51,7 @@ class Journal:
     failures: int = 0
     truncated: list[str] = field(default_factory=list)
     cut: int = 0
+    batches: bool = False
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,12 +63,52 @@ class Journal:
     @property
     def noted(self) -> frozenset[str]:
         """Ids of the items that have an entry."""
-        return frozenset(self._entries)
+        return frozenset(self._entries) | self.unsettled
 
     @property
     def earlier(self) -> frozenset[str]:
         """Ids of the items that failed when they were last tried."""
         return frozenset(key for key, entry in self._entries.items() if entry["event"] == _FAILED)
+
+    @property
+    def unsettled(self) -> frozenset[str]:
+        """Ids of points that a run before this one may have left half-written."""
+        return self._left(_WRITING)
+
+    @property
+    def unremoved(self) -> frozenset[str]:
+        """Ids of points that a run before this one may have left half-removed."""
+        return self._left(_REMOVING)
+
+    def _left(self, event: str) -> frozenset[str]:
+        entries = [entry for key, entry in self._entries.items() if key not in self._new]
+        return frozenset(one for entry in entries if entry["event"] == event for one in entry.get("ids", ()))
+
+    @contextmanager
+    def writing(self, ids: Sequence[PointId], *, removing: bool = False) -> Iterator[None]:
+        """Remember points until they are written, or removed."""
+        if not self.batches:
+            yield
+            return
+        batch = {"id": f"batch {uuid.uuid4().hex}", "ids": [str(one) for one in ids]}
+        with self._lock:
+            self._write({"event": _REMOVING if removing else _WRITING, **batch})
+        try:
+            yield
+        except (InputError, RequestTooLargeError):  # which the points are then tried without, one by one
+            self._settled(batch["id"])
+            raise
+        self._settled(batch["id"])
+
+    def _settled(self, batch: Any) -> None:
+        with self._lock:
+            self._write({"event": _MENDED, "id": batch})
+
+    def removed(self) -> None:
+        """Note that what was left half-removed has been removed."""
+        with self._lock:
+            for key in [key for key, entry in self._entries.items() if entry["event"] == _REMOVING]:
+                self._write({"event": _MENDED, "id": key})
 
     def failure(self, key: str) -> FailedItem | None:
         """Return what an earlier run noted about an item that failed; None if it did not, or is mended."""
@@ -101,7 +149,13 @@ class Journal:
         """Forget, after sources were listed to their end, the earlier entries of items that were not seen in them."""
         with self._lock:
             for key, entry in list(self._entries.items()):
-                if entry.get("source") in sources and key not in seen and key not in self._new:
+                if key in self._new:
+                    continue
+                if entry["event"] == _WRITING:
+                    entry["ids"] = [one for one in entry.get("ids", ()) if one not in seen]
+                    if not entry["ids"]:
+                        del self._entries[key]
+                elif entry.get("source") in sources and key not in seen:
                     del self._entries[key]
 
     def _write(self, entry: dict[str, Any]) -> None:

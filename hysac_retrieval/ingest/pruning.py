@@ -13,6 +13,7 @@ from qdrant_client import models
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.plan import left_points
 from hysac_retrieval.ingest.report import IndexReport
 from hysac_retrieval.ingest.sources.open import Listing
@@ -77,7 +78,9 @@ def departed_points(index: Index, listing: Listing) -> Departed:
     return found
 
 
-def prune(report: IndexReport, index: Index, listing: Listing, limit: PruneLimit | None) -> IndexReport:
+def prune(
+    report: IndexReport, index: Index, listing: Listing, limit: PruneLimit | None, journal: Journal
+) -> IndexReport:
     """Remove the points that have left their sources, unless these are not known or, of any source, too many."""
     if not listing.complete:
         return replace(report, unpruned=UNREADABLE)
@@ -86,6 +89,7 @@ def prune(report: IndexReport, index: Index, listing: Listing, limit: PruneLimit
         return replace(report, unpruned=refusal, refused=sum(left for left, _ in departed.values()))
     pruned = 0
     for ids in left_points(index, list(departed), listing.seen):
-        index.delete(ids)
+        with journal.writing(ids, removing=True):
+            index.delete(ids)
         pruned += len(ids)
     return replace(report, pruned=pruned)

@@ -191,7 +191,9 @@ def test_a_slip_makes_no_collection_and_removes_none(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_pictures(tmp_path / "p")
-    with rest_server() as server:  # where nothing keeps a journal, unless one is named
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))  # where no journal can be kept
+    with rest_server() as server:
         there = ("--collection", "c", "--url", server.url, "--model", toy_bundle)
         assert run("index", *wrong, *there).exit_code != 0
         assert not server.backend.collection_exists("c")

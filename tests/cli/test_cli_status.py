@@ -143,7 +143,9 @@ def test_contradictory_options_are_a_usage_error(run: Run, folder: Path, options
 
 def test_the_journal_lies_beside_an_embedded_collection() -> None:
     embedded = Place("data", None, {}, "c")
-    assert Place(None, "http://b", {}, "c").journal() is None
+    of_server = {Place(None, url, {}, name).journal() for url in ("http://b", "http://b/", "http://d") for name in "ce"}
+    assert len(of_server) == 4
+    assert Place(None, None, {}, "c", "local").journal() is None
     assert embedded.journal("j.jsonl") == Path("j.jsonl")
     assert embedded.journal() == Path("data/c/journal.jsonl")
 

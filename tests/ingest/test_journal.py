@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hysac_retrieval.errors import ImageError, SourceError
+from hysac_retrieval.errors import ImageError, SourceError, StoreError
 from hysac_retrieval.ingest import FailedItem, Item, Journal
 from hysac_retrieval.ingest.journal import LISTED, read_journal
 
@@ -123,3 +123,52 @@ def test_a_report_lists_the_first_failures_and_counts_all(path: Path) -> None:
     assert (journal.failures, len(journal.failed)) == (LISTED + 5, LISTED)
     assert (journal.cut, len(journal.truncated)) == (LISTED + 5, LISTED)
     assert len(read_journal(path)) == 2 * (LISTED + 5)
+
+
+@pytest.mark.parametrize("removing", [False, True])
+def test_a_batch_is_remembered_until_it_is_done(path: Path, removing: bool) -> None:
+    with Journal(path, batches=True) as journal:
+        with journal.writing(["a", "b"], removing=removing):
+            assert not journal.unsettled | journal.unremoved  # of earlier runs
+        with pytest.raises(SourceError), journal.writing(["bad"], removing=removing):
+            raise SourceError("not the batch, but an item of it")
+        with pytest.raises(StoreError), journal.writing(["c", "d"], removing=removing):
+            raise StoreError("one of two copies took it")
+    again = Journal(path)
+    assert (again.unremoved if removing else again.unsettled) == {"c", "d"}
+    assert not (again.unsettled if removing else again.unremoved)
+    assert again.earlier == set()
+
+
+def test_a_run_that_is_killed_leaves_the_batch_that_it_wrote(path: Path) -> None:
+    with Journal(path, batches=True) as journal, journal.writing([7, "b"]):
+        left = path.read_bytes()
+    assert Journal(path).unsettled == set()
+    path.write_bytes(left)
+    assert Journal(path).unsettled == {"7", "b"}
+
+
+def test_what_was_left_half_written_is_settled_when_it_is_listed_again(path: Path) -> None:
+    with pytest.raises(StoreError), Journal(path, batches=True) as journal, journal.writing(["a", "b"]):
+        raise StoreError("away")
+    with Journal(path) as journal:
+        journal.settle(["s"], {"a"})
+    assert Journal(path).unsettled == {"b"}
+    with Journal(path) as journal:
+        journal.settle([], {"b", "c"})
+    assert lines(path) == []
+
+
+def test_removals_are_settled_by_themselves(path: Path) -> None:
+    with pytest.raises(StoreError), Journal(path, batches=True) as journal, journal.writing(["a"], removing=True):
+        raise StoreError("away")
+    with Journal(path) as journal:
+        journal.settle(["s"], {"a"})
+        assert journal.unremoved == {"a"}
+        journal.removed()
+    assert lines(path) == []
+
+
+def test_batches_are_remembered_where_that_is_asked_for(path: Path) -> None:
+    with Journal(path) as journal, journal.writing(["a"]):
+        assert not path.exists()

@@ -264,3 +264,33 @@ def test_an_engine_says_how_many_copies_it_asks(server: RestServer, encoder: Enc
     for consistency, found in ((None, {1, 2}), (1, {1, 2}), (2, {1}), ("quorum", {1}), ("majority", {1}), ("all", {1})):
         with connect("c", model=encoder, url=server.url, consistency=consistency) as engine:  # type: ignore[arg-type]
             assert {hit.id for hit in engine.search("a dog")} == found
+
+
+def test_a_batch_that_one_copy_missed_is_written_again_whatever_copies_are_asked(
+    server: RestServer, toy_bundle: Path, tmp_path: Path
+) -> None:
+    copies = server.copied(factor=2)
+    folder = write_pictures(tmp_path / "p")
+    options = ("--collection", "c", "--url", server.url, "--model", toy_bundle, "--workers", 0, "--wait", 0, "--json")
+    copies.deaf = {1}
+    assert run("index", folder, *options, "--consistency", 1).exit_code == 1
+    assert copies.clients[0].count("c").count == 4
+    copies.deaf = set()
+    again = json.loads(run("index", folder, *options, "--consistency", 1).stdout)["report"]
+    assert again["indexed"]["image"] == 4
+    assert copies.clients[1].count("c").count == 4
+    assert json.loads(run("index", folder, *options, "--consistency", 1).stdout)["report"]["skipped"] == 4
+
+
+def test_a_removal_that_one_copy_missed_is_made_up_for(server: RestServer, toy_bundle: Path, tmp_path: Path) -> None:
+    copies = server.copied(factor=2)
+    folder = write_pictures(tmp_path / "p")
+    options = ("--collection", "c", "--url", server.url, "--model", toy_bundle, "--workers", 0, "--wait", 0)
+    assert run("index", folder, *options).exit_code == 0
+    (folder / "grass.png").unlink()
+    copies.deaf = {1}
+    assert run("index", folder, *options, "--prune", "--yes").exit_code == 1
+    assert [client.count("c").count for client in copies.clients] == [3, 4]
+    copies.deaf = set()
+    assert run("index", folder, *options).exit_code == 0  # by way of the copy that no longer has it
+    assert [client.count("c").count for client in copies.clients] == [3, 3]

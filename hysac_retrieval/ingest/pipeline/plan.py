@@ -45,7 +45,8 @@ def item_groups(source: Source, fail: Callable[[FailedItem], None]) -> Generator
 class CollectionPlanner:
     """Decides by what a collection holds (None: it does not exist yet) and by the ids of items that failed last time.
 
-    Only items in some states are to be done, if these are given, and all of them again without `resume`.
+    Only items in some states are to be done, if these are given, and all of them again without `resume`. What is
+    `unsettled`, because a run ended while it was written, counts as not stored.
     """
 
     def __init__(
@@ -56,10 +57,11 @@ class CollectionPlanner:
         *,
         resume: bool = True,
         views: ViewSetting = "fast",
+        unsettled: Collection[str] = (),
     ) -> None:
         # Nothing can be found in an empty collection, and nobody else fills it meanwhile.
         self._index = index if index is not None and resume and index.count() else None
-        self._failed = failed
+        self._failed, self._unsettled = failed, unsettled
         self._views = views
         self._only = frozenset(only or get_args(Unfinished))
 
@@ -71,13 +73,14 @@ class CollectionPlanner:
             if item.id in self._failed:
                 state = "failed"
             if state in self._only:
-                yield Task(item, state, known_hash(stored.get(item.id, {}), judge_of(item.modality, self._views)))
+                known = {} if item.id in self._unsettled else stored.get(item.id, {})
+                yield Task(item, state, known_hash(known, judge_of(item.modality, self._views)))
 
 
-def attached_tasks(items: Sequence[Item], *, resume: bool) -> Iterator[Task]:
+def attached_tasks(items: Sequence[Item], *, resume: bool, unsettled: Collection[str] = ()) -> Iterator[Task]:
     """Decide about points by the content hash that they carry; without `resume` everything is done again."""
     for item in items:
-        known = item.known if resume else None
+        known = item.known if resume and item.id not in unsettled else None
         yield Task(item, "missing" if known is None else "stale", known)
 
 

@@ -140,8 +140,10 @@ class Run:
 
     def _write_batch(self, modality: Modality, batch: Sequence[Outcome]) -> None:
         if batch:
-            self._indexed[modality] += self.sink.write(modality, batch)
-            self.journal.indexed([outcome.item.id for outcome in batch])
+            ids = [outcome.item.id for outcome in batch]
+            with self.journal.writing(ids):
+                self._indexed[modality] += self.sink.write(modality, batch)
+            self.journal.indexed(ids)
 
     @contextmanager
     def _counting(self, on_progress: OnProgress | None) -> Iterator[None]:
