@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from hysac_retrieval.cli.options import (
     run_options,
 )
 from hysac_retrieval.cli.progress import exit_after, followed, print_report
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
     from hysac_retrieval.ingest import Content, StoredVectors
@@ -111,6 +113,16 @@ _way_options = gathered(
 )
 
 
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    """Have an error say what takes away again what was attached before it."""
+    try:
+        yield
+    except StoreError as error:
+        error.hint += f"{'. ' if error.hint else ''}To take away what was attached: `hysac detach --collection {name}`"
+        raise
+
+
 @click.command("attach", cls=Command)
 @place_options(bulk=True)
 @_content_options
@@ -161,7 +173,7 @@ def command(
     way["labels"] = way["labels"] or None
     opened = attached_collection_for(encoder, place.collection, content, confirm=confirm, **way, **place.connection())
     with opened as index:
-        with followed("Attaching") as hooks:
+        with followed("Attaching") as hooks, _said(place.collection):
             report = fill(index, encoder, content, journal=notes, **hooks, **run)
         if place.location is not None and not report.interrupted:
             index.optimize()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient, models
+from support.cli import invoke
 from support.rest_server import RestServer, rest_server
 from support.spaces import CURVATURE, DIM, STORES, index_on, profile, random_points
 
@@ -235,3 +236,22 @@ def test_what_cannot_be_taken_back_is_said(
     monkeypatch.undo()
     with attached_collection_for(encoder, "shop", TITLES, url=server.url) as index:
         assert fill(index, encoder, TITLES).indexed["text"] == 18
+
+
+def test_a_run_that_fails_half_way_names_the_command_that_takes_it_back(
+    server: RestServer, client: QdrantClient, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Any, on: Any, method: str, path: str, body: Any) -> Any:
+        if path.endswith("points/batch"):
+            raise ValueError("Wrong input: no")
+        return answer(self, on, method, path, body)
+
+    answer, before = type(server)._answer, client.get_collection("shop").config
+    place = ("--collection", "shop", "--url", server.url)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(server), "_answer", failing)
+        failed = invoke("attach", *place, "--text-field", "title", "--model", toy_bundle, "--workers", 0)
+    assert failed.exit_code == 1
+    assert "hysac detach --collection shop" in failed.stderr
+    assert invoke("detach", *place, "--yes").exit_code == 0
+    assert client.get_collection("shop").config.params.vectors == before.params.vectors
