@@ -94,7 +94,7 @@ def test_vectors_that_are_not_there_are_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "safe", "unsafe"), [(None, 90, 10), (100, 90, 10), (40, 30, 10), (10, 5, 5), (5, 3, 2), (2, 1, 1)]
+    ("limit", "safe", "unsafe"), [(None, 90, 10), (100, 90, 10), (40, 30, 10), (10, 5, 5), (5, 2, 3), (2, 1, 1)]
 )
 def test_of_many_points_as_many_of_each_label_are_chosen(limit: int | None, safe: int, unsafe: int) -> None:
     rng = np.random.default_rng(0)

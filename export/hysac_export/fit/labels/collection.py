@@ -65,6 +65,11 @@ class _Reservoir:
         elif (place := int(self.rng.integers(self.seen))) < self.most:
             self.rows[place] = row
 
+    def some(self, count: int) -> list[_Row]:
+        """Return so many of them, in the order in which they are stored."""
+        places = self.rng.permutation(len(self.rows))[:count]
+        return [self.rows[place] for place in sorted(places)]
+
 
 def labelled_vectors(
     store: Store,
@@ -107,7 +112,7 @@ def labelled_vectors(
         chosen[label].add(row)
     reader.check()
     counts = _balanced(len(chosen[False].rows), len(chosen[True].rows), limit)
-    rows = [row for label, most in zip((False, True), counts, strict=True) for row in chosen[label].rows[:most]]
+    rows = [row for label, most in zip((False, True), counts, strict=True) for row in chosen[label].some(most)]
     return Labelled(
         np.stack([vector for *_, vector in rows]),
         np.repeat([False, True], counts),
