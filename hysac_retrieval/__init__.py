@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hysac_retrieval.search.asynchronous import AsyncSafeSearch, aconnect
     from hysac_retrieval.search.blocking import SafeSearch, connect
     from hysac_retrieval.search.explain import Explanation
-    from hysac_retrieval.search.queries import Examples, PointRef
+    from hysac_retrieval.search.queries import Examples, LorentzPoint, PointRef
 
 if sys.version_info < (3, 11):  # noqa: UP036  # pip refuses it; a copy on the path of an older Python does not
     from hysac_retrieval.errors import VersionError
@@ -46,6 +46,7 @@ __all__ = [
     "HysacError",
     "Index",
     "LabelRule",
+    "LorentzPoint",
     "PointRef",
     "QueryInfo",
     "SafeQdrantClient",
@@ -71,6 +72,7 @@ _HOMES = {
     "HysacError": "errors",
     "Index": "collection.index",
     "LabelRule": "safety.policy",
+    "LorentzPoint": "search.queries",
     "PointRef": "search.queries",
     "QueryInfo": "results",
     "SafeQdrantClient": "guard",

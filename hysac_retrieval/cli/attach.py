@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, print_json
+from hysac_retrieval.cli.common import Command, load_model, print_json
 from hysac_retrieval.cli.options import (
     Place,
     gathered,
@@ -140,6 +140,7 @@ def command(
     way: dict[str, Any],
     yes: bool,
     model: str,
+    encoder: str | None,
     journal: str | None,
     as_json: bool,
     **run: Any,
@@ -162,19 +163,18 @@ def command(
         --url http://localhost:6333
     hysac-index attach --collection photos --from-vector clip --modality image --model ./fitted
     """
-    from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.ingest import attached_collection_for, fill
 
-    notes, encoder = place.journal(journal), Encoder.load(model)
+    notes, loaded = place.journal(journal), load_model(model, encoder)
 
     def confirm(doubt: str) -> bool:
         return yes or (sys.stdin.isatty() and click.confirm(f"{doubt}. Judge them all the same?", err=True))
 
     way["labels"] = way["labels"] or None
-    opened = attached_collection_for(encoder, place.collection, content, confirm=confirm, **way, **place.connection())
+    opened = attached_collection_for(loaded, place.collection, content, confirm=confirm, **way, **place.connection())
     with opened as index:
         with followed("Attaching") as hooks, _said(place.collection):
-            report = fill(index, encoder, content, journal=notes, **hooks, **run)
+            report = fill(index, loaded, content, journal=notes, **hooks, **run)
         if place.location is not None and not report.interrupted:
             index.optimize()
         info = index.info()

@@ -17,6 +17,7 @@ from hysac_retrieval.errors import HysacError, MissingExtraError, SettingsError,
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.safety.profile import SafetyProfile
 
 FAILED_ITEMS = 3
@@ -109,3 +110,15 @@ def shorten(value: Any, length: int = 80) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = printable(" ".join(text.split()))
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def load_model(model: str, function: str | None) -> Encoder:
+    """Load the model of a command, whose vectors a function makes if one is named as ``module:function``."""
+    if function is None:
+        from hysac_retrieval.encoder.encoder import Encoder
+
+        return Encoder.load(model)
+    from hysac_retrieval.encoder.bundle import Bundle
+    from hysac_retrieval.encoder.called import CalledEncoder, imported
+
+    return CalledEncoder(Bundle.load(model), imported(function))

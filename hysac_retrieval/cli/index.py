@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, print_json
+from hysac_retrieval.cli.common import Command, load_model, print_json
 from hysac_retrieval.cli.options import (
     Place,
     Sources,
@@ -101,14 +101,12 @@ def command(
     hysac-index hf:beans --split train --collection beans --url http://localhost:6333 --ray
     hysac-index attach --help     (a collection that an application has already)
     """
-    from hysac_retrieval.encoder.encoder import Encoder
-
     if given["recreate"] and given["only"]:
         what = "--recreate leaves nothing stored among which --only could choose"
         raise SettingsError(what, hint="Give one of the two")
     alias, keep = given.pop("alias"), given.pop("keep")
     place = _named(place, alias)
-    encoder, notes = Encoder.load(model), place.journal(sources.journal)
+    encoder, notes = load_model(model, given.pop("encoder")), place.journal(sources.journal)
     yes, limit = given.pop("yes"), given.pop("prune_limit")
     given["prune_limit"] = None if yes else limit
     if dry_run:

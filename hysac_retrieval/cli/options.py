@@ -32,6 +32,11 @@ model_option = click.option(
     envvar="HYSAC_MODEL",
     help="Bundled model, bundle folder, or owner/name on the Hugging Face hub.",
 )
+encoder_option = click.option(
+    "--encoder",
+    metavar="MODULE:FUNCTION",
+    help="Python function from a list of texts to vectors, for a model that is a head for such vectors only.",
+)
 collection_option = click.option("--collection", required=True, help="Name of the collection.")
 
 
@@ -221,6 +226,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="What of a picture is judged: the whole and the crops that cover it, or tiles of it, too.",
         ),
         click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1)),
+        encoder_option,
         model_option,
     ):
         function = option(function)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, print_json, shorten
-from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
+from hysac_retrieval.cli.common import Command, load_model, print_json, shorten
+from hysac_retrieval.cli.options import Place, encoder_option, json_option, model_option, place_options
 from hysac_retrieval.cli.queries import filter_option, query_options, threshold_option, warn_if_cut
 from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.errors import SettingsError
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     "--penalty", default=0.0, type=click.FloatRange(0), help="Distance that an unsafe score of 1 adds in the ranking."
 )
 @model_option
+@encoder_option
 @json_option
 def command(
     query: Query,
@@ -60,6 +61,7 @@ def command(
     group_size: int,
     traversal: Traversal,
     model: str,
+    encoder: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -75,24 +77,23 @@ def command(
     """
     if group_by is not None and offset:
         raise SettingsError("--offset is for single hits", hint="Leave it out with --group-by")
-    from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.safety.policy import SafetyPolicy
     from hysac_retrieval.search.blocking import connect
 
-    encoder = Encoder.load(model)
+    loaded = load_model(model, encoder)
     policy = SafetyPolicy(traversal=traversal)
-    with connect(place.collection, model=encoder, policy=policy, **place.connection()) as engine:
+    with connect(place.collection, model=loaded, policy=policy, **place.connection()) as engine:
         options["safe"] = not unsafe
         result: SearchResult | GroupedResult
         if group_by is None:
             result = engine.search(query, limit=limit, offset=offset, **options)
         else:
             result = engine.search_groups(query, group_by, groups=limit, size=group_size, **options)
-    warn_if_cut(encoder, query)
+    warn_if_cut(loaded, query)
     if as_json:
         print_json(result.to_dict())
     else:
-        print_result(result, encoder.safety.threshold, first=offset + 1)
+        print_result(result, loaded.safety.threshold, first=offset + 1)
 
 
 def print_result(result: SearchResult | GroupedResult, thresholds: Thresholds, *, first: int = 1) -> None:

@@ -23,7 +23,7 @@ from hysac_retrieval.encoder.pictures import ImageSource
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.encoder.sessions import Graph, Sessions
 from hysac_retrieval.encoder.tokenization import TextTokenizer
-from hysac_retrieval.encoder.vectors import expect_all, unit_vectors
+from hysac_retrieval.encoder.vectors import expect_all, less_safe, unit_vectors
 from hysac_retrieval.encoder.views import Views, picture_views
 from hysac_retrieval.errors import (
     BundleFormatError,
@@ -256,9 +256,31 @@ class Encoder:
                 hint="Fit a head to these vectors: hysac fit",
             )
 
+    @property
+    def maps_vectors(self) -> bool:
+        """Whether there is a head for vectors of another encoder."""
+        return self.bundle.manifest.vectors is not None
+
+    def map_vectors(self, vectors: NDArray[Any], modality: Modality | None = None) -> tuple[Points, list[Modality]]:
+        """As `encode_vectors`; of an unknown modality by the head that finds a vector less safe.
+
+        Returns:
+            The points, (n, dim) float32, and the modality that each was taken for.
+        """
+        spec = self.vector_spec
+        heads: dict[Modality, str | None] = {"text": spec.text, "image": spec.image}
+        asked = [modality] if modality else [each for each, file in heads.items() if file]
+        return less_safe({each: self.encode_vectors(vectors, each) for each in asked}, self.safety, self.curvature)
+
+    def reads(self, modality: Modality) -> bool:
+        """Whether there is an encoder of a modality."""
+        manifest = self.bundle.manifest
+        return (manifest.image if modality == "image" else manifest.text) is not None
+
     def expect_encoder(self, modality: Modality) -> None:
         """Raise `NoEncoderError` if there is no encoder of a modality."""
-        self._graph(modality)
+        if not self.reads(modality):
+            raise self._lacks(modality)
 
     @property
     def context_length(self) -> int:

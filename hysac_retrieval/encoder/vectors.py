@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hysac_retrieval import lorentz
 from hysac_retrieval.errors import InvalidVectorError
+from hysac_retrieval.safety.profile import SafetyProfile
+from hysac_retrieval.types import Modality
 
 
 def unit_vectors(vectors: NDArray[Any], size: int) -> tuple[NDArray[np.float32], dict[int, str]]:
@@ -48,3 +52,23 @@ def expect_all(faults: dict[int, str]) -> None:
         first, fault = next(iter(faults.items()))
         others = f", as {len(faults) - 1} further ones" if len(faults) > 1 else ""
         raise InvalidVectorError(f"vector {first} {fault}{others}", hint="Leave them out: they have no direction")
+
+
+def less_safe(
+    points: Mapping[Modality, NDArray[np.float32]], safety: SafetyProfile, curvature: float
+) -> tuple[NDArray[np.float32], list[Modality]]:
+    """Choose, for each of n vectors, the point of the modality in which it is less safe.
+
+    Args:
+        points: What the heads make of the vectors, (n, d) each.
+        safety: The model's calibration.
+        curvature: c > 0 of the space (−c).
+
+    Returns:
+        The points, (n, d), and their modalities.
+    """
+    kinds = list(points)
+    scores = [safety.unsafe(lorentz.dist0(points[kind].astype(np.float64), curvature), kind) for kind in kinds]
+    chosen = np.argmax(np.stack(scores), axis=0)
+    made = np.stack([points[kind] for kind in kinds])[chosen, np.arange(len(chosen))]
+    return made, [kinds[each] for each in chosen]

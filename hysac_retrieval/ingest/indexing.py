@@ -140,7 +140,7 @@ def encoding_for(encoder: Encoder, run: RunOptions, ray: RayOptions | None = Non
     check_run(run)
     batch_size = run.get("batch_size", 64)
     max_pixels, views = run.get("max_pixels", DEFAULT_MAX_PIXELS), run.get("views", "fast")
-    decoding = Decoding(encoder.bundle.manifest.image, max_pixels, views)
+    decoding = Decoding(encoder.image_spec if encoder.reads("image") else None, max_pixels, views)
     if ray is None:
         return LocalEncoding(encoder, batch_size, run.get("workers"), decoding)
     from hysac_retrieval.ingest.ray import RayEncoding

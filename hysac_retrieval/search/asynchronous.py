@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from qdrant_client import AsyncQdrantClient
 
@@ -37,6 +37,9 @@ from hysac_retrieval.stores.qdrant.client import is_local
 from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
 from hysac_retrieval.stores.types import Consistency
 from hysac_retrieval.types import PointId
+
+if TYPE_CHECKING:
+    from hysac_retrieval.encoder.called import Encode
 
 T = TypeVar("T")
 
@@ -170,6 +173,7 @@ def aconnect(
     name: str,
     *,
     model: str | Path | QueryEncoder | None = "hysac-mini",
+    encode: Encode | None = None,
     policy: SafetyPolicy | None = None,
     create: bool = False,
     hnsw: HnswOptions | None = None,
@@ -181,6 +185,7 @@ def aconnect(
     Args:
         name: See `connect`, as for the other arguments.
         model: See there.
+        encode: See there.
         policy: See there.
         create: See there; with `async_client` the collection must exist.
         hnsw: See there.
@@ -197,8 +202,8 @@ def aconnect(
 
     def open_parts() -> _Parts:
         if async_client is not None:
-            return _of_client(async_client, name, load_encoder(model), policy, connection.get("consistency"))
-        engine = connect(name, model=model, policy=policy, create=create, hnsw=hnsw, **connection)
+            return _of_client(async_client, name, load_encoder(model, encode), policy, connection.get("consistency"))
+        engine = connect(name, model=model, encode=encode, policy=policy, create=create, hnsw=hnsw, **connection)
 
         async def live(_: Any) -> LiveSearch:
             return engine.live

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 from hysac_retrieval.collection.collection import rule_indexes
 from hysac_retrieval.collection.index import Index
@@ -23,6 +23,9 @@ from hysac_retrieval.search.request import ExplainOptions, GroupOptions, SearchO
 from hysac_retrieval.steps import Steps, run
 from hysac_retrieval.stores import Connection, HnswOptions
 from hysac_retrieval.types import PointId
+
+if TYPE_CHECKING:
+    from hysac_retrieval.encoder.called import Encode
 
 T = TypeVar("T")
 
@@ -73,8 +76,9 @@ class SafeSearch:
         """Find what is nearest to a query.
 
         Args:
-            query: Text (any `str`); an image as `Path`, bytes, PIL image or array of pixels; a point (d,); a stored
-                point (`PointRef`); or `Examples`.
+            query: Text (any `str`); an image as `Path`, bytes, PIL image or array of pixels; a stored point
+                (`PointRef`); `Examples`; or an array: a vector (k,) of the encoder that the model's head was fitted
+                to, a point (d,) for a model without heads. `LorentzPoint` is a point in any case.
             **options: ``safe``, ``limit``, ``offset``, ``modality``, ``filter``, ``threshold``, ``penalty``,
                 ``rerank``, ``context`` and others; see `SearchOptions`.
 
@@ -174,6 +178,7 @@ def connect(
     name: str,
     *,
     model: str | Path | QueryEncoder | None = "hysac-mini",
+    encode: Encode | None = None,
     policy: SafetyPolicy | None = None,
     create: bool = False,
     hnsw: HnswOptions | None = None,
@@ -184,6 +189,8 @@ def connect(
     Args:
         name: Name of the collection.
         model: Bundled name, folder or hub repository of the model; an `Encoder`; or None to search with points only.
+        encode: Encodes texts, and perhaps images, for a model that is a head only: a function from a list of texts to
+            vectors (n, k), or an object with such methods ``text`` and ``image``.
         policy: What a search may ask for; None for the defaults of `SafetyPolicy`.
         create: Make the collection if it does not exist.
         hnsw: Options of the graph, for a collection that is made.
@@ -192,11 +199,11 @@ def connect(
     Raises:
         BundleError: The model cannot be used.
         CollectionNotFoundError: There is no such collection, and `create` is not given.
-        ModelMismatchError: It was indexed with another model.
+        ModelMismatchError: It was indexed with another model; or `encode` is not of the encoder that the model knows.
         SettingsError: A setting is out of range, or not exactly one place is named.
         StorageLockedError: Another process has the folder.
     """
-    encoder = load_encoder(model)
+    encoder = load_encoder(model, encode)
     if create:
         if encoder is None:
             raise SettingsError("create=True needs a model; use Index.create for a collection of points")
@@ -212,10 +219,20 @@ def connect(
         raise
 
 
-def load_encoder(model: str | Path | QueryEncoder | None) -> QueryEncoder | None:
-    """The encoder that `connect` was given, or the one it named."""
-    if not isinstance(model, str | Path):
-        return model
+def load_encoder(model: str | Path | QueryEncoder | None, encode: Encode | None = None) -> QueryEncoder | None:
+    """The encoder that `connect` was given, or the one it named; see there."""
+    if encode is None:
+        if not isinstance(model, str | Path):
+            return model
+        from hysac_retrieval.encoder.encoder import Encoder
+
+        return Encoder.load(model)
+    from hysac_retrieval.encoder.bundle import Bundle
+    from hysac_retrieval.encoder.called import CalledEncoder
     from hysac_retrieval.encoder.encoder import Encoder
 
-    return Encoder.load(model)
+    if isinstance(model, Encoder):
+        return CalledEncoder(model.bundle, encode)
+    if not isinstance(model, str | Path):
+        raise SettingsError("encode= goes with a model that is a bundle with a head", hint="Name the bundle: model=…")
+    return CalledEncoder(Bundle.load(model), encode)

@@ -21,7 +21,7 @@ from hysac_retrieval.collection.metadata import CollectionMetadata
 from hysac_retrieval.collection.plan import plan_search
 from hysac_retrieval.collection.records import checked_point, checked_points, found_points
 from hysac_retrieval.collection.request import PageRequest
-from hysac_retrieval.errors import InputError, SettingsError
+from hysac_retrieval.errors import InputError, InvalidVectorError, SettingsError
 from hysac_retrieval.payload import own_payload
 from hysac_retrieval.safety.policy import LEAST_KNOWN, SafetyPolicy
 from hysac_retrieval.safety.redirect import boundary_of, radius_of
@@ -29,6 +29,8 @@ from hysac_retrieval.safety.views import Judged, stored_views
 from hysac_retrieval.search.queries import (
     Examples,
     JudgingEncoder,
+    LorentzPoint,
+    MappingEncoder,
     PointRef,
     Query,
     QueryEncoder,
@@ -104,7 +106,7 @@ def query_points(
         if isinstance(leaf, PointRef):
             continue
         if (kind := kind_of(leaf)) is None:
-            points[id(leaf)] = checked_point(collection, leaf), request.query_modality, None
+            points[id(leaf)] = _array_point(collection, encoder, leaf, request.query_modality)
         else:
             to_encode.setdefault(kind, []).append(leaf)
     for kind, some in to_encode.items():
@@ -119,6 +121,23 @@ def query_points(
     return [_meant(query, collection.metadata, ask_unknown=policy.unknown == "ask") for query in made]
 
 
+def _array_point(collection: Collection, encoder: QueryEncoder | None, leaf: Any, modality: Modality | None) -> _Leaf:
+    """Return the point of an array: a vector for the head of a model that has one, a point for others."""
+    if isinstance(leaf, LorentzPoint):
+        return checked_point(collection, leaf.x), modality, None
+    if not (isinstance(encoder, MappingEncoder) and encoder.maps_vectors):
+        return checked_point(collection, leaf), modality, None
+    try:
+        vector = np.asarray(leaf, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise InvalidVectorError(f"the query cannot be read as a vector: {error}") from error
+    if vector.ndim != 1:
+        what = f"the query is an array of shape {vector.shape}; a vector has one axis"
+        raise InvalidVectorError(what, hint="Give several vectors to a batch, and a picture as a PIL image")
+    rows, (kind,) = encoder.map_vectors(vector[None], modality)
+    return checked_points(collection, rows)[0], kind, None
+
+
 def _encoded(encoder: QueryEncoder, kind: Modality, some: list[Any]) -> tuple[Any, Sequence[Judged | None]]:
     if isinstance(encoder, JudgingEncoder):
         return encoder.judge_text(some) if kind == "text" else encoder.judge_image(some)
@@ -126,19 +145,19 @@ def _encoded(encoder: QueryEncoder, kind: Modality, some: list[Any]) -> tuple[An
 
 
 def kind_of(query: Any) -> Modality | None:
-    """Return what a query is: text, image, or None for a point. A string is always a text; see `is_pixels` for arrays.
+    """Return what a query is: text, image, or None for an array. A string is always a text; see `is_pixels` for arrays.
 
     Raises:
         InputError: It is none of them, or a URL.
     """
-    if isinstance(query, np.ndarray | list | tuple):
+    if isinstance(query, np.ndarray | list | tuple | LorentzPoint):
         return "image" if is_pixels(query) else None
     if isinstance(query, str):
         expect_no_url(query)
         return "text"
     if isinstance(query, os.PathLike | bytes | Image.Image):
         return "image"
-    raise InputError(f"a query is text, a path, bytes, a PIL image or a point, not {type(query).__name__}")
+    raise InputError(f"a query is text, a path, bytes, a PIL image, a vector or a point, not {type(query).__name__}")
 
 
 def examples_point(

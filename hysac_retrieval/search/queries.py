@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from hysac_retrieval.collection.schema import PointModel
 from hysac_retrieval.errors import InputError
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.safety.views import Judged
-from hysac_retrieval.types import PointId
+from hysac_retrieval.types import Modality, PointId
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*://|data:[a-z]+/|www\.)\S+", re.IGNORECASE)
 
@@ -35,8 +35,18 @@ class PointRef:
         object.__setattr__(self, "id", normal_ids([self.id])[0])
 
 
-Single: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Sequence[float] | PointRef
-"""Text, a path of an image, an encoded image, a decoded one, a point (d,), or a stored point."""
+@dataclass(frozen=True, slots=True, eq=False)
+class LorentzPoint:
+    """Space components (d,) as a query, for models that take a plain array for a vector of another encoder."""
+
+    x: ArrayLike
+
+
+Single: TypeAlias = (
+    str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Sequence[float] | PointRef | LorentzPoint
+)
+"""Text, a path of an image, an encoded image, a decoded one, a stored point; or an array: a vector (k,) for the head of
+a model that has one, a point (d,) for others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +85,7 @@ def expect_no_url(text: str) -> None:
 
 
 def is_pixels(query: object) -> bool:
-    """Whether an array is a picture: uint8, (h, w) or (h, w, channels). Any other array is a point."""
+    """Whether an array is a picture: uint8, (h, w) or (h, w, channels). Any other array is a vector or a point."""
     return isinstance(query, np.ndarray) and query.dtype == np.uint8 and query.ndim in (2, 3)
 
 
@@ -104,9 +114,21 @@ class JudgingEncoder(QueryEncoder, Protocol):
         """Images to points (n, d), and what of each was judged."""
 
 
+@runtime_checkable
+class MappingEncoder(QueryEncoder, Protocol):
+    """A model that may have heads for vectors of another encoder, such as an `Encoder`."""
+
+    @property
+    def maps_vectors(self) -> bool:
+        """Whether it has."""
+
+    def map_vectors(self, vectors: NDArray[Any], modality: Modality | None, /) -> tuple[NDArray[Any], list[Modality]]:
+        """Vectors (n, k) to points (n, d), and the modality that each was taken for."""
+
+
 def is_encoded(query: object) -> bool:
     """Whether a query is a point already, or a stored one, so that no model is asked."""
-    return isinstance(query, PointRef) or (isinstance(query, np.ndarray) and not is_pixels(query))
+    return isinstance(query, PointRef | LorentzPoint) or (isinstance(query, np.ndarray) and not is_pixels(query))
 
 
 def several(queries: Any, what: str = "queries") -> list[Any]:
@@ -115,7 +137,7 @@ def several(queries: Any, what: str = "queries") -> list[Any]:
     Raises:
         InputError: It is a single one: a bare string would be taken for a sequence of one-letter queries.
     """
-    single = isinstance(queries, str | bytes | os.PathLike | Image.Image | PointRef | Examples)
+    single = isinstance(queries, str | bytes | os.PathLike | Image.Image | PointRef | LorentzPoint | Examples)
     if single or not isinstance(queries, Iterable):
         raise InputError(f"{what} must be a sequence of queries, even of one; a single query is for search()")
     return list(queries)
