@@ -16,7 +16,7 @@ import json
 import struct
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,12 @@ from common import RESULTS, show_table, write_report
 from judged_texts import measure_texts
 from PIL import Image
 
+from hysac_export.data.scenes import Artist, quadruplets, styles_for
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.encoder.views import Views, picture_views
 from hysac_retrieval.payload import short_numbers
+from hysac_retrieval.safety.views import ViewSetting
 
 SIDE = 256
 """Side of the pictures that another is pasted into."""
@@ -55,6 +58,16 @@ def beside(count: int, *, tall: bool) -> Hide:
             part = hidden if place == count - 1 or (count == 3 and place == 0) else seen
             whole.paste(part, (0, height * place) if tall else (width * place, 0))
         return encoded(whole)
+
+    return hide
+
+
+def stretched(across: int, down: int) -> Hide:
+    """A picture so many times as wide, and as high."""
+
+    def hide(hidden: Image.Image, _: Image.Image, __: np.random.Generator) -> bytes:
+        size = hidden.width * across, hidden.height * down
+        return encoded(hidden.resize(size, Image.Resampling.BICUBIC))
 
     return hide
 
@@ -109,6 +122,8 @@ PICTURES: Mapping[str, Hide] = {
     "plain": lambda hidden, _, __: encoded(hidden),
     "strip 3:1, at both ends": beside(3, tall=False),
     "tall 1:2, below": beside(2, tall=True),
+    "stretched 2:1": stretched(2, 1),
+    "stretched 1:2": stretched(1, 2),
     "later frames, GIF": later("GIF"),
     "later frames, WebP": later("WEBP"),
     "later frames, APNG": later("PNG"),
@@ -124,7 +139,11 @@ PICTURES: Mapping[str, Hide] = {
     "pasted at 1/8": pasted(8),
 }
 
-SETTINGS = ("one", "fast", "thorough")
+SETTINGS = ("one", "crops", "fast", "thorough")
+"""Views: the model's own; the fast ones without the squashed whole; and what users choose from."""
+
+MISSED = 0.1
+"""Share missed at which tiles are compared."""
 
 
 def gallery(count: int) -> tuple[list[Image.Image], list[Image.Image]]:
@@ -145,11 +164,43 @@ def judged(encoder: Encoder, files: Sequence[bytes], setting: str) -> tuple[np.n
     if setting == "one":
         radii, views = lorentz.dist0(encoder.encode_image(files).astype(np.float64), encoder.curvature), [1.0]
     else:
-        _, found = encoder.judge_image(files, views=setting)  # type: ignore[arg-type]
+        wanted: ViewSetting = "thorough" if setting == "thorough" else "fast"
+        items = [picture_views(file, encoder.image_spec, wanted) for file in files]
+        if setting == "crops":
+            items = [some(one, [name for name in one.names if "whole" not in name]) for one in items]
+        _, found = encoder.judge_views("image", items, batch_size=32)
         radii, views = [one.radius for one in found], [float(one.views) for one in found]
     milliseconds = 1e3 * (time.perf_counter() - start) / len(files)
     scores = np.minimum(short_numbers(encoder.safety.unsafe(radii, "image"), up=True), 1.0)
     return scores, float(np.mean(views)), milliseconds
+
+
+def some(views: Views, names: Collection[str]) -> Views:
+    """Those of the views that have one of the names."""
+    kept = [row for row, name in enumerate(views.names) if name in names]
+    return Views(tuple(views.names[row] for row in kept), views.rows[kept])
+
+
+def measure_tiles(encoder: Encoder, count: int, seed: int = 0) -> dict[str, dict[str, float]]:
+    """What a threshold of tiles' own would lose where it misses a tenth, on the validation split."""
+    artist, rng = Artist(styles_for("validation")), np.random.default_rng(seed)
+    scenes = quadruplets("validation", count)
+    safe, unsafe = (
+        [Image.fromarray(artist.draw(getattr(q, kind), rng)) for q in scenes] for kind in ("safe", "unsafe")
+    )
+    report = {}
+    for depth in (2, 4):
+        found = []
+        for pictures in (unsafe, safe[7:] + safe[:7]):
+            rng = np.random.default_rng(seed)
+            files = [pasted(depth)(hidden, seen, rng) for hidden, seen in zip(pictures, safe, strict=True)]
+            views = [picture_views(file, encoder.image_spec, "thorough") for file in files]
+            tiles = [some(one, [n for n in one.names if n.startswith(f"tile 1/{depth}")]) for one in views]
+            _, worst = encoder.judge_views("image", tiles, batch_size=32)
+            found.append(np.array([one.radius for one in worst]))
+        bound = np.quantile(found[0], MISSED)
+        report[f"pasted at 1/{depth}"] = {"missed": MISSED, "lost": round(float((found[1] >= bound).mean()), 4)}
+    return report
 
 
 def measure_pictures(encoder: Encoder, count: int, seed: int = 0) -> dict[str, Any]:
@@ -191,6 +242,8 @@ def main(count: int, only: str | None, out: Path) -> None:
         header = ["kind", *(f"{setting} {what}" for setting in SETTINGS for what in ("missed", "lost", "views", "ms"))]
         show_table(header, [[kind, *(v for s in SETTINGS for v in row[s].values())] for kind, row in pictures.items()])
         report["pictures"] = {"count": count, "kinds": pictures}
+        report["tiles by a threshold of their own"] = tiles = measure_tiles(encoder, count)
+        show_table(["tiles alone", "missed", "lost"], [[kind, *row.values()] for kind, row in tiles.items()])
     if only != "pictures":
         report["texts"] = texts = measure_texts(encoder, count)
         for name in [name for name in texts if name != "count"]:

@@ -240,7 +240,10 @@ def _parquet_records(path: Path, check: Check) -> Records:
 
 
 def batch_records(batch: Any) -> list[Any]:
-    """Return the rows of a batch or table of Arrow; where a value is none of Python's, such as a date after 9999, the error names it."""
+    """Return the rows of a batch or table of Arrow; of one with a value that Python has not, an error that names it.
+
+    Such a value is a date after 9999.
+    """
     try:
         return [plain_record(record) for record in batch.to_pylist()]
     except _NO_VALUE:
