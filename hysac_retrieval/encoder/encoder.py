@@ -7,7 +7,7 @@ exponential map. Left to do here are tokenisation, decoding, batching and checki
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias, Unpack
@@ -18,7 +18,7 @@ from PIL import Image
 
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec, VectorSpec
 from hysac_retrieval.encoder.devices import DeviceKeywords, DeviceOptions
-from hysac_retrieval.encoder.judging import Points, judge, text_views
+from hysac_retrieval.encoder.judging import Points, finished, judging, text_views
 from hysac_retrieval.encoder.pictures import ImageSource
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.encoder.sessions import Graph, Sessions
@@ -329,10 +329,18 @@ class Encoder:
         self, modality: Modality, items: Sequence[Views], *, batch_size: int = 64
     ) -> tuple[Points, list[Judged]]:
         """Encode and judge the views of n items; see `judge_text`."""
+        return finished(self.judging(modality, items, batch_size=batch_size))
+
+    def judging(
+        self, modality: Modality, items: Sequence[Views], *, batch_size: int = 64
+    ) -> Generator[None, None, tuple[Points, list[Judged]]]:
+        """Encode and judge the views of n items as `judge_views` does, with a stop after each run of the graph."""
+        if batch_size < 1:
+            raise SettingsError(f"batch_size is {batch_size}; expected at least 1")
         if not items:
             return np.empty((0, self.dim), dtype=np.float32), []
         encode = self.encode_image if modality == "image" else self.encode_tokens
-        return judge(items, partial(encode, batch_size=batch_size), self.curvature, batch_size)
+        return (yield from judging(items, partial(encode, batch_size=batch_size), self.curvature, batch_size))
 
     def preprocess_images(self, images: ImageSource | Iterable[ImageSource]) -> Pixels:
         """Decode and preprocess n images without the model: (n, size, size, 3) uint8.

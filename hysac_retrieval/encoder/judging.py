@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.encoder.views import Views
 from hysac_retrieval.safety.views import Judged, judged
+
+T = TypeVar("T")
 
 Points: TypeAlias = NDArray[np.float32]
 
@@ -41,23 +43,28 @@ def text_views(text: str, tokenizer: TextTokenizer) -> Views:
     return Views(tuple(names), np.stack(rows), tokenizer.known(readings.values()))
 
 
-def judge(
+def judging(
     items: Sequence[Views], encode: Callable[[NDArray[Any]], Points], curvature: float, at_once: int
-) -> tuple[Points, list[Judged]]:
-    """Encode all views of n items, n ≥ 1, in runs of about `at_once`.
+) -> Generator[None, None, tuple[Points, list[Judged]]]:
+    """Encode all views of n items, n ≥ 1, in runs of at most `at_once`; stop after each, since one text may have many.
 
     Args:
         items: The items.
         encode: Turns rows (m, …) into points (m, d).
         curvature: Curvature c > 0 of the space (−c).
-        at_once: Views that are put together in memory, unless one item has more.
+        at_once: Views that are encoded at once.
 
     Returns:
         The points of the first views, (n, d) float32, and what was judged of each item.
     """
     points, found = [], []
     for group in in_groups(items, at_once):
-        encoded = encode(np.concatenate([item.rows for item in group]))
+        rows = np.concatenate([item.rows for item in group])
+        runs = []
+        for start in range(0, len(rows), at_once):
+            runs.append(encode(rows[start : start + at_once]))
+            yield
+        encoded = np.concatenate(runs)
         radii = np.asarray(lorentz.dist0(encoded.astype(np.float64), curvature))
         ends = np.cumsum([len(item.names) for item in group])
         for item, end in zip(group, ends, strict=True):
@@ -65,6 +72,16 @@ def judge(
             points.append(encoded[start])
             found.append(judged(item.names, radii[start:end], encoded[start:end], item.known))
     return np.stack(points), found
+
+
+def finished(steps: Generator[None, None, T]) -> T:
+    """Go through steps to their result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def in_groups(items: Sequence[Views], at_once: int) -> Iterator[list[Views]]:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hysac_retrieval.encoder.judging import finished
 from hysac_retrieval.errors import HysacError, MissingExtraError, SettingsError
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
 from hysac_retrieval.ingest.pipeline.decode import Decoding
@@ -106,7 +107,7 @@ class Encode:
         rows = unpacked(batch)
         ready = [row for row in rows if not isinstance(row, Outcome)]
         done = [row for row in rows if isinstance(row, Outcome)]
-        return packed(done + encode(self._encoder, ready, self._batch_size))
+        return packed(done + finished(encode(self._encoder, ready, self._batch_size)))
 
 
 def packed(rows: Sequence[Any]) -> Any:

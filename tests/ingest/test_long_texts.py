@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,27 @@ def test_the_commands_take_chunks_and_say_what_is_long_or_unknown(tmp_path: Path
     assert json.loads(status.stdout)["missing"] == 0
     explained = run_cli("explain", "a g-u-n", *place)
     assert "spelled out" in explained.output
+
+
+def test_a_text_of_many_windows_can_be_followed_and_stopped(
+    tmp_path: Path, index: Index, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = random.Random(0).choices(SAFE.split(), k=2_000)
+    path = rows(tmp_path / "texts.jsonl", short="a dog", long=" ".join(words))
+    runs: list[int] = []
+    encode = Encoder.encode_tokens
+
+    def counting(self: Encoder, tokens: Any, **options: Any) -> Any:
+        runs.append(len(tokens))
+        return encode(self, tokens, **options)
+
+    monkeypatch.setattr(Encoder, "encode_tokens", counting)
+    seen: list[int] = []
+    report = index_sources([path], index, encoder, batch_size=8, on_progress=lambda _: seen.append(len(runs)))
+    assert report.indexed["text"] == 2
+    assert max(runs) <= 8 < len(runs)
+    assert {*range(1, len(runs))} <= {*seen}  # there was a look at the run after each
+    runs.clear()
+    stopped = index_sources([path], index, encoder, batch_size=8, resume=False, should_stop=lambda: len(runs) >= 3)
+    assert stopped.interrupted
+    assert len(runs) == 3

@@ -49,8 +49,8 @@ def after_decoding(task: Task, decoded: Decoded) -> Ready | Outcome:
     return Outcome(task.item, decoded.hash, error=decoded.error)
 
 
-def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> list[Outcome]:
-    """Encode images and texts; a text that the tokenizer refuses fails alone."""
+def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> Generator[None, None, list[Outcome]]:
+    """Encode images and texts, with a stop after each step; a text that the tokenizer refuses fails alone."""
     outcomes: list[Outcome] = []
     waiting: dict[Modality, list[tuple[Outcome, Views]]] = {modality: [] for modality in MODALITIES}
     for task, decoded in batch:
@@ -64,8 +64,10 @@ def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> list[Ou
             outcomes.append(Outcome(item, decoded.hash, error=error))
         else:
             waiting[item.modality].append((Outcome(item, decoded.hash, tokens=tokens), views))
+            if len(views.names) > batch_size:
+                yield
     for modality, some in waiting.items():
-        points, judged = encoder.judge_views(modality, [views for _, views in some], batch_size=batch_size)
+        points, judged = yield from encoder.judging(modality, [views for _, views in some], batch_size=batch_size)
         for (outcome, _), point, one in zip(some, points, judged, strict=True):
             outcomes.append(replace(outcome, point=point, judged=one))
     return outcomes
@@ -120,7 +122,14 @@ class LocalEncoding:
                 count = int(np.searchsorted(held, self.batch_size)) + 1
                 batch = ready[:count]
                 del ready[:count]
-                yield encode(self.encoder, batch, self.batch_size)
+                steps = encode(self.encoder, batch, self.batch_size)
+                while True:
+                    try:
+                        next(steps)
+                    except StopIteration as end:
+                        yield end.value
+                        break
+                    yield []  # so that a text of many windows can be followed, and stopped
 
 
 def _views(ready: Ready) -> int:
