@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,6 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import HysacError, SettingsError, SourceError, StoreError
 from hysac_retrieval.ingest import Listing, SourceOptions, check_sources, index_sources, status_of
-
-
-@pytest.fixture(scope="module")
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
-
-
-@pytest.fixture
-def index(encoder: Encoder) -> Iterator[Index]:
-    with Index.for_model(encoder, "things", location=":memory:") as index:
-        yield index
 
 
 @pytest.fixture

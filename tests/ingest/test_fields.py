@@ -18,11 +18,6 @@ from hysac_retrieval.ingest.sources.fields import doubt, value_of
 NODE = {"id_": "x", "metadata": {"a": 1}, "text": "a dog"}
 
 
-@pytest.fixture(scope="module")
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
-
-
 @pytest.mark.parametrize(
     ("payload", "path", "value"),
     [

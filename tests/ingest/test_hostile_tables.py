@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,6 @@ from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import SettingsError, SourceError
 from hysac_retrieval.ingest import Listing, index_sources, status_of
 from hysac_retrieval.payload import DEEPEST
-
-
-@pytest.fixture
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
-
-
-@pytest.fixture
-def index(encoder: Encoder) -> Iterator[Index]:
-    with Index.for_model(encoder, "things", location=":memory:") as index:
-        yield index
 
 
 def nested(levels: int, name: str | None = None) -> str:

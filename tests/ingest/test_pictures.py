@@ -6,7 +6,6 @@ import io
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,6 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
 
 def plain(colour: Any) -> bytes:
     return encoded(Image.new("RGB", (16, 16), colour))
-
-
-@pytest.fixture(scope="module")
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
-
-
-@pytest.fixture
-def index(encoder: Encoder) -> Iterator[Index]:
-    with Index.for_model(encoder, "things", location=":memory:") as index:
-        yield index
 
 
 def own(index: Index) -> dict[str, dict[str, Any]]:

@@ -36,17 +36,6 @@ from hysac_retrieval.ingest.pipeline.encode import LocalEncoding
 from hysac_retrieval.ingest.protocols import Outcome, Task
 
 
-@pytest.fixture(scope="module")
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
-
-
-@pytest.fixture
-def index(encoder: Encoder) -> Iterator[Index]:
-    with Index.for_model(encoder, "things", exist_ok=True, location=":memory:") as index:
-        yield index
-
-
 def everything(index: Index) -> dict[Any, Any]:
     """Payload of every point by id, found by a search that may return anything."""
     hits = index.query([0.0] * index.metadata.dim, limit=1000, safe=False)

@@ -16,11 +16,6 @@ from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.ingest import Fields, IndexReport, SourceOptions, Status, index_sources, status_of
 
 
-@pytest.fixture(scope="module")
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
-
-
 @pytest.fixture(params=["memory", "embedded"])
 def index(request: pytest.FixtureRequest, tmp_path: Path, encoder: Encoder) -> Iterator[Index]:
     location = ":memory:" if request.param == "memory" else tmp_path / "data"
