@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -209,6 +212,17 @@ def test_a_wrong_header_and_a_wrong_encoding_are_told(write: Write) -> None:
     path.with_suffix(".csv").write_bytes(HEADER.encode() + b"weapons,bats,fit,\xff,b\n")
     with pytest.raises(PolicyError, match="cannot be read"):
         read_policy(path)
+
+
+def test_the_page_shows_a_policy_that_is_read_and_python_that_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policy-in-words.md").read_text(encoding="utf-8")
+    shown, code = re.search(r"```yaml\n(.*?)```.*?```python\n(.*?)```", page, flags=re.S).groups()  # type: ignore[union-attr]
+    path = tmp_path / "kitchen.yaml"
+    path.write_text(shown, encoding="utf-8")
+    assert Counter(example.unsafe for example in read_policy(path).sentences) == {True: 6, False: 8}
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "policy-in-words.md", "exec"), {})
+    assert [line.split()[0] for line in out.getvalue().splitlines()[1:]] == ["unsafe", "safe"]
 
 
 def test_an_unknown_name_lists_those_that_come_with_the_package(tmp_path: Path) -> None:
