@@ -167,7 +167,7 @@ def judged(encoder: Encoder, files: Sequence[bytes], setting: str) -> tuple[np.n
         wanted: ViewSetting = "thorough" if setting == "thorough" else "fast"
         items = [picture_views(file, encoder.image_spec, wanted) for file in files]
         if setting == "crops":
-            items = [some(one, [name for name in one.names if "whole" not in name]) for one in items]
+            items = [some(one, [name for name in one.names if name.split(", ")[-1] != "whole"]) for one in items]
         _, found = encoder.judge_views("image", items, batch_size=32)
         radii, views = [one.radius for one in found], [float(one.views) for one in found]
     milliseconds = 1e3 * (time.perf_counter() - start) / len(files)
