@@ -172,7 +172,7 @@ def _rewrite(store: Store, name: str, metadata: CollectionMetadata, page: int, c
             # An engine takes a list for a match by one element.
             before = next(earlier[one] for one in (model if isinstance(model, list) else [model]) if one in earlier)
             amendments.append(_amended(point, metadata, before, counts))
-        store.amend(name, amendments)
+        store.amend(name, amendments, looked_after=True)  # what is left is counted in the end
         yield len(points)
 
 

@@ -80,8 +80,15 @@ class Store(Protocol):
     ) -> None:
         """Insert points, or replace those with the same id. Durable when it returns."""
 
-    def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
-        """Change `hysac` entries of points that still are what they were. Durable when it returns."""
+    def amend(self, name: str, amendments: Sequence[Amendment], *, looked_after: bool = False) -> None:
+        """Change `hysac` entries of points that still are what they were. Durable when it returns.
+
+        Args:
+            name: The collection.
+            amendments: The changes.
+            looked_after: Whether the caller looks afterwards for points that were left as they were, so that a server
+                need not confirm each change.
+        """
 
     def strip(self, name: str, keys: Sequence[str], filter: models.Filter) -> None:
         """Take payload fields from the points that match. Durable when it returns."""

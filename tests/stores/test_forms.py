@@ -17,8 +17,11 @@ from support.spaces import match
 
 from hysac_retrieval.errors import StoreError
 from hysac_retrieval.safety.filters import safety_filter, without
+from hysac_retrieval.steps import run
+from hysac_retrieval.stores.amend import Amendment
 from hysac_retrieval.stores.qdrant.bodies import Bodies
 from hysac_retrieval.stores.qdrant.messages import Messages
+from hysac_retrieval.stores.qdrant.operations import Operations
 from hysac_retrieval.stores.remembered import Remembered
 from hysac_retrieval.stores.requests import query_requests
 from hysac_retrieval.stores.types import StoredPoint, VectorQuery
@@ -164,3 +167,27 @@ def test_the_copies_to_ask_are_named(copies: Any, many: int) -> None:
     ask = form.search("c", form.searches("c", replace(PLAIN, vectors=VECTORS[:many])), {"consistency": copies})
     ask.arguments[1](Client)
     assert sent[0].read_consistency == RestToGrpc.convert_read_consistency(copies)
+
+
+@pytest.mark.parametrize(
+    ("looked_after", "sent"),
+    [
+        (False, [(500, True), (500, True), (1, True)]),
+        (True, [(499, False), (1, True), (499, False), (1, True), (1, True)]),
+    ],
+)
+def test_only_changes_that_are_looked_after_go_unconfirmed_and_never_the_last(
+    looked_after: bool, sent: list[tuple[int, bool]]
+) -> None:
+    found: list[tuple[int, bool]] = []
+    order: list[Any] = []
+
+    class Calls:
+        def batch_update_points(self, name: str, few: list[models.SetPayloadOperation], wait: bool) -> None:
+            found.append((len(few), wait))
+            order.extend(one.set_payload.filter.must[0].has_id[0] for one in few)  # type: ignore[union-attr,index]
+
+    amendments = [Amendment(i, {"unsafe": 1.0}, "f1", 1.5) for i in range(1001)]
+    run(Operations(local=False, form=Bodies()).amend("c", amendments, looked_after=looked_after), Calls())
+    assert found == sent
+    assert order == [*range(1001)]

@@ -186,7 +186,7 @@ class EdgeStore:
                 ]
                 shard.update(edge.UpdateOperation.upsert_points(points))
 
-    def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
+    def amend(self, name: str, amendments: Sequence[Amendment], *, looked_after: bool = False) -> None:
         """See `Store.amend`."""
         shard = self._shard(name)
         with translated(name):

@@ -209,18 +209,21 @@ class Operations:
         found = yield from shard_keys(name, ids)
         return by_key([*found], [*found.values()])
 
-    def amend(self, name: str, amendments: Sequence[Amendment]) -> Steps[None]:
+    def amend(self, name: str, amendments: Sequence[Amendment], *, looked_after: bool = False) -> Steps[None]:
         limits = yield from self._limits_of(name)
         for key in () if limits.updates else {RADIUS, WORST_RADIUS} - limits.indexed:
             yield from self.add_index(name, key, "float")
         for start in range(0, len(amendments), UPSERT_CHUNK):
             few = amendments[start : start + UPSERT_CHUNK]
             changes: Sequence[Any] = [change.operation() for change in few]
-            if self._layouts[name].keyed:
+            if keyed := self._layouts[name].keyed:
                 places = yield from shard_keys(name, [change.id for change in few])
                 changes = [change.operation(places[change.id]) for change in few if change.id in places]
             if self.local:  # which would look through all its points for each condition
                 changes = fitting(few, (yield from self.retrieve(name, [change.id for change in few])))
+            if looked_after and not keyed and len(changes) > 1:  # every shard gets all, and is done with the last
+                yield from halved(changes[:-1], lambda few: Ask("batch_update_points", name, few, wait=False))
+                changes = changes[-1:]
             if changes:
                 yield from halved(changes, lambda few: Ask("batch_update_points", name, few, wait=True))
 

@@ -134,10 +134,10 @@ class QdrantStore(_Store[QdrantClient]):
     indexed = _blocking(Operations.indexed)
     memory = _blocking(Operations.memory)
 
-    def amend(self, name: str, amendments: Sequence[Amendment]) -> None:
+    def amend(self, name: str, amendments: Sequence[Amendment], *, looked_after: bool = False) -> None:
         """See `Store.amend`."""
         with self._calls.lock:  # what local mode reads to decide must still hold when it writes
-            run(self._do.amend(name, amendments), self._calls)
+            run(self._do.amend(name, amendments, looked_after=looked_after), self._calls)
 
     def extension(self, name: str) -> QdrantExtension:
         """See `Store.extension`."""
