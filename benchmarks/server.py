@@ -125,7 +125,7 @@ async def asynchronous(names: tuple[str, str], queries: Points, seconds: float, 
     async def cosine(turn: int) -> Any:
         return await client.query_points(names[0], query=single[turn % len(single)].tolist(), limit=K)
 
-    async with aconnect(names[1], **where(grpc=grpc)) as engine:
+    async with aconnect(names[1], model=None, **where(grpc=grpc)) as engine:
 
         async def search(turn: int) -> Any:
             return await engine.search(queries[turn % len(queries)], limit=K, query_modality="text")
@@ -180,6 +180,7 @@ def measure(data: Data, seconds: float, *, grpc: bool) -> dict[str, Any]:
 
         asked = [models.QueryRequest(query=v.tolist(), limit=K, with_payload=True) for v in single[:BATCH]]
         found: dict[str, Any] = rates(cosine, search, seconds)
+        click.echo(f"{'gRPC' if grpc else 'REST'}: {found}")
         found["asyncio, 32 at once"] = asyncio.run(asynchronous((bare, index.name), queries, seconds, grpc=grpc))
         found["batch of 50, time"] = round(
             times_of(
@@ -191,9 +192,12 @@ def measure(data: Data, seconds: float, *, grpc: bool) -> dict[str, Any]:
         found["upload"] = round(float(np.divide(*np.median(uploads, axis=0))), 3)
         found["recall@10, safe"] = found_share(engine, data, safe=True)
         found["recall@10, as asked"] = found_share(engine, data, safe=False)
-        start = time.perf_counter()
-        rescore(index, data.safety.model_copy(update={"source": "anew"}))
-        found["rescored per second"] = round(len(data.gallery) / (time.perf_counter() - start))
+        click.echo(str(found))
+        image = data.safety.image.model_copy(update={"midpoint": data.safety.image.midpoint * 1.01})
+        report = rescore(index, data.safety.model_copy(update={"image": image}))
+        if report.rescored != len(data.gallery) or report.left:
+            raise click.ClickException(f"rescoring is not complete: {report}")
+        found["rescored per second"] = round(report.rescored / report.seconds)
     client.close()
     return found
 
@@ -202,7 +206,7 @@ def found_share(engine: SafeSearch, data: Data, *, safe: bool) -> float:
     """Recall@10 of safe texts among the points that may be found."""
     queries = data.queries["safe_text"]
     unsafe = data.safety.unsafe(lorentz.dist0(data.gallery, data.curvature), "image")
-    rows = np.flatnonzero(unsafe <= data.safety.threshold) if safe else np.arange(len(data.gallery))
+    rows = np.flatnonzero(unsafe <= data.safety.threshold.image) if safe else np.arange(len(data.gallery))
     truth = exact(data.gallery, queries, K, data.curvature, rows)
     results = engine.search_batch(list(queries), limit=K, safe=safe, query_modality="text")
     return round(float(np.mean(recall([[hit.id for hit in hits] for hits in results], truth, K, data.gallery))), 4)
