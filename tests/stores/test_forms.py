@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,9 @@ def test_only_changes_that_are_looked_after_go_unconfirmed_and_never_the_last(
     order: list[Any] = []
 
     class Calls:
+        def get_collection(self, name: str) -> Any:
+            return SimpleNamespace(config=SimpleNamespace(strict_mode_config=None), payload_schema={})
+
         def batch_update_points(self, name: str, few: list[models.SetPayloadOperation], wait: bool) -> None:
             found.append((len(few), wait))
             order.extend(one.set_payload.filter.must[0].has_id[0] for one in few)  # type: ignore[union-attr,index]
