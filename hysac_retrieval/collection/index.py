@@ -76,10 +76,9 @@ class Index:
         """Make a collection.
 
         How points are stored is fixed here, once: by `lift` (a model bundle carries one), else fitted on `sample`.
-        Without either the padding makes room for radii eight standard deviations beyond the calibration's and dwarfs
-        the points: scores are exact, but the graph finds less. So give a sample if there is one. ``"padded"`` suits
-        the narrow radii of encoders, ``"poincare"`` radii that spread widely, such as those of trees; ``"auto"``
-        measures both on the sample and records the result.
+        Without either the padding makes room for radii far beyond the calibration's: scores are exact, but the graph
+        finds less. ``"padded"`` suits the narrow radii of encoders, ``"poincare"`` those that spread widely, as of
+        trees; ``"auto"`` measures both on the sample and records the result.
 
         Args:
             name: Name of the collection.
@@ -108,8 +107,7 @@ class Index:
         metadata = collection_metadata(
             dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
         )
-        if storage is not None and storage.shard_by is not None:
-            metadata = metadata.model_copy(update={"shard_by": storage.shard_by})
+        metadata = metadata.model_copy(update={"shard_by": None if storage is None else storage.shard_by})
         with opening(connection) as (store, owned):
             if recreate and store.exists(name):
                 expect_removable(store, name)

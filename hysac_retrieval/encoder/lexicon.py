@@ -119,7 +119,7 @@ class Lexicon:
 
 
 class Spelling:
-    """What letters spell in words of a lexicon, from any place to any other; what was found is remembered.
+    """Words of a lexicon that letters spell, from any place to any other; each is looked for once.
 
     Args:
         lexicon: The words.

@@ -22,7 +22,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from hysac_export.bundle.graphs import PRODUCTS, SINGLE_FILE, load_graph, save_graph, store_halves, strip, tail
 from hysac_export.bundle.place import building
-from hysac_retrieval.encoder.bundle import Bundle, entry_of, write_manifest
+from hysac_retrieval.encoder.bundle import Bundle, Manifest, entry_of, write_manifest
 from hysac_retrieval.errors import SettingsError, TrainingError
 from hysac_retrieval.types import Modality
 
@@ -33,6 +33,12 @@ Inputs = Mapping[Modality, NDArray[Any]]
 _LARGEST, _MASKED = float(np.finfo(np.float16).max), -1e30
 CALIBRATED_ON = 128
 """Inputs of each modality that static ranges are measured on, at most."""
+
+
+def _kept(manifest: Manifest) -> list[str]:
+    """Files that stay as they are: the tokenizer, and heads, which are small."""
+    heads = (manifest.vectors.text, manifest.vectors.image) if manifest.vectors else ()
+    return [file for file in (manifest.text and manifest.text.tokenizer, *heads) if file]
 
 
 def compress_bundle(
@@ -53,8 +59,7 @@ def compress_bundle(
         out: Folder to write.
         precision: ``"fp16"``: all but the end of each graph in half precision, for GPUs; ``"int8"``: products with
             weights in int8, for CPUs.
-        inputs: Inputs whose ranges of activations an int8 bundle keeps (static quantization); default: ranges are those
-            of every input (dynamic), which is more accurate.
+        inputs: Inputs whose ranges an int8 bundle keeps; default: those of every input, which is more accurate.
         price: Compares the new bundle with `source`, see `price.price`, for the manifest's ``verification``.
         name: Name of the model; default: the source's.
         description: Description of the model, likewise; the calibration is always the source's.
@@ -82,9 +87,7 @@ def compress_bundle(
             made = half_precision(proto, work) if precision == "fp16" else quantized(proto, work, rows)
             strip(made)
             save_graph(made, folder / file)
-        # Heads are small and stay as they are.
-        heads = (manifest.vectors.text, manifest.vectors.image) if manifest.vectors else ()
-        for kept in filter(None, (manifest.text and manifest.text.tokenizer, *heads)):
+        for kept in _kept(manifest):
             shutil.copy(source.file(kept), folder / kept)
         changes = {
             "name": name or manifest.name,

@@ -89,7 +89,7 @@ class RadialHead:
 
 @dataclass(frozen=True)
 class Fit:
-    """What was fitted to the examples of one modality, and what is known of it.
+    """Outcome of a fit to the examples of one modality.
 
     Attributes:
         head: The head.

@@ -39,7 +39,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 class PointContent(Protocol):
-    """What of an application's points is judged.
+    """Part of an application's points that is judged.
 
     Attributes:
         vector: Name of the vector that is; None for payload fields.

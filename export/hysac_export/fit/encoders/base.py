@@ -1,4 +1,4 @@
-"""What a head is fitted to: an encoder's vectors, and its graphs if it has any."""
+"""The encoder that a head is fitted to: its vectors, and its graphs if it has any."""
 
 from __future__ import annotations
 
