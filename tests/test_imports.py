@@ -12,7 +12,8 @@ HEAVY = ("torch", "onnxruntime", "open_clip", "datasets", "transformers")
 
 
 def loaded_by(statement: str) -> set[str]:
-    script = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
+    # Where fastembed is installed, qdrant-client loads it, and ONNX Runtime with it, for reasons of its own.
+    script = f"import sys\nsys.modules['fastembed'] = None\n{statement}\nprint(*sorted(sys.modules))"
     return set(
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     )
