@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from adapters import PLUGINS, Asked
-from support.applications import NAME, TEXTS, UNSAFE, application, vector
+from support.applications import NAME, PLACES, TEXTS, UNSAFE, application, vector
 
 from hysac_retrieval import Encoder, SafetyPolicy, aconnect, connect
 from hysac_retrieval.guard import SafeQdrantClient
@@ -21,7 +21,7 @@ SAFE = [row for row, text in enumerate(TEXTS) if not any(word in text for word i
 
 
 @pytest.mark.parametrize("ids", ["int", "uuid"])
-@pytest.mark.parametrize("where", ["edge", "memory", "server"])
+@pytest.mark.parametrize("where", PLACES)
 def test_an_attached_collection_is_safe_through_every_way_in(
     where: str, ids: str, tmp_path: Path, encoder: Encoder
 ) -> None:

@@ -19,6 +19,7 @@ from mcp import Client
 from numpy.typing import NDArray
 from qdrant_client import models
 from support.hostile import allowed, fill, modest, payloads, user_filters
+from support.qdrant_server import QDRANT
 from support.spaces import CURVATURE, DIM, index_on, profile, random_points
 
 from haystack_integrations.components.retrievers.hysac import HySACRetriever as HaystackRetriever
@@ -48,9 +49,9 @@ class FixedEncoder:
         return self.encode_text(images)
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    with index_on("edge", tmp_path_factory.mktemp("leak")) as made:
+@pytest.fixture(scope="module", params=["edge", *QDRANT])
+def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with index_on(request.param, tmp_path_factory.mktemp("leak")) as made:
         yield made
 
 

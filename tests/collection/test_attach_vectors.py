@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
-from support.applications import NAME, PLACES, TEXTS, UNSAFE, Application, application
+from support.applications import NAME, TEXTS, UNSAFE, Application, application
 from support.foreign import SIZE, encode, write_head_bundle
 
 from hysac_retrieval import Guard, SafeQdrantClient, connect, lorentz
@@ -74,7 +74,7 @@ def verdicts(app: Application) -> dict[Any, bool]:
     return {key: payload["hysac"]["unsafe"] <= 0.5 for key, (payload, _) in app.look().items() if payload.get("hysac")}
 
 
-@pytest.mark.parametrize(("where", "named"), [(where, True) for where in PLACES] + [("edge", False)])
+@pytest.mark.parametrize(("where", "named"), [("edge", True), ("memory", True), ("server", True), ("edge", False)])
 def test_stored_vectors_are_mapped_searched_and_given_back_byte_for_byte(
     where: str, named: bool, tmp_path: Path, encoder: Encoder
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from support.qdrant_server import QDRANT
 from support.spaces import index_on, match, random_points
 
 from hysac_retrieval import AsyncSafeQdrantClient, SafeQdrantClient
@@ -19,9 +20,9 @@ from hysac_retrieval.guard.methods import METHODS
 N = 12
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    with index_on("memory", tmp_path_factory.mktemp("congruence")) as made:
+@pytest.fixture(scope="module", params=["memory", *QDRANT])
+def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with index_on(request.param, tmp_path_factory.mktemp("congruence")) as made:
         rows = [{"k": row % 3, "n": row, "title": f"t{row}", "meta": {"tags": ["x", str(row)]}} for row in range(N)]
         made.upsert(range(N), random_points(N, low=1.5, high=1.9), modality="text", payloads=rows)
         yield made

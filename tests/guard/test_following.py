@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from support.qdrant_server import QDRANT, own_client
 from support.spaces import CURVATURE, DIM, profile, random_points
 
 from hysac_retrieval import AsyncSafeQdrantClient, Guard, Index, SafeQdrantClient
@@ -53,11 +54,15 @@ METHODS: dict[str, Ask] = {
 safe_ids: list[int] = []
 
 
-@pytest.fixture
-def client() -> Any:
-    made = QdrantClient(":memory:")
-    yield made
-    made.close()
+@pytest.fixture(params=["memory", *QDRANT])
+def client(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
+    if request.param != "memory":
+        with own_client(request.param) as made:
+            yield made
+        return
+    local = QdrantClient(":memory:")
+    yield local
+    local.close()
 
 
 def truth(client: QdrantClient) -> list[int]:

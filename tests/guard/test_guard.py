@@ -17,6 +17,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, grpc, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 from support.applications import NAME, SIZE, TEXTS, application, vector
 from support.hostile import allowed, counted, fill, modest, payloads, user_filters
+from support.qdrant_server import QDRANT
 from support.rest_server import rest_server
 from support.spaces import CURVATURE, DIM, index_on, match, profile, random_points
 
@@ -114,9 +115,9 @@ def test_what_is_not_guarded_is_refused(kind: type[Any]) -> None:
 # What the guarded methods return.
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    with index_on("memory", tmp_path_factory.mktemp("guard")) as made:
+@pytest.fixture(scope="module", params=["memory", *QDRANT])
+def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with index_on(request.param, tmp_path_factory.mktemp("guard")) as made:
         yield made
 
 

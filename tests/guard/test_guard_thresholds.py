@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
 from support.hostile import allowed, fill, held_to, modest, numbers, payloads
+from support.qdrant_server import QDRANT
 from support.spaces import index_on, profile, random_points
 
 from hysac_retrieval.collection.index import Index
@@ -23,9 +24,9 @@ CALIBRATED = Thresholds(text=0.5, image=0.2)
 policies = st.fixed_dictionaries({}, optional={"text": st.floats(0, 0.5), "image": st.floats(0, 0.2)})
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    with index_on("memory", tmp_path_factory.mktemp("guard"), safety=profile(CALIBRATED)) as made:
+@pytest.fixture(scope="module", params=["memory", *QDRANT])
+def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with index_on(request.param, tmp_path_factory.mktemp("guard"), safety=profile(CALIBRATED)) as made:
         yield made
 
 

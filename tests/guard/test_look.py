@@ -11,6 +11,7 @@ import pytest
 from httpx import Headers
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
+from support.qdrant_server import QDRANT
 from support.spaces import CURVATURE, DIM, index_on, profile, random_points
 
 from hysac_retrieval import Guard, SafeQdrantClient
@@ -22,10 +23,10 @@ SAFE, UNSAFE = [1, 2, 3, 4, 5, 6], [11, 12, 13]
 ODD = [21, 22, 23, 24]
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
+@pytest.fixture(params=["memory", *QDRANT])
+def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
     """Safe points, unsafe ones, and ones that the condition lets pass: their score, model or verdict is a list."""
-    with index_on("memory", tmp_path) as made:
+    with index_on(request.param, tmp_path) as made:
         rows = [{"k": id % 2, "title": f"t{id}", "meta": {"label": "a", "n": id}} for id in SAFE]
         made.upsert(SAFE, random_points(len(SAFE), low=1.5, high=1.6), modality="text", payloads=rows)
         made.upsert(UNSAFE, random_points(len(UNSAFE), seed=3, low=3.4), modality="text", payloads=rows[:3])

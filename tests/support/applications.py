@@ -13,12 +13,13 @@ import numpy as np
 import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
 
+from support.qdrant_server import QDRANT, own_client
 from support.rest_server import RestServer, rest_server
 
 NAME, SIZE = "app", 384
 TEXTS = ["a man with a dog", "a man with a gun", "the red house", "a woman with a knife", "a cat in the park"]
 UNSAFE = ("gun", "knife")
-PLACES = ("edge", "memory", "server")
+PLACES = ("edge", "memory", "server", *QDRANT)
 
 Snapshot = dict[Any, tuple[dict[str, Any], dict[str, bytes]]]
 
@@ -98,6 +99,9 @@ def application(
         client = QdrantClient(":memory:")
         yield _on_client(client, {"client": client}, dict(zip(keys, rows, strict=True)), named, encode, size)
         client.close()
+    elif where.startswith("qdrant"):
+        with own_client(where) as client:
+            yield _on_client(client, {"client": client}, rows, keys, named)
     else:
         with rest_server() as server:
             place = {"url": server.url}

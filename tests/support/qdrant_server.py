@@ -12,16 +12,17 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 
 from hysac_retrieval.stores import CollectionSpec, Store
 from hysac_retrieval.stores.qdrant.client import make_client
 from hysac_retrieval.stores.qdrant.store import QdrantStore
 from hysac_retrieval.stores.versions import Feature
 
+Client = TypeVar("Client", bound=QdrantClient)
 WITHOUT = (
     "QDRANT_URL is not set: set it to the address of a Qdrant server to run this on one "
     "(and QDRANT_API_KEY, QDRANT_GRPC_PORT where needed)"
@@ -47,14 +48,53 @@ LEAST_FULL_SCAN = 10
 """The least `full_scan_threshold` that a server takes."""
 
 
-def client_of(kind: str) -> QdrantClient:
+def client_of(kind: str, made: type[Client] = QdrantClient) -> Client:  # type: ignore[assignment]
     return make_client(
-        QdrantClient,
+        made,
         url=os.environ["QDRANT_URL"],
         api_key=os.environ.get("QDRANT_API_KEY"),
         prefer_grpc=kind.endswith("grpc"),
         grpc_port=int(os.environ.get("QDRANT_GRPC_PORT", "6334")),
     )
+
+
+class OwnClient(QdrantClient):
+    """A client whose collections have names that nobody else uses; a test calls them as in memory of its own."""
+
+    prefix = ""
+
+    def own(self, name: str) -> str:
+        return name if name.startswith(self.prefix) else self.prefix + name
+
+    def get_collections(self, **options: Any) -> models.CollectionsResponse:
+        found = super().get_collections(**options).collections
+        own = [one.name.removeprefix(self.prefix) for one in found if one.name.startswith(self.prefix)]
+        return models.CollectionsResponse(collections=[models.CollectionDescription(name=name) for name in own])
+
+
+def _prefixing(method: str) -> Any:
+    def call(self: OwnClient, collection_name: str, *args: Any, **options: Any) -> Any:
+        return getattr(QdrantClient, method)(self, self.own(collection_name), *args, **options)
+
+    return call
+
+
+for _method, _function in inspect.getmembers(QdrantClient, inspect.isfunction):
+    if "collection_name" in inspect.signature(_function).parameters:
+        setattr(OwnClient, _method, _prefixing(_method))
+
+
+@contextmanager
+def own_client(kind: str) -> Iterator[OwnClient]:
+    """A client of the real server, which is left as it was."""
+    client = client_of(kind, OwnClient)
+    client.prefix = f"hysac-test-{uuid.uuid4().hex}-"
+    try:
+        yield client
+    finally:
+        for one in client.get_collections().collections:
+            client.delete_collection(one.name)
+        client.close()
 
 
 class OwnNames(QdrantStore):

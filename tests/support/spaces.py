@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 from hysac_retrieval.types import Thresholds
-from support.qdrant_server import client_of
+from support.qdrant_server import own_client
 
 DIM, CURVATURE = 6, 0.26
 STORES = ("edge", "memory")
@@ -54,11 +53,7 @@ def index_on(store: str, folder: Path, name: str = "points", **options: Any) -> 
     settings = {"dim": DIM, "curvature": CURVATURE, "safety": profile()} | options
     with ExitStack() as stack:
         if store.startswith("qdrant"):
-            name = f"hysac-test-{uuid.uuid4().hex}"
-            client = client_of(store)
-            stack.callback(client.close)
-            stack.callback(client.delete_collection, name)
-            place: dict[str, Any] = {"client": client}
+            place: dict[str, Any] = {"client": stack.enter_context(own_client(store))}
         else:
             place = {"location": ":memory:" if store == "memory" else str(folder)}
         yield stack.enter_context(Index.create(name, **place, **settings))
