@@ -101,7 +101,7 @@ def application(
         client.close()
     elif where.startswith("qdrant"):
         with own_client(where) as client:
-            yield _on_client(client, {"client": client}, rows, keys, named)
+            yield _on_client(client, {"client": client}, dict(zip(keys, rows, strict=True)), named, encode, size)
     else:
         with rest_server() as server:
             place = {"url": server.url}

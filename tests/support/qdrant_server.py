@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
-from qdrant_client import QdrantClient, models
+from qdrant_client import QdrantClient
 
 from hysac_retrieval.stores import CollectionSpec, Store
 from hysac_retrieval.stores.qdrant.client import make_client
@@ -59,41 +59,26 @@ def client_of(kind: str, made: type[Client] = QdrantClient) -> Client:  # type: 
 
 
 class OwnClient(QdrantClient):
-    """A client whose collections have names that nobody else uses; a test calls them as in memory of its own."""
+    """A client that remembers the collections that it has made; a server refuses to make one that exists."""
 
-    prefix = ""
+    made: set[str]
 
-    def own(self, name: str) -> str:
-        return name if name.startswith(self.prefix) else self.prefix + name
-
-    def get_collections(self, **options: Any) -> models.CollectionsResponse:
-        found = super().get_collections(**options).collections
-        own = [one.name.removeprefix(self.prefix) for one in found if one.name.startswith(self.prefix)]
-        return models.CollectionsResponse(collections=[models.CollectionDescription(name=name) for name in own])
-
-
-def _prefixing(method: str) -> Any:
-    def call(self: OwnClient, collection_name: str, *args: Any, **options: Any) -> Any:
-        return getattr(QdrantClient, method)(self, self.own(collection_name), *args, **options)
-
-    return call
-
-
-for _method, _function in inspect.getmembers(QdrantClient, inspect.isfunction):
-    if "collection_name" in inspect.signature(_function).parameters:
-        setattr(OwnClient, _method, _prefixing(_method))
+    def create_collection(self, collection_name: str, *args: Any, **options: Any) -> bool:
+        done = super().create_collection(collection_name, *args, **options)
+        self.made.add(collection_name)
+        return done
 
 
 @contextmanager
 def own_client(kind: str) -> Iterator[OwnClient]:
-    """A client of the real server, which is left as it was."""
+    """A client of the real server, which is left as it was. Tests name their collections, so one run at a time."""
     client = client_of(kind, OwnClient)
-    client.prefix = f"hysac-test-{uuid.uuid4().hex}-"
+    client.made = set()
     try:
         yield client
     finally:
-        for one in client.get_collections().collections:
-            client.delete_collection(one.name)
+        for name in client.made:
+            client.delete_collection(name)
         client.close()
 
 
