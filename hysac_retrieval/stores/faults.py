@@ -60,6 +60,8 @@ INDEX_HINT = (
 """What mends a condition on a field, which is to be put in."""
 _COPIES_AWAY = "not have enough active replicas"
 _FEWER = "Bring the node back, or ask fewer copies: consistency= (--consistency) takes a number, 1 by default"
+_UNKNOWN = ("untagged enum", "Expected some form of condition")
+"""Words with which a server refuses what it cannot read, such as a condition that came with a later one."""
 _PASSING_STATUS = {408, 425, 429}
 _PASSING_CODES = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL}
 # ValueError, RuntimeError and KeyError are what the client's local mode raises; AssertionError, for an answer in JSON
@@ -183,7 +185,7 @@ def _refused(message: str, detail: str) -> StoreError:
     """The error for a request that will be refused again, with what mends it where that is known."""
     if unindexed := _UNINDEXED.search(detail):
         return StoreError(message, hint=INDEX_HINT.format(unindexed[1]))
-    return StoreError(message, hint=_OLDER if "untagged enum" in detail else "")
+    return StoreError(message, hint=_OLDER if any(words in detail for words in _UNKNOWN) else "")
 
 
 def unfinished(name: str, reason: str) -> StoreError:

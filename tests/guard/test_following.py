@@ -24,9 +24,8 @@ MODEL = "a" * 32
 
 
 def make(client: QdrantClient, name: str, fingerprint: str = MODEL, threshold: float = 0.5) -> Index:
-    made = Index.create(
-        name, dim=DIM, curvature=CURVATURE, safety=profile(threshold), fingerprint=fingerprint, client=client
-    )
+    space: dict[str, Any] = {"dim": DIM, "curvature": CURVATURE, "safety": profile(threshold)}
+    made = Index.create(name, **space, fingerprint=fingerprint, index_fields={"g": "keyword"}, client=client)
     made.upsert(range(N), POINTS, modality="image", payloads=[{"g": f"g{i % 3}"} for i in range(N)])
     return made
 

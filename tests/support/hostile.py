@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from qdrant_client import models
 
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.stores.versions import SLICES
 from hysac_retrieval.types import Thresholds
+from support.qdrant_server import known
 from support.spaces import random_points
 
 OTHER = "another-model"
@@ -94,7 +96,7 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> Any:
         models.IsNullCondition(is_null=models.PayloadField(key=key)),
         models.HasIdCondition(has_id=draw(st.lists(st.integers(0, 40), max_size=40))),
         models.HasVectorCondition(has_vector="hysac"),
-        models.SliceCondition(slice=models.Slice(total=2, index=draw(st.integers(0, 1)))),
+        *([models.SliceCondition(slice=models.Slice(total=2, index=draw(st.integers(0, 1))))] if known(SLICES) else []),
         models.Filter(),
     ]
     if depth:

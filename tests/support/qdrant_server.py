@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 import pytest
@@ -30,6 +31,18 @@ WITHOUT = (
 _WHERE_THERE_IS_ONE = pytest.mark.skipif("QDRANT_URL" not in os.environ, reason=WITHOUT)
 QDRANT = [pytest.param(kind, marks=_WHERE_THERE_IS_ONE) for kind in ("qdrant-rest", "qdrant-grpc")]
 """Kinds of stores on the real server, as parameters of a test."""
+
+
+@cache
+def known(feature: Feature) -> bool:
+    """Whether every store of this run can do this: the server, if there is one, may be too old for it."""
+    if "QDRANT_URL" not in os.environ:
+        return True
+    client = client_of("qdrant-rest")
+    try:
+        return feature.known(client.info().version)
+    finally:
+        client.close()
 
 
 def knows(store: Any, feature: Feature) -> bool:
