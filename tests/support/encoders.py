@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
+
+from hysac_export.model.tokenizer import END, train_tokenizer
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = ("a", "dog", "cat", "knife", "on", "the", "table", "night", "run", "##ning", "##s", "z", "##z", ".", "!", "x")
@@ -111,3 +115,103 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def text_graph(folder: Path, *, opset: int = 17, pooled: bool = False, vocabulary: int = 400, dim: int = 12) -> None:
+    """Write ``model.onnx``: vectors of tokens that know of each other, or of a text, from ids and attention mask."""
+    rng = np.random.default_rng(opset)
+    weights = {
+        "table": rng.normal(size=(vocabulary, dim)),
+        "mix": rng.normal(size=(dim, dim)),
+        "low": np.array(-1e9),
+        "one": np.array(1),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["words"]),
+        helper.make_node("Cast", ["attention_mask"], ["seen"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["seen", "column"], ["real"]),
+        helper.make_node("Mul", ["words", "real"], ["kept"]),
+        helper.make_node("CumSum", ["kept", "axis"], ["read"]),
+        helper.make_node("MatMul", ["read", "mix"], ["mixed"]),
+        helper.make_node("Tanh", ["mixed"], ["last_hidden_state"]),
+        helper.make_node("Sub", ["real", "one"], ["missing"]),
+        helper.make_node("Mul", ["missing", "low"], ["penalty"]),
+        helper.make_node("Sub", ["last_hidden_state", "penalty"], ["open"]),
+        helper.make_node("ReduceMax", ["open"], ["text_embeds"], axes=[1], keepdims=0),
+    ]
+    name, axes = ("text_embeds", ["batch", dim]) if pooled else ("last_hidden_state", ["batch", "length", dim])
+    whole = [numpy_helper.from_array(np.array(v), n) for n, v in (("column", [0, -1, 1]), ("axis", 1))]
+    _save(
+        folder / "model.onnx",
+        nodes if pooled else nodes[:7],
+        [(name, TensorProto.INT64, ["batch", "length"]) for name in ("input_ids", "attention_mask")],
+        (name, TensorProto.FLOAT, axes),
+        [*(numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in weights.items()), *whole],
+        opset,
+    )
+
+
+def image_graph(folder: Path, size: int, *, dim: int = 12) -> None:
+    """Write ``model.onnx``, from pixels to a vector, and the preprocessing of CLIP."""
+    rng = np.random.default_rng(0)
+    weights = {"kernel": rng.normal(size=(4, 3, size // 2, size // 2)), "mix": rng.normal(size=(16, dim))}
+    nodes = [
+        helper.make_node("Conv", ["pixel_values", "kernel"], ["patches"], strides=[size // 2] * 2),
+        helper.make_node("Flatten", ["patches"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "mix"], ["image_embeds"]),
+    ]
+    _save(
+        folder / "model.onnx",
+        nodes,
+        [("pixel_values", TensorProto.FLOAT, ["batch", 3, size, size])],
+        ("image_embeds", TensorProto.FLOAT, ["batch", dim]),
+        [numpy_helper.from_array(v.astype(np.float32), n) for n, v in weights.items()],
+        17,
+    )
+    write(folder / "preprocessor_config.json", preprocessing(size))
+
+
+def preprocessing(side: int, /, **changes: Any) -> dict[str, Any]:
+    """The preprocessor_config.json of a CLIP."""
+    steps = dict.fromkeys(("do_resize", "do_center_crop", "do_normalize", "do_rescale", "do_convert_rgb"), True)
+    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "resample": 3}
+    colours = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+    return {"image_processor_type": "CLIPImageProcessor"} | steps | sizes | colours | changes
+
+
+def clip_pieces(folder: Path, length: int) -> None:
+    """Write a byte-pair tokenizer that pads with its end token, as CLIP's does."""
+    tokenizer = train_tokenizer([" ".join(TEXTS)] * 3, 340)
+    end = tokenizer.token_to_id(END)
+    tokenizer.enable_padding(pad_id=end, pad_token=END)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write(folder / "tokenizer_config.json", {"model_max_length": length, "pad_token": END})
+    write(folder / "config.json", {"pad_token_id": end})
+
+
+def fast_text(folder: Path, *, opset: int = 17, pooling: str | None = None) -> Path:
+    """Write a text model in the layout of fastembed; `pooling` where its graph does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text_graph(folder, opset=opset, pooled=pooling is None)
+    if pooling is None:
+        clip_pieces(folder, 10)
+    else:
+        word_pieces(folder, 10)
+        write(folder / "config.json", {"pad_token_id": 0})
+        write(folder / "1_Pooling" / "config.json", {f"pooling_mode_{pooling}": True})
+    return folder
+
+
+def fast_image(folder: Path, size: int = 16) -> Path:
+    """Write a model of pictures in the layout of fastembed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image_graph(folder, size)
+    return folder
+
+
+def _save(path: Path, nodes: Any, inputs: Any, output: Any, weights: Any, opset: int) -> None:
+    values = [helper.make_tensor_value_info(*value) for value in (*inputs, output)]
+    graph = helper.make_graph(nodes, "small", values[:-1], values[-1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
+from onnx import ModelProto
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -26,13 +27,23 @@ from hysac_retrieval.safety.profile import SafetyProfile
 Weights = Literal["float32", "float16"]
 
 
+class Towers(Protocol):
+    """What encodes pixels, (B, 3, S, S) float32 and normalised, and token ids, (B, L) int64, each to (B, d)."""
+
+    def encode_image(self, image: Tensor, /) -> Tensor:
+        """Encode normalised pixels."""
+
+    def encode_text(self, text: Tensor, /) -> Tensor:
+        """Encode token ids."""
+
+
 class ImageGraph(nn.Module):
     """Raw pixels to points; mean and standard deviation of each channel are of values in [0, 1]."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: HySAC, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, model: Towers, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
@@ -47,7 +58,7 @@ class ImageGraph(nn.Module):
 class TextGraph(nn.Module):
     """Token ids to points. The text tower pools at the largest id, which is the end token's (see `train_tokenizer`)."""
 
-    def __init__(self, model: HySAC) -> None:
+    def __init__(self, model: Towers) -> None:
         super().__init__()
         self.model = model
 
@@ -142,7 +153,14 @@ def _write_graphs(
 
 
 def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> None:
-    """Export a module on the CPU to ONNX, with one input of dynamic batch size and the output ``point``."""
+    """Export a module on the CPU to a file, see `traced`; weights that lose nothing by it in half precision."""
+    proto = traced(module, source, example)
+    store_halves(proto)
+    save_graph(proto, path)
+
+
+def traced(module: nn.Module, source: str, example: Tensor, output: str = "point") -> ModelProto:
+    """Export a module on the CPU to ONNX, with one input of dynamic batch size and one output."""
     # torch.export specialises on nothing but the batch axis; unlike the older tracer it knows sinh.
     with torch.no_grad():
         program = torch.onnx.export(
@@ -150,17 +168,16 @@ def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> 
             (example,),
             dynamo=True,
             input_names=[source],
-            output_names=["point"],
+            output_names=[output],
             dynamic_shapes={source: {0: torch.export.Dim("batch")}},
             opset_version=OPSET,
             verbose=False,
         )
     if program is None:
-        raise BundleFormatError(f"torch.onnx.export gave no program for {path.name}")
-    proto = program.model_proto
+        raise BundleFormatError(f"torch.onnx.export gave no program for {type(module).__name__}")
+    proto: ModelProto = program.model_proto
     strip(proto)
-    store_halves(proto)
-    save_graph(proto, path)
+    return proto
 
 
 def check_hyperbolic(model: HySAC) -> None:

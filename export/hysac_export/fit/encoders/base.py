@@ -19,6 +19,15 @@ from hysac_retrieval.types import Modality
 
 Vectors: TypeAlias = NDArray[np.float32]
 
+KINDS = {
+    "open_clip:MODEL/PRETRAINED|FOLDER": "text and images, by a model of open_clip (needs torch)",
+    "fastembed:NAME|FOLDER": "text, images or both, by a model of fastembed",
+    "sentence-transformers:NAME|FOLDER": "text, by a model of sentence-transformers",
+    "hysac:NAME|FOLDER": "by another bundle; hysac: may be left out",
+    "module:function": "by a function of your own that takes a list of texts, or of Pillow images",
+}
+"""Specs of encoders, and what each does."""
+
 
 @dataclass(frozen=True)
 class TextGraph:

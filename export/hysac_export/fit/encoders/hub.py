@@ -40,7 +40,7 @@ def fetch(repository: str, choose: Choose, *, cache: str | None = None) -> Path:
             "%s: %d files, %.1f MB, from %s into %s, unless they are there: %s",
             repository, len(names), total / 1e6, where, into, ", ".join(names),
         )  # fmt: skip
-        return Path(snapshot_download(repository, revision=info.sha, allow_patterns=names, cache_dir=cache))
+        return Path(snapshot_download(repository, allow_patterns=names, cache_dir=cache))
     except GatedRepoError as error:
         hint = f"Ask for access at {where}, then log in with `hf auth login`"
         raise EncoderError(f"{where} is gated: its owner has to let you in", hint=hint) from error

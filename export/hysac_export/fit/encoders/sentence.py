@@ -15,15 +15,14 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 
 from hysac_export.fit.encoders import bert
 from hysac_export.fit.encoders.base import EncoderGraphs, TextGraph
+from hysac_export.fit.encoders.files import read_json, read_pooling, read_tokenizer
 from hysac_export.fit.encoders.hub import fetch, installed, of_kind
-from hysac_export.fit.encoders.nodes import Nodes, Pooling, pool, rank, real, run_text, width
-from hysac_export.fit.encoders.tokenizing import read_json, read_tokenizer
+from hysac_export.fit.encoders.nodes import Nodes, pool, rank, real, run_text, width
 from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.errors import EncoderError
 
 _MODULES = "modules.json"
 _GRAPH = "onnx/model.onnx"
-_POOLINGS: Mapping[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
 _ACTIVATIONS = {"Identity": None, "Tanh": "Tanh"}
 
 
@@ -38,7 +37,7 @@ def sentence_graphs(model: str) -> EncoderGraphs:
     """
     folder = _locate(model)
     parts, config = _parts(folder), read_json(folder / "config.json")
-    pooling = _pooling(folder / parts[1][1] / "config.json")
+    pooling = read_pooling(folder / parts[1][1] / "config.json")
     tokenizer, spec = read_tokenizer(folder, config, _length(folder, config))
     if read_json(folder / "sentence_bert_config.json").get("do_lower_case"):
         own = tokenizer.normalizer
@@ -89,17 +88,6 @@ def _parts(folder: Path) -> list[tuple[str, str]]:
     if name is not None:
         raise EncoderError(f"{folder} puts a prompt, {name!r}, before each text, which is not supported")
     return found
-
-
-def _pooling(path: Path) -> Pooling:
-    config = read_json(path)
-    modes = {key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on}
-    if named := config.get("pooling_mode"):
-        modes = {key for key, pooling in _POOLINGS.items() if named in (pooling, key)} or {str(named)}
-    if len(modes) != 1 or not modes <= _POOLINGS.keys():
-        expected = f"one of {', '.join(_POOLINGS)}"
-        raise EncoderError(f"{path} asks for pooling by {', '.join(sorted(modes)) or 'nothing'}; expected {expected}")
-    return _POOLINGS[modes.pop()]
 
 
 def _length(folder: Path, config: Mapping[str, Any]) -> int:

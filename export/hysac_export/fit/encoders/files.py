@@ -1,4 +1,4 @@
-"""Tokenizers of other libraries, described as a bundle does it."""
+"""Files beside the graphs of other libraries: tokenizers, pooling."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from hysac_export.fit.encoders.nodes import Pooling
 from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.errors import EncoderError
+
+_POOLINGS: Mapping[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -50,8 +53,27 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any], length: int) -> tupl
     if not bare or ids[-1:] == bare[-1:]:
         raise EncoderError(f"{path} turns 'a' into {ids}; expected an end token behind it")
     end = ids[-1]
+    named = read_json(folder / "tokenizer_config.json").get("pad_token")
     pad = padding["pad_id"] if padding else config.get("pad_token_id")
+    if pad is None and isinstance(named, str):
+        pad = tokenizer.token_to_id(named)
     if pad is None or pad == end:
         # What stands behind the end counts for nothing; but it must be told from the end.
         pad = 0 if end else 1
     return tokenizer, TextSpec(context_length=length, pad_id=pad, end_id=end, dynamic=True)
+
+
+def read_pooling(path: Path) -> Pooling:
+    """Read how vectors of tokens are pooled, as sentence-transformers writes it down.
+
+    Raises:
+        EncoderError: Not at all, or in another way than those that are understood.
+    """
+    config = read_json(path)
+    modes = {key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on}
+    if named := config.get("pooling_mode"):
+        modes = {key for key, pooling in _POOLINGS.items() if named in (pooling, key)} or {str(named)}
+    if len(modes) != 1 or not modes <= _POOLINGS.keys():
+        expected = f"one of {', '.join(_POOLINGS)}"
+        raise EncoderError(f"{path} asks for pooling by {', '.join(sorted(modes)) or 'nothing'}; expected {expected}")
+    return _POOLINGS[modes.pop()]
