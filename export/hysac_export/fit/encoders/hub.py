@@ -63,13 +63,19 @@ def fetch(repository: str, choose: Choose, *, cache: str | None = None) -> Path:
 
 
 def _kept(repository: str, cache: str | None) -> Path | None:
-    """Return the folder that an earlier download left."""
-    from huggingface_hub import snapshot_download
+    """Return the folder that an earlier download left; None if there is none."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
 
+    # Not by snapshot_download, which takes a snapshot of a repository in part for an interrupted download.
     try:
-        return Path(snapshot_download(repository, local_files_only=True, cache_dir=cache))
-    except Exception:  # whatever the reason, it is not there
+        found = [
+            repo for repo in scan_cache_dir(cache).repos if (repo.repo_type, repo.repo_id) == ("model", repository)
+        ]
+    except CacheNotFound:
         return None
+    kept = [revision for repo in found for revision in repo.revisions]
+    return max(kept, key=lambda one: ("main" in one.refs, one.last_modified)).snapshot_path if kept else None
 
 
 def of_kind(names: Collection[str], *endings: str) -> list[str]:
