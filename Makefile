@@ -100,7 +100,7 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(TORCH)
-	$(PIP) --editable '.[cpu,train,art,tables,datasets,dev]'
+	$(PIP) --editable '.[cpu,train,fastembed,art,tables,datasets,dev]'
 	touch $@ $(VENV)/.runtime
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python

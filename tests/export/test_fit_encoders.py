@@ -120,7 +120,7 @@ def test_padding_with_the_end_token_hides_no_end_token(tmp_path: Path) -> None:
 )
 def test_pictures_that_are_prepared_in_another_way_are_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     write(fast_image(tmp_path / "model") / "preprocessor_config.json", preprocessing(16, **changes))
-    with pytest.raises(EncoderError, match="does not (prepare pictures as CLIP does|say how)"):
+    with pytest.raises(EncoderError, match=r"does not (prepare pictures as CLIP does|say how)"):
         opened(f"fastembed:{tmp_path / 'model'}")
 
 
@@ -257,7 +257,7 @@ def colours(items: list[Any]) -> list[Any]:
 
 
 def test_a_function_of_texts_gives_their_vectors_in_parts(module: Any) -> None:
-    module.encode, done = lengths, []
+    module.encode, done = lengths, list[int]()
     encoder = opened("own:encode")
     assert (encoder.name, encoder.dim, encoder.modalities) == ("own:encode", 3, ("text",))
     texts = ["x" * (i + 1) for i in range(150)]

@@ -99,7 +99,7 @@ def test_dense_layers_follow_in_the_order_of_the_modules(
 
 def test_a_vector_does_not_depend_on_what_is_encoded_with_it(tmp_path: Path) -> None:
     sentence_folder(tmp_path, bert_config())
-    encoder, done = opened(tmp_path), []
+    encoder, done = opened(tmp_path), list[int]()
     texts = [text + " dog" * (i % 5) for i in range(30) for text in TEXTS]
     together = encoder.text(texts, done.append)
     assert sum(done) == len(texts)
