@@ -28,7 +28,7 @@ Weights = Literal["float32", "float16"]
 
 
 class Towers(Protocol):
-    """What encodes pixels, (B, 3, S, S) float32 and normalised, and token ids, (B, L) int64, each to (B, d)."""
+    """Encoders of pixels, (B, 3, S, S) float32 and normalised, and of token ids, (B, L) int64, each to (B, d)."""
 
     def encode_image(self, image: Tensor, /) -> Tensor:
         """Encode normalised pixels."""
