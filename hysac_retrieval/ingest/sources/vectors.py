@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -63,7 +63,7 @@ class StoredVectors:
         """See `PointContent`; the content is the vector's numbers, float32."""
         if point.vector is None:
             return None
-        return self.modality_of(point.payload), array("f", point.vector).tobytes()
+        return self.modality_of(point.payload), struct.pack(f"{len(point.vector)}f", *point.vector)
 
     def judge(self, modality: Modality, views: ViewSetting) -> str:
         """See `PointContent`."""
