@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, Unpack, runtime_checkable
@@ -16,7 +16,7 @@ from PIL import Image
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec
 from hysac_retrieval.encoder.devices import DeviceKeywords
 from hysac_retrieval.encoder.encoder import Encoder, Pixels
-from hysac_retrieval.encoder.judging import Points, judge
+from hysac_retrieval.encoder.judging import Points, judging
 from hysac_retrieval.encoder.lexicon import Lexicon
 from hysac_retrieval.encoder.pictures import ImageSource
 from hysac_retrieval.encoder.readings import readings
@@ -113,15 +113,16 @@ class CalledEncoder(Encoder):
         pixels = images if isinstance(images, np.ndarray) else self.preprocess_images(images)
         return self._called("image", [Image.fromarray(row) for row in pixels], batch_size)
 
-    def judge_views(
+    def judging(
         self, modality: Modality, items: Sequence[Views], *, batch_size: int = 64
-    ) -> tuple[Points, list[Judged]]:
-        """See `Encoder.judge_views`."""
+    ) -> Generator[None, None, tuple[Points, list[Judged]]]:
+        """See `Encoder.judging`."""
         if items:
             self.expect_encoder(modality)
         if modality == "image" or not items:
-            return super().judge_views(modality, items, batch_size=batch_size)
-        return judge(items, partial(self.encode_text, batch_size=batch_size), self.curvature, batch_size)
+            return (yield from super().judging(modality, items, batch_size=batch_size))
+        encode = partial(self.encode_text, batch_size=batch_size)
+        return (yield from judging(items, encode, self.curvature, batch_size))
 
     def _called(self, modality: Modality, items: list[Any], batch_size: int) -> Points:
         self.expect_encoder(modality)
