@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import re
 import statistics
@@ -55,6 +56,15 @@ def write(tmp_path: Path) -> Write:
 @pytest.fixture(scope="module")
 def general() -> Policy:
     return read_policy("general")
+
+
+PAIRS = ("general.csv", "general-everyday.csv")
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    """Rows of a CSV file of the bundled policies."""
+    with (bundled_policies()["general"].parent / name).open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def texts(policy: Policy, unsafe: bool) -> list[str]:
@@ -134,6 +144,23 @@ def test_pairs_come_beside_phrases_and_keep_their_rows(write: Write) -> None:
         policy.sentences[0].unsafe = False  # type: ignore[misc]
 
 
+def test_pairs_are_read_from_one_file_or_several_in_their_order(write: Write) -> None:
+    path = write(f"{KITCHEN}pairs: [mine.csv, more.csv]\n")
+    path.with_suffix(".csv").write_text(HEADER + "weapons,bats,fit,a bat on a head,a bat on a ball\n", encoding="utf-8")
+    more = path.with_name("more.csv")
+    more.write_text(HEADER + "weapons,bats,fit,he hit him,he hit it\n", encoding="utf-8")
+    sentences = read_policy(path).sentences[-4:]
+    assert [e.text for e in sentences] == ["a bat on a head", "a bat on a ball", "he hit him", "he hit it"]
+    assert [e.pair for e in sentences] == [4, 4, 5, 5]
+    for row, told in (("bats,test,x,y", "in test, and in fit at mine.csv, line 2"), ("clubs,fit,a,", "nothing")):
+        more.write_text(f"{HEADER}weapons,{row}\n", encoding="utf-8")
+        with pytest.raises(PolicyError, match=f"more.csv, line 2: .*{told}"):
+            read_policy(path)
+    more.unlink()
+    with pytest.raises(PolicyError, match=r"more\.csv, the pairs of the policy, cannot be read"):
+        read_policy(path)
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [
@@ -193,6 +220,8 @@ def test_many_faults_are_told_at_once_and_counted(write: Write) -> None:
         (KITCHEN, "", "holds NoneType, expected a table"),
         (KITCHEN, "name: a\ndescription: b\ncategories: {c: {description: d}}", "no phrases in c"),
         (KITCHEN, "name: a\ndescription: b\ncategories: {}", "categories: Dictionary should have at least 1"),
+        ("categories:", "pairs: 7\ncategories:", "pairs: Input should be a valid tuple"),
+        ("categories:", "pairs: [7]\ncategories:", "pairs.0: Input should be a valid string"),
         ("categories:", "pairs: other.csv\ncategories:", "other.csv, the pairs of the policy, cannot be read"),
     ],
 )
@@ -259,14 +288,19 @@ def test_general_is_as_large_as_its_datasheet_says(general: Policy) -> None:
         assert {e.category for e in general.examples(split)} == set(general.categories) == set(pairs)
 
 
-def test_the_datasheet_of_general_has_its_counts(general: Policy) -> None:
-    unsafe = [example for example in general.sentences if example.unsafe]
+@pytest.mark.parametrize("file", PAIRS)
+def test_the_datasheet_of_general_has_the_counts_of_each_file(general: Policy, file: str) -> None:
     told = bundled_policies()["general"].with_suffix(".md").read_text(encoding="utf-8")
     for name in (*general.categories, "all"):
-        mine = [example for example in unsafe if name in ("all", example.category)]
-        counts = [len({example.phrase for example in mine}), len(mine)]
-        counts += [sum(example.split == split for example in mine) for split in SPLITS]
+        mine = [row for row in rows(file) if name in ("all", row["category"])]
+        counts = [len({row["phrase"] for row in mine}), len(mine)]
+        counts += [sum(row["split"] == split for row in mine) for split in SPLITS]
         assert f"| {name} | {' | '.join(map(str, counts))} |" in told
+
+
+def test_general_holds_the_pairs_of_both_files(general: Policy) -> None:
+    written = {row[side] for file in PAIRS for row in rows(file) for side in ("unsafe", "safe")}
+    assert {example.text for example in general.sentences} == written
 
 
 def test_each_pair_of_general_has_one_unsafe_and_one_safe_sentence_and_no_sentence_comes_twice(general: Policy) -> None:

@@ -1,6 +1,6 @@
 """Policies in words: what is unsafe, said in phrases and sentences with a safe neighbour for each.
 
-A policy is a YAML file and, where it has them, a CSV file of sentences beside it. `read_policy` checks all of it and
+A policy is a YAML file and, where it has them, CSV files of sentences beside it. `read_policy` checks all of it and
 makes the examples that a head is fitted to and judged on. Texts that belong together share a pair, so that the safe
 twin of an unsafe text can be searched for, and a phrase with all its texts lies in one split.
 """
@@ -81,7 +81,9 @@ def read_policy(source: str | Path) -> Policy:
     """
     path = bundled_policies().get(str(source), Path(source))
     file = _read_file(path)
-    groups = [*_phrases(file), *(_sentences(path.parent / file.pairs, file.categories) if file.pairs else ())]
+    groups = [*_phrases(file)]
+    for name in file.pairs:
+        groups += _sentences(path.parent / name, file.categories)
     sentences = tuple(
         Example(text, unsafe, group.category, group.phrase, group.split, pair)
         for pair, group in enumerate(groups)
@@ -107,7 +109,7 @@ def split_of(phrase: str) -> Split:
 
 Text = Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1, pattern=r"^.+$")]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
-"""A phrase, or a list of phrases."""
+"""A phrase or a name, or a list of them."""
 
 
 class _Model(BaseModel):
@@ -167,12 +169,12 @@ class _File(_Model):
     description: Text
     licence: str = ""
     templates: tuple[Annotated[Text, BeforeValidator(_template)], ...] = Field(("{}",), min_length=1)
-    pairs: Text | None = None
+    pairs: Texts = ()
     categories: dict[str, _Category] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.pairs is None and (silent := [name for name, part in self.categories.items() if not part.phrases]):
+        if not self.pairs and (silent := [name for name, part in self.categories.items() if not part.phrases]):
             raise ValueError(f"no phrases in {', '.join(silent)}, and the policy has no `pairs`")
         return self
 
