@@ -288,6 +288,15 @@ def test_general_is_as_large_as_its_datasheet_says(general: Policy) -> None:
         assert {e.category for e in general.examples(split)} == set(general.categories) == set(pairs)
 
 
+def test_plain_pairs_are_two_fifths_of_general_and_of_each_split_and_category_a_third() -> None:
+    near, plain = map(rows, PAIRS)
+    assert len(plain) >= 0.4 * (len(near) + len(plain))
+    for column in ("split", "category"):
+        counts = Counter(row[column] for row in plain)
+        for value, count in Counter(row[column] for row in near + plain).items():
+            assert counts[value] >= count / 3, value
+
+
 @pytest.mark.parametrize("file", PAIRS)
 def test_the_datasheet_of_general_has_the_counts_of_each_file(general: Policy, file: str) -> None:
     told = bundled_policies()["general"].with_suffix(".md").read_text(encoding="utf-8")
