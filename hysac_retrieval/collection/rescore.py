@@ -30,7 +30,7 @@ from hysac_retrieval.collection.metadata import (
     read_metadata,
     same_points,
 )
-from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError
+from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, SettingsError, StoreError
 from hysac_retrieval.payload import (
     RADIUS,
     WORST_RADIUS,
@@ -120,9 +120,7 @@ def rescore(
     start, store = time.perf_counter(), index.store
     index.refresh()
     names = collections_of(index)
-    for name in names:
-        _name_calibration(store, name, safety, fingerprint)
-    index.refresh()
+    _expect_shown(index, {_name_calibration(store, name, safety, fingerprint) for name in names})
     metadata, counts, done = index.metadata, dict.fromkeys(_COUNTED, 0), 0
     total = sum(_left(store, name, metadata) for name in names)
     on_progress(0, total)
@@ -148,6 +146,14 @@ def rescore(
         points=index.count(),
         seconds=time.perf_counter() - start,
     )
+
+
+def _expect_shown(index: Index, targets: set[str]) -> None:
+    """Read the metadata again, and check it: by a node that is behind nothing would be rewritten, and all be done."""
+    index.refresh()
+    if targets != {index.metadata.fingerprint}:
+        what = f"collection {index.name!r} does not show the calibration that was just written to it"
+        raise StoreError(what, hint="Run it again: the node that answers is behind, or somebody else rescores")
 
 
 def _left(store: Store, name: str, metadata: CollectionMetadata) -> int:
@@ -239,8 +245,8 @@ def _write(store: Store, name: str, metadata: CollectionMetadata) -> None:
     store.write_metadata(name, metadata.model_dump(mode="json", exclude_none=True))
 
 
-def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprint: str | None) -> None:
-    """Make the calibration that of a collection, if it is not yet."""
+def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprint: str | None) -> str:
+    """Make the calibration that of a collection, if it is not yet; returns its fingerprint."""
     opened = store.open(name)
     if opened.metadata is None:
         raise NotACollectionError(
@@ -261,12 +267,13 @@ def _name_calibration(store: Store, name: str, safety: SafetyProfile, fingerprin
                 f"{safety.threshold}",
                 hint="Give the calibration another fingerprint",
             )
-        return
+        return target
     replaced = Calibration(fingerprint=metadata.fingerprint, safety=metadata.safety, served=True, kept=True)
     earlier = [known for known in (*metadata.earlier, replaced) if known.fingerprint != target]
     changed = metadata.model_copy(update={"fingerprint": target, "safety": safety, "earlier": tuple(earlier)})
     store.add_index(name, flag_key(target), "bool")
     _write(store, name, changed)
+    return target
 
 
 def _amended(

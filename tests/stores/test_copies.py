@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 from support.cli import invoke as run
+from support.grpc_server import grpc_server
 from support.pictures import write_pictures
 from support.rest_server import RestServer, rest_server
 from support.spaces import CURVATURE, DIM, profile, random_points
@@ -294,3 +295,19 @@ def test_a_removal_that_one_copy_missed_is_made_up_for(server: RestServer, toy_b
     copies.deaf = set()
     assert run("index", folder, *options).exit_code == 0  # by way of the copy that no longer has it
     assert [client.count("c").count for client in copies.clients] == [3, 3]
+
+
+def test_over_grpc_the_same_is_seen() -> None:
+    with grpc_server() as both:
+        copies = both.rest.copied()
+        with made(both.rest, prefer_grpc=True, grpc_port=both.port) as index:
+            index.upsert(range(N), POINTS, modality="image", payloads=[{"n": i} for i in range(N)])
+            assert copies.clients[1].count("c").count == N
+            copies.clients[1].delete("c", [3])
+            assert differing(index) == 1
+            assert {point.id for page in pages(index.store, "c", limit=4) for point in page} == set(range(N))
+            assert 3 not in {hit.id for hit in index.query(POINTS[3], limit=N, safe=False)}
+            copies.dead = {1}
+            assert differing(index) == 0
+            with pytest.raises(CopiesAwayError):
+                index.query(POINTS[0])

@@ -21,6 +21,7 @@ from qdrant_client import grpc as wire
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from qdrant_client.grpc import collections_service_pb2_grpc, points_service_pb2_grpc, qdrant_pb2_grpc
 
+from support.grpc_cluster import ByRest
 from support.outliving import drop_key, index_key
 from support.rest_server import RestServer, rest_server, without_params
 
@@ -73,7 +74,8 @@ class Collections(collections_service_pb2_grpc.CollectionsServicer):  # type: ig
         return wire.CollectionExistsResponse(result=wire.CollectionExists(exists=exists))
 
     def Get(self, request: Any, context: Any) -> Any:
-        info = self.backend.get_collection(request.collection_name)
+        answer = self.rest.answer("GET", f"/collections/{request.collection_name}", None)
+        info = models.CollectionInfo.model_validate({**answer, "status": "green", "optimizer_status": "ok"})
         found = RestToGrpc.convert_collection_info(info)
         if self.rest.optimizer is not None:
             found.status = wire.CollectionStatus.Red
@@ -83,8 +85,20 @@ class Collections(collections_service_pb2_grpc.CollectionsServicer):  # type: ig
     def Create(self, request: Any, context: Any) -> Any:
         vectors = GrpcToRest.convert_vectors_config(request.vectors_config)
         metadata = GrpcToRest.convert_payload(request.metadata)
-        self.backend.create_collection(request.collection_name, vectors_config=vectors, metadata=metadata)
+        custom = request.sharding_method == wire.ShardingMethod.Custom
+        spec = models.CreateCollection(
+            vectors=vectors, metadata=metadata, sharding_method=models.ShardingMethod.CUSTOM if custom else None
+        )
+        self.rest.answer("PUT", f"/collections/{request.collection_name}", spec.model_dump(mode="json"))
         return wire.CollectionOperationResponse(result=True)
+
+    def CreateShardKey(self, request: Any, context: Any) -> Any:
+        key = GrpcToRest.convert_shard_key(request.request.shard_key)
+        return wire.CreateShardKeyResponse(result=self.rest.tenants[request.collection_name].make(key))
+
+    def ListShardKeys(self, request: Any, context: Any) -> Any:
+        keys = [RestToGrpc.convert_shard_key(key) for key in self.rest.tenants[request.collection_name].keys]
+        return wire.ListShardKeysResponse(shard_keys=[wire.ShardKeyDescription(key=key) for key in keys])
 
     def Update(self, request: Any, context: Any) -> Any:
         change = GrpcToRest.convert_update_collection(request)
@@ -245,8 +259,19 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                     makes = server.calls[-1] in ("Create", "CollectionExists")
                     if name and not makes and not server.rest.backend.collection_exists(name):
                         context.abort(grpc.StatusCode.NOT_FOUND, f"Not found: Collection `{name}` doesn't exist!")
-                    reply = handler.unary_unary(request, context)
-                except (ValueError, RuntimeError, KeyError) as error:
+                    by_rest = ByRest(server.rest, server.rest.backend)
+                    routed = getattr(by_rest, server.calls[-1], None) if "Points/" in details.method else None
+                    if routed is None or not by_rest.concerns(name):
+                        reply = handler.unary_unary(request, context)
+                    else:
+                        found = routed(request)
+                        update = (
+                            wire.UpdateBatchResponse(result=[DONE.result] * found) if found.__class__ is int else DONE
+                        )
+                        reply = update if found is None or found.__class__ is int else found
+                except RuntimeError as error:
+                    context.abort(grpc.StatusCode.INTERNAL, str(error))
+                except (ValueError, LookupError) as error:
                     context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
                 if fault is not None:
                     context.set_trailing_metadata(server.metadata)

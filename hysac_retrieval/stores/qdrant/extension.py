@@ -14,7 +14,7 @@ from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.steps import run
 from hysac_retrieval.stores.extension import Extension, Facts, inherited_quantization, write_present
 from hysac_retrieval.stores.qdrant.client import Calls
-from hysac_retrieval.stores.qdrant.layout import by_key, shard_keys
+from hysac_retrieval.stores.qdrant.layout import by_key, shard_keys, until_shown
 from hysac_retrieval.stores.requests import DISTANCES, INDEX_TYPES
 from hysac_retrieval.stores.types import METADATA_KEY, VECTOR_NAME, CollectionSpec, ShardKey
 from hysac_retrieval.stores.versions import METADATA, NEW_VECTOR
@@ -74,6 +74,8 @@ class QdrantExtension(Extension):
             )
             changes["vectors_config"] = {VECTOR_NAME: models.VectorParamsDiff(hnsw_config=hnsw)}
         self._calls.update_collection(self._name, **changes)
+        if not self._local:
+            run(until_shown(self._name, spec.metadata), self._calls)
 
     def write(
         self, ids: Sequence[PointId], vectors: NDArray[np.float32] | None, payloads: Sequence[Mapping[str, Any]]
@@ -119,6 +121,8 @@ class QdrantExtension(Extension):
         if METADATA_KEY in (self._calls.get_collection(self._name).config.metadata or {}):
             # A null removes a key; the application's own metadata stays.
             self._calls.update_collection(self._name, metadata={METADATA_KEY: None})
+            if not self._local:
+                run(until_shown(self._name, None), self._calls)
 
     def _placed(self, ids: Sequence[PointId], rows: Sequence[int]) -> Mapping[ShardKey | None, Sequence[int]]:
         """Gather rows by the shards that their points are in.

@@ -9,6 +9,7 @@ A server takes no write without a shard key where a collection has them. Each re
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,10 +19,12 @@ from qdrant_client.local.payload_value_extractor import value_by_key
 
 from hysac_retrieval.errors import CopiesAwayError, InputError, StoreError
 from hysac_retrieval.steps import Ask, Steps
-from hysac_retrieval.stores.types import Consistency, Opened, ShardKey
+from hysac_retrieval.stores.types import METADATA_KEY, Consistency, Opened, ShardKey
 from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
+
+_LOOKS, _PAUSE = 50, 0.1
 
 SHARD_BY = "shard_by"
 """Entry of the metadata of a collection that is divided by a payload field."""
@@ -59,6 +62,19 @@ def from_copies(wanted: Consistency, layout: Layout, ask: Callable[[models.ReadC
         except CopiesAwayError:
             continue
     return None
+
+
+def until_shown(name: str, metadata: Mapping[str, Any] | None) -> Steps[None]:
+    """Wait a little until a node of a cluster shows what was written to the metadata of a collection.
+
+    Nodes agree on metadata before a write of it is answered, and some show it a moment later.
+    """
+    wanted = None if metadata is None else json.loads(json.dumps(dict(metadata)))
+    for _ in range(_LOOKS):
+        info: models.CollectionInfo = yield Ask("get_collection", name)
+        if (info.config.metadata or {}).get(METADATA_KEY) == wanted:
+            return
+        yield Ask("sleep", _PAUSE)
 
 
 def of_copies(consistency: Consistency) -> models.ReadConsistency:

@@ -37,6 +37,7 @@ from hysac_retrieval.stores.qdrant.layout import (
     of_copies,
     shard_key_of,
     shard_keys,
+    until_shown,
     with_shards,
 )
 from hysac_retrieval.stores.qdrant.strict import Limits, limits_of, meets
@@ -151,6 +152,8 @@ class Operations:
 
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> Steps[None]:
         yield Ask("update_collection", name, metadata={METADATA_KEY: dict(metadata)})
+        if not self.local:
+            yield from until_shown(name, metadata)
 
     def add_index(self, name: str, key: str, kind: IndexKind) -> Steps[None]:
         if not self.local:  # payload indexes have no effect in local mode, which warns about them
