@@ -104,22 +104,16 @@ class Index:
         """
         if exist_ok and recreate:
             raise SettingsError("exist_ok keeps a collection and recreate removes it", hint="Give one of them")
-<<<<<<< HEAD
         metadata = collection_metadata(
             dim, curvature, safety, fingerprint=fingerprint, lift=lift, sample=sample, quantization=quantization
         )
         metadata = metadata.model_copy(update={"shard_by": None if storage is None else storage.shard_by})
-=======
-        space = {"lift": lift, "sample": sample, "quantization": quantization}
-        metadata = collection_metadata(dim, curvature, safety, fingerprint=fingerprint, **space)  # type: ignore[arg-type]
-        metadata = metadata.model_copy(update={"shard_by": storage and storage.shard_by})
->>>>>>> 1896e62 (Functions keep their length)
         with opening(connection) as (store, owned):
             if recreate and store.exists(name):
                 expect_removable(store, name)
                 store.drop(name)
-            made = spec_of(metadata, hnsw, storage, index_fields)
-            collection = make_collection(store, name, metadata, made, exist_ok=exist_ok)
+            spec = spec_of(metadata, hnsw, storage, index_fields)
+            collection = make_collection(store, name, metadata, spec, exist_ok=exist_ok)
         return cls(collection, store, owns_store=owned)
 
     @classmethod

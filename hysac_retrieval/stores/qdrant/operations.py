@@ -92,8 +92,7 @@ class Operations:
         return sorted(collection.name for collection in found.collections)
 
     def version(self) -> Steps[str]:
-        if self._version is None:
-            self._version = str((yield Ask("info")).version)
+        self._version = self._version if self._version is not None else str((yield Ask("info")).version)
         return self._version
 
     def exists(self, name: str) -> Steps[bool]:
@@ -152,8 +151,7 @@ class Operations:
 
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> Steps[None]:
         yield Ask("update_collection", name, metadata={METADATA_KEY: dict(metadata)})
-        if not self.local:
-            yield from until_shown(name, metadata)
+        yield from until_shown(name, metadata)
 
     def add_index(self, name: str, key: str, kind: IndexKind) -> Steps[None]:
         if not self.local:  # payload indexes have no effect in local mode, which warns about them
@@ -391,7 +389,7 @@ def _exists(name: str) -> CollectionExistsError:
     return CollectionExistsError(f"collection {name!r} exists already", hint=hint)
 
 
-def _upsert(name: str, key: ShardKey | None, points: Sequence[models.PointStruct]) -> Ask:
+def _upsert(name: str, key: ShardKey | None, points: Sequence[Any]) -> Ask:
     return Ask("upsert", name, points, wait=True, **_in(key))
 
 
