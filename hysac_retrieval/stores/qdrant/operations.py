@@ -83,7 +83,6 @@ class Operations:
         self._reads: dict[str, Any] = {} if consistency is None else {"consistency": of_copies(consistency)}
         self._version = "" if local else None
         self._limits: dict[str, Limits] = {}
-        # Of collections that were opened:
         self._layouts: defaultdict[str, Layout] = defaultdict(Layout)
         self._keys: defaultdict[str, set[ShardKey]] = defaultdict(set)  # that are known to have shards
 
@@ -151,7 +150,7 @@ class Operations:
 
     def write_metadata(self, name: str, metadata: Mapping[str, Any]) -> Steps[None]:
         yield Ask("update_collection", name, metadata={METADATA_KEY: dict(metadata)})
-        yield from until_shown(name, metadata)
+        yield from () if self.local else until_shown(name, metadata)
 
     def add_index(self, name: str, key: str, kind: IndexKind) -> Steps[None]:
         if not self.local:  # payload indexes have no effect in local mode, which warns about them
