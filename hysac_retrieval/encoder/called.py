@@ -29,7 +29,9 @@ from hysac_retrieval.types import Modality
 LEAST_COSINE = 0.99
 """Cosine that the vector of a probe has at least with the one that the head was fitted with."""
 
-_PIXELS = ImageSpec(size=384, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+PIXELS = ImageSpec(size=384, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""How pictures are brought to what a function gets of them."""
+
 _NO_WORDS = Lexicon(frozenset(), complete=False)
 
 
@@ -76,7 +78,7 @@ class CalledEncoder(Encoder):
     @property
     def image_spec(self) -> ImageSpec:
         """See `Encoder`."""
-        return _PIXELS if "image" in self._functions else super().image_spec
+        return PIXELS if "image" in self._functions else super().image_spec
 
     def reads(self, modality: Modality) -> bool:
         """See `Encoder`."""

@@ -252,8 +252,8 @@ def lengths(texts: list[str]) -> list[list[float]]:
     return [[len(text), 2.0, 0.0] for text in texts]
 
 
-def colours(items: list[Any]) -> list[Any]:
-    return [np.asarray(item).mean((0, 1)) + 1 if isinstance(item, Image.Image) else (3, 4, 0) for item in items]
+def colours(images: list[Image.Image]) -> list[Any]:
+    return [np.asarray(image).mean((0, 1)) + 1 for image in images]
 
 
 def test_a_function_of_texts_gives_their_vectors_in_parts(module: Any) -> None:
@@ -272,12 +272,13 @@ def test_a_function_of_texts_gives_their_vectors_in_parts(module: Any) -> None:
 
 
 def test_a_function_may_take_pictures_too(module: Any, tmp_path: Path) -> None:
-    module.service = types.SimpleNamespace(encode=colours)
-    encoder = opened("own:service.encode")
+    module.service = types.SimpleNamespace(text=lengths, image=colours)
+    encoder = opened("own:service")
     assert encoder.modalities == ("text", "image")
     PICTURES[1].save(tmp_path / "a.png")
     found = encoder.image([tmp_path / "a.png", PICTURES[1]])
-    np.testing.assert_allclose(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert found[1] @ unit(np.array(colours([PICTURES[1]])))[0] > 0.999
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(ImageError):
         encoder.image([tmp_path / "b.png"])
@@ -286,10 +287,10 @@ def test_a_function_may_take_pictures_too(module: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (lambda items: [[1.0]] * (len(items) + 1), "shape .* for 1 items"),
-        (lambda items: [1.0 for _ in items], "shape .* for 1 items"),
-        (lambda items: 1 / 0, "division by zero and .*division by zero"),
-        (lambda items: [[1.0] * (2 if isinstance(item, str) else 3) for item in items], "size 2 for texts, of 3"),
+        (lambda items: [[1.0]] * (len(items) + 1), "shape .* for 1 texts"),
+        (lambda items: [1.0 for _ in items], "shape .* for 1 texts"),
+        (lambda items: 1 / 0, "failed for 1 texts: .*division by zero"),
+        (types.SimpleNamespace(text=lambda _: [[1.0]], image=lambda _: [[1.0, 2.0]]), "size 1 for texts, of 2"),
         ("text", "is a str, expected a function"),
     ],
 )

@@ -24,7 +24,7 @@ KINDS = {
     "fastembed:NAME|FOLDER": "text, images or both, by a model of fastembed",
     "sentence-transformers:NAME|FOLDER": "text, by a model of sentence-transformers",
     "hysac:NAME|FOLDER": "by another bundle; hysac: may be left out",
-    "module:function": "by a function of your own that takes a list of texts, or of Pillow images",
+    "module:function": "by a function of your own from texts to vectors, or an object with functions text and image",
 }
 """Specs of encoders, and what each does."""
 

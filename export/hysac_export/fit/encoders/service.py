@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,36 +11,39 @@ from PIL import Image
 
 from hysac_export.data.split import Progress
 from hysac_export.fit.encoders.base import KINDS, EncoderGraphs, Vectors, no_modality, unit
+from hysac_retrieval.encoder.called import PIXELS, imported
 from hysac_retrieval.encoder.pictures import ImageSource
-from hysac_retrieval.encoder.preprocess import load_image
-from hysac_retrieval.errors import EncoderError, InvalidVectorError, TextError
+from hysac_retrieval.encoder.preprocess import load_image, preprocess
+from hysac_retrieval.errors import EncoderError, SettingsError, TextError
 from hysac_retrieval.types import Modality
 
 _BATCH = 64
 
 
 class FunctionEncoder:
-    """A `VectorEncoder` around a function from a list of texts, or of Pillow images, to their vectors, (n, k).
+    """A `VectorEncoder` around what `called.Encode` describes: a function of texts, or ``text`` and ``image``.
 
-    What it takes is tried once, with a text and with a picture: what it raises an exception for, it does not read.
+    Each is tried once, so that the size of its vectors is known. Pictures are handed over as a fitted bundle does it.
 
     Raises:
-        EncoderError: There is no such function, it fails for both, or its vectors of texts and pictures differ in size.
+        EncoderError: There is no such function, it fails, or its vectors of texts and pictures differ in size.
     """
 
     def __init__(self, spec: str) -> None:
         """Import ``module:function`` and try it."""
         self.name = spec
-        self._function = _imported(spec)
-        sizes, failures = dict[Modality, int](), list[str]()
-        trials: dict[Modality, Any] = {"text": "a photograph", "image": Image.new("RGB", (64, 64), (128, 128, 128))}
-        for modality, item in trials.items():
-            try:
-                sizes[modality] = self._called([item]).shape[1]
-            except EncoderError as error:
-                failures.append(error.message)
-        if not sizes:
-            raise EncoderError(" and ".join(failures), hint="It is to take a list of texts, or of Pillow images")
+        try:
+            given: Any = imported(spec)
+        except SettingsError as error:
+            hint = f"{error.hint}; all kinds of encoders: {', '.join(KINDS)}"
+            raise EncoderError(error.message, hint=hint) from error
+        text = getattr(given, "text", None) or (given if callable(given) else None)
+        found: dict[Modality, Any] = {"text": text, "image": getattr(given, "image", None)}
+        self._functions = {modality: function for modality, function in found.items() if callable(function)}
+        if not self._functions:
+            raise EncoderError(f"{spec} is a {type(given).__name__}, expected a function from texts to vectors")
+        trials: dict[Modality, Any] = {"text": "a photograph", "image": Image.new("RGB", (PIXELS.size,) * 2, "gray")}
+        sizes = {modality: self._called(modality, [trials[modality]]).shape[1] for modality in self._functions}
         if len({*sizes.values()}) > 1:
             raise EncoderError(
                 f"{spec} gives vectors of size {sizes['text']} for texts, of {sizes['image']} for pictures"
@@ -71,34 +73,21 @@ class FunctionEncoder:
         vectors = np.empty((len(items), self.dim), np.float32)
         for start in range(0, len(items), _BATCH):
             part = list(items[start : start + _BATCH])
-            found = self._called([load_image(item) for item in part] if modality == "image" else part)
+            if modality == "image":
+                part = [Image.fromarray(preprocess(load_image(item), PIXELS)) for item in part]
+            found = self._called(modality, part)
             if found.shape[1] != self.dim:
-                raise InvalidVectorError(f"{self.name} gave vectors of size {found.shape[1]}, before of {self.dim}")
+                raise EncoderError(f"{self.name} gave vectors of size {found.shape[1]}, before of {self.dim}")
             vectors[start : start + len(part)] = found
             if progress:
                 progress(len(part))
         return unit(vectors, self.name)
 
-    def _called(self, items: list[Any]) -> NDArray[np.floating]:
+    def _called(self, modality: Modality, items: list[Any]) -> NDArray[np.floating]:
         try:
-            found = np.asarray(self._function(items), dtype=np.float32)
+            found = np.asarray(self._functions[modality](items), dtype=np.float32)
         except Exception as error:  # a stranger's function
-            raise EncoderError(f"{self.name} failed for {len(items)} items: {error}") from error
+            raise EncoderError(f"{self.name} failed for {len(items)} {modality}s: {error!r}") from error
         if found.ndim != 2 or len(found) != len(items):
-            raise EncoderError(f"{self.name} gave an array of shape {found.shape} for {len(items)} items")
+            raise EncoderError(f"{self.name} gave an array of shape {found.shape} for {len(items)} {modality}s")
         return found
-
-
-def _imported(spec: str) -> Callable[[list[Any]], Any]:
-    module, _, name = spec.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # whatever a stranger's module does when it is imported
-        hint = f"The folder of the module has to be on PYTHONPATH; all kinds of encoders: {', '.join(KINDS)}"
-        raise EncoderError(f"{spec} cannot be imported: {error}", hint=hint) from error
-    if not callable(found):
-        raise EncoderError(f"{spec} is a {type(found).__name__}, expected a function")
-    function: Callable[[list[Any]], Any] = found
-    return function
