@@ -30,6 +30,7 @@ _COMMANDS = {
     "export": "Turn a trained run into a model bundle.",
     "import": "Turn a published checkpoint into a model bundle.",
     "calibrate": "Compute the safety profile of a model.",
+    "fit": "Fit a safety head to an encoder, from labelled examples.",
     "rescore": "Give a collection the scores of a new calibration.",
     "eval": "Evaluate a model on the test splits.",
 }

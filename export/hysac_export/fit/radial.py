@@ -32,7 +32,7 @@ RATIOS = (1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 """Radii of what is unsafe beside what is safe, to choose from."""
 MOST_BEHIND = 0.01
 """Largest share of clearly safe examples of which the nearest other is a clearly unsafe one."""
-STEP = 0.2
+STEP = 0.05
 """Logits from the lower to the upper plateau, the threshold in their middle."""
 PLATEAU_SCORE = 0.02
 """Score of the lower plateau; that of the upper one is 1 − PLATEAU_SCORE, that of the threshold ½."""

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hysac_export.evaluation.calibrate import fit_logistic
 from hysac_retrieval.errors import InvalidVectorError, MissingExtraError, TrainingError
+from hysac_retrieval.types import Modality
 
 Vectors: TypeAlias = NDArray[np.float32]
 Floats: TypeAlias = NDArray[np.float64]
@@ -109,7 +110,7 @@ def _expect_consistent(vectors: Vectors, unsafe: NDArray[np.bool_], names: Seque
     mixed = np.flatnonzero((wrong > 0) & (wrong < each))
     if mixed.size:
         rows = np.flatnonzero(where == mixed[0])[:4]
-        shown = ", ".join(repr(names[row]) if names else f"row {row}" for row in rows)
+        shown = ", ".join(repr(names[row]) if names and names[row] else f"row {row}" for row in rows)
         message = f"{mixed.size} vectors are labelled safe and unsafe, such as {shown}"
         raise TrainingError(message, hint="Decide which they are, or leave them out")
 
@@ -260,3 +261,32 @@ def _scorer(pipeline: Any, kind: str) -> Scorer:
     weights, offset = layers[0]
     first = weights / scaler.scale_[:, None]
     return Scorer(((first, offset - scaler.mean_ @ first), *layers[1:]), kind)
+
+
+def joined(parts: Sequence[tuple[Modality, Labelled]]) -> dict[Modality, Labelled]:
+    """Join examples of several sources, by modality.
+
+    Raises:
+        TrainingError: Their vectors differ in size, or one is labelled both ways.
+    """
+    found = dict[Modality, Labelled]()
+    for modality in dict.fromkeys(modality for modality, _ in parts):
+        own = [part for name, part in parts if name == modality]
+        if len(own) == 1:
+            found[modality] = own[0]
+            continue
+        if len({part.vectors.shape[1] for part in own}) > 1:
+            sizes = " and ".join(str(part.vectors.shape[1]) for part in own)
+            raise TrainingError(f"the vectors have different sizes: {sizes}", hint="Take all from one encoder")
+        starts = np.cumsum([0, *(int(part.groups.max()) + 1 for part in own)])
+        pairs = [np.full(len(part), -1) if part.pairs is None else part.pairs for part in own]
+        ends = np.cumsum([0, *(int(each.max()) + 1 for each in pairs)])
+        found[modality] = Labelled.of(
+            np.concatenate([part.vectors for part in own]),
+            np.concatenate([part.unsafe for part in own]),
+            groups=np.concatenate([part.groups + start for part, start in zip(own, starts[:-1], strict=True)]),
+            names=[name for part in own for name in part.names or [""] * len(part)],
+            categories=[name for part in own for name in part.categories or [""] * len(part)],
+            pairs=np.concatenate([np.where(p < 0, -1, p + end) for p, end in zip(pairs, ends[:-1], strict=True)]),
+        )
+    return found

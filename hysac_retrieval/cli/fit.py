@@ -1,0 +1,190 @@
+"""``hysac fit``: a safety head for the vectors of an encoder that exists."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hysac_retrieval.cli.common import Command, print_json
+from hysac_retrieval.cli.export import stages
+from hysac_retrieval.cli.options import Place, gathered, json_option, place_options
+from hysac_retrieval.cli.terminal import console
+from hysac_retrieval.errors import MissingExtraError, SettingsError
+
+if TYPE_CHECKING:
+    from hysac_export.data.split import Stages
+    from hysac_export.fit.encoders.base import VectorEncoder
+    from hysac_export.fit.run import Fitted
+    from hysac_export.fit.scores import Labelled
+
+_label_options = gathered(
+    "labels",
+    dict,
+    click.option("--policy", metavar="NAME|FILE", multiple=True, help="Policy in words: general, school, workplace."),
+    click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times."),
+    click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise."),
+    click.option("--vector", metavar="NAME", help="Vector of --from-collection; '' for one without a name."),
+    click.option("--label-field", metavar="FIELD", help="Payload field of --from-collection with the label."),
+    click.option("--unsafe-value", multiple=True, metavar="TEXT", help="Value of it that means unsafe."),
+    click.option("--safe-value", multiple=True, metavar="TEXT", help="Value of it that means safe."),
+    click.option(
+        "--modality",
+        type=click.Choice(["text", "image"]),
+        default="image",
+        show_default=True,
+        help="What the vectors of --from-collection stand for.",
+    ),
+    click.option("--limit", type=click.IntRange(20), default=20_000, show_default=True, help="Points of it to take."),
+)
+
+
+@click.command("fit", cls=Command)
+@click.option(
+    "--encoder",
+    metavar="KIND:NAME",
+    help="Encoder: sentence-transformers:NAME|FOLDER, open_clip:MODEL/PRETRAINED, fastembed:NAME, module:function.",
+)
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Bundle folder to write.")
+@_label_options
+@place_options(click.option("--from-collection", "collection", metavar="NAME", help="Collection with labelled points."))
+@click.option("--vectors", is_flag=True, help="Write the head alone, for vectors that are encoded elsewhere.")
+@click.option("--max-miss", type=click.FloatRange(0, 1, max_open=True), help="Most of what is unsafe that may pass.")
+@click.option("--max-lost", type=click.FloatRange(0, 1, max_open=True), help="Most of what is safe that may be lost.")
+@click.option("--name", help="Name of the model  [default: that of the folder]")
+@click.option("--domain", default="", help="What the model knows, in words: 'photographs', 'product texts' …")
+@click.option("--licence", default="", help="Licence of the encoder and the labels.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the cross-validation.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@json_option
+def command(
+    encoder: str | None,
+    out: Path,
+    labels: dict[str, Any],
+    place: Place,
+    max_miss: float | None,
+    max_lost: float | None,
+    name: str | None,
+    vectors: bool,
+    as_json: bool,
+    **rest: Any,
+) -> None:
+    """Fit a safety head to an encoder, from labelled examples, in seconds and without a GPU.
+
+    The result is a bundle as any other: index, attach, search and guard with it. A vector keeps its direction, so that
+    what is safe is ranked as the encoder ranks it; its score alone decides how far from the origin it lies.
+
+    Labels come from a policy in words, from samples (folders of images, text files, tables, as `hysac index` takes
+    them), from the points of a collection, or from all of these together. About 100 of each kind make a start. Without
+    an encoder the labels are those of a collection, and the head is all that the bundle holds.
+
+    What the fit is good for is printed and written to report.html in the bundle, from cross-validation: nothing is
+    judged on what it was fitted to.
+
+    \b
+    hysac fit --encoder sentence-transformers:all-MiniLM-L6-v2 --policy general --out fitted
+    hysac fit --encoder open_clip:ViT-B-32/laion2b_s34b_b79k --safe safe/ --unsafe unsafe/ --out fitted
+    hysac fit --from-collection photos --vector clip --label-field nsfw --url http://localhost:6333 --out fitted
+    hysac-index attach --collection photos --from-vector clip --model fitted --url http://localhost:6333
+    """
+    for package in ("sklearn", "onnx", "yaml"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "fit", "hysac fit")
+    from hysac_export.bundle.place import check_target
+    from hysac_export.evaluation.calibrate import Wanted
+    from hysac_export.fit.encoders.open import open_encoder
+    from hysac_export.fit.run import FitOptions, fit_bundle
+
+    _expect_labels(labels, place, encoder)
+    check_target(out, rest["overwrite"])
+    wanted = Wanted(max_miss, max_lost)
+    with stages() as stage:
+        opened = None if encoder is None else open_encoder(encoder)
+        examples, told = _gather(labels, place, opened, stage)
+        options = FitOptions(
+            name=name or out.resolve().name, labels=told, wanted=wanted, with_encoder=not vectors, **rest
+        )
+        fitted = fit_bundle(examples, out, options, stage, opened)
+    if as_json:
+        print_json(fitted.to_dict())
+    else:
+        _show(fitted)
+
+
+def _expect_labels(labels: dict[str, Any], place: Place, encoder: str | None) -> None:
+    """Raise `SettingsError` if there is nothing to fit to, before an encoder is loaded."""
+    texts = any(labels[name] for name in ("policy", "safe", "unsafe"))
+    if encoder is None and (texts or not place.collection):
+        raise SettingsError("there is no encoder", hint="Name one by --encoder, or take vectors by --from-collection")
+    if not texts and not place.collection:
+        what = "Give --policy general, samples by --safe and --unsafe, or points by --from-collection"
+        raise SettingsError("there are no labels", hint=what)
+    if place.collection and (labels["vector"] is None or labels["label_field"] is None):
+        message = "it is not known which vectors of the collection to take, and which field says what is unsafe"
+        raise SettingsError(message, hint="Give --vector and --label-field")
+
+
+def _gather(
+    labels: dict[str, Any], place: Place, encoder: VectorEncoder | None, stage: Stages
+) -> tuple[dict[Any, Labelled], str]:
+    """Return labelled examples by modality, and what they are in words."""
+    from hysac_export.fit.labels.encoded import policy_examples, sampled_examples
+    from hysac_export.fit.policy import read_policy
+    from hysac_export.fit.scores import joined
+
+    found: list[tuple[Any, Labelled]] = []
+    told: list[str] = []
+    for name in labels["policy"]:
+        policy = read_policy(name)
+        assert encoder is not None
+        found.append(("text", policy_examples(policy, encoder, progress=stage(f"Encoding policy {name}", None))))
+        told.append(f"policy {policy.name}")
+    if labels["safe"] or labels["unsafe"]:
+        assert encoder is not None
+        samples = sampled_examples(labels["safe"], labels["unsafe"], encoder, stage("Encoding samples", None))
+        found += samples.items()
+        told += [f"{len(part)} {modality} samples" for modality, part in samples.items()]
+    if place.collection:
+        part = _of_collection(labels, place, stage)
+        found.append((labels["modality"], part))
+        told.append(f"{len(part)} points of collection {place.collection}")
+    return joined(found), ", ".join(told)
+
+
+def _of_collection(labels: dict[str, Any], place: Place, stage: Stages) -> Labelled:
+    from hysac_export.fit.labels.collection import labelled_vectors
+    from hysac_export.fit.scores import Labelled
+    from hysac_retrieval.ingest.sources.vectors import StoredVectors
+    from hysac_retrieval.stores import opening
+
+    with opening(place.connection()) as (store, _):
+        found = labelled_vectors(
+            store,
+            place.collection,
+            StoredVectors(labels["vector"], labels["modality"]),
+            labels["label_field"],
+            unsafe=labels["unsafe_value"],
+            safe=labels["safe_value"],
+            limit=labels["limit"],
+            progress=stage("Reading vectors", None),
+        )
+    return Labelled.of(found.vectors, found.unsafe, names=[f"point {identity}" for identity in found.ids])
+
+
+def _show(fitted: Fitted) -> None:
+    from hysac_export.evaluation.table import Table
+
+    rows = []
+    for modality, part in fitted.measured.items():
+        shares = [f"{figure.value:.1%} ({figure.low:.1%}–{figure.high:.1%})" for figure in (part.missed, part.lost)]
+        auc = f"{part.auc.value:.3f} ({part.auc.low:.3f}–{part.auc.high:.3f})"
+        rows.append((modality, str(part.unsafe), str(part.safe), auc, *shares, part.score))
+    header = ("", "unsafe", "safe", "AUC", "missed", "lost", "score")
+    out = console()
+    out.print(Table(f"Fit of {fitted.bundle.manifest.name}", header, tuple(rows), labels=1).rich())
+    for sentence in fitted.verdicts:
+        out.print(sentence)
+    click.echo(f"Wrote {fitted.bundle.path} in {fitted.seconds:.0f} s, fingerprint {fitted.bundle.fingerprint}")
+    click.echo(f"Report: {fitted.bundle.path / 'report.html'}")
