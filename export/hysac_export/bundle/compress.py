@@ -80,8 +80,7 @@ def compress_bundle(
         counts = {modality: len(rows) for modality, rows in (inputs or {}).items()}
         verification |= {"activations": "static" if inputs else "dynamic", "ranges_from": counts}
     with building(out, overwrite) as folder:
-        graphs = _graphs(source)
-        for modality, file in graphs.items():
+        for modality, file in _graphs(source).items():
             proto, work = load_graph(source.file(file)), folder / "work"
             rows = None if inputs is None else inputs[modality]
             made = half_precision(proto, work) if precision == "fp16" else quantized(proto, work, rows)
@@ -101,6 +100,12 @@ def compress_bundle(
             measured = bundle.manifest.model_copy(update={"verification": verification | {"price": price(bundle)}})
             write_manifest(folder, measured)
     return Bundle.load(out)
+
+
+def _kept(manifest: Manifest) -> Iterator[str]:
+    """Yield the files that stay as they are; heads are small."""
+    heads = (manifest.vectors.text, manifest.vectors.image) if manifest.vectors else ()
+    yield from filter(None, (manifest.text and manifest.text.tokenizer, *heads))
 
 
 def _graphs(source: Bundle) -> dict[Modality, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from hysac_export.bundle.graphs import save_graph
 from hysac_export.bundle.place import building
+from hysac_export.evaluation.calibrate import Wanted
 from hysac_export.fit.encoders.base import EncoderGraphs, VectorEncoder
 from hysac_export.fit.graph import behind, head_graph
 from hysac_export.fit.radial import CURVATURE, Fit, profile_of
@@ -33,46 +35,61 @@ PROBES = (
 _CHECKED = 32
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of a fit.
+
+    Attributes:
+        name: Name of the model.
+        labels: What the labels were, in words.
+        wanted: Shares that the thresholds are chosen by.
+        with_encoder: Whether the bundle holds the encoder too.
+        domain: What the model knows, in words.
+        description: For people.
+        licence: Licence of the encoder and the labels.
+        seed: Seed of the folds.
+        overwrite: Whether to replace a bundle.
+    """
+
+    name: str
+    labels: str
+    wanted: Wanted
+    with_encoder: bool = True
+    domain: str = ""
+    description: str = ""
+    licence: str = ""
+    seed: int = 0
+    overwrite: bool = False
+
+
 def write_bundle(
     fits: Mapping[Modality, Fit],
     out: Path,
-    *,
-    name: str,
-    source: str,
+    options: FitOptions,
     encoder: VectorEncoder | None = None,
-    with_encoder: bool = True,
-    domain: str = "",
-    description: str = "",
-    licence: str = "",
+    *,
     training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
 ) -> Bundle:
     """Write a bundle of fitted heads and check that its graphs compute what was fitted.
 
     Args:
         fits: Heads by modality.
         out: Folder of the bundle; moved there when all is well.
-        name: Name of the model.
-        source: What the labels were, in words; for the safety profile.
+        options: Its names, and whether it holds the encoder.
         encoder: The encoder of the vectors, None if it is not to be had here.
-        with_encoder: Whether to put its graphs into the bundle; otherwise it holds heads only.
-        domain: What the model knows, in words.
-        description: For people.
-        licence: Licence of the encoder and the labels.
         training: How it was fitted, JSON-serialisable.
         metrics: What was measured, JSON-serialisable.
-        overwrite: Whether to replace a bundle that is there.
 
     Raises:
         SettingsError: There is something at `out` already.
         EncoderError: The encoder has no graphs.
         BundleFormatError: A graph does not compute what was fitted; nothing is written.
     """
-    graphs = encoder.graphs() if encoder is not None and with_encoder else EncoderGraphs()
+    graphs = encoder.graphs() if encoder is not None and options.with_encoder else EncoderGraphs()
     size = next(iter(fits.values())).examples.vectors.shape[1]
     points = np.concatenate([fit.head.points(fit.examples.vectors) for fit in fits.values()])
-    with building(out, overwrite) as folder:
+    with building(out, options.overwrite) as folder:
         heads = {modality: f"head-{modality}.onnx" for modality in fits}
         for modality, file in heads.items():
             save_graph(head_graph(fits[modality].head), folder / file)
@@ -84,18 +101,18 @@ def write_bundle(
         if image is not None:
             save_graph(behind(image.proto, fits["image"].head), folder / image.spec.file)
         manifest = Manifest(
-            name=name,
-            description=description,
-            licence=licence,
+            name=options.name,
+            description=options.description,
+            licence=options.licence,
             dim=size,
             curvature=CURVATURE,
             image=image.spec if image else None,
             text=text.spec if text else None,
             vectors=VectorSpec(size=size, encoder=encoder.name if encoder else "", probes=_probes(encoder), **heads),
             files={path.name: entry_of(path) for path in sorted(folder.iterdir())},
-            safety=profile_of(fits, source),
+            safety=profile_of(fits, f"{options.labels}; {options.wanted}, by cross-validation"),
             lift=PaddedLift.fit(points, CURVATURE).to_dict(),
-            domain=domain,
+            domain=options.domain,
             training={"versions": {"hysac-retrieval": version("hysac-retrieval")}, **(training or {})},
             metrics=dict(metrics or {}),
         )

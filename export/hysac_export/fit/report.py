@@ -98,7 +98,7 @@ def _figure(figure: Figure, form: str = "{:.1%}") -> str:
 
 
 def _curve(part: Measured) -> str:
-    """What thresholds cost, lost beside missed, as SVG; the chosen one is marked."""
+    """Draw the share lost beside the share missed at every threshold, as SVG, the chosen one marked."""
     points = " ".join(f"{_SIDE * missed:.1f},{_SIDE * (1 - lost):.1f}" for missed, lost in sorted(part.curve))
     x, y = _SIDE * part.missed.value, _SIDE * (1 - part.lost.value)
     return (

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hysac_export.data.split import Stages
-from hysac_export.evaluation.calibrate import Wanted
-from hysac_export.fit.bundle import write_bundle
+from hysac_export.fit.bundle import FitOptions, write_bundle
 from hysac_export.fit.encoders.base import VectorEncoder
 from hysac_export.fit.measure import Measured, measure, verdict
 from hysac_export.fit.radial import fit_heads
@@ -18,35 +17,6 @@ from hysac_export.fit.report import write_report
 from hysac_export.fit.scores import Labelled
 from hysac_retrieval.encoder.bundle import Bundle
 from hysac_retrieval.types import Modality
-
-REPORT = "report.html"
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Options of a fit.
-
-    Attributes:
-        name: Name of the model.
-        labels: What the labels were, in words.
-        wanted: Shares that the thresholds are chosen by.
-        with_encoder: Whether the bundle holds the encoder too.
-        domain: What the model knows, in words.
-        description: For people.
-        licence: Licence of the encoder and the labels.
-        seed: Seed of the folds.
-        overwrite: Whether to replace a bundle.
-    """
-
-    name: str
-    labels: str
-    wanted: Wanted
-    with_encoder: bool = True
-    domain: str = ""
-    description: str = ""
-    licence: str = ""
-    seed: int = 0
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,20 +73,9 @@ def fit_bundle(
         if step is not None:
             step(1)
     seconds = time.perf_counter() - begun
-    bundle = write_bundle(
-        fits,
-        out,
-        name=options.name,
-        source=f"{options.labels}; {options.wanted}, by cross-validation",
-        encoder=encoder,
-        with_encoder=options.with_encoder,
-        domain=options.domain,
-        description=options.description,
-        licence=options.licence,
-        training={"labels": options.labels, "seed": options.seed, "seconds": round(seconds, 2)},
-        metrics={"cross-validation": {modality: _summary(part) for modality, part in measured.items()}},
-        overwrite=options.overwrite,
-    )
+    training = {"labels": options.labels, "seed": options.seed, "seconds": round(seconds, 2)}
+    metrics = {"cross-validation": {modality: _summary(part) for modality, part in measured.items()}}
+    bundle = write_bundle(fits, out, options, encoder, training=training, metrics=metrics)
     write_report(measured, bundle, options.labels)
     return Fitted(bundle, measured, seconds)
 
