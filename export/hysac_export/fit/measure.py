@@ -29,7 +29,7 @@ WIDE = 0.05
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of the fit of one modality.
+    """Figures of the fit of one modality.
 
     Attributes:
         safe: Safe examples.
