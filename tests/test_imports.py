@@ -28,7 +28,8 @@ def test_importing_the_package_imports_next_to_nothing() -> None:
 def test_using_every_public_name_imports_no_framework() -> None:
     loaded = loaded_by("import hysac_retrieval\nfor name in hysac_retrieval.__all__: getattr(hysac_retrieval, name)")
     assert {"hysac_retrieval.search.blocking", "qdrant_client"} <= loaded
-    assert not loaded & set(HEAVY)
+    # qdrant-client imports fastembed, and that ONNX Runtime, wherever it is installed.
+    assert not (loaded - loaded_by("import qdrant_client")) & set(HEAVY)
 
 
 def test_public_names_are_sorted_and_there() -> None:
