@@ -65,6 +65,7 @@ mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again, and w
 	$(BIN)/hysac train mini --out runs/hysac-mini
 	$(BIN)/hysac export runs/hysac-mini --out hysac_retrieval/models/hysac-mini --overwrite --licence Apache-2.0 \
 		--description 'A small HySAC, trained from scratch on scenes of emoji artwork. For trying, testing and measuring; no model for photographs.'
+	$(BIN)/python -m hysac_export.bundle.inputs hysac_retrieval/models/hysac-mini --domain 'drawn scenes'
 	$(BIN)/python benchmarks/model_card.py
 
 .PHONY: baselines

@@ -123,6 +123,10 @@ class TextError(InputError):
     """A text is empty or is not text."""
 
 
+class DomainError(InputError):
+    """An input is unlike all that the model knows, and that was said to be an error."""
+
+
 class InvalidVectorError(InputError):
     """A vector has the wrong shape or dimension, or is not finite."""
 

@@ -73,6 +73,8 @@ class QueryInfo:
         thresholds: The largest unsafe score of a hit of each modality; ``None`` when ``safe`` is false.
         known: Share of a text that the model knows, in [0, 1], of its best known reading; ``None`` where that cannot be
             told. A text that is mostly unknown is treated as unsafe; see `SafetyPolicy`.
+        unlike: Whether the query is unlike all that the model knows, so that its score and what is found mean nothing;
+            ``None`` where that cannot be told.
     """
 
     modality: Modality | None
@@ -87,6 +89,7 @@ class QueryInfo:
     worst: str | None = None
     thresholds: Thresholds | None = None
     known: float | None = None
+    unlike: bool | None = None
 
     def __str__(self) -> str:
         """Return the query's score and redirect in one line."""
@@ -95,6 +98,8 @@ class QueryInfo:
             line += f" (worst of {self.views} views: {self.worst})"
         if self.known is not None and self.known < 1:
             line += f", {self.known:.0%} known to the model"
+        if self.unlike:
+            line += ", unlike anything the model knows"
         if self.redirected:
             return f"{line} → redirected to radius {self.radius_searched:.3f}"
         return f"{line}, searched as asked" + ("" if self.safe else " (unsafe results allowed)")

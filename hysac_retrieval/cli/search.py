@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How an unsafe query is redirected.",
 )
+@click.option("--strict-domain", is_flag=True, help="Refuse a query that is unlike anything the model knows.")
 @click.option("--rerank", type=click.Choice(["exact"]), help="Compute distances anew, in float64.")
 @click.option(
     "--penalty", default=0.0, type=click.FloatRange(0), help="Distance that an unsafe score of 1 adds in the ranking."
@@ -60,6 +61,7 @@ def command(
     group_by: str | None,
     group_size: int,
     traversal: Traversal,
+    strict_domain: bool,
     model: str,
     encoder: str | None,
     as_json: bool,
@@ -81,7 +83,7 @@ def command(
     from hysac_retrieval.search.blocking import connect
 
     loaded = load_model(model, encoder)
-    policy = SafetyPolicy(traversal=traversal)
+    policy = SafetyPolicy(traversal=traversal, unknown="refuse" if strict_domain else "redirect")
     with connect(place.collection, model=loaded, policy=policy, **place.connection()) as engine:
         options["safe"] = not unsafe
         result: SearchResult | GroupedResult

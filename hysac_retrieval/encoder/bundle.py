@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from hysac_retrieval.encoder.inputs import Inputs
 from hysac_retrieval.errors import BundleFormatError, BundleNotFoundError, ChecksumError
 from hysac_retrieval.safety.profile import TOLD, SafetyProfile
 
@@ -147,7 +148,7 @@ class Manifest(BaseModel):
         default=None, description="All words that the text graph was trained with, if it was trained from scratch."
     )
     domain: str = Field(default="", description="What the model knows: 'drawn scenes', 'photographs' …")
-    inputs: dict[str, Any] | None = Field(default=None, description="Statistics of the inputs that it was made with.")
+    inputs: Inputs | None = Field(default=None, description="Statistics of the inputs that it was made with.")
     training: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     verification: dict[str, Any] = Field(default_factory=dict)
@@ -174,6 +175,9 @@ class Manifest(BaseModel):
         for name in names:
             if name not in self.files:
                 raise ValueError(f"{name!r} is used but not listed under 'files'")
+        for found in (self.inputs.text, self.inputs.image) if self.inputs else ():
+            if found is not None and (vectors is None or found.size != vectors.size):
+                raise ValueError(f"there are references of {found.size} numbers, and no head for such vectors")
         return self
 
     @property

@@ -18,6 +18,7 @@ from PIL import Image
 
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec, VectorSpec
 from hysac_retrieval.encoder.devices import DeviceKeywords, DeviceOptions
+from hysac_retrieval.encoder.domain import Domain
 from hysac_retrieval.encoder.judging import Points, finished, judging, text_views
 from hysac_retrieval.encoder.pictures import ImageSource
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
@@ -29,7 +30,6 @@ from hysac_retrieval.errors import (
     BundleFormatError,
     ImageError,
     InvalidVectorError,
-    ModelMismatchError,
     NoEncoderError,
     SettingsError,
     TextError,
@@ -129,6 +129,11 @@ class Encoder:
         return (
             f"Encoder({self.name!r}, dim={self.dim}, curvature={self.curvature:.4g}, fingerprint={self.fingerprint!r})"
         )
+
+    @cached_property
+    def domain(self) -> Domain:
+        """Domain of the model: what it knows."""
+        return Domain.of(self.bundle.manifest)
 
     @cached_property
     def lift(self) -> PaddedLift | None:
@@ -245,16 +250,11 @@ class Encoder:
             modality: Of the items that they stand for.
 
         Raises:
-            ModelMismatchError: They are of another size.
+            ModelMismatchError: They are of another size, or of another encoder.
             NoEncoderError: The bundle has no head for them.
         """
         self._head(modality)
-        size = self.vector_spec.size
-        if vectors.ndim == 2 and vectors.shape[1] != size:
-            raise ModelMismatchError(
-                f"the vectors have {vectors.shape[1]} numbers, and the head of model {self.name!r} takes {size}",
-                hint="Fit a head to these vectors: hysac fit",
-            )
+        self.domain.expect_vectors(vectors, modality, self.vector_spec.size, self.name)
 
     @property
     def maps_vectors(self) -> bool:
@@ -340,7 +340,9 @@ class Encoder:
         if not items:
             return np.empty((0, self.dim), dtype=np.float32), []
         encode = self.encode_image if modality == "image" else self.encode_tokens
-        return (yield from judging(items, partial(encode, batch_size=batch_size), self.curvature, batch_size))
+        encode = partial(encode, batch_size=batch_size)
+        points, judged = yield from judging(items, encode, self.curvature, batch_size)
+        return points, self.domain.marked(modality, items, judged)
 
     def preprocess_images(self, images: ImageSource | Iterable[ImageSource]) -> Pixels:
         """Decode and preprocess n images without the model: (n, size, size, 3) uint8.

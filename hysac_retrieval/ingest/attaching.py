@@ -15,7 +15,7 @@ from hysac_retrieval.collection.copies import collections_of, differing
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import CollectionMetadata, Vectors, read_metadata
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.ingest.indexing import RunOptions, check_run, encoding_for
+from hysac_retrieval.ingest.indexing import RunOptions, check_run, encoding_for, remarks_on
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.plan import attached_tasks
 from hysac_retrieval.ingest.pipeline.run import Run
@@ -117,11 +117,12 @@ def fill(
         notes.batches = any(index.store.open(one).copies > 1 for one in collections_of(index))
         planner = partial(attached_tasks, resume=run.get("resume", True), unsettled=notes.unsettled)
         source = AttachedSource(index, content, notes.noted, sink.withdraw, few, views)
-        part = Run(source, planner, encoding, sink, notes, encoder.context_length)
+        strict = run.get("strict_domain", False)
+        part = Run(source, planner, encoding, sink, notes, encoder.context_length, strict)
         report = replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)
         if few is None and not report.interrupted:
             report = replace(report, differing=differing(index) or 0)
-        return report
+        return replace(report, remarks=remarks_on(report, encoder))
 
 
 async def aattach(

@@ -47,6 +47,7 @@ class RunOptions(TypedDict, total=False):
         views: Views of an image that are judged, ``"fast"`` (the default) or ``"thorough"``; what is stored from fewer
             is done again.
         resume: Whether to skip what is stored already (the default); False does everything again.
+        strict_domain: Whether what is unlike anything the model knows fails (False).
         journal: File of failed items and cut texts; see `Journal`.
         on_progress: See `OnProgress`.
         should_stop: Asked now and then; True ends the run in good order.
@@ -57,6 +58,7 @@ class RunOptions(TypedDict, total=False):
     max_pixels: Annotated[int, Field(ge=1)]
     views: ViewSetting
     resume: bool
+    strict_domain: bool
     journal: SkipValidation[str | os.PathLike[str] | None]
     on_progress: OnProgress | None
     should_stop: Callable[[], bool] | None
@@ -113,14 +115,16 @@ def index_sources(
             index.delete([*notes.unremoved])
             notes.removed()
         planner = CollectionPlanner(index, notes.earlier, only, resume=resume, views=views, unsettled=notes.unsettled)
-        part = Run(listing, planner, encoding, CollectionSink(index, views), notes, encoder.context_length)
+        strict, sink = run.get("strict_domain", False), CollectionSink(index, views)
+        part = Run(listing, planner, encoding, sink, notes, encoder.context_length, strict)
         report = part(run.get("on_progress"), run.get("should_stop"))
         if not report.interrupted:
             if prune:
                 report = prune_points(report, index, listing, limit, notes)
             report = replace(report, differing=differing(index) or 0)
             index.optimize()
-    return replace(report, remarks=listing.remarks, seconds=time.perf_counter() - began)
+    remarks = (*listing.remarks, *remarks_on(report, encoder))
+    return replace(report, remarks=remarks, seconds=time.perf_counter() - began)
 
 
 def check_sources(
@@ -146,6 +150,11 @@ def encoding_for(encoder: Encoder, run: RunOptions, ray: RayOptions | None = Non
     from hysac_retrieval.ingest.ray import RayEncoding
 
     return RayEncoding(encoder, batch_size, decoding, ray)
+
+
+def remarks_on(report: IndexReport, encoder: Encoder) -> tuple[str, ...]:
+    """Return what is to be said of pictures that the model does not know."""
+    return (encoder.domain.remark(encoder.name, report.unlike),) if report.foreign else ()
 
 
 def check_run(run: RunOptions) -> None:

@@ -24,6 +24,9 @@ class Progress:
     failed: int
 
 
+MOST_UNLIKE = 0.05
+"""Share of a model's own pictures that may seem unlike them by accident: of each hundred, one does."""
+
 OnProgress = Callable[[Progress], None]
 """Called in the thread that started the run."""
 
@@ -40,6 +43,7 @@ class IndexReport:
         failures: Number of items that could not be indexed.
         failed: The first 1,000 of them.
         unknown: Number of texts that are mostly unknown to the model, so that their score says little.
+        unlike: Number of pictures that are unlike anything the model knows, so that their score means nothing.
         cut: Number of texts longer than the model's context: all of each was judged, its vector is of the beginning.
         truncated: Origins of the first 1,000 of them.
         pruned: Points removed because they have left their source.
@@ -59,6 +63,7 @@ class IndexReport:
     failures: int = 0
     failed: tuple[FailedItem, ...] = ()
     unknown: int = 0
+    unlike: int = 0
     cut: int = 0
     truncated: tuple[str, ...] = ()
     pruned: int = 0
@@ -73,6 +78,11 @@ class IndexReport:
     def total(self) -> int:
         """Points written."""
         return sum(self.indexed.values())
+
+    @property
+    def foreign(self) -> bool:
+        """Whether so many pictures are unlike what the model knows that it is no accident."""
+        return self.unlike > MOST_UNLIKE * self.indexed.get("image", 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-serialisable values."""

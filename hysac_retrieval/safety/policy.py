@@ -21,8 +21,8 @@ from hysac_retrieval.types import MODALITIES, PointId, Thresholds
 Label: TypeAlias = str | int | bool
 """Label of a category in a payload field."""
 
-Unknown = Literal["redirect", "ask"]
-"""How a text is searched that is mostly unknown to the model."""
+Unknown = Literal["redirect", "ask", "refuse"]
+"""How a query is searched that is unlike what the model knows."""
 
 LEAST_KNOWN = 0.5
 """Share of a text that the model must know for its score to say anything. Of 4,000 captions with words that training
@@ -153,7 +153,8 @@ class SafetyPolicy:
         steps: Points of an adaptive path from the query to the boundary, both included, 2 to 64.
         top: Nearest points that must be safe for an adaptive path to stop there, 1 to 100.
         unknown: A text that is mostly unknown to the model (see `LEAST_KNOWN`) is treated as unsafe when it asks for
-            safe results (``"redirect"``), or searched by what the model makes of it (``"ask"``).
+            safe results (``"redirect"``), or searched by what the model makes of it (``"ask"``). ``"refuse"`` makes
+            it an error, and with it a picture that is unlike all that the model knows.
         rules: Conditions on the labels of hits.
         audit: Called with every search that is allowed unsafe results, before its results are returned. If it raises,
             they are not. With an asynchronous engine it is called from a worker thread.

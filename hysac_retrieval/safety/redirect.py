@@ -105,6 +105,7 @@ def query_info(
         views=1 if judged is None else judged.views,
         worst=None if judged is None or judged.views == 1 else judged.worst,
         known=None if judged is None else judged.known,
+        unlike=None if judged is None else judged.unlike,
     )
 
 

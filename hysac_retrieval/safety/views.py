@@ -50,6 +50,7 @@ class Judged:
         worst: Name of the view whose radius is the largest.
         radius: That radius, ≥ 0.
         known: How much of a text the model knows, in [0, 1]; None for an image, or where that is not known.
+        unlike: Whether the item is unlike all that the model knows; None where that cannot be told.
         point: Space components of the worst view, (d,), while it is at hand.
     """
 
@@ -57,6 +58,7 @@ class Judged:
     worst: str
     radius: float
     known: float | None = None
+    unlike: bool | None = field(default=None, kw_only=True)
     point: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
     def hides(self, own: float) -> bool:

@@ -5,6 +5,7 @@ Each operation is a generator that asks a store; `blocking` and `asynchronous` d
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,11 +16,11 @@ from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.current import Current
 from hysac_retrieval.collection.interpret import groups_of, hits_of
 from hysac_retrieval.collection.plan import SearchPlan, plan_search
-from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.errors import DomainError, SettingsError
 from hysac_retrieval.results import GroupedResult, ResultGroup, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.audit import audit
-from hysac_retrieval.search.points import query_points
+from hysac_retrieval.search.points import QueryPoint, query_points
 from hysac_retrieval.search.queries import Query, QueryEncoder
 from hysac_retrieval.search.request import AnyRequest, GroupSearchRequest, SearchRequest
 from hysac_retrieval.search.traversal import Settled, settle
@@ -29,6 +30,7 @@ from hysac_retrieval.types import Thresholds
 
 R = TypeVar("R", bound=AnyRequest)
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _MOST_PREPARED = 64
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -62,6 +64,7 @@ class SearchEngine:
     encoder: QueryEncoder | None
     policy: SafetyPolicy
     _prepared: dict[Any, Prepared[Any]] = field(default_factory=dict, repr=False, compare=False)
+    _said: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def make(cls, collection: Collection, encoder: QueryEncoder | None, policy: SafetyPolicy | None = None) -> Self:
@@ -152,7 +155,21 @@ class SearchEngine:
         """Turn queries into points to search with; see `query_points` and `settle`."""
         collection, policy, request, bound = self.collection, self.policy, prepared.request, prepared.bound
         points = yield from query_points(collection, self.encoder, policy, queries, request, bound)
+        self._heed(points)
         return (yield from settle(collection, policy, points, request, bound))
+
+    def _heed(self, points: Sequence[QueryPoint]) -> None:
+        """Say once that queries are unlike what the model knows; `DomainError` where the policy refuses them."""
+        strict = self.policy.unknown == "refuse"
+        if not (strict or not self._said) or not any(one.judged is not None and one.judged.unlike for one in points):
+            return
+        what = (
+            f"a query of {self.collection.name!r} is unlike anything the model knows: its score and hits mean nothing"
+        )
+        if strict:
+            raise DomainError(what, hint="Search with a model that knows such queries: hysac fit")
+        self._said.append(what)
+        _log.warning("%s; further ones are marked (query.unlike) without a word", what)
 
 
 class LiveSearch:

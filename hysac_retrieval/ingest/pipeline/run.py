@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from hysac_retrieval.errors import HysacError, InputError, RequestTooLargeError, StoreError
+from hysac_retrieval.errors import DomainError, HysacError, InputError, RequestTooLargeError, StoreError
 from hysac_retrieval.ingest.items import FailedItem
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread, started
 from hysac_retrieval.ingest.pipeline.plan import item_groups
 from hysac_retrieval.ingest.protocols import Encoding, Groups, Outcome, Planner, Sink, Source
 from hysac_retrieval.ingest.report import IndexReport, OnProgress, Progress
-from hysac_retrieval.safety.policy import LEAST_KNOWN
 from hysac_retrieval.types import MODALITIES, Modality
 
+UNLIKE = "it is unlike anything the model knows"
 _UPLOADS = 4  # batches that wait for the store
 
 
@@ -35,10 +35,12 @@ class Run:
     sink: Sink
     journal: Journal
     context_length: int
+    strict_domain: bool = False
     _indexed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MODALITIES, 0), init=False)
     _skipped: int = field(default=0, init=False)
     _left_out: int = field(default=0, init=False)
     _unknown: int = field(default=0, init=False)
+    _unlike: int = field(default=0, init=False)
     _total: int | None = field(default=None, init=False)
 
     def __call__(
@@ -80,6 +82,7 @@ class Run:
             failures=self.journal.failures,
             failed=tuple(self.journal.failed),
             unknown=self._unknown,
+            unlike=self._unlike,
             cut=self.journal.cut,
             truncated=tuple(self.journal.truncated),
             seconds=time.perf_counter() - began,
@@ -115,10 +118,13 @@ class Run:
                 self._fail(FailedItem.of_item(outcome.item, outcome.error), outcome.hash)
             elif outcome.point is None:
                 unchanged.append(outcome.item.id)
+            elif self.strict_domain and outcome.judged is not None and outcome.judged.unlike:
+                self._fail(FailedItem.of_item(outcome.item, DomainError(UNLIKE)), outcome.hash)
             else:
                 points.append(outcome)
-                known = None if outcome.judged is None else outcome.judged.known
-                self._unknown += known is not None and known < LEAST_KNOWN
+                if outcome.judged is not None and outcome.judged.unlike:
+                    self._unknown += outcome.item.modality == "text"
+                    self._unlike += outcome.item.modality == "image"
                 if outcome.tokens > self.context_length:
                     self.journal.truncate(outcome.item, outcome.tokens, self.context_length)
         self._skipped += len(unchanged)

@@ -1,0 +1,67 @@
+"""The domain of a model: what it knows, and which inputs are unlike that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hysac_retrieval.encoder.bundle import Manifest
+from hysac_retrieval.encoder.inputs import Inputs
+from hysac_retrieval.encoder.vectors import unit_vectors
+from hysac_retrieval.encoder.views import Views
+from hysac_retrieval.errors import ModelMismatchError
+from hysac_retrieval.safety.policy import LEAST_KNOWN
+from hysac_retrieval.safety.views import Judged
+from hysac_retrieval.types import Modality
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Words for what a model knows, and the statistics of it, if it has any."""
+
+    name: str
+    inputs: Inputs
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        """Return that of a bundle."""
+        return cls(manifest.domain, manifest.inputs or Inputs())
+
+    def remark(self, model: str, pictures: int) -> str:
+        """Say that so many pictures are unlike what the model knows, and what can be done."""
+        these = "this picture is" if pictures == 1 else f"these {pictures:,} pictures are"
+        known = f" ({self.name})" if self.name else ""
+        return (
+            f"{these} unlike anything {model} knows{known}: their scores, and what is found among them, mean nothing. "
+            "Fit a model to your encoder: hysac fit"
+        )
+
+    def marked(self, modality: Modality, items: Sequence[Views], judged: Sequence[Judged]) -> list[Judged]:
+        """Note with what was judged of items whether they are unlike what the model knows.
+
+        A picture is by its first view, and a text by how much of it the model knows.
+        """
+        if modality == "text":
+            return [one if one.known is None else replace(one, unlike=one.known < LEAST_KNOWN) for one in judged]
+        if self.inputs.pictures is None:
+            return [*judged]
+        unlike = self.inputs.pictures.unlike(np.stack([item.rows[0] for item in items]))
+        return [replace(one, unlike=bool(mark)) for one, mark in zip(judged, unlike, strict=True)]
+
+    def expect_vectors(self, vectors: NDArray[Any], modality: Modality, size: int, model: str) -> None:
+        """Raise `ModelMismatchError` for vectors (n, k) that are not those of `size` numbers that a head takes."""
+        fault = ""
+        if vectors.ndim == 2 and vectors.shape[1] != size:
+            fault = f"the vectors have {vectors.shape[1]} numbers, and the head of model {model!r} takes {size}"
+        elif (known := self.inputs.text if modality == "text" else self.inputs.image) is not None:
+            units, faults = unit_vectors(vectors, size)
+            if known.foreign(np.delete(units, [*faults], axis=0)):
+                fault = (
+                    f"the vectors of {modality}s are of another encoder than the head of model {model!r} was fitted to"
+                )
+        if fault:
+            raise ModelMismatchError(fault, hint="Fit a head to these vectors: hysac fit")
