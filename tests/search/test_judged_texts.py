@@ -125,7 +125,7 @@ def test_unknown_texts_are_searched_as_they_are_where_the_policy_says_so(index: 
     assert query.unsafe < 0.5
     assert asked(lenient, "a g u n").redirected
     with pytest.raises(SettingsError, match="redirect, ask"):
-        SafetyPolicy(unknown="refuse")  # type: ignore[arg-type]
+        SafetyPolicy(unknown="guess")  # type: ignore[arg-type]
 
 
 def test_a_search_of_all_points_judges_unknown_texts_by_the_model_alone(engine: SafeSearch) -> None:
