@@ -113,7 +113,7 @@ class VectorStatistics(BaseModel):
             vectors: Floating point, (n, size), finite, none of them 0.
 
         Returns:
-            By how many standard deviations the references are nearer than shuffled ones; None where that cannot be told.
+            Standard deviations by which the references are nearer than shuffled ones; None where they cannot tell.
         """
         if len(vectors) < _LEAST or self.size < _SMALL:
             return None
