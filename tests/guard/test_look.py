@@ -26,7 +26,7 @@ ODD = [21, 22, 23, 24]
 @pytest.fixture(params=["memory", *QDRANT])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
     """Safe points, unsafe ones, and ones that the condition lets pass: their score, model or verdict is a list."""
-    with index_on(request.param, tmp_path) as made:
+    with index_on(request.param, tmp_path, index_fields={"hysac.radius": "float"}) as made:
         rows = [{"k": id % 2, "title": f"t{id}", "meta": {"label": "a", "n": id}} for id in SAFE]
         made.upsert(SAFE, random_points(len(SAFE), low=1.5, high=1.6), modality="text", payloads=rows)
         made.upsert(UNSAFE, random_points(len(UNSAFE), seed=3, low=3.4), modality="text", payloads=rows[:3])
