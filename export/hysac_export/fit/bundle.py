@@ -19,6 +19,7 @@ from hysac_export.fit.graph import behind, head_graph
 from hysac_export.fit.radial import CURVATURE, Fit, profile_of
 from hysac_retrieval.encoder.bundle import Bundle, Manifest, Probe, VectorSpec, entry_of, write_manifest
 from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.encoder.inputs import Inputs, VectorStatistics
 from hysac_retrieval.errors import BundleFormatError
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.types import Modality
@@ -113,6 +114,7 @@ def write_bundle(
             safety=profile_of(fits, f"{options.labels}; {options.wanted}, by cross-validation"),
             lift=PaddedLift.fit(points, CURVATURE).to_dict(),
             domain=options.domain,
+            inputs=Inputs(**{modality: VectorStatistics.of(fit.examples.vectors) for modality, fit in fits.items()}),
             training={"versions": {"hysac-retrieval": version("hysac-retrieval")}, **(training or {})},
             metrics=dict(metrics or {}),
         )
