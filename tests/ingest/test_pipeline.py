@@ -121,7 +121,12 @@ def test_a_stopped_run_keeps_its_batches_and_the_next_one_finishes_the_rest(
     texts = texts_file(tmp_path / "texts.txt", 3000)
     calls: list[Progress] = []
     first = index_sources(
-        [texts], index, encoder, batch_size=2, on_progress=calls.append, should_stop=lambda: len(calls) > 1
+        [texts],
+        index,
+        encoder,
+        batch_size=2,
+        on_progress=calls.append,
+        should_stop=lambda: bool(calls) and calls[-1].done > 100,
     )
     assert first.interrupted
     assert 0 < first.total == index.count() < 3000
