@@ -5,6 +5,8 @@
 #
 # Both targets are the same recipe, docker/install.sh, with the CPU or the GPU build of ONNX Runtime; CUDA comes from
 # PyPI with the latter, so the machine needs a driver and the NVIDIA container toolkit and nothing else.
+#
+# The CPU's stages come first: a builder without BuildKit builds every stage above the one that it is asked for.
 
 ARG PYTHON=3.12
 
@@ -19,6 +21,12 @@ FROM python:${PYTHON}-slim AS build-cpu
 COPY . /src
 RUN sh /src/docker/install.sh cpu /opt/hysac
 
+FROM base AS cpu
+COPY --from=build-cpu /opt/hysac /opt/hysac
+USER 10001
+ENTRYPOINT ["hysac"]
+CMD ["--help"]
+
 FROM python:${PYTHON}-slim AS build-gpu
 COPY . /src
 RUN sh /src/docker/install.sh gpu /opt/hysac
@@ -31,8 +39,5 @@ USER 10001
 ENTRYPOINT ["hysac"]
 CMD ["--help"]
 
-FROM base AS cpu
-COPY --from=build-cpu /opt/hysac /opt/hysac
-USER 10001
-ENTRYPOINT ["hysac"]
-CMD ["--help"]
+# Without --target the image is the CPU's.
+FROM cpu

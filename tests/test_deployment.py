@@ -1,4 +1,4 @@
-"""Dockerfile and compose file, as far as they can be held to account without a Docker engine."""
+"""Dockerfile, compose files and workflow, as far as they can be held to account without a Docker engine."""
 
 from __future__ import annotations
 
@@ -19,16 +19,23 @@ import pytest
 import yaml
 
 from hysac_retrieval.cli import main
+from hysac_retrieval.stores.versions import FEATURES, METADATA
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
+TEST_COMPOSE = ROOT / "docker" / "compose.test.yml"
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 NODES = ("qdrant", "qdrant-2", "qdrant-3")
 
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     """The services of the compose file, anchors resolved."""
-    return dict(yaml.safe_load(COMPOSE.read_text("utf-8"))["services"])
+    return services_of(COMPOSE)
+
+
+def services_of(compose: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(compose.read_text("utf-8"))["services"])
 
 
 def resolved(text: str, **given: str) -> str:
@@ -41,9 +48,57 @@ def tool(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_compose_file_follows_the_specification() -> None:
-    done = tool(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE.name)
+@pytest.mark.parametrize(
+    ("file", "schema"), [(COMPOSE, "compose-spec"), (TEST_COMPOSE, "compose-spec"), (WORKFLOW, "github-workflows")]
+)
+def test_a_file_follows_its_specification(file: Path, schema: str) -> None:
+    done = tool(sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", [COMPOSE, TEST_COMPOSE])
+def test_no_service_asks_for_more_than_a_daemon_may_give(file: Path) -> None:
+    for service in services_of(file).values():
+        assert not service.keys() & {"ulimits", "privileged", "sysctls", "mem_limit"}
+
+
+@pytest.mark.parametrize("place", [COMPOSE, ROOT / "docs" / "deployment.md"])
+def test_the_compose_that_knows_optional_dependencies_is_named(services: dict[str, Any], place: Path) -> None:
+    assert any("required" in waits for waits in services["index"]["depends_on"].values())
+    assert "Docker Compose 2.20 or newer" in place.read_text("utf-8")
+
+
+@pytest.mark.parametrize("given", [{}, {"QDRANT_VERSION": "v1.16.0", "REST_PORT": "7333", "GRPC_PORT": "7334"}])
+def test_the_server_for_tests_is_one_node_whose_address_is_printed(given: dict[str, str]) -> None:
+    services = services_of(TEST_COMPOSE)
+    assert services.keys() == {"qdrant", "url"}
+    node, url = services["qdrant"], services["url"]
+    assert resolved(node["image"], **given) == f"qdrant/qdrant:{given.get('QDRANT_VERSION', 'v1.20.0')}"
+    assert url["image"] == node["image"]  # nothing else is pulled
+    assert "volumes" not in node
+    assert url["depends_on"] == {"qdrant": {"condition": "service_healthy"}}
+    assert url["profiles"]
+    ports = [resolved(port, **given) for port in node["ports"]]
+    rest, grpc = given.get("REST_PORT", "6333"), given.get("GRPC_PORT", "6334")
+    assert ports == [f"127.0.0.1:{rest}:6333", f"127.0.0.1:{grpc}:6334"]
+    printed = tool(*(resolved(part, **given) for part in url["entrypoint"])).stdout
+    shown = tool("sh", "-c", f'{printed.strip()}; echo "$QDRANT_URL $QDRANT_GRPC_PORT"').stdout
+    assert shown == f"http://localhost:{rest} {grpc}\n"
+
+
+def test_the_workflow_runs_on_the_oldest_supported_and_on_the_newest_server(services: dict[str, Any]) -> None:
+    job = yaml.safe_load(WORKFLOW.read_text("utf-8"))["jobs"]["ci"]
+    matrix = job["strategy"]["matrix"]
+    tried = {*matrix["qdrant"], *(more["qdrant"] for more in matrix["include"])}
+    versions = sorted(tuple(map(int, version.removeprefix("v").split(".")[:2])) for version in tried)
+    assert versions[0] == METADATA.since
+    assert versions[-1] >= max(feature.since for feature in FEATURES)
+    newest = services["qdrant"]["image"]
+    assert newest.split(":")[1] in tried
+    assert job["services"]["qdrant"]["image"] == "qdrant/qdrant:${{ matrix.qdrant }}"
+    assert job["env"]["QDRANT_URL"] == "http://localhost:6333"
+    assert {"6333:6333", "6334:6334"} <= set(job["services"]["qdrant"]["ports"])
+    assert job["steps"][-1]["run"] == ".ci/run"
 
 
 def test_every_node_is_pinned_keyed_checked_and_kept(services: dict[str, Any]) -> None:
@@ -108,11 +163,12 @@ def answering(status: int) -> Iterator[int]:
         server.server_close()
 
 
+@pytest.mark.parametrize("file", [COMPOSE, TEST_COMPOSE])
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False), (None, False)])
-def test_the_health_check_tells_a_ready_node(services: dict[str, Any], status: int | None, healthy: bool) -> None:
+def test_the_health_check_tells_a_ready_node(file: Path, status: int | None, healthy: bool) -> None:
     if shutil.which("bash") is None:
         pytest.skip("no bash, which the health check runs in")
-    command = services["qdrant"]["healthcheck"]["test"][1:]
+    command = services_of(file)["qdrant"]["healthcheck"]["test"][1:]
     with answering(status or 200) as port:
         script = command[-1].replace("/6333", f"/{port}")
         if status is not None:
@@ -126,9 +182,25 @@ def test_the_dockerfile_has_no_lint() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def stages() -> list[str]:
+    """The stages of the Dockerfile, in order, each from after its FROM; the first is what stands above them."""
+    return re.split(r"^FROM ", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
+
+
+def test_a_builder_that_builds_all_stages_above_its_target_installs_no_cuda_for_the_cpu() -> None:
+    above: list[str] = []
+    for stage in stages()[1:]:
+        above.append(stage)
+        if " AS cpu\n" in stage:
+            break
+    assert len(above) < len(stages()) - 1
+    assert "install.sh cpu" in "".join(above)
+    assert "gpu" not in "".join(above)
+    assert stages()[-1].strip() == "cpu"  # without a target
+
+
 def test_both_images_run_as_somebody_else_than_root() -> None:
-    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
-    images = {name: stage for stage in stages for name in ("cpu", "gpu") if f" AS {name}\n" in stage}
+    images = {name: stage for stage in stages() for name in ("cpu", "gpu") if f" AS {name}\n" in stage}
     assert images.keys() == {"cpu", "gpu"}
     for stage in images.values():
         assert re.search(r"^USER [1-9]\d*$", stage, flags=re.MULTILINE)

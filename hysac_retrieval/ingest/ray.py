@@ -7,7 +7,10 @@ reachable from every machine by the same path; what lies in tables and shards is
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import socket
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +26,9 @@ from hysac_retrieval.ingest.protocols import Groups, Outcome
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
 
+_LEVEL = "RAY_BACKEND_LOG_LEVEL"  # of what Ray's C++ writes to this process's stderr; read when Ray starts
+_ADDRESSES = "Run on a machine of the cluster, with the address auto or HOST:PORT of its head (6379 by default)"
+
 
 @dataclass(frozen=True, slots=True)
 class RayOptions:
@@ -31,10 +37,16 @@ class RayOptions:
     Attributes:
         address: None for the cluster that this process is connected to or ``RAY_ADDRESS`` names, else this machine.
         actors: Number of encoders; None for one per GPU or, without any, one per two cores.
+
+    Raises `SettingsError` for an address of Ray's client (``ray://``).
     """
 
     address: str | None = None
     actors: int | None = None
+
+    def __post_init__(self) -> None:
+        if "://" in (given := _named(self.address)):
+            raise SettingsError(f"{given} is for Ray's client, which Ray Data does not work through", hint=_ADDRESSES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,9 @@ class RayEncoding:
         actors = self.options.actors or gpus or max(int(cores.get("CPU", 1)) // 2, 1)
         # Not tried again, as what was taken is gone from the queue; cut into blocks, to be spread over the cluster.
         once = {"num_cpus": 0, "ray_remote_args_fn": lambda: {"max_retries": 0}}
-        tasks = ray.data.from_items([0]).map_batches(take, fn_args=(queue,), **once, **arrow)
+        with warnings.catch_warnings():  # of Ray 2.60 on, that there will be no such argument in 2.64
+            warnings.simplefilter("ignore", DeprecationWarning)
+            tasks = ray.data.from_items([0]).map_batches(take, fn_args=(queue,), **once, **arrow)
         spread = tasks.repartition(target_num_rows_per_block=self.batch_size)
         decoded = spread.map_batches(decode, fn_kwargs={"decoding": self.decoding}, **arrow)
         model = (str(self.encoder.bundle.path), self.encoder.fingerprint, None if gpus else 1)
@@ -127,19 +141,25 @@ def _cluster(address: str | None) -> Iterator[Any]:
     """Connect to a cluster, the one there is or one made for this run."""
     try:
         import ray.data
+        import ray.util.client
         import ray.util.queue
     except ImportError as error:
         raise MissingExtraError("ray", "ray", "indexing over many machines") from error
     made = not ray.is_initialized()
     if made:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise SettingsError(f"there is no Ray cluster at {address or 'RAY_ADDRESS'}: {error}") from error
+            _reach(_named(address))
+            with _silence():
+                ray.init(address=address, log_to_driver=False, logging_level="critical")
+        except (OSError, RuntimeError, ValueError) as error:
+            where = _named(address) or "this machine"
+            raise SettingsError(f"there is no Ray cluster at {where}: {error}", hint=_ADDRESSES) from error
+    elif ray.util.client.ray.is_connected():
+        raise SettingsError("this process has Ray's client, which Ray Data does not work through", hint=_ADDRESSES)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars, context.target_max_block_size = False, 1 << 20
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised as well
         yield ray
     except ray.exceptions.RayError as error:
         hint = "What was indexed is stored; the same call goes on from there"
@@ -147,3 +167,36 @@ def _cluster(address: str | None) -> Iterator[Any]:
     finally:
         if made:
             ray.shutdown()
+
+
+def _named(address: str | None) -> str:
+    """Return the address of the cluster, as given or as ``RAY_ADDRESS`` has it; empty for none."""
+    return address or os.environ.get("RAY_ADDRESS", "")
+
+
+def _reach(address: str) -> None:
+    """Raise `OSError` or `ValueError` where nobody listens at ``HOST:PORT``: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return
+    if int(port) > 65535:
+        raise ValueError(f"{port} is no port")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep out of stderr what Ray writes while it starts and what its C++ does after, unless a level was chosen."""
+    if _LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LEVEL] = "fatal"
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # the level itself is worth a line to Ray, which no level keeps back
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
+        del os.environ[_LEVEL]

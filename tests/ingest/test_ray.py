@@ -97,6 +97,53 @@ def test_a_cluster_indexes_as_this_process_does(tmp_path: Path, toy_bundle: Path
     assert found["progress"] == [43, 43]
 
 
+@pytest.mark.parametrize("address", ["ray://head:10001", "ray://127.0.0.1:10001", "anyscale://cluster"])
+@pytest.mark.parametrize("given", ["address", "RAY_ADDRESS"])
+def test_an_address_of_rays_client_is_refused_at_once(
+    address: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address if given == "RAY_ADDRESS" else "head:6379")
+    with pytest.raises(SettingsError, match=f"^{address} is for Ray's client") as raised:
+        RayOptions(address if given == "address" else None)
+    assert "HOST:PORT" in (raised.value.hint or "")
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local", "head:6379", "[::1]:6379"])
+def test_other_addresses_of_clusters_are_taken(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert RayOptions(address).address == address
+
+
+@pytest.mark.parametrize(("address", "why"), [("127.0.0.1:1", "refused"), ("127.0.0.1:99999", "99999 is no port")])
+@pytest.mark.parametrize("given", ["address", "RAY_ADDRESS"])
+def test_a_cluster_that_is_not_there_is_said_at_once(
+    tmp_path: Path, toy_bundle: Path, address: str, why: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="indexing with Ray is NOT tested: the extra ray is not installed")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    options = RayOptions(address if given == "address" else None)
+    encoder = Encoder.load(toy_bundle, threads=1)
+    index = Index.for_model(encoder, "things", exist_ok=True, location=":memory:")
+    with index, pytest.raises(SettingsError, match=f"no Ray cluster at {address}: .*{why}"):
+        index_sources([write_pictures(tmp_path)], index, encoder, ray=options)
+
+
+@pytest.mark.slow
+def test_a_command_with_ray_prints_its_own_lines_only(tmp_path: Path, toy_bundle: Path) -> None:
+    pytest.importorskip("ray", reason="indexing with Ray is NOT tested: the extra ray is not installed")
+    (tmp_path / "texts.txt").write_text("a dog\na cat\n", encoding="utf-8")
+    command = [sys.executable, "-c", "from hysac_retrieval.cli import main; main()", "index", "texts.txt", "--ray"]
+    options = ["--workers", "1", "--collection", "t", "--location", "there", "--model", str(toy_bundle)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HYSAC_", "QDRANT_"))}
+    env |= {"PYTHONPATH": ":".join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command + options, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr == ""
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["Indexed", "Collection"]
+
+
 def test_without_ray_the_extra_is_named(tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     encoder = Encoder.load(toy_bundle, threads=1)
