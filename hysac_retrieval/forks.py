@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import weakref
 from typing import Any, Protocol
 
@@ -78,7 +79,10 @@ def end_without_handlers() -> None:
 def _forked() -> None:
     global _forks
     _forks += 1
-    for thing in list(_opened):
+    things = list(_opened)
+    if things and "onnxruntime" in sys.modules:  # whoever has loaded it: qdrant-client does, where fastembed is there
+        end_without_handlers()
+    for thing in things:
         thing.abandon()
 
 

@@ -14,7 +14,7 @@ from hysac_retrieval.encoder.bundle import Bundle
 from hysac_retrieval.encoder.devices import DeviceOptions, Runner, runner
 from hysac_retrieval.encoder.graphs import expect_listed
 from hysac_retrieval.errors import BundleFormatError
-from hysac_retrieval.forks import Origin, abandon_after_fork, end_without_handlers, keep
+from hysac_retrieval.forks import Origin, abandon_after_fork, keep
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -56,7 +56,6 @@ class Sessions:
     def abandon(self) -> None:
         """Let go of the sessions in a process that was forked: freeing them would wait for threads that it has not."""
         keep(self._open)
-        end_without_handlers()  # of a library that has threads from when it was loaded
 
     def providers(self, graph: Graph) -> tuple[str, ...]:
         """Load a graph and return ONNX Runtime's names of its providers, first choice first."""

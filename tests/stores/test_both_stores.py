@@ -40,6 +40,7 @@ def ask(method: str, *arguments: Any, **keywords: Any) -> Call:
 
 
 TOUR = [
+    ask("version"),
     ask("names"),
     ask("exists", "c"),
     ask("open", "c"),
@@ -49,6 +50,7 @@ TOUR = [
     ask("open", "c"),
     ask("add_index", "c", "k", "keyword"),
     ask("drop_index", "c", "k"),
+    ask("admit", "c", {"k": "keyword"}),
     ask("upsert", "c", list(range(N)), VECTORS, PAYLOADS),
     ask("upsert", "c", [1], VECTORS[:1, :2], [{}]),
     ask("query", "c", VectorQuery(VECTORS[:2], limit=4, filter=ONE, ef=32)),
