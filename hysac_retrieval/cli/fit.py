@@ -94,8 +94,9 @@ def command(
             raise MissingExtraError(package, "fit", "hysac fit")
     from hysac_export.bundle.place import check_target
     from hysac_export.evaluation.calibrate import Wanted
+    from hysac_export.fit.bundle import FitOptions
     from hysac_export.fit.encoders.open import open_encoder
-    from hysac_export.fit.run import FitOptions, fit_bundle
+    from hysac_export.fit.run import fit_bundle
 
     _expect_labels(labels, place, encoder)
     check_target(out, rest["overwrite"])

@@ -15,12 +15,13 @@ from qdrant_client import QdrantClient, models
 from support import foreign
 
 from hysac_export.evaluation.calibrate import Wanted
+from hysac_export.fit.bundle import FitOptions
 from hysac_export.fit.encoders.base import EncoderGraphs, no_modality
 from hysac_export.fit.labels.encoded import policy_examples, sampled_examples
 from hysac_export.fit.measure import measure, verdict
 from hysac_export.fit.policy import read_policy
 from hysac_export.fit.radial import fit_heads
-from hysac_export.fit.run import FitOptions, Fitted, fit_bundle
+from hysac_export.fit.run import Fitted, fit_bundle
 from hysac_export.fit.scores import Labelled, joined, unit
 from hysac_retrieval import Index
 from hysac_retrieval.cli import main

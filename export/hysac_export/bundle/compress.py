@@ -102,12 +102,6 @@ def compress_bundle(
     return Bundle.load(out)
 
 
-def _kept(manifest: Manifest) -> Iterator[str]:
-    """Yield the files that stay as they are; heads are small."""
-    heads = (manifest.vectors.text, manifest.vectors.image) if manifest.vectors else ()
-    yield from filter(None, (manifest.text and manifest.text.tokenizer, *heads))
-
-
 def _graphs(source: Bundle) -> dict[Modality, str]:
     specs: dict[Modality, Any] = {"text": source.manifest.text, "image": source.manifest.image}
     return {modality: spec.file for modality, spec in specs.items() if spec is not None}
