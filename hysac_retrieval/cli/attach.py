@@ -164,7 +164,9 @@ def command(
     hysac-index attach --collection photos --from-vector clip --modality image --model ./fitted
     """
     from hysac_retrieval.ingest import attached_collection_for, fill
+    from hysac_retrieval.ingest.memory import expect_memory
 
+    expect_memory()
     notes, loaded = place.journal(journal), load_model(model, encoder)
 
     def confirm(doubt: str) -> bool:

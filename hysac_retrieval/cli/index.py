@@ -101,6 +101,9 @@ def command(
     hysac-index hf:beans --split train --collection beans --url http://localhost:6333 --ray
     hysac-index attach --help     (a collection that an application has already)
     """
+    from hysac_retrieval.ingest.memory import expect_memory
+
+    expect_memory()
     if given["recreate"] and given["only"]:
         what = "--recreate leaves nothing stored among which --only could choose"
         raise SettingsError(what, hint="Give one of the two")

@@ -16,6 +16,7 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.pictures import DEFAULT_MAX_PIXELS
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.journal import Journal
+from hysac_retrieval.ingest.memory import expect_memory
 from hysac_retrieval.ingest.pipeline.decode import Decoding
 from hysac_retrieval.ingest.pipeline.encode import LocalEncoding
 from hysac_retrieval.ingest.pipeline.plan import CollectionPlanner
@@ -142,6 +143,7 @@ def check_sources(
 def encoding_for(encoder: Encoder, run: RunOptions, ray: RayOptions | None = None) -> Encoding:
     """Return what decodes and encodes in a run; see `check_run` for errors."""
     check_run(run)
+    expect_memory()
     batch_size = run.get("batch_size", 64)
     max_pixels, views = run.get("max_pixels", DEFAULT_MAX_PIXELS), run.get("views", "fast")
     decoding = Decoding(encoder.image_spec if encoder.reads("image") else None, max_pixels, views)
