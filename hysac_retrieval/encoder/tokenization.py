@@ -61,9 +61,9 @@ class TextTokenizer:
             if path.stat().st_size > _LARGEST:
                 raise ValueError(f"it has more than {_LARGEST:,} bytes")
             return cls(Tokenizer.from_file(str(path)), spec, words)
-        except BundleFormatError:
+        except (BundleFormatError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception as error:  # the Rust side raises bare Exception
+        except BaseException as error:  # the Rust side raises bare Exception, and panics, which are none
             raise BundleFormatError(f"{path} is not a tokenizer: {error}", hint="Export the bundle again") from error
 
     @cached_property
@@ -185,7 +185,9 @@ class TextTokenizer:
             raise TextError(
                 "a text is not valid Unicode: it holds half of a surrogate pair", hint="Decode it with errors='replace'"
             ) from error
-        except Exception as error:  # the Rust side, of a vocabulary that lacks what its model asks for
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the Rust side, of a vocabulary that lacks what its model asks for
             raise BundleFormatError(f"{self.spec.tokenizer} fails: {error}", hint="Export the bundle again") from error
 
 

@@ -373,3 +373,19 @@ def test_points_that_are_not_finite_are_refused(toy_bundle: Path, tmp_path: Path
     folder = respell(tmp_path / "bundle", toy_bundle, "text.onnx", spoil)
     with pytest.raises(InvalidVectorError, match=r"text items \[0, 1\]"):
         Encoder.load(folder).encode_text(["a dog", "a cat"])
+
+
+class _Panic(BaseException):
+    """As a panic of the tokenizer's Rust side arrives: no Exception."""
+
+
+def test_a_tokenizer_that_panics_is_a_fault_of_its_bundle(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hysac_retrieval.encoder import tokenization
+
+    def panics(*_: Any) -> None:
+        raise _Panic("no entry found for key")
+
+    encoder = Encoder.load(toy_bundle)
+    monkeypatch.setattr(tokenization.Tokenizer, "from_file", panics)
+    with pytest.raises(BundleFormatError, match="is not a tokenizer: no entry found for key"):
+        _ = encoder.tokenizer
