@@ -19,7 +19,7 @@ from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, VectorStoreQuery
 from llama_index.vector_stores.qdrant import QdrantVectorStore as LlamaIndexStore
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
-from support.qdrant_server import QDRANT, own_client
+from support.qdrant_server import QDRANT, own_or_local
 from support.spaces import CURVATURE, DIM, profile, random_points
 
 from hysac_retrieval import AsyncSafeQdrantClient, SafeQdrantClient
@@ -48,13 +48,8 @@ class Words(Embeddings):
 
 @pytest.fixture(params=["memory", *QDRANT])
 def client(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
-    if request.param != "memory":
-        with own_client(request.param) as made:
-            yield made
-        return
-    local = QdrantClient(":memory:")
-    yield local
-    local.close()
+    with own_or_local(request.param) as made:
+        yield made
 
 
 def score(client: QdrantClient) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
-from support.qdrant_server import QDRANT, own_client
+from support.qdrant_server import QDRANT, own_or_local
 from support.spaces import CURVATURE, DIM, profile, random_points
 
 from hysac_retrieval import AsyncSafeQdrantClient, Guard, Index, SafeQdrantClient
@@ -55,13 +55,8 @@ safe_ids: list[int] = []
 
 @pytest.fixture(params=["memory", *QDRANT])
 def client(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
-    if request.param != "memory":
-        with own_client(request.param) as made:
-            yield made
-        return
-    local = QdrantClient(":memory:")
-    yield local
-    local.close()
+    with own_or_local(request.param) as made:
+        yield made
 
 
 def truth(client: QdrantClient) -> list[int]:

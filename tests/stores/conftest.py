@@ -1,4 +1,4 @@
-"""One store of every kind."""
+"""One store of every kind, a stub of a server, and a small encoder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from support.grpc_server import grpc_server
 from support.qdrant_server import QDRANT, client_of, own_names
-from support.rest_server import rest_server
+from support.rest_server import RestServer, rest_server
 
+from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.stores import Store
 from hysac_retrieval.stores.edge.store import EdgeStore
 from hysac_retrieval.stores.qdrant.store import QdrantStore
@@ -35,3 +36,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
             made = QdrantStore.connect(path=str(tmp_path) if kind == "path" else None)
         yield made
         made.close()
+
+
+@pytest.fixture
+def server() -> Iterator[RestServer]:
+    with rest_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def encoder(toy_bundle: Path) -> Encoder:
+    return Encoder.load(toy_bundle, threads=1)

@@ -13,7 +13,7 @@ from qdrant_client import QdrantClient, models
 from support.cli import invoke as run
 from support.grpc_server import grpc_server
 from support.pictures import write_pictures
-from support.rest_server import RestServer, rest_server
+from support.rest_server import RestServer
 from support.spaces import CURVATURE, DIM, profile, random_points
 
 from hysac_retrieval.collection.copies import differing
@@ -30,17 +30,6 @@ from hysac_retrieval.types import Thresholds
 
 N = 30
 POINTS = random_points(N)
-
-
-@pytest.fixture
-def server() -> Iterator[RestServer]:
-    with rest_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
 
 
 def made(server: RestServer, **options: Any) -> Index:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient, models
 from support.cli import invoke
-from support.rest_server import RestServer, rest_server
+from support.rest_server import RestServer
 from support.spaces import CURVATURE, DIM, STORES, index_on, profile, random_points
 
 from hysac_retrieval.collection.index import Index
@@ -25,17 +25,6 @@ from hysac_retrieval.stores.base import pages
 TENANTS: list[Any] = ["red", "blue", 7]
 TEXTS = ["a dog", "a gun", "a cat", "a house", "a knife", "a tree"]
 TITLES = Content(text="title")
-
-
-@pytest.fixture
-def server() -> Iterator[RestServer]:
-    with rest_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from qdrant_client import models
 from support.applications import NAME, TEXTS, UNSAFE, application
-from support.rest_server import RestServer, rest_server
+from support.rest_server import RestServer
 from support.spaces import CURVATURE, DIM, profile, random_points
 
 from hysac_retrieval import aconnect, connect
@@ -28,17 +27,6 @@ from hysac_retrieval.stores.qdrant.store import QdrantStore
 from hysac_retrieval.types import Thresholds
 
 POINTS = random_points(40)
-
-
-@pytest.fixture
-def server() -> Iterator[RestServer]:
-    with rest_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def encoder(toy_bundle: Path) -> Encoder:
-    return Encoder.load(toy_bundle, threads=1)
 
 
 def make(server: RestServer, **options: object) -> Index:

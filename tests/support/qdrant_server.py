@@ -95,6 +95,18 @@ def own_client(kind: str) -> Iterator[OwnClient]:
         client.close()
 
 
+@contextmanager
+def own_or_local(kind: str) -> Iterator[QdrantClient]:
+    """The same, or for ``"memory"`` a client in local mode."""
+    if kind != "memory":
+        with own_client(kind) as made:
+            yield made
+        return
+    local = QdrantClient(":memory:")
+    yield local
+    local.close()
+
+
 class OwnNames(QdrantStore):
     """A store whose collections have names that nobody else uses; a test calls them as in a store of its own."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hysac_export.evaluation.calibrate import fit_logistic
+from hysac_retrieval.encoder.vectors import unit_vectors
 from hysac_retrieval.errors import InvalidVectorError, MissingExtraError, TrainingError
 from hysac_retrieval.types import Modality
 
@@ -38,16 +39,11 @@ def unit(vectors: ArrayLike) -> Vectors:
         InvalidVectorError: They are not (n, k), or some are not finite or have no direction.
     """
     found = np.asarray(vectors, dtype=np.float64)
-    if found.ndim != 2:
-        raise InvalidVectorError(f"vectors have shape {found.shape}, expected (n, k)")
-    with np.errstate(over="ignore", invalid="ignore"):
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-    bad = np.flatnonzero(~(np.isfinite(length[:, 0]) & (length[:, 0] > 0)))
-    if bad.size:
-        which = f"{bad.size} of {len(found)} vectors are zero or not finite, the first in row {bad[0]}"
+    rows, faults = unit_vectors(found, found.shape[-1] if found.ndim else 0)
+    if faults:
+        which = f"{len(faults)} of {len(rows)} vectors are zero or not finite, the first in row {min(faults)}"
         raise InvalidVectorError(which, hint="Leave them out")
-    scaled: Vectors = (found / length).astype(np.float32)
-    return scaled
+    return rows
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from hysac_export.data.split import Progress
 from hysac_retrieval.encoder.bundle import ImageSpec, TextSpec
 from hysac_retrieval.encoder.pictures import ImageSource
+from hysac_retrieval.encoder.vectors import unit_vectors
 from hysac_retrieval.errors import EncoderError, InvalidVectorError
 from hysac_retrieval.types import Modality
 
@@ -117,13 +118,10 @@ def unit(vectors: NDArray[np.floating], name: str) -> Vectors:
     Raises:
         InvalidVectorError: Some are zero or not finite.
     """
-    exact = np.asarray(vectors, dtype=np.float64)
-    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-    bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
-    if bad.size:
-        raise InvalidVectorError(f"{name} gave vectors that are zero or not finite for items {bad[:10].tolist()}")
-    directions: Vectors = (exact / lengths).astype(np.float32)
-    return directions
+    rows, faults = unit_vectors(np.asarray(vectors, dtype=np.float64), vectors.shape[1])
+    if faults:
+        raise InvalidVectorError(f"{name} gave vectors that are zero or not finite for items {[*faults][:10]}")
+    return rows
 
 
 def no_modality(name: str, modality: Modality) -> EncoderError:
