@@ -31,6 +31,7 @@ _COMMANDS = {
     "import": "Turn a published checkpoint into a model bundle.",
     "calibrate": "Compute the safety profile of a model.",
     "fit": "Fit a safety head to an encoder, from labelled examples.",
+    "label": "Label texts and pictures by hand, the most telling first.",
     "rescore": "Give a collection the scores of a new calibration.",
     "eval": "Evaluate a model on the test splits.",
 }

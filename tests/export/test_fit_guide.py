@@ -41,6 +41,9 @@ def test_the_blocks_lead_from_a_labelled_collection_to_a_safe_search(
 
 
 def test_the_commands_of_the_page_have_the_options_that_it_names() -> None:
-    for line in re.findall(r"^hysac fit (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.M):
-        known = {option for parameter in main.get_command(None, "fit").params for option in parameter.opts}  # type: ignore[arg-type,union-attr]
-        assert {word for word in shlex.split(line) if word.startswith("--")} <= known
+    lines = re.findall(r"^hysac(?:-| )(fit|label|index|search) (.*)$", PAGE.read_text(encoding="utf-8"), flags=re.M)
+    for name, line in lines:
+        words = shlex.split(line)
+        name = words[0] if words[0] == "attach" else name
+        known = {option for parameter in main.get_command(None, name).params for option in parameter.opts}  # type: ignore[arg-type,union-attr]
+        assert {word for word in words if word.startswith("--")} <= known
