@@ -27,7 +27,7 @@ from hysac_retrieval.encoder.preprocess import preprocess
 
 SCENES, LARGER, TIMES = 500, 75, (2, 3.5, 7)
 SIZES, ROTATIONS = (5, 50, 500), 20
-GALLERY = Path(__file__).parents[1] / "hysac_retrieval" / "gallery" / "images"
+GALLERY = Path(__file__).parents[1] / "hysac_retrieval" / "demo" / "gallery" / "images"
 
 
 def photographs() -> dict[str, Image.Image]:

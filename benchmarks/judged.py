@@ -148,7 +148,7 @@ MISSED = 0.1
 
 def gallery(count: int) -> tuple[list[Image.Image], list[Image.Image]]:
     """Unsafe and safe pictures of the example gallery."""
-    folder = Path(str(resources.files("hysac_retrieval"))) / "gallery"
+    folder = Path(str(resources.files("hysac_retrieval"))) / "demo" / "gallery"
     rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
 
     def of(unsafe: bool) -> list[Image.Image]:

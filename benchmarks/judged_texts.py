@@ -68,7 +68,7 @@ DISGUISES: Mapping[str, Write] = {
 
 def gallery_captions(count: int) -> tuple[list[str], list[str]]:
     """Unsafe and safe captions of the example gallery."""
-    path = Path(str(resources.files("hysac_retrieval"))) / "gallery" / "captions.jsonl"
+    path = Path(str(resources.files("hysac_retrieval"))) / "demo" / "gallery" / "captions.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     unsafe, safe = ([row["caption"] for row in rows if bool(row["unsafe"]) == kind][:count] for kind in (True, False))
     return unsafe, safe

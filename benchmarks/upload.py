@@ -155,7 +155,7 @@ def measure_points(dim: int, count: int, rounds: int) -> dict[str, Any]:
 
 def pictures(folder: Path, count: int) -> list[Path]:
     """So many files: the pictures of the example gallery, over and over."""
-    originals = sorted((Path(str(resources.files("hysac_retrieval"))) / "gallery" / "images").iterdir())
+    originals = sorted((Path(str(resources.files("hysac_retrieval"))) / "demo" / "gallery" / "images").iterdir())
     folder.mkdir()
     copies = [folder / f"{row:06}{originals[row % len(originals)].suffix}" for row in range(count)]
     for row, copy in enumerate(copies):

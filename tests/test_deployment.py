@@ -132,7 +132,7 @@ def test_the_indexer_is_called_with_options_that_exist(services: dict[str, Any],
     name, *arguments = [resolved(argument, **given) for argument in services["index"]["command"]]
     command = main.get_command(click.Context(main), name)
     assert command is not None
-    arguments[0] = str(ROOT / "hysac_retrieval" / "gallery")
+    arguments[0] = str(ROOT / "hysac_retrieval" / "demo" / "gallery")
     context = command.make_context(name, arguments)
     assert context.params["collection"] == given.get("COLLECTION", "photos")
     assert context.params["shards"] == int(given.get("SHARDS", 1))

@@ -57,7 +57,7 @@ def test_the_wheel_holds_every_file_of_both_packages(contents: dict[str, int]) -
         "hysac_retrieval/demo/page.html",
         "hysac_retrieval/demo/section.html",
         "hysac_retrieval/search/plot.html",
-        "hysac_retrieval/gallery/captions.jsonl",
+        "hysac_retrieval/demo/gallery/captions.jsonl",
         "hysac_retrieval/models/hysac-mini/hysac.json",
         "hysac_retrieval/models/hysac-mini/image.onnx",
         "hysac_retrieval/models/hysac-mini/text.onnx",

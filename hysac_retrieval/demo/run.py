@@ -101,7 +101,7 @@ def gallery() -> Path:
     Raises:
         SourceError: It is not installed.
     """
-    folder = Path(str(resources.files("hysac_retrieval"))) / "gallery"
+    folder = Path(str(resources.files("hysac_retrieval"))) / "demo" / "gallery"
     if not (folder / "captions.jsonl").is_file():
         raise SourceError(f"the example gallery is missing ({folder})", hint="Reinstall hysac-retrieval")
     return folder

@@ -24,7 +24,7 @@ from hysac_retrieval.ingest import index_sources
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import SafeSearch
 
-GALLERY = Path(__file__).parents[2] / "hysac_retrieval/gallery/images"
+GALLERY = Path(__file__).parents[2] / "hysac_retrieval/demo/gallery/images"
 
 
 def photographs() -> list[Path]:

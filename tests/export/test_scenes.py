@@ -397,7 +397,7 @@ def test_written_quadruplets_can_be_read_back(tmp_path: Path) -> None:
 
 
 def test_the_bundled_gallery_is_what_its_command_writes() -> None:
-    bundled = files("hysac_retrieval") / "gallery"
+    bundled = files("hysac_retrieval") / "demo" / "gallery"
     rows = [json.loads(line) for line in (bundled / "captions.jsonl").read_text("utf-8").splitlines()]
     drawn = list(gallery_scenes())
     assert rows == [row for row, _ in drawn]

@@ -25,7 +25,7 @@ from support.rest_server import rest_server
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "integrate.md"
-GALLERY = ROOT / "hysac_retrieval" / "gallery"
+GALLERY = ROOT / "hysac_retrieval" / "demo" / "gallery"
 SIZE = 24
 PER_KIND = 6
 

@@ -67,7 +67,7 @@ def write(split: str, seed: int, count: int, out: Path) -> None:
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("hysac_retrieval/gallery"),
+    default=Path("hysac_retrieval/demo/gallery"),
     show_default=True,
     help="Folder to write.",
 )
