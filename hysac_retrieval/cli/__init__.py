@@ -24,6 +24,8 @@ _COMMANDS = {
     "search": "Search a collection by text, image, stored point or examples.",
     "explain": "Show the path of a query to the origin, and what entails it there.",
     "info": "Describe collections and models.",
+    "serve": "Serve a collection over HTTP.",
+    "keys": "Make, list, rotate and revoke the keys of a service.",
     "demo": "Index the example gallery and search it safely.",
     "doctor": "Check the installation and say how to repair it.",
     "train": "Train a model.",

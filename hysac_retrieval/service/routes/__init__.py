@@ -1,0 +1,1 @@
+"""Routes of the service, one module for each kind; `app` puts them together."""

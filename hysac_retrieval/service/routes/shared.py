@@ -1,0 +1,99 @@
+"""What routes share: the service of a request, its caller, and how a result becomes an answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+from fastapi import Depends, Request, Response
+
+from hysac_retrieval.errors import PointNotFoundError, SettingsError
+from hysac_retrieval.payload import stored_id
+from hysac_retrieval.search.queries import PointRef, Query
+from hysac_retrieval.service.access import Caller, NoKeyError
+from hysac_retrieval.service.core import Service
+from hysac_retrieval.service.models import Asked
+from hysac_retrieval.service.pictures import checked_picture
+from hysac_retrieval.service.problems import BusyError, TooLargeError
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request is for."""
+    service: Service = request.scope["hysac.service"]
+    return service
+
+
+async def caller_of(request: Request) -> Caller:
+    """Return who asks, and count the request.
+
+    Raises:
+        NoKeyError: A key is shown that does not count, or there is none and nobody may ask.
+        BusyError: The caller asks too often.
+    """
+    service = service_of(request)
+    address = request.client.host if request.client else ""
+    try:
+        caller = service.door.caller(request.method, request.headers, request.cookies, address)
+    except NoKeyError:
+        _count(service, f"refused:{address}")
+        raise
+    _count(service, address if caller.id == "anonymous" else caller.id)
+    return caller
+
+
+def _count(service: Service, who: str) -> None:
+    if seconds := service.rate.wait(who):
+        raise BusyError("too many requests", seconds=seconds)
+
+
+AService = Annotated[Service, Depends(service_of)]
+ACaller = Annotated[Caller, Depends(caller_of)]
+
+
+def query_of(service: Service, body: Asked) -> Query:
+    """Return the query of a body.
+
+    Raises:
+        PointNotFoundError: No point can have the id.
+        InputError: The picture cannot be read, or is too large.
+    """
+    if body.text is not None:
+        return body.text
+    if body.image is not None:
+        return checked_picture(body.image, service.settings.limits.pixels)
+    if body.vector is not None:
+        return np.asarray(body.vector, dtype=np.float64)
+    if (identity := stored_id(body.id)) is None:
+        raise PointNotFoundError(f"there is no point {str(body.id)[:64]!r}", hint="Give the id of one that is stored")
+    return PointRef(identity)
+
+
+def options_of(service: Service, body: Asked, caller: Caller) -> dict[str, Any]:
+    """Return the options of a search that the caller may ask for.
+
+    Raises:
+        ScopeError: It may not.
+        TooLargeError: More hits are asked for than the service gives at once.
+    """
+    caller.expect("search")
+    if not body.safe:
+        caller.expect("search:unsafe")
+    options = body.options()
+    most, wanted = service.settings.limits.hits, options.get("limit", 0)
+    if options.get("groups", 0) * options.get("size", 0) > most or wanted > most:
+        raise TooLargeError(f"this service gives {most} hits at once", hint="Ask for further ones with offset")
+    if wanted + options.get("offset", 0) > 10_000:
+        raise SettingsError("limit and offset add up to more than the 10,000 hits that a search reaches")
+    return options
+
+
+def answer(result: Any) -> Response:
+    """Return a result, a dataclass, as JSON; numbers that are none become null."""
+    return Response(orjson.dumps(result, default=_plain), media_type="application/json")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, frozenset | set):
+        return sorted(value, key=str)
+    return dict(value)
