@@ -40,7 +40,7 @@ class Hash(_Record):
 
 
 class Key(_Record):
-    """What is kept of a key.
+    """A key, as it is kept.
 
     Attributes:
         id: Names it, also in the audit log.

@@ -175,7 +175,7 @@ class Bounds(BaseModel):
 
 
 class Query(BaseModel):
-    """What was done to the query. See `hysac_retrieval.QueryInfo`."""
+    """A query, and where it was moved. See `hysac_retrieval.QueryInfo`."""
 
     modality: Modality | None
     radius: float

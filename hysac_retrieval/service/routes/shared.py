@@ -1,4 +1,4 @@
-"""What routes share: the service of a request, its caller, and how a result becomes an answer."""
+"""Share between the routes: the service of a request, its caller, and how a result becomes an answer."""
 
 from __future__ import annotations
 
