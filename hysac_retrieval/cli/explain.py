@@ -9,7 +9,7 @@ import click
 
 from hysac_retrieval.cli.common import Command, print_json, shorten
 from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
-from hysac_retrieval.cli.queries import filter_option, one_query_options, warn_if_cut
+from hysac_retrieval.cli.queries import filter_option, one_query_options, shard_key_option, warn_if_cut
 from hysac_retrieval.cli.terminal import console
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--unsafe", is_flag=True, help="Show unsafe points as well.")
 @filter_option
+@shard_key_option
 @click.option(
     "--plot", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Draw it too, as .html or .png."
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Kind: TypeAlias = Literal["image", "text"] | None
 
+_WHOLE = re.compile("0|[1-9][0-9]{0,19}")
 _KINDS: tuple[Decorator, ...] = (
     click.option("--image", "kind", flag_value="image", default=None, help="Take queries for files of images."),
     click.option("--text", "kind", flag_value="text", help="Take queries for texts, even where a file has that name."),
@@ -126,6 +128,23 @@ def _filter(context: click.Context, option: click.Parameter, condition: str | No
     return value
 
 
+def _shard_keys(context: click.Context, option: click.Parameter, keys: tuple[str, ...]) -> list[int | str] | None:
+    """Read shard keys: whole numbers as Python writes them, words otherwise, and in quotes in any case."""
+    words = (re.fullmatch('"(.+)"', key) for key in keys)
+    read = [
+        word[1] if word else int(key) if _WHOLE.fullmatch(key) else key for word, key in zip(words, keys, strict=True)
+    ]
+    return read or None
+
+
+shard_key_option = click.option(
+    "--shard-key",
+    "shard_key_selector",
+    metavar="KEY",
+    multiple=True,
+    callback=_shard_keys,
+    help="Search this tenant, in a collection that is divided by tenants; repeatable. 7 is a number, '\"7\"' a word.",
+)
 filter_option = click.option(
     "--filter", metavar="JSON", callback=_filter, help="Qdrant filter on the payload; it can only narrow the result."
 )

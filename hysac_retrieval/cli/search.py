@@ -8,7 +8,7 @@ import click
 
 from hysac_retrieval.cli.common import Command, load_model, print_json, shorten
 from hysac_retrieval.cli.options import Place, encoder_option, json_option, model_option, place_options
-from hysac_retrieval.cli.queries import filter_option, query_options, threshold_option, warn_if_cut
+from hysac_retrieval.cli.queries import filter_option, query_options, shard_key_option, threshold_option, warn_if_cut
 from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.errors import SettingsError
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--max-distance", type=click.FloatRange(0), help="Leave out hits that are farther away than this.")
 @threshold_option
 @filter_option
+@shard_key_option
 @click.option("--group-by", metavar="KEY", help="Group the hits by a payload field.")
 @click.option("--group-size", default=3, show_default=True, type=click.IntRange(1), help="Hits of each group at most.")
 @click.option(

@@ -136,6 +136,7 @@ def _plan(
         filter=request.filter,
         limit=limit,
         modality=modality or request.modality,
+        shard_key_selector=request.shard_key_selector,
     )
     rules = engine.policy.rules_of(request.safe)
     return plan_search(engine.collection, shown, rules=rules, with_vectors=modality == "text")

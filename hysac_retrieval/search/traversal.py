@@ -136,6 +136,7 @@ def _probed(
         filter=request.filter,
         modality=request.modality,
         ef=request.ef,
+        shard_key_selector=request.shard_key_selector,
     )
     plan = plan_search(collection, probe, rules=policy.rules_of(request.safe))
     points = np.concatenate(paths)

@@ -161,6 +161,15 @@ def read_groups(result: models.GroupsResult) -> list[Group]:
     ]
 
 
+def read_memory(found: models.TelemetryData | None, name: str) -> int | None:
+    """Bytes of vectors and payloads of a collection on the node that tells of its shards."""
+    for collection in (found.collections.collections if found and found.collections else None) or []:
+        if isinstance(collection, models.CollectionTelemetry) and collection.id == name:
+            shards = [shard.local for shard in collection.shards or [] if shard.local is not None]
+            return sum((s.vectors_size_bytes or 0) + (s.payloads_size_bytes or 0) for s in shards)
+    return None
+
+
 def stored(
     point: models.ScoredPoint | models.Record, score: float | None = None, *, vector: str = VECTOR_NAME
 ) -> StoredPoint:

@@ -40,9 +40,11 @@ NEW_VECTOR = Feature(
 )
 TURBO4 = Feature("turbo4", (1, 18), "int8 and binary work here")
 SLICES = Feature("a slice condition in a filter", (1, 19), "Leave it out of filters")
+PREFIXES = Feature("a match by prefix in a filter", (1, 19), "Match whole values here, or words of a text")
 TURBO8 = Feature("turbo8", (1, 20), "int8 works here, and turbo4 from 1.18")
+SUBSTRINGS = Feature("a match by substring in a filter", (1, 20), "Match whole values here, or words of a text")
 FORMULAS = Feature(
     "acosh in formulas", (1, 20), "The order of a search with rerank is computed here, from more candidates"
 )
-FEATURES = (METADATA, NEW_VECTOR, TURBO4, SLICES, TURBO8, FORMULAS)
+FEATURES = (METADATA, NEW_VECTOR, TURBO4, SLICES, PREFIXES, TURBO8, SUBSTRINGS, FORMULAS)
 """All of them, oldest first."""

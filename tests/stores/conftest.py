@@ -44,6 +44,14 @@ def server() -> Iterator[RestServer]:
         yield running
 
 
+@pytest.fixture(params=["rest", "grpc"])
+def either(request: pytest.FixtureRequest) -> Iterator[RestServer]:
+    """A stub that is to be asked over one of its interfaces, by `RestServer.place`."""
+    with grpc_server() as both:
+        both.rest.grpc_port = both.port if request.param == "grpc" else None
+        yield both.rest
+
+
 @pytest.fixture(scope="module")
 def encoder(toy_bundle: Path) -> Encoder:
     return Encoder.load(toy_bundle, threads=1)

@@ -14,12 +14,13 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from qdrant_client import models
 from support.applications import application
 from support.cli import invoke
 from support.faulty_server import Fault, FaultyServer, faulty_server
 from support.grpc_server import GrpcServer, grpc_server
 from support.pictures import write_pictures
-from support.rest_server import rest_server
+from support.rest_server import RestServer, rest_server
 from support.spaces import CURVATURE, DIM, profile
 
 from hysac_retrieval import connect
@@ -252,9 +253,53 @@ def test_a_batch_beyond_a_rate_limit_is_halved_over_grpc_too(over_grpc: tuple[Gr
     assert (running.calls.count("Upsert"), store.count("c")) == (3, 2)
 
 
+FILTERS: dict[str, tuple[Any, str, str]] = {
+    "slice": ({"slice": {"total": 2, "index": 0}}, "1.19", "a slice condition"),
+    "prefix": ({"key": "k", "match": {"prefix": "a"}}, "1.19", "a match by prefix"),
+    "substring": ({"key": "k", "match": {"substring": "a"}}, "1.20", "a match by substring"),
+}
+NESTINGS: dict[str, Callable[[Any], Any]] = {
+    "alone": lambda one: {"must": one},
+    "deep": lambda one: {"should": [{"must_not": [one]}]},
+    "counted": lambda one: {"min_should": {"conditions": [one], "min_count": 1}},
+    "nested": lambda one: {"must": [{"nested": {"key": "a", "filter": {"must": [one]}}}]},
+}
+
+
+@pytest.mark.parametrize("nesting", NESTINGS)
+@pytest.mark.parametrize("kind", FILTERS)
+def test_a_filter_that_a_server_is_too_old_for_is_refused_before_it_is_sent(
+    either: RestServer, kind: str, nesting: str
+) -> None:
+    condition, since, name = FILTERS[kind]
+    given = NESTINGS[nesting](condition)
+    with Index.create("c", **SETTINGS, **either.place) as index:
+        index.upsert([1], np.zeros((1, DIM)), modality="text", payloads=[{"k": "ab"}])
+        asked: list[Callable[[], Any]] = [
+            lambda: index.query(np.zeros(DIM), filter=given),
+            lambda: index.query_groups(np.zeros(DIM), "k", filter=given),
+            lambda: index.count(models.Filter.model_validate(given)),
+            lambda: index.store.scroll("c", filter=models.Filter.model_validate(given)),
+        ]
+    for version in ("1.18.3", "1.19.0", "1.20.0"):
+        either.version = version
+        with Index.open("c", **either.place) as index:
+            sent = len(either.bodies("POST", ".*"))
+            for ask in asked:
+                if version >= since:
+                    ask()
+                else:
+                    with pytest.raises(StoreError, match=rf"{name} in a filter needs Qdrant {since}, this is 1\."):
+                        ask()
+            assert (len(either.bodies("POST", ".*")) > sent) == (version >= since)
+
+
+LACKING = {*(f"{name} in a filter" for _, _, name in FILTERS.values()), "turbo8", "acosh in formulas"}
+
+
 @pytest.mark.parametrize(
     ("version", "lacking"),
-    [("1.20.1", set()), ("1.18.3", {"a slice condition in a filter", "turbo8", "acosh in formulas"})],
+    [("1.20.1", set()), ("1.18.3", LACKING)],
 )
 def test_the_doctor_says_what_a_server_can_do(version: str, lacking: set[str]) -> None:
     with rest_server() as running:

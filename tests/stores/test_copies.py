@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 from support.cli import invoke as run
-from support.grpc_server import grpc_server
 from support.pictures import write_pictures
 from support.rest_server import RestServer
 from support.spaces import CURVATURE, DIM, profile, random_points
@@ -32,9 +31,14 @@ N = 30
 POINTS = random_points(N)
 
 
+@pytest.fixture
+def server(either: RestServer) -> RestServer:
+    return either
+
+
 def made(server: RestServer, **options: Any) -> Index:
     space: dict[str, Any] = {"dim": DIM, "curvature": CURVATURE, "safety": profile(), "retries": 0}
-    return Index.create("c", url=server.url, exist_ok=True, **{"consistency": "all", **space, **options})
+    return Index.create("c", **server.place, exist_ok=True, **{"consistency": "all", **space, **options})
 
 
 def filled(server: RestServer) -> Index:
@@ -133,7 +137,7 @@ def test_a_rescore_that_one_copy_missed_is_done_when_both_have_it(server: RestSe
         copies.deaf = set()
     if stayed == "second":  # the node that is asked may be the one that missed it
         copies.clients.reverse()
-    with Index.open("c", url=server.url, consistency="all") as index:
+    with Index.open("c", **server.place, consistency="all") as index:
         copies.clients[1].delete("c", [5])
         report = rescore(index, profile(0.2))
         assert report.differing == 1
@@ -147,7 +151,7 @@ TITLES = Content(text="title")
 @pytest.fixture
 def shop(server: RestServer) -> Iterator[QdrantClient]:
     server.copied(factor=2)
-    client = QdrantClient(url=server.url, check_compatibility=False)
+    client = server.client()
     vectors = {"own": models.VectorParams(size=2, distance=models.Distance.COSINE)}
     client.create_collection("shop", vectors_config=vectors)
     rows = [
@@ -165,7 +169,7 @@ def test_an_erase_that_one_copy_missed_is_made_up_for(
     server: RestServer, shop: QdrantClient, encoder: Encoder, title: Any, asked: int
 ) -> None:
     assert server.copies is not None
-    place: dict[str, Any] = {"url": server.url, "consistency": "all", "retries": 0}
+    place: dict[str, Any] = {**server.place, "consistency": "all", "retries": 0}
     with attached_collection_for(encoder, "shop", TITLES, **place) as index:
         assert fill(index, encoder, TITLES).differing == 0
         shop.set_payload("shop", {"title": title}, [1])
@@ -189,7 +193,7 @@ def test_a_guard_of_all_copies_reads_every_page(
     server: RestServer, shop: QdrantClient, encoder: Encoder, limit: int
 ) -> None:
     assert server.copies is not None
-    with attached_collection_for(encoder, "shop", TITLES, url=server.url) as index:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
         fill(index, encoder, TITLES)
     server.copies.clients[1].set_payload("shop", {PAYLOAD_KEY: None}, [1])
     guard, found, after = SafeQdrantClient(shop, consistency=models.ReadConsistencyType.ALL), list[Any](), None
@@ -209,7 +213,7 @@ def test_content_that_cannot_be_judged_any_more_loses_its_score_on_a_copy_that_m
 ) -> None:
     copies = server.copied()
     folder = write_pictures(tmp_path / "p")
-    with Index.for_model(encoder, "c", url=server.url, consistency="all") as index:
+    with Index.for_model(encoder, "c", **server.place, consistency="all") as index:
         index_sources([folder], index, encoder, workers=0)
         victim = folder / "grass.png"
         victim.write_bytes(b"not a picture")
@@ -229,7 +233,7 @@ def test_status_counts_what_differs_and_a_run_is_done_when_nothing_does(
 ) -> None:
     copies = server.copied()
     folder, other = write_pictures(tmp_path / "p"), write_pictures(tmp_path / "q")
-    options = ("--collection", "c", "--url", server.url, "--model", toy_bundle)
+    options = ("--collection", "c", *server.options, "--model", toy_bundle)
     assert run("index", folder, other, *options, "--workers", 0).exit_code == 0
     assert "0 points differ" in run("status", folder, *options).output
     of_other = [
@@ -242,17 +246,17 @@ def test_status_counts_what_differs_and_a_run_is_done_when_nothing_does(
     assert part.exit_code == 3
     assert "2 points are not the same on all copies" in part.stderr
     assert run("index", folder, other, *options, "--workers", 0).exit_code == 0
-    with Index.open("c", url=server.url, consistency="all") as index:
+    with Index.open("c", **server.place, consistency="all") as index:
         assert status_of([folder, other], index).differing == 0
 
 
 def test_an_engine_says_how_many_copies_it_asks(server: RestServer, encoder: Encoder) -> None:
     copies = server.copied()
-    with Index.for_model(encoder, "c", url=server.url) as index:
+    with Index.for_model(encoder, "c", **server.place) as index:
         index.upsert([1, 2], np.zeros((2, encoder.dim)), modality="text")
     copies.clients[1].clear_payload("c", [2])
     for consistency, found in ((None, {1, 2}), (1, {1, 2}), (2, {1}), ("quorum", {1}), ("majority", {1}), ("all", {1})):
-        with connect("c", model=encoder, url=server.url, consistency=consistency) as engine:  # type: ignore[arg-type]
+        with connect("c", model=encoder, **server.place, consistency=consistency) as engine:  # type: ignore[arg-type]
             assert {hit.id for hit in engine.search("a dog")} == found
 
 
@@ -261,7 +265,7 @@ def test_a_batch_that_one_copy_missed_is_written_again_whatever_copies_are_asked
 ) -> None:
     copies = server.copied(factor=2)
     folder = write_pictures(tmp_path / "p")
-    options = ("--collection", "c", "--url", server.url, "--model", toy_bundle, "--workers", 0, "--wait", 0, "--json")
+    options = ("--collection", "c", *server.options, "--model", toy_bundle, "--workers", 0, "--wait", 0, "--json")
     copies.deaf = {1}
     assert run("index", folder, *options, "--consistency", 1).exit_code == 1
     assert copies.clients[0].count("c").count == 4
@@ -275,7 +279,7 @@ def test_a_batch_that_one_copy_missed_is_written_again_whatever_copies_are_asked
 def test_a_removal_that_one_copy_missed_is_made_up_for(server: RestServer, toy_bundle: Path, tmp_path: Path) -> None:
     copies = server.copied(factor=2)
     folder = write_pictures(tmp_path / "p")
-    options = ("--collection", "c", "--url", server.url, "--model", toy_bundle, "--workers", 0, "--wait", 0)
+    options = ("--collection", "c", *server.options, "--model", toy_bundle, "--workers", 0, "--wait", 0)
     assert run("index", folder, *options).exit_code == 0
     (folder / "grass.png").unlink()
     copies.deaf = {1}
@@ -284,19 +288,3 @@ def test_a_removal_that_one_copy_missed_is_made_up_for(server: RestServer, toy_b
     copies.deaf = set()
     assert run("index", folder, *options).exit_code == 0  # by way of the copy that no longer has it
     assert [client.count("c").count for client in copies.clients] == [3, 3]
-
-
-def test_over_grpc_the_same_is_seen() -> None:
-    with grpc_server() as both:
-        copies = both.rest.copied()
-        with made(both.rest, prefer_grpc=True, grpc_port=both.port) as index:
-            index.upsert(range(N), POINTS, modality="image", payloads=[{"n": i} for i in range(N)])
-            assert copies.clients[1].count("c").count == N
-            copies.clients[1].delete("c", [3])
-            assert differing(index) == 1
-            assert {point.id for page in pages(index.store, "c", limit=4) for point in page} == set(range(N))
-            assert 3 not in {hit.id for hit in index.query(POINTS[3], limit=N, safe=False)}
-            copies.dead = {1}
-            assert differing(index) == 0
-            with pytest.raises(CopiesAwayError):
-                index.query(POINTS[0])

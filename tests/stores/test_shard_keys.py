@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import InputError, PointNotFoundError, SettingsError, StoreError
 from hysac_retrieval.guard import SafeQdrantClient
 from hysac_retrieval.ingest import Content, attached_collection_for, fill
+from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import connect
 from hysac_retrieval.stores import StorageOptions
 from hysac_retrieval.stores.base import pages
@@ -28,9 +30,14 @@ TITLES = Content(text="title")
 
 
 @pytest.fixture
+def server(either: RestServer) -> RestServer:
+    return either
+
+
+@pytest.fixture
 def client(server: RestServer) -> Iterator[QdrantClient]:
     """An application's collection, with points of each tenant."""
-    with_close = QdrantClient(url=server.url, check_compatibility=False)
+    with_close = server.client()
     with_close.create_collection(
         "shop",
         vectors_config={"own": models.VectorParams(size=2, distance=models.Distance.COSINE)},
@@ -58,7 +65,7 @@ def test_attach_writes_to_the_shards_of_each_point_and_detach_leaves_nothing(
     server: RestServer, client: QdrantClient, encoder: Encoder
 ) -> None:
     before = client.scroll("shop", limit=100, with_vectors=True)[0]
-    with attached_collection_for(encoder, "shop", TITLES, url=server.url) as index:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
         report = fill(index, encoder, TITLES)
         assert (report.indexed["text"], report.failures) == (18, 0)
         assert index.info().safe == len(SAFE)
@@ -76,7 +83,7 @@ def test_attach_writes_to_the_shards_of_each_point_and_detach_leaves_nothing(
 def test_content_that_can_no_longer_be_judged_loses_its_score_in_its_own_shard(
     server: RestServer, client: QdrantClient, encoder: Encoder
 ) -> None:
-    with attached_collection_for(encoder, "shop", TITLES, url=server.url) as index:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
         fill(index, encoder, TITLES)
         client.set_payload("shop", {"title": ""}, [100], shard_key_selector="blue")
         client.set_payload("shop", {"title": 5}, [202], shard_key_selector=7)
@@ -100,9 +107,9 @@ def test_engine_and_guard_search_the_tenants_that_they_are_told(
     server: RestServer, client: QdrantClient, encoder: Encoder, selector: Any, places: tuple[int, ...]
 ) -> None:
     wanted = {identity for identity in SAFE if identity // 100 in places}
-    with attached_collection_for(encoder, "shop", TITLES, url=server.url) as index:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
         fill(index, encoder, TITLES)
-    with connect("shop", model=encoder, url=server.url) as engine:
+    with connect("shop", model=encoder, **server.place) as engine:
         assert safe_rows(engine.search("a dog", limit=50, shard_key_selector=selector)) == wanted
         (batch,) = engine.search_batch(["a dog"], limit=50, shard_key_selector=selector)
         assert safe_rows(batch) == wanted
@@ -117,10 +124,62 @@ def test_engine_and_guard_search_the_tenants_that_they_are_told(
     assert {point.id for point in guard.query_batch_points("shop", [request])[0].points} == wanted
 
 
+@pytest.mark.parametrize(
+    ("given", "places"),
+    [((), (0, 1, 2)), (("red",), (0,)), (("7",), (2,)), (('"blue"',), (1,)), (("red", "7"), (0, 2))],
+    ids=str,
+)
+def test_the_command_line_searches_the_tenants_that_it_is_told(
+    server: RestServer,
+    client: QdrantClient,
+    encoder: Encoder,
+    toy_bundle: Path,
+    given: tuple[str, ...],
+    places: tuple[int, ...],
+) -> None:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
+        fill(index, encoder, TITLES)
+    options = ["--collection", "shop", *server.options, "--model", toy_bundle, "--json"]
+    options += [option for key in given for option in ("--shard-key", key)]
+    wanted = {identity for identity in SAFE if identity // 100 in places}
+    for more in ((), ("--traversal", "adaptive")):
+        result = invoke("search", "a gun", *options, "--limit", 50, *more)
+        assert {hit["id"] for hit in json.loads(result.stdout)["hits"]} == wanted
+    steps = json.loads(invoke("explain", "a gun", *options, "--near", 20).stdout)["steps"]
+    shown = {hit["id"] for step in steps for hit in (*step["nearest"], *step["entailing"])}
+    assert shown == wanted
+
+
+def test_a_word_of_digits_is_no_number_and_an_unknown_tenant_is_said(
+    server: RestServer, client: QdrantClient, encoder: Encoder, toy_bundle: Path
+) -> None:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
+        fill(index, encoder, TITLES)
+    for key in ('"7"', "07", "8"):
+        result = invoke(
+            "search", "a dog", "--collection", "shop", *server.options, "--model", toy_bundle, "--shard-key", key
+        )
+        assert (result.exit_code, "Shard key" in result.stderr) == (1, True)
+
+
+def test_an_adaptive_traversal_looks_among_the_tenants_of_the_search_only(
+    server: RestServer, client: QdrantClient, encoder: Encoder
+) -> None:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
+        fill(index, encoder, TITLES)
+    probing = SafetyPolicy(traversal="adaptive")
+    with connect("shop", model=encoder, policy=probing, **server.place) as engine:
+        before = len(server.requests)
+        assert engine.search("a gun", shard_key_selector="red").query.path
+    asked = [body["searches"] for _, path, body in server.requests[before:] if path.endswith("points/query/batch")]
+    assert len(asked) == 2
+    assert {str(search["shard_key"]) for searches in asked for search in searches} == {"red"}
+
+
 def test_a_query_made_of_a_point_asks_for_it_among_the_tenants_of_the_request(
     server: RestServer, client: QdrantClient, encoder: Encoder
 ) -> None:
-    with attached_collection_for(encoder, "shop", TITLES, url=server.url) as index:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
         fill(index, encoder, TITLES)
     guard = SafeQdrantClient(client)
     for tenant, identity in (("red", 100), ("red", 1), ("blue", 0)):  # another's, unsafe, another's
@@ -131,7 +190,7 @@ def test_a_query_made_of_a_point_asks_for_it_among_the_tenants_of_the_request(
 
 def made(server: RestServer, **options: Any) -> Index:
     space: dict[str, Any] = {"dim": DIM, "curvature": CURVATURE, "safety": profile()}
-    return Index.create("c", **space, storage=StorageOptions(shard_by="meta.tenant"), url=server.url, **options)
+    return Index.create("c", **space, storage=StorageOptions(shard_by="meta.tenant"), **server.place, **options)
 
 
 def owned(*tenants: Any) -> list[dict[str, Any]]:
@@ -163,7 +222,7 @@ def test_a_point_without_a_tenant_is_refused_before_anything_is_written(server: 
 
 
 def test_a_collection_that_is_divided_otherwise_is_not_taken_for_one(server: RestServer) -> None:
-    space: dict[str, Any] = {"dim": DIM, "curvature": CURVATURE, "safety": profile(), "url": server.url}
+    space: dict[str, Any] = {"dim": DIM, "curvature": CURVATURE, "safety": profile(), **server.place}
     Index.create("c", **space).close()
     with pytest.raises(SettingsError, match=r"divided by nothing, not by meta\.tenant"):
         made(server, exist_ok=True)
@@ -202,7 +261,7 @@ def test_what_fails_half_way_is_taken_back(
 
     monkeypatch.setattr(type(server), "_answer", failing)
     with pytest.raises(StoreError, match="Wrong input: no"):
-        attached_collection_for(encoder, "shop", TITLES, url=server.url)
+        attached_collection_for(encoder, "shop", TITLES, **server.place)
     after = client.get_collection("shop").config
     assert after.params.vectors == before.params.vectors
     assert "hysac" not in (after.metadata or {})
@@ -221,9 +280,9 @@ def test_what_cannot_be_taken_back_is_said(
     answer = type(server)._answer
     monkeypatch.setattr(type(server), "_answer", failing)
     with pytest.raises(StoreError, match=r"could not be taken away.*goes on from there, and detach"):
-        attached_collection_for(encoder, "shop", TITLES, url=server.url)
+        attached_collection_for(encoder, "shop", TITLES, **server.place)
     monkeypatch.undo()
-    with attached_collection_for(encoder, "shop", TITLES, url=server.url) as index:
+    with attached_collection_for(encoder, "shop", TITLES, **server.place) as index:
         assert fill(index, encoder, TITLES).indexed["text"] == 18
 
 
@@ -236,7 +295,7 @@ def test_a_run_that_fails_half_way_names_the_command_that_takes_it_back(
         return answer(self, on, method, path, body)
 
     answer, before = type(server)._answer, client.get_collection("shop").config
-    place = ("--collection", "shop", "--url", server.url)
+    place = ("--collection", "shop", *server.options)
     with monkeypatch.context() as patched:
         patched.setattr(type(server), "_answer", failing)
         failed = invoke("attach", *place, "--text-field", "title", "--model", toy_bundle, "--workers", 0)

@@ -29,8 +29,13 @@ from hysac_retrieval.types import Thresholds
 POINTS = random_points(40)
 
 
+@pytest.fixture
+def server(either: RestServer) -> RestServer:
+    return either
+
+
 def make(server: RestServer, **options: object) -> Index:
-    return Index.create("c", dim=DIM, curvature=CURVATURE, safety=profile(), url=server.url, **options)  # type: ignore[arg-type]
+    return Index.create("c", dim=DIM, curvature=CURVATURE, safety=profile(), **server.place, **options)  # type: ignore[arg-type]
 
 
 def limits(**others: object) -> models.StrictModeConfig:
@@ -109,11 +114,12 @@ TAGGED = [{"title": text, "tag": "even" if row % 2 == 0 else "odd", "n": row} fo
 EVEN = SafetyPolicy(rules=(LabelRule("tag", allow=("even",)),))
 
 
+@pytest.mark.parametrize("over", ["rest", "grpc"])
 @pytest.mark.parametrize("vectors", ["in-place", "companion", "none"])
 def test_a_collection_of_an_application_is_attached_kept_in_step_and_detached(
-    vectors: Any, encoder: Encoder, tmp_path: Path
+    vectors: Any, over: str, encoder: Encoder, tmp_path: Path
 ) -> None:
-    with application("server", tmp_path, TAGGED) as app:
+    with application(f"server-{over}", tmp_path, TAGGED) as app:
         server = app.server
         assert server is not None
         server.strict, before = limits(max_query_limit=3), app.look()
@@ -132,10 +138,11 @@ def test_a_collection_of_an_application_is_attached_kept_in_step_and_detached(
         guard.close()
 
 
+@pytest.mark.parametrize("over", ["rest", "grpc"])
 def test_indexes_on_fields_of_an_application_are_made_when_asked_for_and_taken_away_with_the_rest(
-    encoder: Encoder, tmp_path: Path
+    over: str, encoder: Encoder, tmp_path: Path
 ) -> None:
-    with application("server", tmp_path, TAGGED) as app:
+    with application(f"server-{over}", tmp_path, TAGGED) as app:
         server = app.server
         assert server is not None
         server.strict = limits()
@@ -152,8 +159,9 @@ def test_indexes_on_fields_of_an_application_are_made_when_asked_for_and_taken_a
         assert server.indexed[NAME] == {"n"}
 
 
-def test_labels_of_rules_are_indexed_where_the_key_may(encoder: Encoder, tmp_path: Path) -> None:
-    with application("server", tmp_path, TAGGED) as app:
+@pytest.mark.parametrize("over", ["rest", "grpc"])
+def test_labels_of_rules_are_indexed_where_the_key_may(over: str, encoder: Encoder, tmp_path: Path) -> None:
+    with application(f"server-{over}", tmp_path, TAGGED) as app:
         server = app.server
         assert server is not None
         with attached_collection_for(encoder, NAME, Content(text="title"), **app.place) as index:
@@ -223,7 +231,7 @@ def test_what_may_not_be_a_condition_is_paged_through(server: RestServer, condit
         asked = models.Filter.model_validate(condition)
         expected = [record.id for record in server.backend.scroll("c", scroll_filter=asked, limit=99)[0]]
         server.strict = limits(max_query_limit=5)
-        store = QdrantStore.connect(url=server.url)
+        store = QdrantStore.connect(**server.place)
         assert [point.id for found in pages(store, "c", filter=asked, limit=page) for point in found] == expected
         assert store.count("c", asked) == len(expected)
         store.close()

@@ -13,8 +13,9 @@ import numpy as np
 import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
 
+from support.grpc_server import grpc_server
 from support.qdrant_server import QDRANT, own_client
-from support.rest_server import RestServer, rest_server
+from support.rest_server import RestServer
 
 NAME, SIZE = "app", 384
 TEXTS = ["a man with a dog", "a man with a gun", "the red house", "a woman with a knife", "a cat in the park"]
@@ -103,9 +104,10 @@ def application(
         with own_client(where) as client:
             yield _on_client(client, {"client": client}, dict(zip(keys, rows, strict=True)), named, encode, size)
     else:
-        with rest_server() as server:
-            place = {"url": server.url}
-            app = _on_client(server.backend, place, dict(zip(keys, rows, strict=True)), named, encode, size)
+        with grpc_server() as both:
+            server = both.rest
+            server.grpc_port = both.port if where.endswith("grpc") else None
+            app = _on_client(server.backend, server.place, dict(zip(keys, rows, strict=True)), named, encode, size)
             app.server = server
             yield app
 

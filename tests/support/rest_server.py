@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from qdrant_client import QdrantClient, models
 
+from hysac_retrieval.stores.qdrant.client import make_client
 from hysac_retrieval.stores.versions import METADATA
 from support.cluster import Copies, Tenants, reads
 from support.outliving import drop_key, index_key
@@ -26,8 +27,17 @@ from support.outliving import drop_key, index_key
 
 @dataclass
 class RestServer:
+    """One server.
+
+    Attributes:
+        url: Its address.
+        backend: Its collections, in local mode.
+        grpc_port: Where its other interface is, for those who are to ask over that.
+    """
+
     url: str
     backend: QdrantClient
+    grpc_port: int | None = None
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     broken: bool = False
@@ -42,8 +52,19 @@ class RestServer:
     indexed: dict[str, set[str]] = field(default_factory=dict)
     read_only: bool = False
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """Arguments of a connection."""
+        return {"url": self.url, "prefer_grpc": self.grpc_port is not None, "grpc_port": self.grpc_port}
+
+    @property
+    def options(self) -> tuple[Any, ...]:
+        """The same for the command line."""
+        over = () if self.grpc_port is None else ("--prefer-grpc", "--grpc-port", self.grpc_port)
+        return ("--url", self.url, *over)
+
     def client(self) -> QdrantClient:
-        return QdrantClient(self.url, check_compatibility=False)
+        return make_client(QdrantClient, **self.place)
 
     def bodies(self, method: str, path: str) -> list[Any]:
         return [body for m, p, body in self.requests if m == method and re.fullmatch(path, p)]
@@ -209,7 +230,8 @@ class RestServer:
             return {"points": [record.model_dump(mode="json") for record in records], "next_page_offset": following}
         if (method, action) == ("POST", "points"):
             wanted = models.PointRequest.model_validate(body)
-            records = client.retrieve(name, wanted.ids, with_payload=True, with_vectors=wanted.with_vector)
+            shown = True if wanted.with_payload is None else wanted.with_payload
+            records = client.retrieve(name, wanted.ids, with_payload=shown, with_vectors=wanted.with_vector)
             return [record.model_dump(mode="json") for record in records]
         raise LookupError(f"{method} {path} is not part of this server")
 

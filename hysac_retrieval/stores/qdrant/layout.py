@@ -137,3 +137,17 @@ def known_keys(name: str) -> Steps[list[ShardKey]]:
     """Return the keys that a collection has shards of."""
     found: models.ShardKeysResponse = yield Ask("list_shard_keys", name)
     return [one.key for one in found.shard_keys or []]
+
+
+def written(name: str, key: ShardKey | None, points: Sequence[Any]) -> Ask:
+    """Ask for points to be written, to the shards of a key if there is one."""
+    return Ask("upsert", name, points, wait=True, **_in(key))
+
+
+def removed(name: str, key: ShardKey | None, ids: Sequence[PointId]) -> Ask:
+    """Ask for points to be removed, from the shards of a key if there is one."""
+    return Ask("delete", name, models.PointIdsList(points=[*ids]), wait=True, **_in(key))
+
+
+def _in(key: ShardKey | None) -> dict[str, Any]:
+    return {} if key is None else {"shard_key_selector": key}

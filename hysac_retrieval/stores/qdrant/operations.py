@@ -26,6 +26,7 @@ from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores import requests, versions
 from hysac_retrieval.stores.amend import Amendment, fitting
 from hysac_retrieval.stores.faults import INDEX_HINT, unfinished
+from hysac_retrieval.stores.qdrant.conditions import needed_features
 from hysac_retrieval.stores.qdrant.forms import Form, Models
 from hysac_retrieval.stores.qdrant.halves import halved
 from hysac_retrieval.stores.qdrant.layout import (
@@ -35,10 +36,12 @@ from hysac_retrieval.stores.qdrant.layout import (
     known_keys,
     layout_of,
     of_copies,
+    removed,
     shard_key_of,
     shard_keys,
     until_shown,
     with_shards,
+    written,
 )
 from hysac_retrieval.stores.qdrant.strict import Limits, limits_of, meets
 from hysac_retrieval.stores.retry import counted
@@ -180,7 +183,7 @@ class Operations:
             keys = [shard_key_of(i, p, layout.shard_by) for i, p in zip(ids, payloads, strict=True)]
             yield from self._make_way(name, ids, keys)
             for key, rows in by_key(range(len(ids)), keys).items():
-                write = partial(_upsert, name, key)
+                write = partial(written, name, key)
                 points = Models().points([ids[row] for row in rows], vectors[rows], [payloads[row] for row in rows])
                 for start in range(0, len(points), UPSERT_CHUNK):
                     yield from halved(points[start : start + UPSERT_CHUNK], write)
@@ -237,6 +240,7 @@ class Operations:
     def query(self, name: str, query: VectorQuery) -> Steps[list[list[StoredPoint]]]:
         if not len(query.vectors):
             return []
+        yield from self._expect_known(query.filter, *(query.filters or ()))
         limits = self._limits.get(name) or (yield from self._limits_of(name))
         if query.shard_key_selector is not None:
             some = requests.query_requests(limits.fitted(query), local=self.local)
@@ -247,6 +251,7 @@ class Operations:
         return [points for answer in answers for points in self._form.found(answer)]
 
     def query_groups(self, name: str, query: VectorQuery, groups: GroupQuery) -> Steps[list[Group]]:
+        yield from self._expect_known(query.filter)
         fitted = (yield from self._limits_of(name)).fitted(query, groups.groups * groups.size)
         asked = requests.group_request(fitted, groups, local=self.local)
         found = requests.read_groups((yield Ask("query_points_groups", name, **asked, **self._reads)))
@@ -271,6 +276,7 @@ class Operations:
         with_vectors: bool | str = False,
         fields: Sequence[str] | None = None,
     ) -> Steps[tuple[list[StoredPoint], PointId | None]]:
+        yield from self._expect_known(filter)
         vector = VECTOR_NAME if with_vectors is True else with_vectors
         limits = yield from self._limits_of(name)
         taken, left = limits.split(filter)
@@ -315,6 +321,7 @@ class Operations:
         return found
 
     def count(self, name: str, filter: models.Filter | None = None) -> Steps[int]:
+        yield from self._expect_known(filter)
         limits = yield from self._limits_of(name)
         if limits.split(filter)[1] is None:
             found: models.CountResult = yield Ask("count", name, count_filter=filter, exact=limits.exact)
@@ -332,7 +339,7 @@ class Operations:
 
     def _delete(self, name: str, placed: Mapping[ShardKey | None, Sequence[PointId]]) -> Steps[None]:
         for key, some in placed.items():
-            yield from halved(some, partial(_removal, name, key))
+            yield from halved(some, partial(removed, name, key))
 
     def optimize(self, name: str) -> Steps[None]:
         """Wait until a server has finished its graph, which it builds on its own; local mode has none."""
@@ -360,11 +367,12 @@ class Operations:
             reply = yield Ask("http.service_api.telemetry", details_level=_TELEMETRY_OF_SHARDS)
         except StoreError:  # a key that may read the collection need not be allowed to read telemetry
             return None
-        for collection in (reply.result.collections.collections if reply.result else None) or []:
-            if isinstance(collection, models.CollectionTelemetry) and collection.id == name:
-                shards = [shard.local for shard in collection.shards or [] if shard.local is not None]
-                return sum((s.vectors_size_bytes or 0) + (s.payloads_size_bytes or 0) for s in shards)
-        return None
+        return requests.read_memory(reply.result, name)
+
+    def _expect_known(self, *filters: models.Filter | None) -> Steps[None]:
+        """Check that the server is new enough for some filters: its own words for what it does not know say little."""
+        for feature in set() if self.local else set().union(*map(needed_features, filters)):
+            feature.require((yield from self.version()))
 
     def _limits_of(self, name: str) -> Steps[Limits]:
         if name not in self._limits:
@@ -386,15 +394,3 @@ class Operations:
 def _exists(name: str) -> CollectionExistsError:
     hint = "Open it, or recreate it (which removes its points)"
     return CollectionExistsError(f"collection {name!r} exists already", hint=hint)
-
-
-def _upsert(name: str, key: ShardKey | None, points: Sequence[Any]) -> Ask:
-    return Ask("upsert", name, points, wait=True, **_in(key))
-
-
-def _removal(name: str, key: ShardKey | None, ids: Sequence[PointId]) -> Ask:
-    return Ask("delete", name, models.PointIdsList(points=[*ids]), wait=True, **_in(key))
-
-
-def _in(key: ShardKey | None) -> dict[str, Any]:
-    return {} if key is None else {"shard_key_selector": key}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from qdrant_client.local.payload_filters import check_filter
 
 from hysac_retrieval.errors import SettingsError, StoreError
 from hysac_retrieval.stores.faults import INDEX_HINT
+from hysac_retrieval.stores.qdrant.conditions import fields, listed
 from hysac_retrieval.stores.types import VECTOR_NAME, StoredPoint, VectorQuery
 
 
@@ -48,25 +49,25 @@ class Limits:
         """
         if self.reads or condition is None or not self._lacks(condition):
             return condition, None
-        parts = {"must": _listed(condition.must), "must_not": _listed(condition.must_not)}
+        parts = {"must": listed(condition.must), "must_not": listed(condition.must_not)}
         taken = {name: [one for one in part if not self._lacks(one)] for name, part in parts.items()}
         left: dict[str, Any] = {name: [one for one in part if self._lacks(one)] for name, part in parts.items()}
         for name, given in (("should", condition.should), ("min_should", condition.min_should)):
             left[name] = given
         return models.Filter(**{name: part or None for name, part in taken.items()}), models.Filter(**left)
 
-    def expect_indexed(self, name: str, fields: Iterable[str]) -> None:
+    def expect_indexed(self, name: str, named: Iterable[str]) -> None:
         """Check that reads of a collection may have conditions on some fields.
 
         Raises:
             StoreError: One of them has no index, and needs one.
         """
-        if not self.reads and (lacking := [field for field in fields if field not in self.indexed]):
+        if not self.reads and (lacking := [field for field in named if field not in self.indexed]):
             what = f"the strict mode of collection {name!r} takes no condition on {lacking[0]!r}, which has no index"
             raise StoreError(what, hint=INDEX_HINT.format(lacking[0]))
 
     def _lacks(self, condition: Any) -> bool:
-        return any(field not in self.indexed for field in _fields(condition))
+        return any(field not in self.indexed for field in fields(condition))
 
     def fitted(self, query: VectorQuery, points: int = 0) -> VectorQuery:
         """Return a query that keeps the limits: fewer candidates, but never fewer points than are wanted.
@@ -100,25 +101,6 @@ def meets(point: StoredPoint, condition: models.Filter) -> bool:
     """Whether a point with its payload meets a condition on that."""
     vectors = {} if point.vector is None else {VECTOR_NAME: True}
     return check_filter(condition, dict(point.payload), point.id, vectors)
-
-
-def _fields(part: Any, below: str = "") -> Iterator[str]:
-    """Payload fields that a condition, or a part of one, names; ids and vectors need no index."""
-    match part:
-        case models.FieldCondition(key=key):
-            yield below + key
-        case models.IsEmptyCondition(is_empty=field) | models.IsNullCondition(is_null=field):
-            yield below + field.key
-        case models.NestedCondition(nested=nested):
-            yield from _fields(nested.filter, f"{below}{nested.key.removesuffix('[]')}[].")
-        case models.Filter():
-            some = part.min_should.conditions if part.min_should else []
-            for one in (*_listed(part.must), *_listed(part.must_not), *_listed(part.should), *some):
-                yield from _fields(one, below)
-
-
-def _listed(part: Any) -> list[Any]:
-    return part if isinstance(part, list) else [] if part is None else [part]
 
 
 def limits_of(info: models.CollectionInfo) -> Limits:
