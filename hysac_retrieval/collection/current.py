@@ -84,8 +84,9 @@ class Current:
         for _ in range(_MOST_REPLACED):
             try:
                 return (yield from begin(self.collection))
-            except ReplacedError as found:
-                self._adopt(found.collection)
+            except ReplacedError as error:
+                found = error.collection
+            self._adopt(found)  # outside, so that its error does not show the whole of the metadata as its context
         raise StoreError(f"collection {self.collection.asked!r} is replaced again and again")
 
     def refresh(self) -> Steps[bool]:

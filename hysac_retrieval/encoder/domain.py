@@ -33,11 +33,11 @@ class Domain:
 
     def remark(self, model: str, pictures: int) -> str:
         """Say that so many pictures are unlike what the model knows, and what can be done."""
-        these = "this picture is" if pictures == 1 else f"these {pictures:,} pictures are"
+        these = f"{pictures:,} picture{' is' if pictures == 1 else 's are'}"
         known = f" ({self.name})" if self.name else ""
         return (
-            f"{these} unlike anything {model} knows{known}: their scores, and what is found among them, mean nothing. "
-            "Fit a model to your encoder: hysac fit"
+            f"{these} unlike anything {model} knows{known}: scores of such pictures, and what is found among them, "
+            "mean nothing. Fit a model to your encoder: hysac fit"
         )
 
     def marked(self, modality: Modality, items: Sequence[Views], judged: Sequence[Judged]) -> list[Judged]:

@@ -100,5 +100,5 @@ def _too_loose(named: str, most: str) -> SettingsError:
     return SettingsError(
         f"threshold is {named}; it may only be stricter than {most}, the loosest that the model's calibration and the "
         "engine's policy allow",
-        hint="Ask for results beyond it with safe=False",
+        hint="Ask for results beyond it with safe=False (--unsafe)",
     )

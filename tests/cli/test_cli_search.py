@@ -173,7 +173,7 @@ def test_explain_prints_a_table_and_draws(run: Run, photos: Photos, tmp_path: Pa
         (("lost.png",), 1, "Give --text"),
         (("lost.png", "--image"), 1, "does not exist"),
         (("",), 1, "empty"),
-        (("a dog", "--threshold", "0.9"), 2, "threshold"),
+        (("a dog", "--threshold", "0.9"), 2, "--unsafe"),
         (("a dog", "--limit", "0"), 2, "--limit"),
         (("a dog", "--filter", "{"), 2, "not JSON"),
         (("a dog", "--filter", "[]"), 2, "JSON object"),
