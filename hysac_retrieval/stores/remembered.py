@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 from qdrant_client import models
 
+from hysac_retrieval.errors import SettingsError
+
 T = TypeVar("T")
 _MOST = 64
 
@@ -23,11 +25,21 @@ class Remembered(Generic[T]):
         self._known: dict[int, tuple[models.Filter, T]] = {}
 
     def __call__(self, filter: models.Filter) -> T:
-        """Return the form of a filter."""
+        """Return the form of a filter.
+
+        Raises:
+            SettingsError: It has none, as texts that are not Unicode have no JSON and numbers of 65 bits no message.
+        """
         known = self._known.get(id(filter))
         if known is not None and known[0] is filter:  # the reference keeps its id from being given to another
             return known[1]
-        form = self._translate(filter)
+        try:
+            form = self._translate(filter)
+        except SettingsError:
+            raise
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            hint = "Its texts must be Unicode, and its integers of 64 bits"
+            raise SettingsError(f"the filter cannot be sent: {error}", hint=hint) from error
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[id(filter)] = (filter, form)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from support.spaces import match
 from hysac_retrieval.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
+    HysacError,
     NotACollectionError,
     SettingsError,
     StorageLockedError,
@@ -53,6 +55,26 @@ def test_a_collection_is_made_described_and_dropped(store: Store) -> None:
         store.open("c")
     store.create("c", SPEC)
     assert store.count("c") == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        match("k", "\ud800"),
+        match("k\ud800", 1),
+        models.FieldCondition(key="k", match=models.MatchAny(any=["a", "\ud800"])),
+        models.Filter(must_not=[models.Filter(must=[match("k", "\udfff")])]),
+        match("k", 2**63),
+        match("k", -(2**63) - 1),
+        models.HasIdCondition(has_id=[2**64]),
+    ],
+)
+def test_a_condition_that_cannot_be_sent_is_named_or_met_by_nothing(store: Store, wrong: models.Condition) -> None:
+    store.create("c", SPEC)
+    store.upsert("c", [1], rows(0.1), [{"k": 1}])
+    query = VectorQuery(rows(1.0), limit=2, filter=models.Filter(must=[wrong, match("k", 2)]))
+    with suppress(HysacError):
+        assert store.query("c", query) == [[]]
 
 
 def test_points_are_written_replaced_searched_and_removed(store: Store) -> None:
