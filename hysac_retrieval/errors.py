@@ -201,6 +201,12 @@ class ForkedError(HysacError, RuntimeError):
     """An engine, a store or an encoder was opened before a fork and is used in the process that was forked."""
 
 
+MORE_RESOURCES = (
+    "Raise the limits of this process (ulimit -v for memory, -u for threads, -n for files), or of its container"
+)
+"""What mends a shortage that native code has met with."""
+
+
 class ResourceError(HysacError, RuntimeError):
     """The system gives this process no more threads or memory."""
 

@@ -118,9 +118,8 @@ class DeviceOptions:
         except Exception as error:  # the C++ side has no usable hierarchy
             if asked[0][0] != _CPU and any(sign in str(error) for sign in ("CUDA", "TensorRT", "libnv", "cudnn")):
                 raise _not_started(self.device, str(error)) from error
-            raise BundleFormatError(
-                f"ONNX Runtime cannot load {path}: {error}", hint="Export the bundle again"
-            ) from error
+            hint = "Export the bundle again; if memory has run out, give this process more"
+            raise BundleFormatError(f"ONNX Runtime cannot load {path}: {error}", hint=hint) from error
         started = session.get_providers()
         if asked[0][0] not in started:
             if self.device != "auto":

@@ -12,7 +12,7 @@ import mmap
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from hysac_retrieval.errors import BundleFormatError
+from hysac_retrieval.errors import MORE_RESOURCES, BundleFormatError, ResourceError
 
 _AGAIN = "Export the bundle again"
 
@@ -39,6 +39,7 @@ def expect_listed(path: Path, listed: Collection[str]) -> None:
 
     Raises:
         BundleFormatError: It takes them from elsewhere, or the file is no ONNX graph.
+        ResourceError: There is no memory to map it, or no further file may be open.
     """
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -47,9 +48,11 @@ def expect_listed(path: Path, listed: Collection[str]) -> None:
                 if where not in listed:
                     what = f"{path} takes weights from {where!r}, which the manifest does not list"
                     raise BundleFormatError(what, hint=_AGAIN)
-    except (ValueError, IndexError, OSError) as error:
-        if isinstance(error, BundleFormatError):
-            raise
+    except BundleFormatError:
+        raise
+    except OSError as error:  # its checksum was taken, so it can be read
+        raise ResourceError(f"cannot map {path}: {error}", hint=MORE_RESOURCES) from error
+    except (ValueError, IndexError) as error:
         raise BundleFormatError(f"cannot load {path}, which is no ONNX graph: {error}", hint=_AGAIN) from error
 
 

@@ -15,7 +15,7 @@ from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.encoder.lexicon import Lexicon
 from hysac_retrieval.encoder.readings import readings
 from hysac_retrieval.encoder.windows import STRETCH, Windows, overlapping, stretches
-from hysac_retrieval.errors import BundleFormatError, TextError
+from hysac_retrieval.errors import MORE_RESOURCES, BundleFormatError, ResourceError, TextError
 
 _LARGEST = 2**28  # bytes of a tokenizer
 _FROM_NOWHERE = "\U000f0000"  # a character that is in no vocabulary
@@ -188,6 +188,8 @@ class TextTokenizer:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # the Rust side, of a vocabulary that lacks what its model asks for
+            if "ThreadPoolBuildError" in str(error):
+                raise ResourceError(f"the tokenizer gets no threads: {error}", hint=MORE_RESOURCES) from error
             raise BundleFormatError(f"{self.spec.tokenizer} fails: {error}", hint="Export the bundle again") from error
 
 

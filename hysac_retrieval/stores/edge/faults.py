@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hysac_retrieval.errors import HysacError, StorageFullError, StorageLockedError, StoreError
+from hysac_retrieval.errors import MORE_RESOURCES, HysacError, StorageFullError, StorageLockedError, StoreError
 
 _FULL = ("No space left", "Not enough space", "File too large", "Disk quota exceeded")
 _DAMAGED = ("Can't read WAL", "Failed to deserialize payload")
+_SHORT = ("Cannot allocate memory", "Resource temporarily unavailable", "Too many open files")
 _READ_ONLY = ("Permission denied", "Read-only file system")
 
 
@@ -41,6 +42,8 @@ def failed(name: str, what: str) -> StoreError:
         return StoreError(
             message, hint="Rebuild it from what can be read: hysac doctor --repair --location … --collection …"
         )
+    if any(sign in what for sign in _SHORT):
+        return StoreError(message, hint=MORE_RESOURCES)
     if any(sign in what for sign in _READ_ONLY):
         return StoreError(
             message,
