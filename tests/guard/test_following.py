@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from qdrant_client import QdrantClient, models
+from support.awaited import KINDS, guards
 from support.qdrant_server import QDRANT, own_or_local
 from support.spaces import CURVATURE, DIM, profile, random_points
 
-from hysac_retrieval import AsyncSafeQdrantClient, Guard, Index, SafeQdrantClient
+from hysac_retrieval import Guard, Index, SafeQdrantClient
 from hysac_retrieval.collection import watch
 from hysac_retrieval.collection.rescore import rescore
 from hysac_retrieval.errors import SettingsError
@@ -59,6 +60,13 @@ def client(request: pytest.FixtureRequest) -> Iterator[QdrantClient]:
         yield made
 
 
+@pytest.fixture(params=KINDS)
+def guarded(request: pytest.FixtureRequest, client: QdrantClient) -> Iterator[Callable[..., Any]]:
+    """Makes guards of the client, blocking ones or asynchronous ones."""
+    with guards(request.param, client) as (_, made):
+        yield made
+
+
 def truth(client: QdrantClient) -> list[int]:
     return sorted(hit.id for hit in Index.open("points", client=client).query(POINTS[0], limit=N))  # type: ignore[misc]
 
@@ -66,11 +74,15 @@ def truth(client: QdrantClient) -> list[int]:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
 def test_every_method_goes_on_after_a_rescore(
-    client: QdrantClient, method: str, threshold: float, caplog: pytest.LogCaptureFixture
+    client: QdrantClient,
+    guarded: Callable[..., Any],
+    method: str,
+    threshold: float,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     index, ask = make(client, "points"), METHODS[method]
     safe_ids[:] = truth(client)[:1]
-    safe = SafeQdrantClient(client)
+    safe = guarded()
     ask(safe, vector(index))
     rescore(Index.open("points", client=client), profile(threshold), fingerprint=MODEL[:16] + "c" * 16)
     safe_ids[:] = truth(client)[:1]
@@ -78,17 +90,17 @@ def test_every_method_goes_on_after_a_rescore(
     caplog.set_level(logging.WARNING, "hysac_retrieval.guard")
     answer = ask(safe, vector(index))
     assert answer
-    assert answer == ask(SafeQdrantClient(client), vector(index))
+    assert answer == ask(guarded(), vector(index))
     assert [record.message for record in caplog.records if "goes on with" in record.message]
     assert sorted(point.id for point in safe.scroll("points", limit=N)[0]) == truth(client)
 
 
-def test_a_moved_alias_is_followed_to_another_model(client: QdrantClient) -> None:
+def test_a_moved_alias_is_followed_to_another_model(client: QdrantClient, guarded: Callable[..., Any]) -> None:
     make(client, "blue")
     make(client, "green", "b" * 32, threshold=0.2)
     new = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name="blue", alias_name="points"))
     client.update_collection_aliases([new])
-    safe = SafeQdrantClient(client)
+    safe = guarded()
     before = safe.count("points").count
     gone = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="points"))
     new = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name="green", alias_name="points"))
@@ -97,20 +109,11 @@ def test_a_moved_alias_is_followed_to_another_model(client: QdrantClient) -> Non
     assert safe.count("points").count == len(truth(client))
 
 
-async def test_the_asynchronous_client_follows_as_well() -> None:
-    sync, client = QdrantClient(":memory:"), AsyncQdrantClient(":memory:")
-    client._client.collections = sync._client.collections  # type: ignore[attr-defined]
-    make(sync, "points")
-    safe = AsyncSafeQdrantClient(client)
-    await safe.count("points")
-    rescore(Index.open("points", client=sync), profile(0.2), fingerprint=MODEL[:16] + "c" * 16)
-    assert (await safe.count("points")).count == len(truth(sync)) > 0
-    sync.close()
-
-
-def test_a_calibration_that_the_policy_is_too_loose_for_is_an_error_and_shows_nothing(client: QdrantClient) -> None:
+def test_a_calibration_that_the_policy_is_too_loose_for_is_an_error_and_shows_nothing(
+    client: QdrantClient, guarded: Callable[..., Any]
+) -> None:
     make(client, "points", threshold=0.8)
-    safe = SafeQdrantClient(client, SafetyPolicy(threshold=0.7))
+    safe = guarded(SafetyPolicy(threshold=0.7))
     assert safe.count("points").count
     rescore(Index.open("points", client=client), profile(0.2), fingerprint=MODEL[:16] + "c" * 16)
     for _ in range(2):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from qdrant_client import AsyncQdrantClient, QdrantClient, grpc, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 from support.applications import NAME, SIZE, TEXTS, application, vector
+from support.awaited import KINDS, guards
 from support.hostile import allowed, counted, fill, modest, payloads, user_filters
 from support.qdrant_server import QDRANT
 from support.rest_server import rest_server
@@ -124,6 +125,13 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def client_of(index: Index) -> QdrantClient:
     client: QdrantClient = index.store.client  # type: ignore[attr-defined]
     return client
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def guarded(request: pytest.FixtureRequest, index: Index) -> Iterator[Callable[..., Any]]:
+    """Makes guards of the index's client, blocking ones or asynchronous ones."""
+    with guards(request.param, client_of(index)) as (_, made):
+        yield made
 
 
 def nested(point: list[float], user: models.Filter | None, some: list[int]) -> models.Prefetch:
@@ -267,10 +275,11 @@ def test_no_method_returns_an_unsafe_point(
     user: models.Filter | None,
     some: list[int],
     threshold: float | None,
+    guarded: Callable[..., Any],
 ) -> None:
     there = fill(index, rows, seed)
     own, bound = index.metadata.fingerprint, 0.5 if threshold is None else threshold
-    safe = SafeQdrantClient(client_of(index), SafetyPolicy(threshold=threshold))
+    safe = guarded(SafetyPolicy(threshold=threshold))
     stored = index.collection.lift.lift_query(random_points(1, seed + 1))[0].tolist()
     made_of = {"by id": some[:1], "discover": some[:1], "context": some[:1], "recommend": [some[0], some[-1]]}
     for label in REQUESTS:
@@ -285,11 +294,16 @@ def test_no_method_returns_an_unsafe_point(
 @modest
 @given(rows=hostile_rows, seed=st.integers(0, 1000), user=users, threshold=st.floats(0, 0.5))
 def test_counts_are_of_safe_points(
-    index: Index, rows: list[dict[str, Any] | None], seed: int, user: models.Filter | None, threshold: float
+    index: Index,
+    guarded: Callable[..., Any],
+    rows: list[dict[str, Any] | None],
+    seed: int,
+    user: models.Filter | None,
+    threshold: float,
 ) -> None:
     there = fill(index, rows, seed)
     own = index.metadata.fingerprint
-    safe = SafeQdrantClient(client_of(index), SafetyPolicy(threshold=threshold))
+    safe = guarded(SafetyPolicy(threshold=threshold))
     good = [payload for _, payload in there.values() if counted(payload, threshold, own)]
     assert safe.count("points").count == len(good)
     assert safe.count("points", user).count <= len(good)
@@ -327,11 +341,13 @@ def test_a_filter_that_was_handed_out_can_be_changed_without_changing_any_other(
 
 @modest
 @given(rows=hostile_rows, seed=st.integers(0, 1000), some=some_ids)
-def test_safe_points_are_returned(index: Index, rows: list[dict[str, Any] | None], seed: int, some: list[int]) -> None:
+def test_safe_points_are_returned(
+    index: Index, guarded: Callable[..., Any], rows: list[dict[str, Any] | None], seed: int, some: list[int]
+) -> None:
     there = fill(index, rows, seed)
     own = index.metadata.fingerprint
     good = {row for row, (_, payload) in there.items() if allowed(payload, 0.5, own)}
-    safe = SafeQdrantClient(client_of(index))
+    safe = guarded()
     point = index.collection.lift.lift_query(random_points(1, seed + 1))[0].tolist()
     for label in ("nearest", "fusion", "rescoring", "batch", "groups", "scroll", "matrix of offsets"):
         if label != "matrix of offsets" or len(good) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient
+from support.awaited import KINDS, guards
 from support.hostile import allowed, fill, held_to, modest, numbers, payloads
 from support.qdrant_server import QDRANT
 from support.spaces import index_on, profile, random_points
 
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.guard import Guard, SafeQdrantClient
+from hysac_retrieval.guard import Guard
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.types import Thresholds
 
@@ -35,14 +36,25 @@ def client_of(index: Index) -> QdrantClient:
     return client
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def guarded(request: pytest.FixtureRequest, index: Index) -> Iterator[Callable[..., Any]]:
+    """Makes guards of the index's client, blocking ones or asynchronous ones."""
+    with guards(request.param, client_of(index)) as (_, made):
+        yield made
+
+
 @modest
 @given(rows=st.lists(payloads(), min_size=1, max_size=30), seed=st.integers(0, 1000), policy=policies)
 def test_no_method_hands_on_a_point_above_the_threshold_of_its_modality(
-    index: Index, rows: list[dict[str, Any] | None], seed: int, policy: dict[Any, float]
+    index: Index,
+    guarded: Callable[..., Any],
+    rows: list[dict[str, Any] | None],
+    seed: int,
+    policy: dict[Any, float],
 ) -> None:
     there, own = fill(index, rows, seed), index.metadata.fingerprint
     bound = Thresholds(policy.get("text", CALIBRATED.text), policy.get("image", CALIBRATED.image))
-    safe = SafeQdrantClient(client_of(index), SafetyPolicy(threshold=policy or None))
+    safe = guarded(SafetyPolicy(threshold=policy or None))
     point = index.collection.lift.lift_query(random_points(1, seed))[0].tolist()
     good = {i for i, (_, payload) in there.items() if allowed(payload, bound, own)}
     assert {record.id for record in safe.scroll("points", limit=50)[0]} == good

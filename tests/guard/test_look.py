@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import pytest
 from httpx import Headers
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
+from support.awaited import KINDS, guards
 from support.qdrant_server import QDRANT
 from support.spaces import CURVATURE, DIM, index_on, profile, random_points
 
-from hysac_retrieval import Guard, SafeQdrantClient
+from hysac_retrieval import Guard
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.errors import NotACollectionError, PointNotFoundError
 from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy
@@ -39,9 +40,19 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
         yield made
 
 
+Made = tuple[Any, Callable[..., Any]]
+
+
+@pytest.fixture(params=KINDS)
+def both(request: pytest.FixtureRequest, index: Index) -> Iterator[Made]:
+    """The client that guards ask, a blocking one or an asynchronous one, and what makes guards of it."""
+    with guards(request.param, index.store.client) as made:  # type: ignore[attr-defined]
+        yield made
+
+
 @pytest.fixture
-def safe(index: Index) -> SafeQdrantClient:
-    return SafeQdrantClient(index.store.client)  # type: ignore[attr-defined]
+def safe(both: Made) -> Any:
+    return both[1]()
 
 
 def vector(index: Index) -> list[float]:
@@ -49,7 +60,7 @@ def vector(index: Index) -> list[float]:
     return found
 
 
-def test_a_list_in_place_of_a_value_is_not_handed_on(safe: SafeQdrantClient, index: Index) -> None:
+def test_a_list_in_place_of_a_value_is_not_handed_on(safe: Any, index: Index) -> None:
     point = vector(index)
     assert [p.id for p in safe.scroll("points", limit=99)[0]] == SAFE
     assert [p.id for p in safe.retrieve("points", [*ODD, 1])] == [1]
@@ -66,7 +77,7 @@ def test_a_list_in_place_of_a_value_is_not_handed_on(safe: SafeQdrantClient, ind
             safe.query_points("points", identity, using="hysac")
 
 
-def test_what_falls_away_leaves_no_gap(safe: SafeQdrantClient, index: Index) -> None:
+def test_what_falls_away_leaves_no_gap(safe: Any, index: Index) -> None:
     point = vector(index)
     everything = safe.query_points("points", point, using="hysac", limit=99).points
     for limit in range(1, 7):
@@ -77,7 +88,7 @@ def test_what_falls_away_leaves_no_gap(safe: SafeQdrantClient, index: Index) -> 
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 9])
-def test_pages_go_on_to_the_end_and_begin_with_a_safe_point(safe: SafeQdrantClient, index: Index, limit: int) -> None:
+def test_pages_go_on_to_the_end_and_begin_with_a_safe_point(safe: Any, index: Index, limit: int) -> None:
     lifted = index.collection.lift.lift(random_points(3, seed=8, low=1.5, high=1.6))
     odd = index.store.retrieve("points", [21])[0].payload
     index.store.upsert("points", [0, 7, 8], lifted, [odd] * 3)
@@ -102,9 +113,9 @@ class _Refusal(grpc.RpcError):  # type: ignore[misc]
 @pytest.mark.parametrize("over", ["REST", "gRPC"])
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 9])
 def test_strict_mode_that_allows_what_is_asked_for_is_enough(
-    safe: SafeQdrantClient, index: Index, limit: int, over: str, monkeypatch: pytest.MonkeyPatch
+    both: Made, safe: Any, limit: int, over: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = index.store.client.scroll  # type: ignore[attr-defined]
+    plain = both[0].scroll
 
     def strict(*args: Any, **kwargs: Any) -> Any:
         if kwargs["limit"] > limit:
@@ -112,7 +123,7 @@ def test_strict_mode_that_allows_what_is_asked_for_is_enough(
             raise _Refusal if over == "gRPC" else UnexpectedResponse(400, "Bad Request", content, Headers())
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(index.store.client, "scroll", strict)  # type: ignore[attr-defined]
+    monkeypatch.setattr(both[0], "scroll", strict)
     seen: list[Any] = []
     offset = None
     while True:
@@ -152,10 +163,10 @@ def bare(reply: Any) -> str:
 
 @pytest.mark.parametrize("shown", SELECTIONS, ids=str)
 @pytest.mark.parametrize("key", ["meta.label", "k", "title"])
-def test_a_caller_sees_of_a_payload_what_it_asked_for(index: Index, shown: Any, key: str) -> None:
+def test_a_caller_sees_of_a_payload_what_it_asked_for(index: Index, both: Made, shown: Any, key: str) -> None:
     client: QdrantClient = index.store.client  # type: ignore[attr-defined]
     rule = LabelRule(key, deny=("weapon",) if key != "k" else (9,))
-    safe, point = SafeQdrantClient(client, SafetyPolicy(rules=(rule,))), vector(index)
+    safe, point = both[1](SafetyPolicy(rules=(rule,))), vector(index)
     only = models.Filter(must=[models.HasIdCondition(has_id=[*SAFE])])
     wanted = client.scroll("points", only, with_payload=shown)[0]
     assert bare(safe.scroll("points", with_payload=shown)[0]) == bare(wanted)
@@ -169,11 +180,11 @@ def test_a_caller_sees_of_a_payload_what_it_asked_for(index: Index, shown: Any, 
     assert bare(safe.query_points_groups("points", **groups)) == bare(client.query_points_groups("points", **groups))
 
 
-def test_a_rule_is_held_to_the_payload_too(index: Index) -> None:
+def test_a_rule_is_held_to_the_payload_too(index: Index, both: Made) -> None:
     """An index holds labels of one type, so that an engine may not see the others of a list."""
     client: QdrantClient = index.store.client  # type: ignore[attr-defined]
     rule = LabelRule("meta.label", allow=("a",))
-    safe = SafeQdrantClient(client, SafetyPolicy(rules=(rule,)))
+    safe = both[1](SafetyPolicy(rules=(rule,)))
     client.set_payload("points", {"label": ["a", 1.5]}, [1], key="meta")
     client.set_payload("points", {"label": "b"}, [2], key="meta")
     assert [record.id for record in safe.scroll("points")[0]] == SAFE[2:]
@@ -199,7 +210,7 @@ def two(index: Index) -> Iterator[Index]:
 
 
 @pytest.mark.parametrize("place", ["points", "same", "other", "else"])
-def test_examples_may_be_looked_up_in_any_guarded_collection(safe: SafeQdrantClient, two: Index, place: str) -> None:
+def test_examples_may_be_looked_up_in_any_guarded_collection(safe: Any, two: Index, place: str) -> None:
     client: QdrantClient = two.store.client  # type: ignore[attr-defined]
     only = models.Filter(must=[models.HasIdCondition(has_id=[*SAFE])])
     for there in (models.LookupLocation(collection=place), {"collection": place, "vector": "hysac"}):
@@ -214,7 +225,7 @@ def test_examples_may_be_looked_up_in_any_guarded_collection(safe: SafeQdrantCli
         safe.query_points("points", vector(two), using="hysac", prefetch=inner)
 
 
-def test_examples_of_a_collection_without_scores_are_refused(safe: SafeQdrantClient, two: Index) -> None:
+def test_examples_of_a_collection_without_scores_are_refused(safe: Any, two: Index) -> None:
     with pytest.raises(NotACollectionError):
         safe.query_points("points", 1, using="hysac", lookup_from=models.LookupLocation(collection="bare"))
     with pytest.raises(NotACollectionError):
@@ -222,7 +233,7 @@ def test_examples_of_a_collection_without_scores_are_refused(safe: SafeQdrantCli
 
 
 @pytest.mark.parametrize("place", ["other", "else"])
-def test_groups_show_what_is_safe_in_the_collection_looked_up(safe: SafeQdrantClient, two: Index, place: str) -> None:
+def test_groups_show_what_is_safe_in_the_collection_looked_up(safe: Any, two: Index, place: str) -> None:
     for lookup in (place, models.WithLookup(collection=place, with_payload=["name"]), {"collection": place}):
         groups = safe.query_points_groups("points", "meta.n", vector(two), using="hysac", with_lookup=lookup).groups
         found = {group.id: group.lookup for group in groups}

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
+from support.awaited import KINDS, guards
 from support.grpc_server import grpc_server
 from support.hostile import allowed, modest, numbers
 from support.qdrant_server import QDRANT
@@ -18,7 +19,7 @@ from support.rest_server import rest_server
 from support.spaces import CURVATURE, DIM, index_on, profile, random_points
 from support.writing import GOOD, N, Operation, by_client, by_shard, named, operations
 
-from hysac_retrieval import SafeQdrantClient, SafeSearch, SafetyPolicy
+from hysac_retrieval import SafeSearch, SafetyPolicy
 from hysac_retrieval.collection.index import Index
 
 pytestmark = pytest.mark.slow
@@ -103,11 +104,13 @@ def test_every_read_agrees_with_the_payloads(index: Index, written: list[Operati
         assert index.info().safe == sum(counted(payload, own) for payload in there.values())
     if client is None:
         return
-    guard = SafeQdrantClient(client)
-    for label, read in READS.items():
-        assert {point.id for point in read(guard, index.name, vectors[0])} == safe, label
-    if precise:
-        assert guard.count(index.name).count == sum(counted(payload, own) for payload in there.values())
+    for kind in KINDS:
+        with guards(kind, client) as (_, made):
+            guard = made()
+            for label, read in READS.items():
+                assert {point.id for point in read(guard, index.name, vectors[0])} == safe, (kind, label)
+            if precise:
+                assert guard.count(index.name).count == sum(counted(payload, own) for payload in there.values())
 
 
 def _rebuilt(written: list[Operation]) -> bool:
