@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.ingest import FailedItem
     from hysac_retrieval.safety.profile import SafetyProfile
 
 FAILED_ITEMS = 3
 """Exit code of a command that finished although some items failed."""
+
+_SHOWN = 10  # failed items that are named
 
 
 _NO_MEMORY = "the memory that this process may use is too small\nHint: Raise its limit (ulimit -v, that of a container)"
@@ -84,6 +87,14 @@ def read_json(path: Path) -> Any:
 def warn(message: str, style: str = "yellow") -> None:
     """Print, on stderr, what must not be overlooked."""
     console(stderr=True).print(message, style=style, soft_wrap=True)
+
+
+def tell_failed(failed: Sequence[FailedItem], as_json: bool) -> None:
+    """Print on stderr which items failed, unless the result is JSON and has them."""
+    if failed and not as_json:
+        warn(f"{len(failed)} failed:")
+        for one in failed[:_SHOWN]:
+            warn(f"  {one.item}: {one.error}")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import Command, print_json
+from hysac_retrieval.cli.common import FAILED_ITEMS, Command, print_json, tell_failed
 from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import Place, gathered, json_option, place_options
 from hysac_retrieval.cli.terminal import console
@@ -17,15 +17,21 @@ from hysac_retrieval.errors import MissingExtraError, SettingsError
 if TYPE_CHECKING:
     from hysac_export.data.split import Stages
     from hysac_export.fit.encoders.base import VectorEncoder
+    from hysac_export.fit.labels.notes import Notes
     from hysac_export.fit.run import Fitted
     from hysac_export.fit.scores import Labelled
+    from hysac_retrieval.ingest import FailedItem
 
+_FOLDER = "Folder of labels, of `hysac label` or where --label-with keeps its own  [default there: OUT-labels]"
 _label_options = gathered(
     "labels",
     dict,
     click.option("--policy", metavar="NAME|FILE", multiple=True, help="Policy in words: general, school, workplace."),
     click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times."),
     click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise."),
+    click.option("--labels", "folder", metavar="DIR", type=click.Path(path_type=Path), help=_FOLDER),
+    click.option("--label-with", metavar="DETECTOR", help="Detector: opennsfw, nudenet or module:function."),
+    click.option("--pictures", multiple=True, metavar="SOURCE", help="Pictures for it to label; repeatable."),
     click.option("--vector", metavar="NAME", help="Vector of --from-collection; '' for one without a name."),
     click.option("--label-field", metavar="FIELD", help="Payload field of --from-collection with the label."),
     click.option("--unsafe-value", multiple=True, metavar="TEXT", help="Value of it that means unsafe."),
@@ -59,7 +65,10 @@ _label_options = gathered(
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the cross-validation.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @json_option
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     encoder: str | None,
     out: Path,
     labels: dict[str, Any],
@@ -77,8 +86,12 @@ def command(
     what is safe is ranked as the encoder ranks it; its score alone decides how far from the origin it lies.
 
     Labels come from a policy in words, from samples (folders of images, text files, tables, as `hysac index` takes
-    them), from the points of a collection, or from all of these together. About 100 of each kind make a start. Without
-    an encoder the labels are those of a collection, and the head is all that the bundle holds.
+    them), from a person (`hysac label`), from a detector, from the points of a collection, or from all of these
+    together. About 100 of each kind make a start. Without an encoder the labels are those of a collection, and the head
+    is all that the bundle holds.
+
+    A detector labels pictures of your own; what it is not sure of stays without a label. Its labels are kept as they
+    come, so that a run that ended in the middle goes on, and what a person has labelled stays as it is.
 
     What the fit is good for is printed and written to report.html in the bundle, from cross-validation: nothing is
     judged on what it was fitted to.
@@ -86,6 +99,7 @@ def command(
     \b
     hysac fit --encoder sentence-transformers:all-MiniLM-L6-v2 --policy general --out fitted
     hysac fit --encoder open_clip:ViT-B-32/laion2b_s34b_b79k --safe safe/ --unsafe unsafe/ --out fitted
+    hysac fit --encoder fastembed:Qdrant/clip-ViT-B-32 --label-with opennsfw --pictures photos/ --out fitted
     hysac fit --from-collection photos --vector clip --label-field nsfw --url http://localhost:6333 --out fitted
     hysac-index attach --collection photos --from-vector clip --model fitted --url http://localhost:6333
     """
@@ -99,28 +113,35 @@ def command(
     from hysac_export.fit.run import fit_bundle
 
     _expect_labels(labels, place, encoder)
+    if labels["label_with"]:
+        labels["folder"] = labels["folder"] or out.with_name(f"{out.resolve().name}-labels")
     check_target(out, rest["overwrite"])
     wanted = Wanted(max_miss, max_lost)
     with stages() as stage:
         opened = None if encoder is None else open_encoder(encoder)
-        examples, told = _gather(labels, place, opened, stage)
+        examples, told, failed = _gather(labels, place, opened, stage)
         options = FitOptions(
             name=name or out.resolve().name, labels=told, wanted=wanted, with_encoder=not vectors, **rest
         )
         fitted = fit_bundle(examples, out, options, stage, opened)
     if as_json:
-        print_json(fitted.to_dict())
+        print_json(fitted.to_dict() | {"failed": [{"item": one.item, "error": one.error} for one in failed]})
     else:
         _show(fitted)
+    tell_failed(failed, as_json)
+    if failed:
+        ctx.exit(FAILED_ITEMS)
 
 
 def _expect_labels(labels: dict[str, Any], place: Place, encoder: str | None) -> None:
     """Raise `SettingsError` if there is nothing to fit to, before an encoder is loaded."""
-    texts = any(labels[name] for name in ("policy", "safe", "unsafe"))
+    texts = any(labels[name] for name in ("policy", "safe", "unsafe", "folder", "label_with"))
+    if bool(labels["label_with"]) != bool(labels["pictures"]):
+        raise SettingsError("a detector needs pictures, and pictures one", hint="Give --label-with and --pictures")
     if encoder is None and (texts or not place.collection):
         raise SettingsError("there is no encoder", hint="Name one by --encoder, or take vectors by --from-collection")
     if not texts and not place.collection:
-        what = "Give --policy general, samples by --safe and --unsafe, or points by --from-collection"
+        what = "Give --policy general, samples by --safe and --unsafe, --labels, or points by --from-collection"
         raise SettingsError("there are no labels", hint=what)
     if place.collection and (labels["vector"] is None or labels["label_field"] is None):
         message = "it is not known which vectors of the collection to take, and which field says what is unsafe"
@@ -129,9 +150,11 @@ def _expect_labels(labels: dict[str, Any], place: Place, encoder: str | None) ->
 
 def _gather(
     labels: dict[str, Any], place: Place, encoder: VectorEncoder | None, stage: Stages
-) -> tuple[dict[Any, Labelled], str]:
-    """Return labelled examples by modality, and what they are in words."""
+) -> tuple[dict[Any, Labelled], str, list[FailedItem]]:
+    """Return labelled examples by modality, what they are in words, and the items that could not be labelled."""
+    from hysac_export.fit.encoders.base import no_modality
     from hysac_export.fit.labels.encoded import policy_examples, sampled_examples
+    from hysac_export.fit.labels.notes import Notes
     from hysac_export.fit.policy import read_policy
     from hysac_export.fit.scores import joined
 
@@ -142,16 +165,45 @@ def _gather(
         assert encoder is not None
         found.append(("text", policy_examples(policy, encoder, progress=stage(f"Encoding policy {name}", None))))
         told.append(f"policy {policy.name}")
-    if labels["safe"] or labels["unsafe"]:
+    safe, unsafe = [*labels["safe"]], [*labels["unsafe"]]
+    failed: list[FailedItem] = []
+    if labels["folder"]:
+        notes = Notes(labels["folder"])
+        if labels["label_with"]:
+            assert encoder is not None
+            if "image" not in encoder.modalities:
+                raise no_modality(encoder.name, "image")
+            words, failed = _detected(labels, notes, stage)
+            told.append(words)
+        kept = notes.samples()
+        if not any(kept):
+            raise SettingsError(f"there are no labels in {notes.folder}", hint="Make some: hysac label")
+        safe, unsafe = safe + kept[0], unsafe + kept[1]
+    if safe or unsafe:
         assert encoder is not None
-        samples = sampled_examples(labels["safe"], labels["unsafe"], encoder, stage("Encoding samples", None))
+        samples = sampled_examples(safe, unsafe, encoder, stage("Encoding samples", None))
         found += samples.items()
         told += [f"{len(part)} {modality} samples" for modality, part in samples.items()]
     if place.collection:
         part = _of_collection(labels, place, stage)
         found.append((labels["modality"], part))
         told.append(f"{len(part)} points of collection {place.collection}")
-    return joined(found), ", ".join(told)
+    return joined(found), ", ".join(told), failed
+
+
+def _detected(labels: dict[str, Any], notes: Notes, stage: Stages) -> tuple[str, list[FailedItem]]:
+    """Have a detector label pictures; return what it did in words, and what failed."""
+    from hysac_export.fit.labels.detected import label_pictures
+    from hysac_retrieval.encoder.detectors import open_detector
+
+    detector = open_detector(labels["label_with"])
+    done = label_pictures(labels["pictures"], detector, notes, stage(f"Labelling with {detector.name}", None))
+    click.echo(f"{detector.name}: {done.unsafe} unsafe, {done.safe} safe, {done.unsure} left without a label", err=True)
+    licence = f" ({detector.licence})" if detector.licence else ""
+    return (
+        f"pictures labelled by {detector.name}{licence}: the figures say how far the head agrees with it",
+        done.failed,
+    )
 
 
 def _of_collection(labels: dict[str, Any], place: Place, stage: Stages) -> Labelled:

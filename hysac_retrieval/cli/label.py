@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hysac_retrieval.cli.common import FAILED_ITEMS, Command, print_json, warn
+from hysac_retrieval.cli.common import FAILED_ITEMS, Command, print_json, tell_failed, warn
 from hysac_retrieval.cli.export import stages
 from hysac_retrieval.cli.options import Place, gathered, json_option, place_options
 from hysac_retrieval.errors import HysacError, MissingExtraError, SettingsError
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from hysac_export.fit.labels.asking import Asking
     from hysac_export.fit.labels.candidates import Candidates
     from hysac_export.fit.labels.notes import Notes
-    from hysac_retrieval.ingest import FailedItem
     from hysac_retrieval.stores.base import Store
 
 KEYS = {"y": "unsafe", "n": "safe", "s": "skip", "u": "undo", "o": "open", "q": "quit"}
 _END = ("", "\x03", "\x04", "\x1b")
-_SHOWN = 10  # failed items that are named
 
 _points = gathered(
     "points",
@@ -75,8 +73,7 @@ def command(
     \b
     hysac label photos/ --encoder fastembed:Qdrant/clip-ViT-B-32 --out labels
     hysac label --collection photos --vector clip --image-field file --root photos/ --label-field nsfw --path ./qdrant
-    hysac fit --encoder fastembed:Qdrant/clip-ViT-B-32 --safe labels/safe.jsonl --unsafe labels/unsafe.jsonl \\
-        --out fitted
+    hysac fit --encoder fastembed:Qdrant/clip-ViT-B-32 --labels labels --out fitted
     """
     for package in ("sklearn", "onnx"):
         if find_spec(package) is None:
@@ -215,12 +212,4 @@ def _next(out: Path | None, place: Place, points: dict[str, Any]) -> None:
         where = f"--from-collection {place.collection} --vector {points['vector'] or '…'}"
         click.echo(f"Fit: hysac fit {where} --label-field {points['label_field']} --out …")
     elif out is not None:
-        click.echo(f"Fit: hysac fit --encoder … --safe {out / 'safe.jsonl'} --unsafe {out / 'unsafe.jsonl'} --out …")
-
-
-def tell_failed(failed: list[FailedItem], as_json: bool) -> None:
-    """Print on stderr which items failed, unless the result is JSON and has them."""
-    if failed and not as_json:
-        warn(f"{len(failed)} failed:")
-        for one in failed[:_SHOWN]:
-            warn(f"  {one.item}: {one.error}")
+        click.echo(f"Fit: hysac fit --encoder … --labels {out} --out …")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, compose, helper
 from tokenizers import Tokenizer
 
 from hysac_export.bundle.graphs import load_graph
@@ -13,6 +13,8 @@ from hysac_export.fit.encoders.base import EncoderGraphs, ImageGraph, TextGraph
 from hysac_retrieval.encoder.bundle import Bundle
 from hysac_retrieval.encoder.graphs import expect_listed
 from hysac_retrieval.errors import EncoderError
+
+_PREFIX = "bundle."
 
 _log = logging.getLogger(__name__)
 
@@ -41,8 +43,9 @@ def bundle_graphs(model: str) -> EncoderGraphs:
 
 def _graph(bundle: Bundle, file: str) -> ModelProto:
     expect_listed(bundle.file(file), bundle.manifest.files)
-    proto = load_graph(bundle.file(file))
+    # A head behind it has names of its own, the same ones if the bundle has been fitted.
+    proto = compose.add_prefix(load_graph(bundle.file(file)), _PREFIX, rename_inputs=False)
     graph, dim = proto.graph, bundle.manifest.dim
-    graph.node.append(helper.make_node("Identity", ["point"], ["vector"]))
+    graph.node.append(helper.make_node("Identity", [f"{_PREFIX}point"], ["vector"]))
     graph.output[0].CopyFrom(helper.make_tensor_value_info("vector", TensorProto.FLOAT, ["batch", dim]))
     return proto

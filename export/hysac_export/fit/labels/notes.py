@@ -70,6 +70,12 @@ class Notes:
         """Return how many items have a label."""
         return sum(note.unsafe is unsafe for note in self._known.values())
 
+    def samples(self) -> tuple[list[Path], list[Path]]:
+        """Return the files with safe and with unsafe items, those that hold any."""
+        files = ([self.folder / FILES[unsafe]] if self.count(unsafe) else [] for unsafe in (False, True))
+        safe, unsafe = files
+        return safe, unsafe
+
     def keep(self, item: Candidate, unsafe: bool | None, by: str = "person", **more: Any) -> None:
         """Write down a label; it is on disk when this returns.
 
