@@ -113,8 +113,8 @@ def command(
     from hysac_export.fit.run import fit_bundle
 
     _expect_labels(labels, place, encoder)
-    if labels["label_with"]:
-        labels["folder"] = labels["folder"] or out.with_name(f"{out.resolve().name}-labels")
+    if labels["label_with"] and labels["folder"] is None:
+        labels["folder"] = out.with_name(f"{out.resolve().name}-labels")
     check_target(out, rest["overwrite"])
     wanted = Wanted(max_miss, max_lost)
     with stages() as stage:
@@ -124,11 +124,7 @@ def command(
             name=name or out.resolve().name, labels=told, wanted=wanted, with_encoder=not vectors, **rest
         )
         fitted = fit_bundle(examples, out, options, stage, opened)
-    if as_json:
-        print_json(fitted.to_dict() | {"failed": [{"item": one.item, "error": one.error} for one in failed]})
-    else:
-        _show(fitted)
-    tell_failed(failed, as_json)
+    _show(fitted, failed, as_json)
     if failed:
         ctx.exit(FAILED_ITEMS)
 
@@ -226,9 +222,13 @@ def _of_collection(labels: dict[str, Any], place: Place, stage: Stages) -> Label
     return Labelled.of(found.vectors, found.unsafe, names=[f"point {identity}" for identity in found.ids])
 
 
-def _show(fitted: Fitted) -> None:
+def _show(fitted: Fitted, failed: list[FailedItem], as_json: bool) -> None:
     from hysac_export.evaluation.table import Table
 
+    tell_failed(failed, as_json)
+    if as_json:
+        print_json(fitted.to_dict() | {"failed": [{"item": one.item, "error": one.error} for one in failed]})
+        return
     rows = []
     for modality, part in fitted.measured.items():
         shares = [f"{figure.value:.1%} ({figure.low:.1%}–{figure.high:.1%})" for figure in (part.missed, part.lost)]

@@ -23,7 +23,7 @@ _IN_A_ROW = 5
 
 @dataclass(frozen=True)
 class Detected:
-    """What a detector said of pictures.
+    """Labels that pictures have after a detector has looked at them.
 
     Attributes:
         safe: Pictures that are labelled safe, those of earlier runs and a person's included.
