@@ -113,16 +113,13 @@ def command(
     from hysac_export.fit.run import fit_bundle
 
     _expect_labels(labels, place, encoder)
-    if labels["label_with"] and labels["folder"] is None:
-        labels["folder"] = out.with_name(f"{out.resolve().name}-labels")
     check_target(out, rest["overwrite"])
-    wanted = Wanted(max_miss, max_lost)
     with stages() as stage:
         opened = None if encoder is None else open_encoder(encoder)
+        labels["folder"] = labels["folder"] or (Path(f"{out.resolve()}-labels") if labels["label_with"] else None)
         examples, told, failed = _gather(labels, place, opened, stage)
-        options = FitOptions(
-            name=name or out.resolve().name, labels=told, wanted=wanted, with_encoder=not vectors, **rest
-        )
+        wanted = Wanted(max_miss, max_lost)
+        options = FitOptions(name or out.resolve().name, told, wanted, with_encoder=not vectors, **rest)
         fitted = fit_bundle(examples, out, options, stage, opened)
     _show(fitted, failed, as_json)
     if failed:
