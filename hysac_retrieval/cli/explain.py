@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     "--near", default=3, show_default=True, type=click.IntRange(1, 20), help="Texts and points to show at each."
 )
 @click.option("--unsafe", is_flag=True, help="Show unsafe points as well.")
+@click.option("--strict-domain", is_flag=True, help="Refuse a query that is unlike anything the model knows.")
 @filter_option
 @shard_key_option
 @click.option(
@@ -34,7 +35,14 @@ if TYPE_CHECKING:
 @model_option
 @json_option
 def command(
-    query: Single, place: Place, unsafe: bool, plot: Path | None, model: str, as_json: bool, **options: Any
+    query: Single,
+    place: Place,
+    unsafe: bool,
+    strict_domain: bool,
+    plot: Path | None,
+    model: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Show how unsafe a query is on its path to the origin, and which stored texts entail it there.
 
@@ -45,11 +53,13 @@ def command(
     hysac explain photo.jpg --collection photos --location ./data --plot path.html
     """
     from hysac_retrieval.encoder.encoder import Encoder
+    from hysac_retrieval.safety.policy import SafetyPolicy
     from hysac_retrieval.search.blocking import connect
     from hysac_retrieval.search.plot import save_plot
 
     encoder = Encoder.load(model)
-    with connect(place.collection, model=encoder, **place.connection()) as engine:
+    policy = SafetyPolicy(unknown="refuse" if strict_domain else "redirect")
+    with connect(place.collection, model=encoder, policy=policy, **place.connection()) as engine:
         explanation = engine.explain(query, safe=not unsafe, **options)
     warn_if_cut(encoder, query)
     if plot is not None:

@@ -205,7 +205,7 @@ def _of_collection(labels: dict[str, Any], place: Place, stage: Stages) -> Label
     from hysac_retrieval.ingest.sources.vectors import StoredVectors
     from hysac_retrieval.stores import opening
 
-    with opening(place.connection()) as (store, _):
+    with opening(place.connection(), keep=False) as (store, _):
         found = labelled_vectors(
             store,
             place.collection,

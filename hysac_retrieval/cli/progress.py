@@ -54,7 +54,7 @@ def print_report(report: IndexReport, notes: Path | None, done: str, skipped: st
         (report.skipped, skipped),
         (report.left_out, "were left out, as --only asks"),
         (report.pruned, "were removed, having left their source"),
-        (report.unknown, "texts are mostly unknown to the model, so that their scores say little"),
+        (report.unknown, "texts are unlike what the model knows, so that their scores say little"),
         (report.lacking, "points have neither field; no safe search returns them"),
     ):
         if count:

@@ -70,6 +70,8 @@ def print_status(status: Status) -> None:
     console().print(table)
     if status.differing is not None:
         click.echo(f"{status.differing:,} points differ between their copies on the cluster.")
+    if status.unlike:
+        click.echo(f"{status.unlike:,} are unlike anything the model knows: their scores mean nothing.")
     for remark in status.remarks:
         click.echo(f"Note: {remark}", err=True)
     shown = (*status.unreadable, *status.failures)[:_SHOWN]

@@ -124,7 +124,8 @@ class CalledEncoder(Encoder):
         if modality == "image" or not items:
             return (yield from super().judging(modality, items, batch_size=batch_size))
         encode = partial(self.encode_text, batch_size=batch_size)
-        return (yield from judging(items, encode, self.curvature, batch_size))
+        points, judged = yield from judging(items, encode, self.curvature, batch_size)
+        return points, self.domain.marked(modality, items, points, judged)
 
     def _called(self, modality: Modality, items: list[Any], batch_size: int) -> Points:
         self.expect_encoder(modality)

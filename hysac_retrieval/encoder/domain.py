@@ -37,20 +37,30 @@ class Domain:
         known = f" ({self.name})" if self.name else ""
         return (
             f"{these} unlike anything {model} knows{known}: scores of such pictures, and what is found among them, "
-            "mean nothing. Fit a model to your encoder: hysac fit"
+            "mean nothing. Fit a model with labels of such pictures: hysac fit"
         )
 
-    def marked(self, modality: Modality, items: Sequence[Views], judged: Sequence[Judged]) -> list[Judged]:
-        """Note with what was judged of items whether they are unlike what the model knows.
+    def marked(
+        self, modality: Modality, items: Sequence[Views], points: NDArray[Any], judged: Sequence[Judged]
+    ) -> list[Judged]:
+        """Note with what was judged of n items whether they are unlike what the model knows.
 
-        A picture is by its first view, and a text by how much of it the model knows.
+        A picture is by the pixels of its first view, and a text by how much of it the model knows; either by the
+        direction of its point, (n, d), which is that of the encoder's vector where a head was fitted.
         """
+        signs: list[Sequence[bool | None]] = [self.unlike(points, modality)]
         if modality == "text":
-            return [one if one.known is None else replace(one, unlike=one.known < LEAST_KNOWN) for one in judged]
-        if self.inputs.pictures is None:
-            return [*judged]
-        unlike = self.inputs.pictures.unlike(np.stack([item.rows[0] for item in items]))
-        return [replace(one, unlike=bool(mark)) for one, mark in zip(judged, unlike, strict=True)]
+            signs.append([None if one.known is None else one.known < LEAST_KNOWN for one in judged])
+        elif self.inputs.pictures is not None:
+            signs.append(self.inputs.pictures.unlike(np.stack([item.rows[0] for item in items])).tolist())
+        return [replace(one, unlike=_any(marks)) for one, *marks in zip(judged, *signs, strict=True)]
+
+    def unlike(self, vectors: NDArray[Any], *modalities: Modality) -> list[bool | None]:
+        """Tell which vectors (n, k), finite and none of them 0, are unlike all that heads were fitted to."""
+        known = [self.inputs.text if modality == "text" else self.inputs.image for modality in modalities]
+        found = [None if each is None else each.unlike(vectors) for each in known]
+        told = [marks for marks in found if marks is not None]
+        return [None] * len(vectors) if len(told) < len(found) else np.logical_and.reduce(told).tolist()
 
     def expect_vectors(self, vectors: NDArray[Any], modality: Modality, size: int, model: str) -> None:
         """Raise `ModelMismatchError` for vectors (n, k) that are not those of `size` numbers that a head takes."""
@@ -65,3 +75,9 @@ class Domain:
                 )
         if fault:
             raise ModelMismatchError(fault, hint="Fit a head to these vectors: hysac fit")
+
+
+def _any(marks: Sequence[bool | None]) -> bool | None:
+    """Whether one is true; None where none says anything."""
+    told = [mark for mark in marks if mark is not None]
+    return any(told) if told else None

@@ -261,16 +261,19 @@ class Encoder:
         """Whether there is a head for vectors of another encoder."""
         return self.bundle.manifest.vectors is not None
 
-    def map_vectors(self, vectors: NDArray[Any], modality: Modality | None = None) -> tuple[Points, list[Modality]]:
+    def map_vectors(
+        self, vectors: NDArray[Any], modality: Modality | None = None
+    ) -> tuple[Points, list[Modality], list[bool | None]]:
         """As `encode_vectors`; of an unknown modality by the head that finds a vector less safe.
 
         Returns:
-            The points, (n, dim) float32, and the modality that each was taken for.
+            The points, (n, dim) float32, the modality that each was taken for, and whether it is unlike all known.
         """
         spec = self.vector_spec
         heads: dict[Modality, str | None] = {"text": spec.text, "image": spec.image}
         asked = [modality] if modality else [each for each, file in heads.items() if file]
-        return less_safe({each: self.encode_vectors(vectors, each) for each in asked}, self.safety, self.curvature)
+        points = {each: self.encode_vectors(vectors, each) for each in asked}
+        return *less_safe(points, self.safety, self.curvature), self.domain.unlike(vectors, *asked)
 
     def reads(self, modality: Modality) -> bool:
         """Whether there is an encoder of a modality."""
@@ -342,7 +345,7 @@ class Encoder:
         encode = self.encode_image if modality == "image" else self.encode_tokens
         encode = partial(encode, batch_size=batch_size)
         points, judged = yield from judging(items, encode, self.curvature, batch_size)
-        return points, self.domain.marked(modality, items, judged)
+        return points, self.domain.marked(modality, items, points, judged)
 
     def preprocess_images(self, images: ImageSource | Iterable[ImageSource]) -> Pixels:
         """Decode and preprocess n images without the model: (n, size, size, 3) uint8.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from functools import cached_property
 from typing import Any, Literal, Self
 
@@ -18,12 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 _GRID = 16  # cells of a picture on each side, of which colours and steps are taken
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 _FEATURES = 5 * len(_QUANTILES)
+_FEW = 50  # vectors of its own without which nothing is said of a single one
 _LEAST = 5  # vectors without which nothing is said of an encoder
 _SMALL = 64  # numbers below which shuffling them changes too little to tell encoders apart
 _SHUFFLES = 64
 _SURE = 6.0  # standard deviations
 OWN = 0.995
 """Share of held-out inputs of its own that a model takes for such."""
+ENOUGH = 100
+"""Pictures from which on there are statistics of them."""
 MOST_REFERENCES = 256
 """Vectors of a modality that a bundle keeps."""
 
@@ -41,9 +45,11 @@ class PictureStatistics(BaseModel):
     limit: float = Field(gt=0)
 
     @classmethod
-    def of(cls, pixels: NDArray[np.uint8], seed: int = 0) -> Self:
-        """Compute them from pictures (n, size, size, 3), n ≥ 100: half of them fit, the other half sets the limit."""
-        counts = picture_counts(pixels)
+    def of(cls, counts: NDArray[np.float32], seed: int = 0) -> Self:
+        """Compute them from counts of n ≥ `ENOUGH` pictures, (n, k): half of them fit, the other half sets the limit.
+
+        See `picture_counts`.
+        """
         order = np.random.default_rng(seed).permutation(len(counts))
         own, held = counts[order[::2]], counts[order[1::2]]
         mean, spread = own.mean(axis=0), own.std(axis=0) + 1e-6
@@ -79,18 +85,32 @@ class PictureStatistics(BaseModel):
 
 
 class VectorStatistics(BaseModel):
-    """Directions of vectors that a head was fitted to, (n, size) float16, little-endian, in base64."""
+    """Directions of vectors that a head was fitted to, (n, size) float16, little-endian, in base64.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    A vector is unlike them whose cosine with the nearest is below `nearest`; None where they are too few to tell.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: int = Field(gt=0, le=65_536)
     references: str = Field(max_length=2**23)
+    nearest: float | None = Field(default=None, ge=-1, le=1)
 
     @classmethod
-    def of(cls, vectors: NDArray[Any], seed: int = 0) -> Self:
-        """Take references from vectors (n, size), n ≥ 1, at random where they are many."""
-        some = np.random.default_rng(seed).permutation(len(vectors))[:MOST_REFERENCES]
-        return cls(size=vectors.shape[1], references=_packed(_directions(vectors[np.sort(some)]), "<f2"))
+    def of(cls, vectors: NDArray[Any], groups: NDArray[Any] | None = None, seed: int = 0) -> Self:
+        """Take references from vectors (n, size), n ≥ 1, at random where they are many.
+
+        The limit `nearest` is that of vectors with the references that are not of their group, of `groups` (n,): a
+        sentence is near to those that were written beside it, as nothing will be that is met later.
+        """
+        of_group = np.arange(len(vectors)) if groups is None else groups
+        some = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:MOST_REFERENCES])
+        directions = _directions(vectors)
+        cosines = np.where(of_group[:, None] == of_group[some], -1.0, directions @ directions[some].T)
+        limit = None
+        if len(vectors) >= _FEW and len(np.unique(of_group)) > 1:
+            limit = math.floor(1e4 * np.quantile(cosines.max(axis=1), 1 - OWN)) / 1e4
+        return cls(size=vectors.shape[1], references=_packed(directions[some], "<f2"), nearest=limit)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -120,6 +140,13 @@ class VectorStatistics(BaseModel):
         rng, found, own = np.random.default_rng(0), _directions(vectors), self._directions
         shuffled = [_nearness(found, own[:, rng.permutation(self.size)]) for _ in range(_SHUFFLES)]
         return float((_nearness(found, own) - np.mean(shuffled)) / (np.std(shuffled) + 1e-9))
+
+    def unlike(self, vectors: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Tell which vectors (n, size), finite and none of them 0, are unlike the references; None: not to be told."""
+        if self.nearest is None:
+            return None
+        found: NDArray[np.bool_] = (_directions(vectors) @ self._directions.T).max(axis=1) < self.nearest
+        return found
 
     def foreign(self, vectors: NDArray[Any]) -> bool:
         """Whether vectors (n, size) are of another encoder; False for too few of them."""

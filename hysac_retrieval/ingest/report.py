@@ -42,7 +42,7 @@ class IndexReport:
         lacking: Points of an application that have none of the fields to encode; no safe search returns them.
         failures: Number of items that could not be indexed.
         failed: The first 1,000 of them.
-        unknown: Number of texts that are mostly unknown to the model, so that their score says little.
+        unknown: Number of texts that are unlike what the model knows, so that their score says little.
         unlike: Number of pictures that are unlike anything the model knows, so that their score means nothing.
         cut: Number of texts longer than the model's context: all of each was judged, its vector is of the beginning.
         truncated: Origins of the first 1,000 of them.

@@ -43,6 +43,7 @@ class Status:
         departed: Number of points that have left, and of all points, of each source that has lost any.
         differing: Points whose copies on a cluster are not the same; None where there is one copy of each.
         remarks: See `IndexReport.remarks`.
+        unlike: Items that are stored and were unlike anything the model knows, so that their scores mean nothing.
     """
 
     present: int
@@ -55,6 +56,7 @@ class Status:
     departed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     differing: int | None = None
     remarks: tuple[str, ...] = ()
+    unlike: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-serialisable values."""
@@ -117,6 +119,7 @@ def status_of(
         failures=tuple(failures),
         differing=None if index is None else differing(index, with_vectors=True),
         remarks=listing.remarks,
+        unlike=planner.unlike,
     )
 
 

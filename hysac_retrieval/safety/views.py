@@ -66,14 +66,16 @@ class Judged:
         return self.radius > own * (1 + _SAME)
 
     def entries(self, own: float) -> dict[str, Any]:
-        """Return what a point carries for it under ``hysac``; nothing where the vector's view is the only one.
+        """Return what a point carries for it under ``hysac``; of views nothing where the vector's is the only one.
 
         Args:
             own: Radius of the stored vector, to which the worst view's is never inferior.
         """
+        unlike = {"unlike": True} if self.unlike else {}
         if self.views == 1 and not self.hides(own):
-            return {}
-        return {"views": self.views, "worst": {"view": self.worst, "radius": short_numbers([max(self.radius, own)])[0]}}
+            return unlike
+        worst = {"view": self.worst, "radius": short_numbers([max(self.radius, own)])[0]}
+        return unlike | {"views": self.views, "worst": worst}
 
 
 def judged(
@@ -86,6 +88,11 @@ def judged(
     r = np.asarray(radii, dtype=np.float64)
     worst = int(np.argmax(r))
     return Judged(len(names), names[worst], float(r[worst]), known, None if points is None else points[worst].copy())
+
+
+def of_vector(unlike: bool) -> Judged:
+    """Return the outcome for a vector that was stored or given: nothing of it is judged but its own point."""
+    return Judged(1, "vector", 0.0, unlike=unlike)
 
 
 def check_judged(judged: Sequence[Judged | None]) -> None:

@@ -25,7 +25,7 @@ from hysac_retrieval.errors import InputError, InvalidVectorError, SettingsError
 from hysac_retrieval.payload import own_payload
 from hysac_retrieval.safety.policy import LEAST_KNOWN, SafetyPolicy
 from hysac_retrieval.safety.redirect import boundary_of, radius_of
-from hysac_retrieval.safety.views import Judged, stored_views
+from hysac_retrieval.safety.views import Judged, of_vector, stored_views
 from hysac_retrieval.search.queries import (
     Examples,
     JudgingEncoder,
@@ -134,8 +134,8 @@ def _array_point(collection: Collection, encoder: QueryEncoder | None, leaf: Any
     if vector.ndim != 1:
         what = f"the query is an array of shape {vector.shape}; a vector has one axis"
         raise InvalidVectorError(what, hint="Give several vectors to a batch, and a picture as a PIL image")
-    rows, (kind,) = encoder.map_vectors(vector[None], modality)
-    return checked_points(collection, rows)[0], kind, None
+    rows, (kind,), (unlike,) = encoder.map_vectors(vector[None], modality)
+    return checked_points(collection, rows)[0], kind, None if unlike is None else of_vector(unlike)
 
 
 def _encoded(encoder: QueryEncoder, kind: Modality, some: list[Any]) -> tuple[Any, Sequence[Judged | None]]:

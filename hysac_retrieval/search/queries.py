@@ -122,8 +122,10 @@ class MappingEncoder(QueryEncoder, Protocol):
     def maps_vectors(self) -> bool:
         """Whether it has."""
 
-    def map_vectors(self, vectors: NDArray[Any], modality: Modality | None, /) -> tuple[NDArray[Any], list[Modality]]:
-        """Vectors (n, k) to points (n, d), and the modality that each was taken for."""
+    def map_vectors(
+        self, vectors: NDArray[Any], modality: Modality | None, /
+    ) -> tuple[NDArray[Any], list[Modality], list[bool | None]]:
+        """Vectors (n, k) to points (n, d), the modality that each was taken for, and whether it is unlike all known."""
 
 
 def is_encoded(query: object) -> bool:

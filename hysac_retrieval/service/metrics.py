@@ -115,7 +115,9 @@ class TimedEncoder:
         """Whether it has heads for vectors of another encoder."""
         return bool(getattr(self._encoder, "maps_vectors", False))
 
-    def map_vectors(self, vectors: NDArray[Any], modality: Modality | None, /) -> tuple[NDArray[Any], list[Modality]]:
+    def map_vectors(
+        self, vectors: NDArray[Any], modality: Modality | None, /
+    ) -> tuple[NDArray[Any], list[Modality], list[bool | None]]:
         """Vectors to points."""
         with self._metrics.timed(self._metrics.encoder, "vector"):
             return self._encoder.map_vectors(vectors, modality)  # type: ignore[no-any-return]

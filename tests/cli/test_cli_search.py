@@ -146,6 +146,18 @@ def test_explain_follows_a_query_to_the_origin(run: Run, photos: Photos) -> None
     assert unsafe["steps"][0]["nearest"][0]["payload"]["text"] == "a man with a gun"
 
 
+def test_strict_domain_refuses_words_that_the_model_does_not_know(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a dog on the beach\n", encoding="utf-8")
+    place = ("--collection", "texts", "--location", tmp_path / "data")  # of hysac-mini
+    assert run("index", tmp_path / "texts.txt", *place).exit_code == 0
+    for command in ("search", "explain"):
+        assert run(command, "qwrtz bnmkl", *place).exit_code == 0
+        assert run(command, "a dog", *place, "--strict-domain").exit_code == 0
+        refused = run(command, "qwrtz bnmkl", *place, "--strict-domain")
+        assert refused.exit_code == 1
+        assert "unlike anything the model knows" in refused.stderr
+
+
 def test_explain_prints_a_table_and_draws(run: Run, photos: Photos, tmp_path: Path) -> None:
     image = photos.pictures / "sea.jpg"
     plot = tmp_path / "way.html"

@@ -18,7 +18,7 @@ from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.bundle import Bundle
 from hysac_retrieval.encoder.domain import Domain
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.encoder.inputs import Inputs, PictureStatistics, VectorStatistics
+from hysac_retrieval.encoder.inputs import Inputs, PictureStatistics, VectorStatistics, picture_counts
 from hysac_retrieval.errors import BundleFormatError, DomainError, ModelMismatchError
 from hysac_retrieval.ingest import index_sources
 from hysac_retrieval.safety.policy import SafetyPolicy
@@ -87,7 +87,7 @@ def test_statistics_of_pictures_take_their_own_and_know_others() -> None:
     rng = np.random.default_rng(0)
     flat = (rng.integers(0, 255, (400, 1, 1, 3)) + rng.integers(0, 3, (400, 32, 32, 3))).clip(0, 255).astype(np.uint8)
     noise = rng.integers(0, 255, (50, 32, 32, 3), dtype=np.uint8)
-    found = PictureStatistics.of(flat[:300])
+    found = PictureStatistics.of(picture_counts(flat[:300]))
     assert found.unlike(flat[300:]).mean() <= 0.05
     assert found.unlike(noise).all()
 
@@ -146,6 +146,23 @@ def test_a_head_takes_unsafe_vectors_of_its_encoder_and_texts_about_other_things
     assert not known.foreign(encoder.encode_image(sorted(GALLERY.iterdir())[:20]))
     assert known.foreign(rotated(vectors[False], 2))
     assert known.foreign(rotated(vectors[True], 3))
+
+
+def test_a_vector_is_unlike_what_lies_far_from_all_that_was_fitted_to() -> None:
+    rng = np.random.default_rng(0)
+    known = VectorStatistics.of(cone(rng, 300, 96))
+    assert known.unlike(cone(rng, 1000, 96)).mean() <= 0.03
+    assert known.unlike(rng.normal(size=(200, 96))).mean() >= 0.95
+    assert VectorStatistics.of(cone(rng, 49)).unlike(cone(rng, 3)) is None  # too few to tell
+
+
+def test_what_was_written_together_does_not_make_others_unlike() -> None:
+    rng = np.random.default_rng(1)
+    subjects = np.repeat(rng.normal(size=(60, 96)), 4, axis=0)
+    sentences, groups = subjects + 0.1 * rng.normal(size=subjects.shape), np.arange(240) // 4
+    others = rng.normal(size=(300, 96))
+    assert VectorStatistics.of(sentences).unlike(others).mean() >= 0.95
+    assert VectorStatistics.of(sentences, groups).unlike(others).mean() <= 0.05
 
 
 def test_vectors_too_small_to_tell_are_taken() -> None:

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from PIL import Image
 from qdrant_client import QdrantClient, models
 from support import foreign
+from support.encoders import fast_image
 
 from hysac_export.evaluation.calibrate import Wanted
 from hysac_export.fit.bundle import FitOptions
 from hysac_export.fit.encoders.base import EncoderGraphs, no_modality
+from hysac_export.fit.encoders.open import open_encoder
 from hysac_export.fit.labels.encoded import policy_examples, sampled_examples
 from hysac_export.fit.measure import measure, verdict
 from hysac_export.fit.policy import read_policy
@@ -27,12 +30,13 @@ from hysac_retrieval import Index
 from hysac_retrieval.cli import main
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import EncoderError, SettingsError, TrainingError
+from hysac_retrieval.ingest import index_sources
 
 
 class WordEncoder:
     """The encoder of the tests, as the fit takes encoders: texts only, and no graphs."""
 
-    name, dim, modalities = "words", foreign.SIZE, ("text",)
+    name, dim, modalities, pixels = "words", foreign.SIZE, ("text",), None
 
     def text(self, texts: Sequence[str], progress: Any = None) -> NDArray[np.float32]:
         return unit(foreign.encode(texts))
@@ -180,6 +184,31 @@ class TestBundle:
         with pytest.raises(EncoderError):
             fit_bundle({"text": examples}, tmp_path / "out", options, stages, WordEncoder())
         assert not (tmp_path / "out").exists()
+
+    def test_pictures_unlike_those_that_it_was_fitted_on_are_marked(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        for number in range(140):  # red ones are unsafe
+            colour = np.array([200 if number % 2 else 40, 90, 40 if number % 2 else 200]) + rng.integers(-30, 30, 3)
+            grain = rng.integers(-4, 4, (40, 40, 3))
+            side = "held" if number >= 120 else "unsafe" if number % 2 else "safe"
+            (tmp_path / side).mkdir(exist_ok=True)
+            Image.fromarray((colour + grain).clip(0, 255).astype(np.uint8)).save(tmp_path / side / f"{number}.png")
+        encoder = open_encoder(f"fastembed:{fast_image(tmp_path / 'vision')}")
+        examples = sampled_examples([tmp_path / "safe"], [tmp_path / "unsafe"], encoder)
+        options = FitOptions(name="colours", labels="samples", wanted=Wanted(), domain="plain colours")
+        fitted = fit_bundle(examples, tmp_path / "out", options, stages, encoder)
+        runtime = Encoder(fitted.bundle, device="cpu")
+        noise = [Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)) for _ in range(10)]
+        assert all(one.unlike for one in runtime.judge_image(noise)[1])
+        own = [one.unlike for one in runtime.judge_image(sorted((tmp_path / "held").iterdir()))[1]]
+        assert sum(map(bool, own)) <= 2
+        with Index.for_model(runtime, "colours", location=":memory:") as index:
+            index_sources([tmp_path / "held"], index, runtime, workers=0)
+            for number, picture in enumerate(noise):
+                picture.save(tmp_path / "held" / f"noise-{number}.png")
+            report = index_sources([tmp_path / "held"], index, runtime, workers=0)
+        assert (report.unlike, report.total) == (10, 10)
+        assert "10 pictures are unlike anything colours knows (plain colours)" in report.remarks[0]
 
     def test_the_same_labels_give_the_same_model(self, examples: Labelled, fitted: Fitted, tmp_path: Path) -> None:
         options = FitOptions(name="other", labels="policy toys", wanted=Wanted(), with_encoder=False)

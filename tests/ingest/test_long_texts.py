@@ -162,7 +162,7 @@ def test_the_commands_take_chunks_and_say_what_is_long_or_unknown(tmp_path: Path
     table = rows(tmp_path / "t.jsonl", long=HIDING["end"], unknown="ein Hund")
     place = ("--collection", "c", "--location", str(tmp_path / "db"), "--model", str(bundle))
     whole = run_cli("index", str(table), *place)
-    assert "1 texts are mostly unknown to the model" in whole.output
+    assert "1 texts are unlike what the model knows" in whole.output
     assert "all of them is judged" in whole.output
     chunked = run_cli("index", str(table), "--chunk", "--json", *place)
     assert json.loads(chunked.stdout)["report"]["indexed"]["text"] > 2

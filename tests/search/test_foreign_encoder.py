@@ -86,7 +86,7 @@ def test_a_vector_of_no_known_modality_is_held_to_the_head_that_finds_it_less_sa
         for kind in ("text", "image"):
             (point,) = encoder.encode_vectors(vector, kind)  # type: ignore[arg-type]
             scores[kind] = float(encoder.safety.unsafe(lorentz.dist0(point[None], 1.0), kind)[0])  # type: ignore[arg-type]
-        _, (chosen,) = encoder.map_vectors(vector)
+        _, (chosen,), _ = encoder.map_vectors(vector)
         assert scores[chosen] == max(scores.values())
     assert encoder.map_vectors(clear, "image")[1] == ["image"]
 

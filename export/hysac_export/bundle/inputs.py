@@ -12,7 +12,7 @@ from hysac_export.data.split import draw_split
 from hysac_export.evaluation.subjects import bundle_subject, validation_split
 from hysac_retrieval.encoder.bundle import Bundle, write_manifest
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.encoder.inputs import Inputs, PictureStatistics
+from hysac_retrieval.encoder.inputs import Inputs, PictureStatistics, picture_counts
 from hysac_retrieval.encoder.preprocess import preprocess
 
 ENLARGED = (2, 4)
@@ -38,7 +38,7 @@ def add_inputs(folder: Path, domain: str, n: int = 1000) -> Bundle:
             larger = draw_split("validation", n // 2, 1, times * spec.size)
             for picture in (*larger.safe_image, *larger.unsafe_image):
                 pixels.append(preprocess(Image.fromarray(picture), spec)[None])
-    inputs = Inputs(pictures=PictureStatistics.of(np.concatenate(pixels)))
+    inputs = Inputs(pictures=PictureStatistics.of(picture_counts(np.concatenate(pixels))))
     return write_manifest(folder, bundle.manifest.model_copy(update={"domain": domain, "inputs": inputs}))
 
 

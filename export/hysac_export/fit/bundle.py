@@ -19,7 +19,7 @@ from hysac_export.fit.graph import behind, head_graph
 from hysac_export.fit.radial import CURVATURE, Fit, profile_of
 from hysac_retrieval.encoder.bundle import Bundle, Manifest, Probe, VectorSpec, entry_of, write_manifest
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.encoder.inputs import Inputs, VectorStatistics
+from hysac_retrieval.encoder.inputs import ENOUGH, Inputs, PictureStatistics, VectorStatistics
 from hysac_retrieval.errors import BundleFormatError
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.types import Modality
@@ -114,7 +114,7 @@ def write_bundle(
             safety=profile_of(fits, f"{options.labels}; {options.wanted}, by cross-validation"),
             lift=PaddedLift.fit(points, CURVATURE).to_dict(),
             domain=options.domain,
-            inputs=Inputs(**{modality: VectorStatistics.of(fit.examples.vectors) for modality, fit in fits.items()}),
+            inputs=_inputs(fits),
             training={"versions": {"hysac-retrieval": version("hysac-retrieval")}, **(training or {})},
             metrics=dict(metrics or {}),
         )
@@ -122,6 +122,16 @@ def write_bundle(
         checked = _verify(bundle, fits, encoder)
         write_manifest(folder, manifest.model_copy(update={"verification": checked}))
     return Bundle.load(out)
+
+
+def _inputs(fits: Mapping[Modality, Fit]) -> Inputs:
+    vectors = {m: VectorStatistics.of(fit.examples.vectors, fit.examples.groups) for m, fit in fits.items()}
+    counts = fits["image"].examples.counts if "image" in fits else None
+    return Inputs(
+        pictures=PictureStatistics.of(counts) if counts is not None and len(counts) >= ENOUGH else None,
+        text=vectors.get("text"),
+        image=vectors.get("image"),
+    )
 
 
 def _probes(encoder: VectorEncoder | None) -> tuple[Probe, ...]:

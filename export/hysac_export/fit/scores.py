@@ -58,6 +58,7 @@ class Labelled:
         names: What the examples are called, n texts or file names; for reports.
         categories: Categories, n words; for reports.
         pairs: Numbers that an unsafe example shares with its safe counterpart, (n,) int64; -1 for none.
+        counts: Counts of the pixels of pictures among them, (m, k); see `picture_counts`.
 
     Raises:
         InvalidVectorError: A vector cannot be used.
@@ -70,6 +71,7 @@ class Labelled:
     names: Sequence[str] = ()
     categories: Sequence[str] = ()
     pairs: NDArray[np.int64] | None = None
+    counts: NDArray[np.float32] | None = None
 
     @classmethod
     def of(
@@ -81,6 +83,7 @@ class Labelled:
         names: Sequence[str] = (),
         categories: Sequence[str] = (),
         pairs: ArrayLike | None = None,
+        counts: NDArray[np.float32] | None = None,
     ) -> Self:
         """Check and gather examples; vectors of any length are scaled."""
         rows, kinds = unit(vectors), np.asarray(unsafe, dtype=np.bool_)
@@ -92,7 +95,8 @@ class Labelled:
                 raise TrainingError(message, hint="About 100 of each kind make a good start")
         _expect_consistent(rows, kinds, names)
         own = np.arange(len(rows)) if groups is None else np.asarray(groups, dtype=np.int64)
-        return cls(rows, kinds, own, names, categories, None if pairs is None else np.asarray(pairs, dtype=np.int64))
+        numbers = None if pairs is None else np.asarray(pairs, dtype=np.int64)
+        return cls(rows, kinds, own, names, categories, numbers, counts)
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -277,6 +281,7 @@ def joined(parts: Sequence[tuple[Modality, Labelled]]) -> dict[Modality, Labelle
         starts = np.cumsum([0, *(int(part.groups.max()) + 1 for part in own)])
         pairs = [np.full(len(part), -1) if part.pairs is None else part.pairs for part in own]
         ends = np.cumsum([0, *(int(each.max()) + 1 for each in pairs)])
+        counts = [part.counts for part in own if part.counts is not None]
         found[modality] = Labelled.of(
             np.concatenate([part.vectors for part in own]),
             np.concatenate([part.unsafe for part in own]),
@@ -284,5 +289,6 @@ def joined(parts: Sequence[tuple[Modality, Labelled]]) -> dict[Modality, Labelle
             names=[name for part in own for name in part.names or [""] * len(part)],
             categories=[name for part in own for name in part.categories or [""] * len(part)],
             pairs=np.concatenate([np.where(p < 0, -1, p + end) for p, end in zip(pairs, ends[:-1], strict=True)]),
+            counts=np.concatenate(counts) if counts else None,
         )
     return found

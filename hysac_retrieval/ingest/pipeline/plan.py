@@ -47,6 +47,9 @@ class CollectionPlanner:
 
     Only items in some states are to be done, if these are given, and all of them again without `resume`. What is
     `unsettled`, because a run ended while it was written, counts as not stored.
+
+    Attributes:
+        unlike: Items so far whose points were unlike anything the model knows.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class CollectionPlanner:
         self._failed, self._unsettled = failed, unsettled
         self._views = views
         self._only = frozenset(only or get_args(Unfinished))
+        self.unlike = 0
 
     def __call__(self, items: Sequence[Item]) -> Iterator[Task]:
         """See `Planner`."""
         stored = {} if self._index is None else marks(self._index, [item.id for item in items])
         for item in items:
             state: Unfinished = "stale" if item.id in stored else "missing"
+            self.unlike += stored.get(item.id, {}).get("unlike") is True
             if item.id in self._failed:
                 state = "failed"
             if state in self._only:

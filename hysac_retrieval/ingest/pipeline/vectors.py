@@ -14,6 +14,7 @@ from hysac_retrieval.errors import InvalidVectorError, NoEncoderError
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
 from hysac_retrieval.ingest.pipeline.decode import content_hash
 from hysac_retrieval.ingest.protocols import Groups, Outcome, Task
+from hysac_retrieval.safety.views import of_vector
 from hysac_retrieval.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
@@ -70,7 +71,11 @@ class VectorEncoding:
             points = self.encoder.encode_vectors(units[good], modality)
         except NoEncoderError as error:
             return [Outcome(task.item, found, error=error) for task, found in some]
-        outcomes = [Outcome(some[row][0].item, some[row][1], point) for row, point in zip(good, points, strict=True)]
+        marks = self.encoder.domain.unlike(units[good], modality)
+        outcomes = [
+            Outcome(some[row][0].item, some[row][1], point, of_vector(unlike) if unlike else None)
+            for row, point, unlike in zip(good, points, marks, strict=True)
+        ]
         for row, fault in faults.items():
             wrong = InvalidVectorError(f"its vector {fault}", hint="Encode it again; it stays without a score")
             outcomes.append(Outcome(some[row][0].item, some[row][1], error=wrong))

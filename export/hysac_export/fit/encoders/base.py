@@ -80,11 +80,13 @@ class VectorEncoder(Protocol):
         name: The spec that it was opened by.
         dim: Numbers k of a vector, in all its modalities.
         modalities: What it can encode.
+        pixels: How it gets pictures; None if it reads none.
     """
 
     name: str
     dim: int
     modalities: tuple[Modality, ...]
+    pixels: ImageSpec | None
 
     def text(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:
         """Return the vectors of n texts, (n, k), of unit length.

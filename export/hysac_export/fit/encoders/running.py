@@ -36,6 +36,7 @@ class GraphEncoder:
         """Wrap graphs, which are loaded on first use."""
         self.name = name
         self.modalities = graphs.modalities
+        self.pixels = None if graphs.image is None else graphs.image.spec
         sizes = {graph.proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value for graph in _all(graphs)}
         if len(sizes) > 1:
             raise EncoderError(f"{name} gives vectors of sizes {sorted(sizes)} for texts and pictures, expected one")

@@ -49,6 +49,7 @@ class FunctionEncoder:
                 f"{spec} gives vectors of size {sizes['text']} for texts, of {sizes['image']} for pictures"
             )
         self.modalities = tuple(sizes)
+        self.pixels = PIXELS if "image" in sizes else None
         self.dim = next(iter(sizes.values()))
 
     def text(self, texts: Sequence[str], progress: Progress | None = None) -> Vectors:

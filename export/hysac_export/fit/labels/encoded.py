@@ -7,14 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hysac_export.data.split import Progress
 from hysac_export.evaluation.samples import read_samples
 from hysac_export.fit.encoders.base import VectorEncoder
 from hysac_export.fit.policy import Policy, Split
 from hysac_export.fit.scores import Labelled
+from hysac_retrieval.encoder.bundle import ImageSpec
+from hysac_retrieval.encoder.inputs import picture_counts
+from hysac_retrieval.encoder.pictures import ImageSource
+from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.types import MODALITIES, Modality
+
+_COUNTED = 1000
+"""Pictures whose pixels are counted, at random where there are more: they are read once more for it."""
 
 
 def policy_examples(
@@ -64,8 +72,14 @@ def sampled_examples(
             encode(items, progress),
             np.repeat([False, True], [len(part) for part in parts]),
             names=list(map(str, names)),
+            counts=_counts(items, encoder.pixels) if modality == "image" and encoder.pixels else None,
         )
     if not found:
         what = " or ".join(f"{modality}s" for modality in encoder.modalities)
         raise SettingsError(f"the samples hold nothing that {encoder.name} reads: {what}", hint="Give others")
     return found
+
+
+def _counts(pictures: Sequence[ImageSource], spec: ImageSpec) -> NDArray[np.float32]:
+    some = np.random.default_rng(0).permutation(len(pictures))[:_COUNTED]
+    return np.concatenate([picture_counts(preprocess(load_image(pictures[row]), spec)[None]) for row in sorted(some)])
