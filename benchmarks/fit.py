@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neural_network import MLPClassifier
 
+from hysac_export.data.policy import Example, read_policy
 from hysac_export.evaluation.calibrate import Wanted
 from hysac_export.evaluation.metrics import auc
 from hysac_export.fit.encoders.open import open_encoder
 from hysac_export.fit.graph import head_graph
-from hysac_export.fit.policy import Example, read_policy
 from hysac_export.fit.radial import fit_heads, placed
 from hysac_export.fit.scores import Labelled
 

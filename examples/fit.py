@@ -9,11 +9,11 @@ fitting, and searches 1,000 of those that are for validation and test, which the
 import argparse
 from pathlib import Path
 
+from hysac_export.data.policy import read_policy
 from hysac_export.evaluation.calibrate import Wanted
 from hysac_export.fit.bundle import FitOptions
 from hysac_export.fit.encoders.open import open_encoder
 from hysac_export.fit.labels.encoded import policy_examples
-from hysac_export.fit.policy import read_policy
 from hysac_export.fit.run import fit_bundle
 from hysac_retrieval import Index, connect
 from hysac_retrieval.collection.index import point_id

@@ -55,18 +55,6 @@ class ImageTower(_Config):
         return self
 
 
-class TextTower(_Config):
-    """The causal text transformer over a tokenizer learned from the captions."""
-
-    context_length: int = Field(32, gt=2)
-    vocab_size: int = Field(2048, gt=4)
-    width: int = Field(192, gt=0)
-    layers: int = Field(3, gt=0)
-    heads: int = Field(6, gt=0)
-    mlp_ratio: float = Field(4.0, gt=0)
-    head_mlp: bool = False
-
-
 class LoRAConfig(_Config):
     """Low-rank adapters on the towers; the defaults are those of the paper."""
 
@@ -79,6 +67,31 @@ class LoRAConfig(_Config):
         description="Last parts of the names of modules: of open_clip's transformers the key, value and output "
         "projections, both layers of the MLP, and the patch embedding. The query projection is q_proj.",
     )
+
+
+class TextTower(_Config):
+    """The causal text transformer over a tokenizer learned from the captions, or a trained sentence encoder instead.
+
+    Attributes:
+        pretrained: A sentence encoder as sentence-transformers keeps it: a folder, an installed package that carries
+            one, or a name on the hub. Vocabulary, width, layers and heads are then its own.
+        tuning: What of it learns beside the head on its tokens: nothing, adapters (`lora`), or all.
+        features: Width of that head.
+        described: Architecture, pooling and ids of that encoder, filled in by `towers.resolve`.
+    """
+
+    context_length: int = Field(32, gt=2)
+    vocab_size: int = Field(2048, gt=4)
+    width: int = Field(192, gt=0)
+    layers: int = Field(3, gt=0)
+    heads: int = Field(6, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0)
+    head_mlp: bool = False
+    pretrained: str | None = None
+    tuning: Literal["frozen", "adapted", "whole"] = "frozen"
+    lora: LoRAConfig = LoRAConfig(targets=("key", "value", "dense"))
+    features: int = Field(512, gt=0)
+    described: dict[str, Any] | None = None
 
 
 class OpenClipConfig(_Config):
@@ -118,6 +131,8 @@ class ModelConfig(_Config):
     def _fits(self) -> Self:
         if self.open_clip and self.image.stem != "patch":
             raise ValueError("open_clip's towers take pixels; leave model.image.stem at 'patch'")
+        if self.open_clip and self.text.pretrained:
+            raise ValueError("model.open_clip brings a text tower of its own; leave out it or model.text.pretrained")
         if self.open_clip is None and self.text.width % self.text.heads:
             raise ValueError(f"text.width {self.text.width} does not divide among text.heads, {self.text.heads}")
         # open_clip gives a tower as many heads as fit.
@@ -125,6 +140,13 @@ class ModelConfig(_Config):
         if self.open_clip is None and (heads == 0 or self.image.width % heads):
             raise ValueError(f"image.width {self.image.width} does not fit image.head_width, {self.image.head_width}")
         return self
+
+    @property
+    def adapters(self) -> LoRAConfig | None:
+        """Adapters on the towers, if there are any."""
+        if self.open_clip is not None:
+            return self.open_clip.lora
+        return self.text.lora if self.text.pretrained and self.text.tuning == "adapted" else None
 
 
 Cone = Literal["T<I", "T*<I*", "I<T*", "T<T*"]
@@ -198,6 +220,8 @@ class DataConfig(_Config):
         validation: Files of quadruplets to validate and calibrate on.
         holdout: Without `validation`, the share of the rows that is kept for that, chosen by their safe captions.
         skip_bad: Do without rows and pictures that cannot be read, instead of refusing the set.
+        captions: Captions that a scene has; None for a new one whenever it is drawn. With few, a frozen text encoder
+            has to read each of them only once.
     """
 
     train: Sources = ()
@@ -207,6 +231,7 @@ class DataConfig(_Config):
     quadruplets: int = Field(60_000, gt=0)
     seed: int = Field(0, ge=0)
     group: int = Field(1, gt=0, description="Quadruplets of a batch that share setting and light; 1 for none.")
+    captions: int | None = Field(None, gt=0)
     styles: tuple[str, ...] | None = Field(None, description="Art styles; default: all the training styles.")
     omit: float = Field(0.0, ge=0, le=1, description="Share of scenes whose captions leave out a thing of both twins.")
     augment: float = Field(0.0, ge=0, le=1, description="Strength of colour, blur, and shift augmentation.")
@@ -217,6 +242,31 @@ class DataConfig(_Config):
         if self.validation and not self.train:
             raise ValueError("data.validation goes with data.train; the scenes have a validation split of their own")
         return self
+
+
+class TextsConfig(_Config):
+    """Texts without pictures, of which a run learns some at every step beside its quadruplets; see `training.texts`.
+
+    Attributes:
+        policy: Pairs of safe and unsafe texts: the name of a bundled policy, or the YAML file of one. Its fit split is
+            learned, and texts are calibrated on its validation split.
+        pairs: Pairs of a step.
+        unlabelled: Files of other texts, one in a line; ``"glosses"`` are 20,000 definitions of WordNet.
+        others: Unlabelled texts of a step.
+        radius: Weight of the hinge on the radii of pairs, among the pictures of the step.
+        moved: Weight of the contrastive term of unsafe texts that were moved to the safe ones' radius.
+        direction: Weight of the terms that keep the text encoder's cosines in the directions of the points.
+        temperature: Of the cosines in these.
+    """
+
+    policy: str = "general"
+    pairs: int = Field(32, gt=1)
+    unlabelled: Sources = ("glosses",)
+    others: int = Field(64, gt=1)
+    radius: float = Field(10.0, ge=0)
+    moved: float = Field(0.5, ge=0)
+    direction: float = Field(1.0, ge=0)
+    temperature: float = Field(0.05, gt=0)
 
 
 class ValidationConfig(_Config):
@@ -261,6 +311,7 @@ class TrainConfig(_Config):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
+    texts: TextsConfig | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -274,6 +325,8 @@ class TrainConfig(_Config):
             raise ValueError("stem_steps needs loss.words: words are all that the stem learns from on its own")
         if self.loss.safe_clip and self.model.geometry != "euclidean":
             raise ValueError("loss.safe_clip is a loss of cosines; set model.geometry to 'euclidean'")
+        if self.texts and not (self.model.text.pretrained and self.model.geometry == "hyperbolic"):
+            raise ValueError("texts need a text encoder that knows English, and radii: set model.text.pretrained")
         return self
 
     @property

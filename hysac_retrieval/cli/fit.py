@@ -145,10 +145,10 @@ def _gather(
     labels: dict[str, Any], place: Place, encoder: VectorEncoder | None, stage: Stages
 ) -> tuple[dict[Any, Labelled], str, list[FailedItem]]:
     """Return labelled examples by modality, what they are in words, and the items that could not be labelled."""
+    from hysac_export.data.policy import read_policy
     from hysac_export.fit.encoders.base import no_modality
     from hysac_export.fit.labels.encoded import policy_examples, sampled_examples
     from hysac_export.fit.labels.notes import Notes
-    from hysac_export.fit.policy import read_policy
     from hysac_export.fit.scores import joined
 
     found: list[tuple[Any, Labelled]] = []

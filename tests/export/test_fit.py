@@ -16,13 +16,13 @@ from qdrant_client import QdrantClient, models
 from support import foreign
 from support.encoders import fast_image
 
+from hysac_export.data.policy import read_policy
 from hysac_export.evaluation.calibrate import Wanted
 from hysac_export.fit.bundle import FitOptions
 from hysac_export.fit.encoders.base import EncoderGraphs, no_modality
 from hysac_export.fit.encoders.open import open_encoder
 from hysac_export.fit.labels.encoded import policy_examples, sampled_examples
 from hysac_export.fit.measure import measure, verdict
-from hysac_export.fit.policy import read_policy
 from hysac_export.fit.radial import fit_heads
 from hysac_export.fit.run import Fitted, fit_bundle
 from hysac_export.fit.scores import Labelled, joined, unit

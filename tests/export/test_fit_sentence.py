@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 from support.encoders import TEXTS, bert_config, sentence_folder, states_of, tokens_of, unit, write
 
-from hysac_export.fit.encoders import hub
 from hysac_export.fit.encoders.open import open_encoder
 from hysac_export.fit.encoders.transformer import exported
+from hysac_export.model import hub
 from hysac_retrieval.encoder.tokenization import TextTokenizer
 from hysac_retrieval.errors import EncoderError, MissingExtraError, TextError
 

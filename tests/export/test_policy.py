@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hysac_export.fit.policy import SPLITS, Example, Policy, bundled_policies, read_policy, split_of
+from hysac_export.data.policy import SPLITS, Example, Policy, bundled_policies, read_policy, split_of
 from hysac_retrieval.errors import InputError, PolicyError
 
 HEADER = "category,phrase,split,unsafe,safe\n"

@@ -121,9 +121,9 @@ def open_tokenizer(path: Path, context_length: int) -> Tokenizer:
         hint = "Put back a copy of the file, or train again in another folder"
         raise TrainingError(f"{path} is no tokenizer: {error}", hint=hint) from error
     tokenizer.enable_truncation(context_length)
-    pad = tokenizer.token_to_id("<pad>")
+    pads = [pad for name in ("<pad>", "[PAD]") if (pad := tokenizer.token_to_id(name)) is not None]
     # CLIP's has none: behind the end token nothing counts, and 0 serves.
-    tokenizer.enable_padding(length=context_length, pad_id=pad or 0, pad_token="<pad>")
+    tokenizer.enable_padding(length=context_length, pad_id=pads[0] if pads else 0, pad_token="<pad>")
     return tokenizer
 
 

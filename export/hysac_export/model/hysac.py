@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hysac_export.config import ModelConfig
+from hysac_export.model.text_tower import SentenceTower
 from hysac_export.model.towers import build_towers
 from hysac_retrieval import lorentz
 
@@ -88,7 +89,7 @@ class HySAC(nn.Module):
 
     The learned scalars are logarithms, 0-d: of c, of the scales of image and text features (at most 0), and of the
     contrastive logits' scale. A config of open_clip's towers is resolved (`towers.resolve`); `clip` are towers of that
-    architecture, by default new ones with random weights.
+    architecture, by default new ones with random weights; `sentences` is a sentence encoder in the text tower's place.
     """
 
     def __init__(self, config: ModelConfig, clip: nn.Module | None = None) -> None:
@@ -103,6 +104,7 @@ class HySAC(nn.Module):
             self.stem = conv_stem().to(memory_format=torch.channels_last)
             merge = image.patch // STEM_STRIDE
             self.clip.visual.conv1 = nn.Conv2d(STEM_CHANNELS, image.width, merge, stride=merge, bias=False)
+        self.sentences = SentenceTower(config) if text.pretrained else None
         self.image_head = HeadMLP(config.dim) if image.head_mlp else nn.Identity()
         self.text_head = HeadMLP(config.dim) if text.head_mlp else nn.Identity()
         self.log_curvature = nn.Parameter(
@@ -136,14 +138,26 @@ class HySAC(nn.Module):
         # Starting value and lower bound are one: the temperature can only sharpen.
         self.log_logit_scale.clamp_(math.log(LOGIT_SCALE_INIT), LOG_LOGIT_SCALE_MAX)
 
+    def checkpoint_gradients(self) -> None:
+        """Compute the towers' activations again for the gradient instead of keeping them."""
+        if self.sentences is None:
+            self.clip.set_grad_checkpointing(True)
+        else:
+            self.clip.visual.set_grad_checkpointing(True)
+            self.sentences.transformer.gradient_checkpointing_enable()
+
     def image_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Features before the map, (B, d) float32, and the stem's grid, (B, C, g, g), of (B, 3, S, S) pixels."""
         grid = self.stem(pixels)
         return _single(self.image_head(self.clip.visual(grid))), grid
 
-    def text_features(self, tokens: Tensor) -> Tensor:
-        """Features before the map onto the hyperboloid, (B, d) float32, of token ids, (B, L) int64."""
-        return _single(self.text_head(self.clip.encode_text(tokens)))
+    def text_features(self, tokens: Tensor, states: Tensor | None = None) -> Tensor:
+        """Features before the map onto the hyperboloid, (B, d) float32, of token ids, (B, L) int64.
+
+        Of a sentence encoder, `states` of the tokens, (B, L, w), may be there already.
+        """
+        found = self.clip.encode_text(tokens) if self.sentences is None else self.sentences(tokens, states)
+        return _single(self.text_head(found))
 
     def project(self, features: Tensor, log_alpha: Tensor) -> Tensor:
         """Map features into the space: onto the hyperboloid, or onto the unit sphere for the baseline."""

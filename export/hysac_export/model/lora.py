@@ -83,12 +83,15 @@ def split_attention(module: nn.Module) -> int:
 def adapt(model: HySAC, config: LoRAConfig) -> None:
     """Freeze the towers and put adapters on them, in place; everything outside of the towers is trained as before.
 
+    With a sentence encoder in the text tower's place, that alone.
+
     `TrainingError`: No module has one of the names, or the adapters cannot be merged again.
     """
     from peft import LoraConfig, inject_adapter_in_model  # transformers comes with it and takes seconds to import
 
-    split_attention(model.clip)
-    bypassed = _bypassed(model.clip)
+    towers = model.clip if model.sentences is None else model.sentences.transformer
+    split_attention(towers)
+    bypassed = _bypassed(towers)
     adapters = LoraConfig(
         r=config.rank,
         lora_alpha=cast(int, config.alpha),  # only the hint wants whole numbers
@@ -96,14 +99,14 @@ def adapt(model: HySAC, config: LoRAConfig) -> None:
         target_modules=list(config.targets),
         exclude_modules=bypassed or None,
     )
-    layers = [name for name, child in model.clip.named_modules() if isinstance(child, nn.Linear | nn.Conv2d)]
+    layers = [name for name, child in towers.named_modules() if isinstance(child, nn.Linear | nn.Conv2d)]
     layers = [name for name in layers if name not in bypassed]
     leaves = {name.rpartition(".")[2] for name in layers}
     if lost := [target for target in config.targets if target.rpartition(".")[2] not in leaves]:
         message = f"these towers have no module named {', '.join(lost)}"
-        raise TrainingError(message, hint=f"Name theirs in model.open_clip.lora.targets: {', '.join(sorted(leaves))}")
+        raise TrainingError(message, hint=f"Name theirs in lora.targets: {', '.join(sorted(leaves))}")
     try:
-        inject_adapter_in_model(adapters, model.clip)
+        inject_adapter_in_model(adapters, towers)
     except ValueError as error:
         raise TrainingError(f"peft cannot adapt {', '.join(config.targets)}: {error}") from error
     _check_merge(model, config)
@@ -123,7 +126,7 @@ def _check_merge(model: HySAC, config: LoRAConfig) -> None:
         plain.load_state_dict({name: value.to("meta") for name, value in merged_state(model, config).items()})
     except (RuntimeError, KeyError) as error:
         message = f"the adapters on {', '.join(config.targets)} cannot be merged into these towers again: {error}"
-        hint = "Name other modules in model.open_clip.lora.targets, or set model.open_clip.lora to null"
+        hint = "Name other modules in lora.targets, or do without adapters"
         raise TrainingError(message, hint=hint) from error
 
 
@@ -133,7 +136,7 @@ def check_gradients(model: HySAC) -> None:
     if idle:
         leaves = sorted({path.rpartition(".")[2] for path in idle})
         message = f"adapters on {', '.join(leaves)} have no gradient ({min(idle)}): these towers do not call the layers"
-        raise TrainingError(message, hint="Leave them out of model.open_clip.lora.targets")
+        raise TrainingError(message, hint="Leave them out of lora.targets")
 
 
 def merged(weight: Tensor, adapter: Adapter, lora_alpha: float) -> Tensor:

@@ -20,6 +20,7 @@ from torch import nn
 
 from hysac_export.config import CLIP_MEAN, CLIP_STD, ImageTower, ModelConfig, OpenClipConfig, TextTower
 from hysac_export.model.clip_tokenizer import VOCAB_SIZE, read_tokenizer
+from hysac_export.model.text_tower import resolved
 from hysac_retrieval.errors import TrainingError
 
 _FOREIGN = ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs", "embed_cls")
@@ -27,8 +28,14 @@ _FOREIGN = ("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs", "embed_cls
 
 
 def build_towers(config: ModelConfig) -> nn.Module:
-    """Both towers with random weights: a module with ``visual`` and ``encode_text``, and no logit scale."""
+    """Both towers with random weights: a module with ``visual`` and ``encode_text``, and no logit scale.
+
+    With `config.text.pretrained` the text tower is elsewhere, and this is the image tower alone.
+    """
     clip = _own(config) if config.open_clip is None else _open_clip(config.open_clip)
+    if config.text.pretrained:
+        for part in ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection"):
+            delattr(clip, part)
     return _without_scale(clip)
 
 
@@ -56,6 +63,8 @@ def resolve(config: ModelConfig) -> ModelConfig:
     `TrainingError`: open_clip has no such architecture or weights, or HySAC cannot be built on them.
     """
     given = config.open_clip
+    if config.text.pretrained and config.text.described is None:
+        return config.model_copy(update={"text": resolved(config.text)})
     if given is None or given.architecture is not None:
         return config
     architecture, preprocess = _describe(given)

@@ -10,19 +10,22 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hysac_export.config import OptimConfig, TrainConfig
+from hysac_export.config import OptimConfig, TextsConfig, TrainConfig
 from hysac_export.data.batches import Batch, augment, normalise
 from hysac_export.data.split import GROUPS
+from hysac_export.data.texts import TextBatch, TextFeed
 from hysac_export.model.hysac import HySAC, WordHead
 from hysac_export.training.distributed import Processes, join_halves, split_halves
 from hysac_export.training.losses import Quadruplets, euclidean_loss, hyperbolic_loss, words_loss
+from hysac_export.training.states import FrozenStates, StateCache
+from hysac_export.training.texts import text_terms
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import TrainingError
 
@@ -75,15 +78,27 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 class Engine:
-    """A model on its device, its optimiser, and the steps of its training; frozen parameters stay as they are."""
+    """A model on its device, its optimiser, and the steps of its training; frozen parameters stay as they are.
+
+    `texts` are learned from beside the batches; `cache` keeps what a frozen text encoder makes of captions.
+    """
 
     def __init__(
-        self, config: TrainConfig, model: HySAC, words: WordHead | None = None, processes: Processes | None = None
+        self,
+        config: TrainConfig,
+        model: HySAC,
+        words: WordHead | None = None,
+        processes: Processes | None = None,
+        texts: TextFeed | None = None,
+        cache: StateCache | None = None,
     ) -> None:
         self.config = config
         self.model = model
         self.words = words
         self.processes = processes or Processes(next(model.parameters()).device.type)
+        self.texts = texts
+        tower = model.sentences
+        self._states = FrozenStates(tower, cache) if tower is not None and tower.frozen else None
         groups = _parameter_groups(self.modules(), config.optim.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=True)
         device = self.processes.device
@@ -122,20 +137,21 @@ class Engine:
         masks = [None] * n if shown is None else split_halves(self.processes.share(shown), n)
         halves = zip(split_halves(pixels, n), split_halves(tokens, n), masks, strict=True)
         parts = [_Part(*half, self._seed(step, self.processes.rank, part)) for part, half in enumerate(halves)]
+        beside = None if self.texts is None else self.texts.batch(step - config.stem_steps)
         backward = self._backward if len(parts) == 1 else self._backward_in_parts
         with _attention(self.processes.device):  # around both directions: checkpointing encodes again in the second
-            total, terms, points = backward(parts, done, shown)
+            total, terms, points = backward(parts, done, shown, beside)
         self._update()
         return self._metrics(total, terms, points)
 
     def _backward(
-        self, parts: list[_Part], done: float, shown: Tensor | None
+        self, parts: list[_Part], done: float, shown: Tensor | None, beside: TextBatch | None
     ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
         """Gradients of the loss, the share being encoded at once."""
         (part,) = parts
         weight = self.config.loss.words if self.words and done < self.config.loss.words_end else 0.0
         texts, images, logits = self._encode(part, words=bool(weight))
-        total, terms, points = self._loss(texts, images, done, shown)
+        total, terms, points = self._loss(texts, images, done, shown, beside)
         if self.words and logits is not None:
             gather = self.processes.gather
             terms["words"] = words_loss(gather(logits), gather(part.words(self.words)))
@@ -144,7 +160,7 @@ class Engine:
         return total, terms, points
 
     def _backward_in_parts(
-        self, parts: list[_Part], done: float, shown: Tensor | None
+        self, parts: list[_Part], done: float, shown: Tensor | None, beside: TextBatch | None
     ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
         """The same gradients with the activations of one part at a time in memory (GradCache, arXiv 2101.06983).
 
@@ -155,7 +171,7 @@ class Engine:
             points = [self._encode(part)[:2] for part in parts]
         leaves = [(texts.requires_grad_(), images.requires_grad_()) for texts, images in points]
         texts, images = (join_halves(halves) for halves in zip(*leaves, strict=True))
-        total, terms, quadruplets = self._loss(texts, images, done, shown)
+        total, terms, quadruplets = self._loss(texts, images, done, shown, beside)
         self._scaled_backward(total)
         for part, leaf in zip(parts, leaves, strict=True):
             torch.autograd.backward(self._encode(part)[:2], [half.grad for half in leaf])
@@ -164,16 +180,40 @@ class Engine:
     def _encode(self, part: _Part, words: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
         """Points of texts and of images, (2b, d) float32, and logits of words; 0 where there is no picture."""
         torch.manual_seed(part.seed)  # of dropout: a part that is encoded twice has to come out the same
-        with self._precision():
+        with self._autocast():
             features, grid = self.model.image_features(part.pictures())
-            text = self.model.text_features(part.tokens)
+            text = self._text_features(part.tokens)[0]
             logits = self.words(grid) if self.words and words else None
         images = self.model.project(features, self.model.log_alpha_image)
         texts = self.model.project(text, self.model.log_alpha_text)
         return texts, part.spread(images), None if logits is None else part.spread(logits)
 
+    def _text_features(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features of texts, (n, d), and what a sentence encoder by itself makes of them, (n, w)."""
+        tower = self.model.sentences
+        if tower is None:
+            return self.model.text_features(tokens), None
+        tokens = tower.trim(tokens)
+        states = self._states(tokens, self._autocast) if self._states else tower.states(tokens)
+        return self.model.text_features(tokens, states), tower.vectors(tokens, states.detach())
+
+    def _loss_of_texts(self, texts: TextBatch, scene: Quadruplets) -> tuple[Tensor, dict[str, Tensor]]:
+        """What texts without pictures add to the loss, of the same ones in every process; see `text_terms`."""
+        model, config = self.model, self.config
+        points, vectors = [], []
+        for tokens in (texts.safe, texts.unsafe, texts.others):
+            with self._autocast():
+                features, vector = self._text_features(tokens.to(self.processes.device))
+            points.append(model.project(features, model.log_alpha_text))
+            vectors.append(cast(Tensor, vector))
+        settings, gap = cast(TextsConfig, config.texts), config.loss.radius_gap
+        return text_terms(
+            (points[0], points[1], points[2]), (vectors[0], vectors[1], vectors[2]), scene, model.curvature,
+            model.logit_scale, settings, gap,
+        )  # fmt: skip
+
     def _loss(
-        self, texts: Tensor, images: Tensor, done: float, shown: Tensor | None
+        self, texts: Tensor, images: Tensor, done: float, shown: Tensor | None, beside: TextBatch | None
     ) -> tuple[Tensor, dict[str, Tensor], Quadruplets]:
         """The loss of the whole batch, from this process's share of its points."""
         safe_text, unsafe_text = self.processes.gather(texts).chunk(2)
@@ -185,7 +225,11 @@ class Engine:
         model, loss = self.model, self.config.loss
         if model.config.geometry == "euclidean":
             return *euclidean_loss(points, model.logit_scale, loss), points
-        return *hyperbolic_loss(points, model.curvature, model.logit_scale, loss, done), points
+        total, terms = hyperbolic_loss(points, model.curvature, model.logit_scale, loss, done)
+        if beside is not None:
+            more, found = self._loss_of_texts(beside, points)
+            total, terms = total + more, terms | found
+        return total, terms, points
 
     def _stem_step(
         self, words: WordHead, pixels: Tensor, tokens: Tensor, step: int, shown: Tensor | None
@@ -197,7 +241,7 @@ class Engine:
         masks = (None, None) if shown is None else self.processes.share(shown).chunk(2)
         for part in (_Part(*half, 0) for half in zip(pixels.chunk(2), tokens.chunk(2), masks, strict=True)):
             self.optimizer.zero_grad(set_to_none=True)
-            with self._precision():
+            with self._autocast():
                 logits = words(self.model.stem(part.pictures()))
             loss = words_loss(gather(part.spread(logits)), gather(part.words(words)))
             self._scaled_backward(loss)
@@ -231,7 +275,7 @@ class Engine:
         metrics["logit_scale"] = float(self.model.logit_scale)
         return metrics
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def _autocast(self) -> AbstractContextManager[Any]:
         half = _HALF.get(self.precision)
         return torch.autocast(self.processes.device.type, half or torch.bfloat16, enabled=half is not None)
 

@@ -23,6 +23,7 @@ from hysac_export.config import TrainConfig
 from hysac_export.data.batches import normalise, open_tokenizer, tokenize
 from hysac_export.model.clip_tokenizer import describe_tokenizer
 from hysac_export.model.hysac import HySAC
+from hysac_export.model.text_tower import text_spec
 from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.errors import TrainingError
 
@@ -89,7 +90,9 @@ class TrainedRun:
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> NDArray[np.float32]:
         """Points of texts, (n, d) float32."""
-        return self._encode(self.model.encode_text, torch.from_numpy(tokenize(self.tokenizer, texts)), batch_size)
+        tower = self.model.sentences
+        encode = self.model.encode_text if tower is None else lambda tokens: self.model.encode_text(tower.trim(tokens))
+        return self._encode(encode, torch.from_numpy(tokenize(self.tokenizer, texts)), batch_size)
 
     @torch.inference_mode()
     def encode_image(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
@@ -108,6 +111,8 @@ class TrainedRun:
     def text_spec(self) -> TextSpec:
         """How texts enter the model, for a bundle's manifest."""
         text = self.config.model.text
+        if text.pretrained:
+            return text_spec(text)
         return describe_tokenizer(self.tokenizer, text.vocab_size, text.context_length)
 
 

@@ -10,6 +10,7 @@ from hysac_export.config import ModelConfig, TrainConfig
 from hysac_export.data.feed import Feed
 from hysac_export.model.hysac import HySAC
 from hysac_export.model.lora import adapt
+from hysac_export.model.text_tower import load_encoder, sentence_tokenizer
 from hysac_export.model.tokenizer import train_tokenizer
 from hysac_export.model.towers import pretrained_towers, tokenizer_of
 from hysac_export.training.run import TrainedRun
@@ -38,6 +39,8 @@ class Beginning:
             return self._start.tokenizer
         if self._given.open_clip is not None:
             return tokenizer_of(self._given.open_clip, self._config.model)
+        if self._given.text.pretrained is not None:
+            return sentence_tokenizer(self._given.text)
         return train_tokenizer(feed.captions(), self._config.model.text.vocab_size)
 
     def model(self) -> HySAC:
@@ -46,11 +49,13 @@ class Beginning:
         if towers is not None and self._fresh and self._start is None:
             clip = pretrained_towers(towers, self._config.model)
         model = HySAC(self._config.model, clip)
+        if model.sentences is not None and self._fresh and self._start is None:
+            load_encoder(model.sentences, self._given.text)
         if self._start is not None:
             model.load_state_dict(self._start.model.state_dict())
             self._start = None  # its weights are not needed twice
-        if towers is not None and towers.lora is not None:
-            adapt(model, towers.lora)
+        if (adapters := self._config.model.adapters) is not None:
+            adapt(model, adapters)
         return model
 
 

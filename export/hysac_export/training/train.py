@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from hysac_export.data.batches import open_tokenizer
 from hysac_export.data.feed import Feed, open_feed, telling_words
 from hysac_export.data.quadruplets.check import DataReport
 from hysac_export.data.split import DrawnSplit, Progress
+from hysac_export.data.texts import TextFeed
 from hysac_export.folders import file_in_the_way
 from hysac_export.model.encoded import curvature_of, encode_drawn
 from hysac_export.model.hysac import HySAC, WordHead
@@ -46,6 +48,7 @@ from hysac_export.training.run import (
     write_weights,
 )
 from hysac_export.training.start import Beginning
+from hysac_export.training.states import StateCache
 from hysac_export.training.trackers import check_trackers, open_trackers
 from hysac_export.training.validation import Best, recall_sum
 from hysac_retrieval.errors import TrainingError
@@ -97,14 +100,16 @@ class Trainer:
             self.model = beginning.model()
         self.model.to(self.processes.device)
         if config.gradient_checkpointing:
-            self.model.clip.set_grad_checkpointing(True)
+            self.model.checkpoint_gradients()
         self.step = 0
         self.best = Best()
         words, size = None, resolved.text.vocab_size
         if config.loss.words:
             words = WordHead(telling_words(self._feed.captions(), size, self.tokenizer), size)
             words.to(self.processes.device)
-        self._engine = Engine(config, self.model, words, self.processes)
+        texts = None if config.texts is None else TextFeed(config.texts, self.tokenizer, config.seed)
+        self._cache = self._open_cache()
+        self._engine = Engine(config, self.model, words, self.processes, texts, self._cache)
         if resume:
             self._load_checkpoint()
         elif self.processes.first:  # nothing can fail any more: the folder holds a run from here on
@@ -155,6 +160,9 @@ class Trainer:
         if self.done and self.processes.first:
             trained.save(self.folder)
             (self.folder / BEST).unlink(missing_ok=True)
+        if self.done and self._cache is not None:
+            self._cache.close()
+            shutil.rmtree(self._states)
         for tracker in self._trackers:
             tracker.finish()
         return trained
@@ -178,8 +186,17 @@ class Trainer:
 
     @property
     def _lora(self) -> LoRAConfig | None:
-        towers = self.config.model.open_clip
-        return None if towers is None else towers.lora
+        return self.config.model.adapters
+
+    @property
+    def _states(self) -> Path:
+        return self.folder / f"states-{self.processes.rank}"
+
+    def _open_cache(self) -> StateCache | None:
+        """States of captions that will come again, of an encoder that stays as it is."""
+        tower, data = self.model.sentences, self.config.data
+        again = bool(data.train) or data.captions is not None
+        return StateCache(self._states, tower.width) if tower is not None and tower.frozen and again else None
 
     def _plain(self) -> dict[str, torch.Tensor]:
         """The weights of the model, adapters merged."""

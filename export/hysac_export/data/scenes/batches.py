@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from hysac_export.config import DataConfig, TrainConfig
 from hysac_export.data.batches import Batch, StepBatches, tokenize
 from hysac_export.data.scenes import Artist, Quadruplet, Scene, caption, quadruplets, styles_for
+from hysac_export.data.scenes.splits import stable_hash
 
 
 class SceneBatches(StepBatches):
@@ -35,8 +36,17 @@ class SceneBatches(StepBatches):
         sides = [q.safe for q in chosen] + [q.unsafe for q in chosen]
         pixels = np.stack([self._artist.draw(scene, rng) for scene in sides])
         told = self._told(chosen, rng) if self.config.data.omit else sides
-        tokens = tokenize(self.tokenizer, [caption(scene, rng) for scene in told])
+        if (few := self.config.data.captions) is not None:  # the same for every seed of a run
+            kept = rng.integers(few, size=len(told)).tolist()
+            texts = [caption(scene, self._rng(scene, number)) for scene, number in zip(told, kept, strict=True)]
+        else:
+            texts = [caption(scene, rng) for scene in told]
+        tokens = tokenize(self.tokenizer, texts)
         return Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
+
+    def _rng(self, scene: Scene, number: int) -> np.random.Generator:
+        """Generator of one of the captions that a scene has."""
+        return np.random.default_rng((stable_hash(*scene.entities, scene.setting, scene.light), number, 6))
 
     def _told(self, chosen: Sequence[Quadruplet], rng: np.random.Generator) -> list[Scene]:
         """The scenes as their captions tell them: some leave out one thing that both twins show.

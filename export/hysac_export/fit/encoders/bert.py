@@ -11,28 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hysac_export.fit.encoders.nodes import Nodes, masked
+from hysac_export.model.sentence import first_position
 from hysac_retrieval.errors import EncoderError, MissingExtraError
 
 Weights = Mapping[str, NDArray[Any]]
-
-_KIN = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}
-"""Kinds of model; 1 for those whose positions begin behind the padding token's id."""
-_REQUIRED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-}
-
-
-def understands(config: Mapping[str, Any]) -> bool:
-    """Whether a transformers config describes a model that `bert` can write."""
-    return config.get("model_type") in _KIN and all(config.get(key, ok[0]) in ok for key, ok in _REQUIRED.items())
-
-
-def longest(config: Mapping[str, Any]) -> int:
-    """Return the number of tokens that a model has positions for."""
-    return int(config["max_position_embeddings"]) - _first_position(config)
 
 
 def read_weights(path: Path) -> Weights:
@@ -58,7 +40,7 @@ def bert(nodes: Nodes, config: Mapping[str, Any], weights: Weights, real: str) -
 
     Args:
         nodes: The graph, whose input is ``tokens``.
-        config: Its transformers config, which `understands` is true for.
+        config: Its transformers config, which `sentence.understands` is true for.
         weights: Its weights, by the names of transformers.
         real: Which tokens are no padding, see `nodes.real`.
 
@@ -87,7 +69,7 @@ class _Tower:
         return np.asarray(self.weights[self.prefix + name], dtype=np.float32)
 
     def embedded(self) -> str:
-        nodes, start = self.nodes, _first_position(self.config)
+        nodes, start = self.nodes, first_position(self.config)
         # Texts are of one type, so that its vector goes into the positions.
         table = (
             self.weight("embeddings.position_embeddings.weight")
@@ -127,7 +109,3 @@ class _Tower:
         epsilon = float(self.config.get("layer_norm_eps", 1e-12))
         scale, shift = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.nodes.add("LayerNormalization", value, scale, shift, axis=-1, epsilon=epsilon)
-
-
-def _first_position(config: Mapping[str, Any]) -> int:
-    return int(config.get("pad_token_id", 1)) + 1 if _KIN[config["model_type"]] else 0

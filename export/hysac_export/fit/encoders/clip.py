@@ -16,8 +16,8 @@ from hysac_export.bundle.onnx import TextGraph as TextModule
 from hysac_export.bundle.onnx import traced
 from hysac_export.config import ModelConfig, OpenClipConfig
 from hysac_export.fit.encoders.base import EncoderGraphs, ImageGraph, TextGraph
-from hysac_export.fit.encoders.hub import fetch
 from hysac_export.model.clip_tokenizer import describe_tokenizer
+from hysac_export.model.hub import fetch
 from hysac_export.model.towers import pretrained_towers, resolve, tokenizer_of
 from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.errors import EncoderError

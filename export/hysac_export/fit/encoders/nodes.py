@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, compose, helper, numpy_helper, version_converter
 
 from hysac_export.bundle.graphs import OPSET
+from hysac_export.model.files import Pooling
 from hysac_retrieval.errors import EncoderError
-
-Pooling = Literal["mean", "cls", "max"]
 
 _OLDEST, _CONVERTED = 13, 17
 """Version of the operators below which a graph is converted, as what is written here would not fit, and to which."""

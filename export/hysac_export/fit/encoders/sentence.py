@@ -1,28 +1,23 @@
-"""Sentence encoders as sentence-transformers keeps them: a transformer, pooling, and maybe what comes behind."""
+"""Sentence encoders as graphs: a transformer, pooling, and maybe what comes behind."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as NormalizerSequence
 
 from hysac_export.fit.encoders import bert
 from hysac_export.fit.encoders.base import EncoderGraphs, TextGraph
-from hysac_export.fit.encoders.files import read_json, read_pooling, read_tokenizer
-from hysac_export.fit.encoders.hub import fetch, installed, of_kind
 from hysac_export.fit.encoders.nodes import Nodes, pool, rank, real, run_text, width
+from hysac_export.model.files import read_json
+from hysac_export.model.sentence import GRAPH, SentenceFolder, understands
 from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.errors import EncoderError
 
-_MODULES = "modules.json"
-_GRAPH = "onnx/model.onnx"
 _ACTIVATIONS = {"Identity": None, "Tanh": "Tanh"}
 
 
@@ -35,80 +30,23 @@ def sentence_graphs(model: str) -> EncoderGraphs:
         EncoderError: There is none, or it has parts that are not understood.
         MissingExtraError: What its kind of transformer needs to be exported is not installed.
     """
-    folder = _locate(model)
-    parts, config = _parts(folder), read_json(folder / "config.json")
-    pooling = read_pooling(folder / parts[1][1] / "config.json")
-    tokenizer, spec = read_tokenizer(folder, config, _length(folder, config))
-    if read_json(folder / "sentence_bert_config.json").get("do_lower_case"):
-        own = tokenizer.normalizer
-        tokenizer.normalizer = Lowercase() if own is None else NormalizerSequence([Lowercase(), own])
-    nodes, hidden, which, dim = _transformer(folder, config, spec)
-    vector = pool(nodes, hidden, which, pooling)
-    for kind, path in parts[2:]:
+    found = SentenceFolder.open(model)
+    nodes, hidden, which, dim = _transformer(found.path, found.config, found.spec)
+    vector = pool(nodes, hidden, which, found.pooling)
+    for kind, path in found.behind:
         if kind == "Normalize":
             vector = nodes.add("LpNormalization", vector, axis=1, p=2)
         else:
-            vector, dim = _dense(nodes, vector, folder / path)
-    return EncoderGraphs(text=TextGraph(nodes.text_model(vector, dim), spec, tokenizer))
-
-
-def _locate(model: str) -> Path:
-    if (package := installed(model, _MODULES)) is not None:
-        return package
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise EncoderError(f"there is no folder {model}")
-    return fetch(model if "/" in model else f"sentence-transformers/{model}", _needed)
-
-
-def _needed(names: Collection[str]) -> list[str]:
-    """Choose all that describes a model, and its weights once."""
-    graph = [name for name in names if name.startswith(_GRAPH)]  # and its data, beyond 2 GB
-    weights = graph or of_kind([name for name in names if "/" not in name], ".safetensors", ".safetensors.index.json")
-    dense = [name for name in names if name.count("/") == 1 and name.endswith("/model.safetensors")]
-    described = [name for name in of_kind(names, ".json") if name.count("/") < 2 and not name.startswith("onnx/")]
-    return sorted({*weights, *dense, *described})
-
-
-def _parts(folder: Path) -> list[tuple[str, str]]:
-    """Return kinds and folders of a model's modules: a transformer, pooling, and what is behind them."""
-    path = folder / _MODULES
-    try:
-        modules = json.loads(path.read_text(encoding="utf-8"))
-        found = [(str(module["type"]).rsplit(".", 1)[-1], str(module["path"])) for module in modules]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise EncoderError(f"{path} lists no modules of sentence-transformers: {error}") from error
-    kinds = [kind for kind, _ in found]
-    if kinds[:2] != ["Transformer", "Pooling"] or not {*kinds[2:]} <= {"Dense", "Normalize"}:
-        expected = "Transformer, Pooling, and then only Dense and Normalize"
-        raise EncoderError(f"{folder} is made of {', '.join(kinds) or 'nothing'}; expected {expected}")
-    name = read_json(folder / "config_sentence_transformers.json").get("default_prompt_name")
-    if name is not None:
-        raise EncoderError(f"{folder} puts a prompt, {name!r}, before each text, which is not supported")
-    return found
-
-
-def _length(folder: Path, config: Mapping[str, Any]) -> int:
-    """Return the number of tokens that are read of a text."""
-    limits = [
-        read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
-        read_json(folder / "tokenizer_config.json").get("model_max_length"),
-        bert.longest(config) if bert.understands(config) else config.get("max_position_embeddings"),
-    ]
-    known = [int(limit) for limit in limits if isinstance(limit, int | float) and limit < 2**15]
-    if not known:
-        raise EncoderError(f"{folder} does not say how many tokens it reads", hint="Add sentence_bert_config.json")
-    return known[0] if limits[0] in known else min(known)
+            vector, dim = _dense(nodes, vector, found.path / path)
+    return EncoderGraphs(text=TextGraph(nodes.text_model(vector, dim), found.spec, found.tokenizer))
 
 
 def _transformer(folder: Path, config: Mapping[str, Any], spec: TextSpec) -> tuple[Nodes, str, str, int]:
     """Return a graph, its last hidden state, which tokens are real, and the size of their vectors."""
-    if (folder / _GRAPH).is_file():
-        return _foreign(onnx.load(folder / _GRAPH), str(folder / _GRAPH), config, spec)
+    if (folder / GRAPH).is_file():
+        return _foreign(onnx.load(folder / GRAPH), str(folder / GRAPH), config, spec)
     weights = folder / "model.safetensors"
-    if weights.is_file() and bert.understands(config):
+    if weights.is_file() and understands(config):
         nodes = Nodes()
         which = real(nodes, spec.end_id)
         return nodes, bert.bert(nodes, config, bert.read_weights(weights), which), which, int(config["hidden_size"])

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hysac_export.data.policy import Policy, Split
 from hysac_export.data.split import Progress
 from hysac_export.evaluation.samples import read_samples
 from hysac_export.fit.encoders.base import VectorEncoder
-from hysac_export.fit.policy import Policy, Split
 from hysac_export.fit.scores import Labelled
 from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.encoder.inputs import picture_counts

@@ -1,17 +1,19 @@
-"""Files beside the graphs of other libraries: tokenizers, pooling."""
+"""Files of other libraries' encoders: tokenizers, pooling."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from hysac_export.fit.encoders.nodes import Pooling
 from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.errors import EncoderError
+
+Pooling = Literal["mean", "cls", "max"]
+"""How vectors of tokens become that of a text."""
 
 _POOLINGS: Mapping[str, Pooling] = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
 

@@ -1,0 +1,105 @@
+"""Texts without pictures to learn from: pairs of a policy, and unlabelled texts of a wide vocabulary.
+
+What a step takes of them is a function of (seed, step) alone, as its quadruplets are.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from hysac_export.config import TextsConfig
+from hysac_export.data.batches import tokenize
+from hysac_export.data.policy import Split, read_policy
+from hysac_retrieval.errors import PolicyError, TrainingError
+
+GLOSSES = "glosses"
+"""Name of the definitions that come with the package; see `data.glosses`."""
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Token ids of a step, (n, L) int64 each: row i of the unsafe texts belongs to row i of the safe ones."""
+
+    safe: Tensor
+    unsafe: Tensor
+    others: Tensor
+
+
+class TextFeed:
+    """The texts of a config as token ids; `tokenizer` cuts and pads (see `open_tokenizer`).
+
+    `TrainingError`: There are none, or fewer than a step takes.
+    """
+
+    def __init__(self, config: TextsConfig, tokenizer: Tokenizer, seed: int) -> None:
+        self._seed = seed
+        pairs = policy_pairs(config.policy, "fit")
+        others = unlabelled(config.unlabelled)
+        for found, needed, key in (
+            (len(pairs), config.pairs, "texts.pairs"),
+            (len(others), config.others, "texts.others"),
+        ):
+            if found < needed:
+                raise TrainingError(f"there are {found} texts, and {key} asks for {needed} in a step")
+        self._sizes = config.pairs, config.others
+        self._safe, self._unsafe, self._others = (
+            tokenize(tokenizer, texts) for texts in ([p[0] for p in pairs], [p[1] for p in pairs], others)
+        )
+
+    def batch(self, step: int) -> TextBatch:
+        """The texts of a step, the steps of a run counted from 0; each comes once in a round."""
+        pairs = self._rows(step, self._sizes[0], len(self._safe), 4)
+        others = self._rows(step, self._sizes[1], len(self._others), 5)
+        rows = self._safe[pairs], self._unsafe[pairs], self._others[others]
+        return TextBatch(*map(torch.from_numpy, rows))
+
+    def _rows(self, step: int, size: int, n: int, stream: int) -> NDArray[np.int64]:
+        # Rounds of whole batches, so that no row comes twice in one.
+        rounds, place = divmod(step, n // size)
+        order = np.random.default_rng((self._seed, rounds, stream)).permutation(n)
+        return order[place * size : (place + 1) * size]
+
+
+def policy_pairs(policy: str, split: Split) -> list[tuple[str, str]]:
+    """Safe and unsafe texts of a split of a policy that belong together (`TrainingError`: there is no such policy)."""
+    try:
+        examples = read_policy(policy).examples(split)
+    except PolicyError as error:
+        raise TrainingError(error.message, hint=error.hint) from error
+    pairs = []
+    for _, group in groupby(examples, key=lambda example: example.pair):
+        sides: tuple[list[str], list[str]] = ([], [])
+        for example in group:
+            sides[example.unsafe].append(example.text)
+        pairs += [(sides[0][i % len(sides[0])], text) for i, text in enumerate(sides[1])] if sides[0] else []
+    return pairs
+
+
+def unlabelled(sources: Sequence[str]) -> list[str]:
+    """Texts of files, one in a line, each once (`TrainingError`: a file cannot be read)."""
+    found: dict[str, None] = {}
+    for source in sources:
+        try:
+            found.update(dict.fromkeys(line.strip() for line in _lines(source)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise TrainingError(f"the texts {source!r} cannot be read: {error}") from error
+    found.pop("", None)
+    return list(found)
+
+
+def _lines(source: str) -> list[str]:
+    if source == GLOSSES:
+        packed = resources.files("hysac_export").joinpath("data", "glosses.txt.gz").read_bytes()
+        return gzip.decompress(packed).decode("utf-8").splitlines()
+    return Path(source).expanduser().read_text(encoding="utf-8").splitlines()
