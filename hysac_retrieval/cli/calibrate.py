@@ -147,14 +147,15 @@ def _on_validation(
     model: str, n: int, seed: int, max_harmful: float, max_miss: float | None, max_lost: float | None, **_: Any
 ) -> tuple[str, SafetyProfile, Radii]:
     from hysac_export.evaluation.calibrate import calibrate
-    from hysac_export.evaluation.subjects import encode_validation, load_subject
+    from hysac_export.evaluation.subjects import calibration_texts, encode_validation, load_subject
     from hysac_export.model.encoded import radii_of
 
     subject = load_subject(model)
     with stages() as stage:
         encoded, curvature = encode_validation(subject, n, seed, stage)
-    profile = calibrate(encoded, curvature, max_harmful=max_harmful, max_miss=max_miss, max_lost=max_lost)
-    return subject.name, profile, radii_of(encoded, curvature)
+    texts = calibration_texts(subject)
+    profile = calibrate(encoded, curvature, texts=texts, max_harmful=max_harmful, max_miss=max_miss, max_lost=max_lost)
+    return subject.name, profile, radii_of(encoded, curvature) | texts
 
 
 def _on_samples(

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from support.sentences import small_encoder
+from support.toy_bundle import profile
 
+from hysac_export.bundle.onnx import export_bundle
 from hysac_export.config import TrainConfig
 from hysac_export.training.run import TrainedRun
 from hysac_export.training.train import Trainer
+from hysac_retrieval.encoder.encoder import Encoder
 
 pytestmark = pytest.mark.slow
 
@@ -71,3 +74,16 @@ def test_a_run_learns_from_texts_too_and_leaves_a_frozen_encoder_alone(
     kept = weights(TrainedRun.load(finished))
     assert len(kept) > 30
     assert all(torch.equal(value, there[name.removeprefix("sentences.transformer.")]) for name, value in kept.items())
+
+
+def test_a_bundle_reads_english_without_torch_at_any_length(finished: Path, tmp_path: Path) -> None:
+    run = TrainedRun.load(finished)
+    bundle = export_bundle(run.model, run.tokenizer, safety=profile(), out=tmp_path / "b", name="b", text=run.text_spec)
+    spec = bundle.manifest.text
+    assert (spec.dynamic, spec.context_length, spec.pad_id, spec.end_id) == (True, 40, 0, 3)
+    texts = ["A dog", "a man threatens his neighbour with a knife", "the cat " * 30, "Zzzgrf!"]
+    expected = run.encode_text(texts)
+    found = Encoder(bundle, device="cpu", threads=1)
+    np.testing.assert_allclose(found.encode_text(texts), expected, atol=2e-5)
+    for text, point in zip(texts, expected, strict=True):  # alone, in a row of its own length
+        np.testing.assert_allclose(found.encode_text(text)[0], point, atol=2e-5)

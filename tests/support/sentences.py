@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from support.encoders import SPECIAL, bert_config, sentence_folder, write
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
+from hysac_export.data.policy import read_policy
 from hysac_export.data.scenes import caption, quadruplets
-from hysac_export.data.texts import policy_pairs
+from support.encoders import SPECIAL, bert_config, sentence_folder, write
 
 
 def small_encoder(folder: Path, *, length: int = 64, **changes: Any) -> Any:
     """Write a BERT with random weights in the layout of sentence-transformers; return the model of transformers."""
     rng = np.random.default_rng(0)
     texts = [caption(scene, rng) for q in quadruplets("train", 200) for scene in (q.safe, q.unsafe)]
-    texts += [text for pair in policy_pairs("general", "fit") for text in pair]
+    texts += [text for pair in read_policy("general").pairs("fit") for text in pair]
     split = BertPreTokenizer().pre_tokenize_str
     words = sorted({word for text in texts for word, _ in split(BertNormalizer().normalize_str(text))})
     vocabulary = {token: number for number, token in enumerate((*SPECIAL, *words))}

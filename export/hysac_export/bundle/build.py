@@ -22,6 +22,7 @@ from hysac_export.data.split import GROUPS, Progress, Stages
 from hysac_export.evaluation.calibrate import MAX_MISS, calibrate
 from hysac_export.evaluation.metrics import metrics
 from hysac_export.evaluation.subjects import bundle_subject, is_run, validation_split
+from hysac_export.evaluation.texts import validation_radii
 from hysac_export.model.encoded import encode_drawn
 from hysac_export.training.run import METRICS, TrainedRun, read_metrics
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle
@@ -90,16 +91,18 @@ def export_run(run: Path, out: Path, options: ExportOptions, stages: Stages, wei
     """Write the bundle of a run in float32; see `export_model`.
 
     The safety profile, the lift and the metrics are computed on the validation split, after the weights have been
-    rounded to what the bundle stores.
+    rounded to what the bundle stores; the scores of texts, where some were learned from, on that of their policy.
     """
     trained = TrainedRun.load(run)
     check_hyperbolic(trained.model)
     if weights == "float16":
         round_weights(trained.model)
-    feed = open_feed(trained.config)
+    config, feed = trained.config.model, open_feed(trained.config)
     drawn = feed.validation(options.n, 0, stages("Drawing", options.n))
     encoded = encode_drawn(trained, drawn, stages("Encoding", 2 * options.n))
-    profile = options.safety or calibrate(encoded, trained.curvature)
+    policy = None if trained.config.texts is None else trained.config.texts.policy
+    texts = validation_radii(trained, policy, trained.curvature)
+    profile = options.safety or calibrate(encoded, trained.curvature, texts=texts)
     figures = {key: figure.value for key, figure in metrics(encoded, trained.curvature, profile).items()}
     if options.safety is not None:
         _check_profile(figures, profile)
@@ -114,8 +117,8 @@ def export_run(run: Path, out: Path, options: ExportOptions, stages: Stages, wei
         mean=trained.config.model.image.mean,
         std=trained.config.model.image.std,
         lift=PaddedLift.fit(points, trained.curvature),
-        # Towers of open_clip know more words than this training has shown them.
-        known_words=words_of(feed.captions()) if trained.config.model.open_clip is None else None,
+        # Trained towers know more words than this training has shown them.
+        known_words=None if config.open_clip or config.text.pretrained else words_of(feed.captions()),
         training=_provenance(trained, run),
         metrics={"validation": figures} | ({} if options.metrics is None else {"test": options.metrics}),
         description=options.description or "",

@@ -2,13 +2,15 @@
 
 Both leave the final projection and the exponential map in float32: a radius is what safety is judged by, and sinh
 multiplies its errors. Weights of int8 have 7 bits, one scale for each column: processors without VNNI add up pairs of
-8-bit products in 16 bits, which would overflow, so that a bundle would give other points on another machine.
+8-bit products in 16 bits, which would overflow, so that a bundle would give other points on another machine. Tables of
+words, which nothing is multiplied by, have 8 bits and a scale for each row.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -18,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hysac_export.bundle.graphs import PRODUCTS, SINGLE_FILE, load_graph, save_graph, store_halves, strip, tail
 from hysac_export.bundle.place import building
@@ -31,6 +33,8 @@ Inputs = Mapping[Modality, NDArray[Any]]
 """Inputs of the graphs: texts as token ids (n, L) int64, images as pixels (n, S, S, 3) uint8."""
 
 _LARGEST, _MASKED = float(np.finfo(np.float16).max), -1e30
+TABLE = 2**20
+"""Numbers of a table of words from which on int8 bundles store it in int8."""
 CALIBRATED_ON = 128
 """Inputs of each modality that static ranges are measured on, at most."""
 
@@ -182,8 +186,37 @@ def quantized(proto: ModelProto, work: Path, inputs: NDArray[Any] | None = None)
         made = onnx.load(target)
     finally:
         shutil.rmtree(work)
+    store_tables(made)
     store_halves(made)
     return made
+
+
+def store_tables(proto: ModelProto) -> None:
+    """Store the large tables that rows are looked up in, in place, in int8, with a scale for each row."""
+    graph = proto.graph
+    uses = Counter(name for node in graph.node for name in node.input)
+    floats = [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT]
+    tables = {tensor.name: tensor for tensor in floats if uses[tensor.name] == 1}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
+        values = None if table is None else numpy_helper.to_array(table)
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        if table is None or values is None or values.ndim != 2 or values.size < TABLE or axis != 0:
+            nodes.append(node)
+            continue
+        name, scales = node.output[0], np.maximum(np.abs(values).max(1, keepdims=True), 1e-12) / 127
+        packed = np.round(values / scales).astype(np.int8)
+        table.CopyFrom(numpy_helper.from_array(packed, f"{name}.packed"))
+        graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), f"{name}.scales"))
+        nodes += [
+            helper.make_node("Gather", [f"{name}.packed", node.input[1]], [f"{name}.rows"], axis=0),
+            helper.make_node("Gather", [f"{name}.scales", node.input[1]], [f"{name}.scale"], axis=0),
+            helper.make_node("Cast", [f"{name}.rows"], [f"{name}.cast"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}.cast", f"{name}.scale"], [name]),
+        ]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
 
 
 def _reader(name: str, inputs: NDArray[Any], batch: int = 8) -> Any:

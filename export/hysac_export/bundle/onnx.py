@@ -56,11 +56,15 @@ class ImageGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """Token ids to points. The text tower pools at the largest id, which is the end token's (see `train_tokenizer`)."""
+    """Token ids to points, of rows of any length if it is `dynamic`.
 
-    def __init__(self, model: Towers) -> None:
+    CLIP's text tower pools at the largest id, which is the end token's (see `train_tokenizer`).
+    """
+
+    def __init__(self, model: Towers, *, dynamic: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.dynamic = dynamic
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L) int64 to (B, d) float32 space components."""
@@ -119,7 +123,7 @@ def export_bundle(
     texts = text or text_spec(words, model.config.text.context_length)
     frozen = _frozen(model, words, texts.end_id, weights)
     spec = ImageSpec(size=model.config.image.size, mean=cast(Any, tuple(mean)), std=cast(Any, tuple(std)))
-    image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen).eval()
+    image_graph, text_graph = ImageGraph(frozen, mean, std).eval(), TextGraph(frozen, dynamic=texts.dynamic).eval()
     with building(out, overwrite) as folder:
         _write_graphs(image_graph, text_graph, spec, texts, folder)
         uncut(words).save(str(folder / texts.tokenizer))  # the manifest governs cutting and padding
@@ -138,7 +142,8 @@ def export_bundle(
             training=dict(training or {}),
             metrics=dict(metrics or {}),
         )
-        found = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph)
+        made, size = write_manifest(folder, manifest), words.get_vocab_size()
+        found = verify_bundle(made, image_graph, text_graph, vocab_size=size)
         found |= {"weights": weights, "precision": "fp32", "opset": OPSET}
         write_manifest(folder, manifest.model_copy(update={"verification": found}))
     return Bundle.load(out)
@@ -161,7 +166,10 @@ def write_graph(module: nn.Module, source: str, example: Tensor, path: Path) -> 
 
 def traced(module: nn.Module, source: str, example: Tensor, output: str = "point") -> ModelProto:
     """Export a module on the CPU to ONNX, with one input of dynamic batch size and one output."""
-    # torch.export specialises on nothing but the batch axis; unlike the older tracer it knows sinh.
+    sizes: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if isinstance(module, TextGraph) and module.dynamic:
+        sizes[1] = torch.export.Dim.DYNAMIC
+    # torch.export specialises on nothing but these axes; unlike the older tracer it knows sinh.
     with torch.no_grad():
         program = torch.onnx.export(
             module,
@@ -169,7 +177,7 @@ def traced(module: nn.Module, source: str, example: Tensor, output: str = "point
             dynamo=True,
             input_names=[source],
             output_names=[output],
-            dynamic_shapes={source: {0: torch.export.Dim("batch")}},
+            dynamic_shapes={source: sizes},
             opset_version=OPSET,
             verbose=False,
         )
@@ -192,7 +200,7 @@ def _frozen(model: HySAC, tokenizer: Tokenizer, end: int, weights: Weights) -> H
     if tokenizer.get_vocab_size() > model.config.text.vocab_size:
         found = f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.config.text.vocab_size}"
         raise TrainingError(found, hint="Export with the tokenizer of the training run")
-    if end != tokenizer.get_vocab_size() - 1:
+    if model.sentences is None and end != tokenizer.get_vocab_size() - 1:
         raise TrainingError(f"the end token has id {end}, not the highest; the text tower would pool elsewhere")
     tensors = [*model.parameters(), *model.buffers()]
     settled = all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.int64) for t in tensors)

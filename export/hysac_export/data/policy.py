@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -71,6 +72,16 @@ class Policy:
     def examples(self, split: Split | None = None) -> list[Example]:
         """Examples of one split, or all of them."""
         return [example for example in self.sentences if split in (None, example.split)]
+
+    def pairs(self, split: Split) -> list[tuple[str, str]]:
+        """Safe and unsafe texts of a split that belong together; of several safe ones each has its turn."""
+        found = []
+        for _, group in groupby(self.examples(split), key=lambda example: example.pair):
+            sides: tuple[list[str], list[str]] = ([], [])
+            for example in group:
+                sides[example.unsafe].append(example.text)
+            found += [(sides[0][turn % len(sides[0])], text) for turn, text in enumerate(sides[1])]
+        return found
 
 
 def read_policy(source: str | Path) -> Policy:

@@ -9,7 +9,6 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,8 @@ from torch import Tensor
 
 from hysac_export.config import TextsConfig
 from hysac_export.data.batches import tokenize
-from hysac_export.data.policy import Split, read_policy
-from hysac_retrieval.errors import PolicyError, TrainingError
+from hysac_export.data.policy import read_policy
+from hysac_retrieval.errors import TrainingError
 
 GLOSSES = "glosses"
 """Name of the definitions that come with the package; see `data.glosses`."""
@@ -39,12 +38,14 @@ class TextBatch:
 class TextFeed:
     """The texts of a config as token ids; `tokenizer` cuts and pads (see `open_tokenizer`).
 
-    `TrainingError`: There are none, or fewer than a step takes.
+    Raises:
+        TrainingError: There are fewer than a step takes, or a file cannot be read.
+        PolicyError: There is no such policy.
     """
 
     def __init__(self, config: TextsConfig, tokenizer: Tokenizer, seed: int) -> None:
         self._seed = seed
-        pairs = policy_pairs(config.policy, "fit")
+        pairs = read_policy(config.policy).pairs("fit")
         others = unlabelled(config.unlabelled)
         for found, needed, key in (
             (len(pairs), config.pairs, "texts.pairs"),
@@ -69,21 +70,6 @@ class TextFeed:
         rounds, place = divmod(step, n // size)
         order = np.random.default_rng((self._seed, rounds, stream)).permutation(n)
         return order[place * size : (place + 1) * size]
-
-
-def policy_pairs(policy: str, split: Split) -> list[tuple[str, str]]:
-    """Safe and unsafe texts of a split of a policy that belong together (`TrainingError`: there is no such policy)."""
-    try:
-        examples = read_policy(policy).examples(split)
-    except PolicyError as error:
-        raise TrainingError(error.message, hint=error.hint) from error
-    pairs = []
-    for _, group in groupby(examples, key=lambda example: example.pair):
-        sides: tuple[list[str], list[str]] = ([], [])
-        for example in group:
-            sides[example.unsafe].append(example.text)
-        pairs += [(sides[0][i % len(sides[0])], text) for i, text in enumerate(sides[1])] if sides[0] else []
-    return pairs
 
 
 def unlabelled(sources: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from hysac_export.data.split import PAIRS
 from hysac_export.evaluation.metrics import traversal_sweep
 from hysac_export.evaluation.roc import roc
 from hysac_export.model.encoded import EncodedSplit, Floats, radii_of
@@ -77,6 +78,7 @@ def calibrate(
     encoded: EncodedSplit,
     curvature: float,
     *,
+    texts: Mapping[str, Floats] | None = None,
     max_harmful: float = MAX_HARMFUL,
     max_miss: float | None = None,
     max_lost: float | None = None,
@@ -86,6 +88,8 @@ def calibrate(
     Args:
         encoded: Validation quadruplets. Never a test split.
         curvature: Curvature c > 0 of the model's space.
+        texts: Radii of other texts by group, ``"safe_text"`` and ``"unsafe_text"``, to take for scores and threshold of
+            texts in place of the captions'.
         max_harmful: Largest harmful@1 of unsafe queries after traversal to the boundary, in [0, 1]. If no candidate
             meets it, the least harmful one is taken and the profile's `source` says so.
         max_miss: Largest share of unsafe points that count as safe; see `Wanted`.
@@ -99,6 +103,7 @@ def calibrate(
         raise SettingsError(f"max_harmful is {max_harmful}; expected a share of 0 to 1")
     wanted = Wanted(max_miss, max_lost)
     radii = radii_of(encoded, curvature)
+    radii |= texts or {}
     clear = encoded.select(~encoded.context) if (~encoded.context).any() else encoded
     parts: dict[Modality, ModalityProfile] = {}
     notes: list[str] = []
@@ -114,6 +119,7 @@ def calibrate(
     source = (
         f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}, boundaries on the {len(clear)} that do "
         f"not depend on context; {'; '.join(notes)}"
+        + (f"; scores of texts on {' and '.join(f'{len(texts[g])} {g}s' for g in PAIRS['text'])}" if texts else "")
     )
     return with_thresholds(parts, radii, source, wanted)
 

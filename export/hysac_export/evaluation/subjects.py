@@ -16,7 +16,8 @@ from hysac_export.evaluation.calibrate import calibrate
 from hysac_export.evaluation.classification import classes_of, classification_figures, zero_shot_figures
 from hysac_export.evaluation.metrics import metrics, retrievals
 from hysac_export.evaluation.protocol import CalibrationRadii, calibration_radii, published_figures
-from hysac_export.model.encoded import EncodedSplit, Encodes, curvature_of, encode_drawn, radii_of
+from hysac_export.evaluation.texts import validation_radii
+from hysac_export.model.encoded import EncodedSplit, Encodes, Floats, curvature_of, encode_drawn, radii_of
 from hysac_export.model.retrieval import Retrieval
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.errors import MissingExtraError, TrainingError
@@ -33,7 +34,8 @@ Draw = Callable[[str, int, int, int, Progress | None], DrawnSplit]
 class Subject:
     """A model to evaluate, `source` its origin in words, `size` the side of its images in pixels.
 
-    A Euclidean model has no curvature and no profile. One whose calibration failed has no profile either, but `radii`
+    Scores of texts are calibrated on those of the `policy` that the model learned from, if it did. A
+    Euclidean model has no curvature and no profile. One whose calibration failed has no profile either, but `radii`
     of the calibration set by group, and the reason in `uncalibrated`. `config` is that of training on files.
     """
 
@@ -45,6 +47,7 @@ class Subject:
     source: str
     config: TrainConfig | None = None
     radii: CalibrationRadii | None = None
+    policy: str | None = None
     uncalibrated: str = ""
 
 
@@ -81,14 +84,18 @@ def load_subject(model: str | Path) -> Subject:
     config = run.config
     source = f"run {config.name}, seed {config.seed}, {config.total_steps} steps of {config.batch_size}"
     files = config if config.data.train else None
-    return Subject(config.name, run, curvature_of(run), config.model.image.size, None, source, files)
+    policy = None if config.texts is None else config.texts.policy
+    return Subject(config.name, run, curvature_of(run), config.model.image.size, None, source, files, policy=policy)
 
 
 def bundle_subject(encoder: Encoder) -> Subject:
     """Make a subject of a loaded bundle."""
     source = f"bundle {encoder.name}, fingerprint {encoder.fingerprint}"
-    trained = _trained_on_files(encoder.bundle.manifest.training.get("config"))
-    return Subject(encoder.name, encoder, encoder.curvature, encoder.image_spec.size, encoder.safety, source, trained)
+    config = _trained(encoder.bundle.manifest.training.get("config"))
+    files = config if config is not None and config.data.train else None
+    policy = config.texts.policy if config is not None and config.texts is not None else None
+    size = encoder.image_spec.size
+    return Subject(encoder.name, encoder, encoder.curvature, size, encoder.safety, source, files, policy=policy)
 
 
 def validation_split(subject: Subject, n: int = 1000, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
@@ -111,6 +118,11 @@ def encode_validation(
     return encode_drawn(subject.encoder, drawn, stages(f"{subject.name}: validation", 2 * n)), subject.curvature
 
 
+def calibration_texts(subject: Subject) -> dict[str, Floats]:
+    """Radii by group of texts that scores are calibrated on in place of captions, of a hyperbolic model; maybe none."""
+    return validation_radii(subject.encoder, subject.policy, subject.encoder.curvature)
+
+
 def with_profile(subject: Subject, n: int = 1000, stages: Stages = unseen) -> Subject:
     """Calibrate a hyperbolic model that has no profile yet, on n quadruplets of the validation split.
 
@@ -122,7 +134,7 @@ def with_profile(subject: Subject, n: int = 1000, stages: Stages = unseen) -> Su
     encoded, curvature = encode_validation(subject, n, stages=stages)
     radii = {group: RadiusStats.of(found) for group, found in radii_of(encoded, curvature).items()}
     try:
-        return replace(subject, radii=radii, profile=calibrate(encoded, curvature))
+        return replace(subject, radii=radii, profile=calibrate(encoded, curvature, texts=calibration_texts(subject)))
     except TrainingError as error:
         return replace(subject, radii=radii, uncalibrated=str(error))
 
@@ -184,9 +196,9 @@ def measured(
     return Evaluation(subject, split, encoded, found, figures)
 
 
-def _trained_on_files(config: Any) -> TrainConfig | None:
-    """The config in a bundle's provenance, if it names files of quadruplets."""
+def _trained(config: Any) -> TrainConfig | None:
+    """The config in a bundle's provenance, if it is one."""
     try:
-        return TrainConfig.model_validate(config) if config["data"]["train"] else None
-    except (KeyError, TypeError, ValidationError):  # provenance is free form
+        return TrainConfig.model_validate(config)
+    except ValidationError:  # provenance is free form
         return None

@@ -16,8 +16,8 @@ import onnx
 from onnx import TensorProto
 
 from hysac_export.fit.encoders.base import EncoderGraphs, ImageGraph, TextGraph
-from hysac_export.fit.encoders.nodes import Nodes, Pooling, pool, rank, run_text, width
-from hysac_export.model.files import read_json, read_pooling, read_tokenizer
+from hysac_export.fit.encoders.nodes import Nodes, pool, rank, run_text, width
+from hysac_export.model.files import Pooling, read_json, read_pooling, read_tokenizer
 from hysac_export.model.hub import fetch
 from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.errors import EncoderError, MissingExtraError
