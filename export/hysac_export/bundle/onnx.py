@@ -109,9 +109,9 @@ def export_bundle(
 
     The bundle is built in a folder beside `out` and moved there when all is well; `overwrite` replaces a bundle there.
     The model, a hyperbolic one on any device, is not changed; `safety` is its calibration. `text` describes a tokenizer
-    that `train_tokenizer` has not made; `lift` was fitted on training points; `mean` and `std` are those of training.
-    `training` and `metrics` are free form, JSON-serialisable; `known_words` all that a model from scratch has seen.
-    With ``weights="float16"`` matrices are stored in half precision; all arithmetic stays in float32.
+    that `train_tokenizer` has not made; `lift` was fitted on training points; `mean`, `std` are those of training.
+    `training`, `metrics` are free form, JSON-serialisable; `known_words` all that a model from scratch has seen. With
+    ``weights="float16"`` matrices are stored in half precision; all arithmetic stays in float32.
 
     Raises:
         SettingsError: There is something at `out` already.
@@ -142,8 +142,7 @@ def export_bundle(
             training=dict(training or {}),
             metrics=dict(metrics or {}),
         )
-        made, size = write_manifest(folder, manifest), words.get_vocab_size()
-        found = verify_bundle(made, image_graph, text_graph, vocab_size=size)
+        found = verify_bundle(write_manifest(folder, manifest), image_graph, text_graph)
         found |= {"weights": weights, "precision": "fp32", "opset": OPSET}
         write_manifest(folder, manifest.model_copy(update={"verification": found}))
     return Bundle.load(out)

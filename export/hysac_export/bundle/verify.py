@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import nn
 
 from hysac_retrieval import lorentz
@@ -24,19 +25,12 @@ RADIUS_TOLERANCE = 1e-4
 
 
 def verify_bundle(
-    bundle: Bundle,
-    image: nn.Module,
-    text: nn.Module,
-    *,
-    batches: Sequence[int] = BATCHES,
-    seed: int = 0,
-    vocab_size: int | None = None,
+    bundle: Bundle, image: nn.Module, text: nn.Module, *, batches: Sequence[int] = BATCHES, seed: int = 0
 ) -> dict[str, Any]:
     """Compare a bundle with the modules it was exported from, on random pixels and tokens, for the manifest.
 
-    The modules, from (B, S, S, 3) uint8 pixels and (B, L) int64 tokens to (B, d), are in evaluation mode on the CPU.
-    Tokens are drawn from `vocab_size`, by default from those before the end token (`BundleFormatError`: a difference is
-    beyond tolerance, or the graphs do not fit the manifest).
+    The modules, from (B, S, S, 3) uint8 pixels and (B, L) int64 tokens to (B, d), are in evaluation mode on the CPU
+    (`BundleFormatError`: a difference is beyond tolerance, or the graphs do not fit the manifest).
     """
     encoder = Encoder(bundle, device="cpu")
     rng = np.random.default_rng(seed)
@@ -47,7 +41,7 @@ def verify_bundle(
     }
     worst = {"image": [0.0, 0.0], "text": [0.0, 0.0]}
     for batch in batches:
-        pixels, tokens = _pixels(encoder, batch, rng), _tokens(encoder, batch, rng, vocab_size)
+        pixels, tokens = _pixels(encoder, batch, rng), _tokens(encoder, batch, rng)
         with torch.inference_mode():
             pairs = {
                 "image": (image(torch.from_numpy(pixels)).numpy(), encoder.encode_image(pixels, batch_size=batch)),
@@ -85,10 +79,11 @@ def _pixels(encoder: Encoder, n: int, rng: np.random.Generator) -> NDArray[np.ui
     return np.asarray(np.clip(noisy, 0, 255), dtype=np.uint8)
 
 
-def _tokens(encoder: Encoder, n: int, rng: np.random.Generator, vocab_size: int | None) -> NDArray[np.int64]:
+def _tokens(encoder: Encoder, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Rows of every length, from the empty text to a cut one, as the runtime's tokenizer lays them out."""
     spec = encoder.text_spec
-    rows = rng.integers(0, vocab_size or spec.end_id, (n, spec.context_length))
+    size = Tokenizer.from_file(str(encoder.bundle.file(spec.tokenizer))).get_vocab_size()
+    rows = rng.integers(0, size, (n, spec.context_length))
     rows[rows == spec.end_id] = spec.pad_id  # an ordinary token as any, before the end
     rows[:, 0] = encoder.tokenizer(["a"])[0, 0]
     for row, end in zip(rows, rng.integers(1, spec.context_length, n), strict=True):

@@ -1,4 +1,4 @@
-"""What a run learns from texts without pictures: where they lie, how far out, and what an unsafe one is moved to.
+"""The loss of texts without pictures: where they lie, how far out, and what an unsafe one is moved to.
 
 Pictures take no part but as places: the radii of the step's pictures are what texts are to lie below or beyond.
 """
