@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from support.toy_bundle import profile
 
 from hysac_export.bundle.onnx import export_bundle
 from hysac_export.config import TrainConfig
+from hysac_export.data.batches import tokenize
+from hysac_export.data.policy import read_policy
+from hysac_export.data.scenes.batches import SceneBatches
+from hysac_export.evaluation.subjects import calibration_texts, load_subject
 from hysac_export.training.run import TrainedRun
 from hysac_export.training.train import Trainer
+from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.errors import TrainingError
 
 pytestmark = pytest.mark.slow
 
@@ -87,3 +94,88 @@ def test_a_bundle_reads_english_without_torch_at_any_length(finished: Path, tmp_
     np.testing.assert_allclose(found.encode_text(texts), expected, atol=2e-5)
     for text, point in zip(texts, expected, strict=True):  # alone, in a row of its own length
         np.testing.assert_allclose(found.encode_text(text)[0], point, atol=2e-5)
+
+
+def test_a_resumed_run_continues_to_the_same_numbers_without_the_encoder(
+    encoder: tuple[Path, Any], finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    passing = tmp_path / "small"
+    shutil.copytree(encoder[0], passing)
+    Trainer(tiny((passing, None)), folder).run(stop_after=2)
+    assert (folder / "states-0" / "states.bin").stat().st_size > 0
+    shutil.rmtree(passing)
+    Trainer(TrainConfig.load(folder / "config.json"), folder, resume=True).run()
+    assert lines(folder) == lines(finished)
+    assert not (folder / "states-0").exists()  # nobody needs them any more
+
+
+def test_a_scene_keeps_its_captions_where_few_are_asked_for(encoder: tuple[Path, Any], tmp_path: Path) -> None:
+    told: dict[int | None, set[tuple[int, ...]]] = {}
+    for few in (1, 2, None):
+        trainer = Trainer(tiny(encoder, **{"data.captions": few, "data.quadruplets": 8}), tmp_path / str(few))
+        batches = SceneBatches(trainer.config, trainer.tokenizer)
+        told[few] = {tuple(row) for step in range(5) for row in batches[step].tokens.tolist()}
+    assert len(told[1]) <= 16 < len(told[2]) <= 32 < len(told[None])
+
+
+@pytest.mark.parametrize("tuning", ["adapted", "whole"])
+def test_an_encoder_learns_too_where_it_is_asked_to(tuning: str, encoder: tuple[Path, Any], tmp_path: Path) -> None:
+    config = tiny(encoder, steps=2, accumulate=1, **{"model.text.tuning": tuning, "model.text.lora.rank": 2})
+    trainer = Trainer(config, tmp_path / "run")
+    trainer.run()
+    assert not (tmp_path / "run" / "states-0").exists()
+    there = encoder[1].state_dict()
+    changed = {
+        name.removeprefix("sentences.transformer.")
+        for name, value in weights(TrainedRun.load(tmp_path / "run")).items()
+        if not torch.equal(value, there[name.removeprefix("sentences.transformer.")])
+    }
+    query = "encoder.layer.0.attention.self.query.weight"
+    assert "encoder.layer.0.attention.self.key.weight" in changed
+    assert (query in changed) == (tuning == "whole")
+    assert ("embeddings.word_embeddings.weight" in changed) == (tuning == "whole")
+
+
+def test_states_are_those_of_transformers_and_a_text_does_not_depend_on_its_batch(
+    encoder: tuple[Path, Any], finished: Path
+) -> None:
+    run = TrainedRun.load(finished)
+    tower = run.model.sentences
+    texts = ["a dog", "a man threatens his neighbour with a knife", "the cat " * 30]
+    tokens = torch.from_numpy(tokenize(run.tokenizer, texts))
+    with torch.no_grad():
+        states, real = tower.states(tokens), tower.real(tokens)
+        expected = encoder[1](input_ids=tokens, attention_mask=(tokens != 0).long())[0]
+    assert torch.equal(real, tokens != 0)
+    np.testing.assert_allclose(states[real], expected[real], atol=1e-5)
+    mean = torch.nn.functional.normalize((states * real[..., None]).sum(1) / real.sum(1)[:, None], dim=1)
+    np.testing.assert_allclose(tower.vectors(tokens, states), mean, atol=1e-6)
+    together = run.encode_text(texts)
+    for text, point in zip(texts, together, strict=True):
+        np.testing.assert_allclose(run.encode_text([text])[0], point, atol=1e-5)
+
+
+def test_scores_of_texts_are_calibrated_on_the_validation_split_of_the_policy(finished: Path) -> None:
+    subject = load_subject(finished)
+    assert subject.policy == "general"
+    pairs = read_policy("general").pairs("validation")
+    radii = calibration_texts(subject)
+    safe = lorentz.dist0(subject.encoder.encode_text([safe for safe, _ in pairs]).astype(float), subject.curvature)
+    np.testing.assert_allclose(radii["safe_text"], safe, rtol=1e-5)
+    assert len(radii["unsafe_text"]) == len(pairs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model.text.pretrained": "/nowhere/at/all"}, "there is no folder /nowhere/at/all"),
+        ({"model.text.context_length": 100}, "reads 64 tokens, model.text asks for 100"),
+    ],
+)
+def test_what_cannot_be_a_tower_is_refused_before_the_run(
+    change: dict[str, Any], message: str, encoder: tuple[Path, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        Trainer(tiny(encoder, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

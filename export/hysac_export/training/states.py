@@ -8,7 +8,7 @@ that is whole, so a resumed run finds what it had.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ class StateCache:
         for path, used in zip(self._paths, (whole * _RECORD.itemsize, 2 * width * self._end), strict=True):
             with path.open("r+b") as file:
                 file.truncate(used)
-        self._files = tuple(path.open("ab") for path in self._paths)
         self._map: NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
@@ -50,19 +49,18 @@ class StateCache:
     def __contains__(self, tokens: NDArray[np.int64]) -> bool:
         return _key(tokens) in self._places
 
-    def put(self, tokens: NDArray[np.int64], states: NDArray[np.float16]) -> None:
-        """Keep the states, (n, width), of a text of n tokens; of one that is there already, the old ones."""
-        if (key := _key(tokens)) in self._places:
-            return
-        record = np.zeros(1, _RECORD)
-        record["key"], record["start"], record["length"] = np.frombuffer(key, np.uint8), self._end, len(tokens)
-        index, data = self._files
-        data.write(np.ascontiguousarray(states, dtype=np.float16).tobytes())
-        data.flush()
-        index.write(record.tobytes())
-        index.flush()
-        self._places[key] = self._end, len(tokens)
-        self._end += len(tokens)
+    def put(self, texts: Sequence[NDArray[np.int64]], states: Sequence[NDArray[np.float16]]) -> None:
+        """Keep the states of texts, (n, width) of one of n tokens; of what is there already, the old ones."""
+        fresh = {key: pair for pair in zip(texts, states, strict=True) if (key := _key(pair[0])) not in self._places}
+        records = np.zeros(len(fresh), _RECORD)
+        with self._paths[1].open("ab") as data:
+            for record, (key, (tokens, found)) in zip(records, fresh.items(), strict=True):
+                data.write(np.ascontiguousarray(found, dtype=np.float16).tobytes())
+                record["key"] = np.frombuffer(key, np.uint8)
+                record["start"], record["length"] = self._places[key] = self._end, len(tokens)
+                self._end += len(tokens)
+        with self._paths[0].open("ab") as index:
+            index.write(records.tobytes())
 
     def get(self, tokens: NDArray[np.int64]) -> NDArray[np.float16]:
         """The states of a text that is there, (n, width)."""
@@ -70,12 +68,6 @@ class StateCache:
         if self._map is None or start + length > len(self._map):
             self._map = np.memmap(self._paths[1], np.float16, "r", shape=(self._end, self._width))
         return self._map[start : start + length]
-
-    def close(self) -> None:
-        """Let go of the files."""
-        self._map = None
-        for file in self._files:
-            file.close()
 
 
 class FrozenStates:
@@ -100,8 +92,8 @@ class FrozenStates:
         missing = [i for i, row in enumerate(rows) if row not in self._cache]
         if missing:
             found = self._computed(self._tower.trim(tokens[missing]), None, autocast).half().cpu().numpy()
-            for i, states in zip(missing, found, strict=True):
-                self._cache.put(rows[i], states[: lengths[i]])
+            kept = [states[: lengths[i]] for i, states in zip(missing, found, strict=True)]
+            self._cache.put([rows[i] for i in missing], kept)
         out = np.zeros((*tokens.shape, self._tower.width), dtype=np.float16)
         for place, row in zip(out, rows, strict=True):
             place[: len(row)] = self._cache.get(row)

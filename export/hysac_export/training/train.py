@@ -161,7 +161,6 @@ class Trainer:
             trained.save(self.folder)
             (self.folder / BEST).unlink(missing_ok=True)
         if self.done and self._cache is not None:
-            self._cache.close()
             shutil.rmtree(self._states)
         for tracker in self._trackers:
             tracker.finish()

@@ -1,0 +1,128 @@
+"""The loss of texts without pictures: laws of each term, and what a config takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from hysac_export.config import TextsConfig, TrainConfig
+from hysac_export.data.glosses import COUNT, glosses
+from hysac_export.data.policy import read_policy
+from hysac_export.data.texts import TextFeed, unlabelled
+from hysac_export.model.tokenizer import train_tokenizer
+from hysac_export.training.losses import Quadruplets, radius_hinge
+from hysac_export.training.texts import direction, moved, text_terms
+from hysac_retrieval import lorentz
+from hysac_retrieval.errors import PolicyError, TrainingError
+
+RNG = torch.Generator().manual_seed(0)
+
+
+def points(n: int, d: int = 6, radius: float = 1.0) -> torch.Tensor:
+    directions = torch.nn.functional.normalize(torch.randn(n, d, generator=RNG, dtype=torch.float64), dim=1)
+    return lorentz.exp_map0(radius * directions, 1.0)
+
+
+def test_directions_that_have_the_cosines_of_the_vectors_cost_nothing_at_any_radius() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(7, 6, generator=RNG, dtype=torch.float64), dim=1)
+    radii = torch.rand(7, 1, generator=RNG, dtype=torch.float64) + 0.5
+    assert direction(radii * vectors, vectors, 0.05).item() == pytest.approx(0, abs=1e-12)
+    assert direction(points(7), vectors, 0.05).item() > 0.1
+
+
+def test_the_divergence_of_directions_is_the_one_computed_by_hand() -> None:
+    x, y = (torch.nn.functional.normalize(torch.randn(3, 4, generator=RNG, dtype=torch.float64)) for _ in range(2))
+    expected = 0.0
+    for i in range(3):
+        others = [j for j in range(3) if j != i]
+        p, q = (np.exp([float(v[i] @ v[j]) / 0.1 for j in others]) for v in (y, x))
+        p, q = p / p.sum(), q / q.sum()
+        expected += float((p * np.log(p / q)).sum()) / 3
+    assert direction(x, y, 0.1).item() == pytest.approx(expected)
+
+
+def test_a_moved_text_is_to_be_nearest_to_its_own_twin() -> None:
+    safe = points(8, d=32)
+    beyond = lorentz.exp_map0(2.0 * safe / safe.norm(dim=1, keepdim=True), 1.0)  # twins further out, all else the same
+    assert moved(safe, beyond, 1.0, 20.0).item() < 0.05
+    assert moved(safe, beyond.roll(1, 0), 1.0, 20.0).item() > 3
+
+
+def test_texts_are_ordered_among_pictures_that_learn_nothing_of_it() -> None:
+    groups = [points(5, radius=r).requires_grad_() for r in (1.0, 1.5, 2.0, 2.5)]
+    scene = Quadruplets(groups[0], groups[1], groups[2], groups[3])
+    safe, unsafe, others = (points(n, radius=r).requires_grad_() for n, r in ((4, 2.2), (4, 0.5), (6, 1.0)))
+    vectors = tuple(torch.nn.functional.normalize(torch.randn(n, 3, generator=RNG).double()) for n in (4, 4, 6))
+    config = TextsConfig(radius=2.0, moved=0.5, direction=3.0)
+    scale = torch.tensor(10.0)
+    total, terms = text_terms((safe, unsafe, others), vectors, scene, torch.tensor(1.0), scale, config, 0.4)
+    total.backward()
+    assert all(group.grad is None for group in groups)
+    assert all(float(x.grad.abs().sum()) > 0 for x in (safe, unsafe, others))
+    hinge = radius_hinge(Quadruplets(safe, groups[1], unsafe, groups[3]), 1.0, 0.4)
+    assert terms["texts/radius"].item() == pytest.approx(hinge.item())
+    weighted = 2 * terms["texts/radius"] + 0.5 * terms["texts/moved"]
+    weighted = weighted + 3 * (terms["texts/direction"] + terms["texts/others"])
+    assert total.item() == pytest.approx(weighted.item())
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    made = train_tokenizer(["a dog and a knife"] * 3, 300)
+    made.enable_truncation(250)
+    made.enable_padding(length=250)
+    return made
+
+
+def test_texts_of_a_step_depend_on_seed_and_step_and_come_once_in_a_round(tokenizer: Tokenizer) -> None:
+    feed, again, other = (TextFeed(TextsConfig(pairs=40), tokenizer, seed) for seed in (0, 0, 1))
+    assert torch.equal(feed.batch(3).unsafe, again.batch(3).unsafe)
+    assert not torch.equal(feed.batch(3).unsafe, other.batch(3).unsafe)
+    pairs = read_policy("general").pairs("fit")
+    rounds = len(pairs) // 40
+    rows = torch.cat([feed.batch(step).unsafe for step in range(rounds)])
+    assert len({tuple(row.tolist()) for row in rows}) == 40 * rounds
+    assert not torch.equal(feed.batch(0).unsafe, feed.batch(rounds).unsafe)
+
+
+def test_only_the_fit_split_of_a_policy_is_learned_and_twins_stay_together(tokenizer: Tokenizer) -> None:
+    policy = read_policy("general")
+    pairs = policy.pairs("fit")
+    kept = {e.text for split in ("validation", "test") for e in policy.examples(split)}
+    assert len(pairs) == 1411
+    assert not kept & {text for pair in pairs for text in pair}
+    number = {e.text: (e.pair, e.unsafe) for e in policy.examples()}
+    assert all(number[safe] == (number[unsafe][0], False) and number[unsafe][1] for safe, unsafe in pairs)
+
+
+def test_unlabelled_texts_are_lines_of_files_or_definitions(tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("one\n\ntwo \none\n", encoding="utf-8")
+    assert unlabelled([str(tmp_path / "texts.txt")]) == ["one", "two"]
+    found = unlabelled(["glosses"])
+    assert len(found) == COUNT
+    assert all(4 <= len(text.split()) <= 24 and ": " in text for text in found)
+    with pytest.raises(TrainingError, match=r"none\.txt' cannot be read"):
+        unlabelled([str(tmp_path / "none.txt")])
+
+
+def test_a_definition_is_read_from_the_files_of_wordnet(tmp_path) -> None:
+    for part in ("noun", "verb", "adj", "adv"):
+        (tmp_path / f"data.{part}").write_text("  1 This software and database\n", encoding="ascii")
+    line = '00002684 03 n 02 object 0 physical_object 0 000 | a tangible and (very) visible entity; "it was full"  \n'
+    with (tmp_path / "data.noun").open("a", encoding="ascii") as file:
+        file.write(line + line.replace("object 0", "big_object(a) 0", 1).replace("a tangible and", "x"))
+    assert glosses(tmp_path) == ["object: a tangible and visible entity", "big object: x visible entity"]
+
+
+def test_a_config_is_refused_for_what_it_asks_of_texts(tokenizer: Tokenizer, tmp_path) -> None:
+    with pytest.raises(TrainingError, match=r"set model\.text\.pretrained"):
+        TrainConfig.load("mini", texts={})
+    with pytest.raises(TrainingError, match=r"brings a text tower of its own"):
+        TrainConfig.load("vit-b-16-24gb", **{"model.text.pretrained": "any"})
+    with pytest.raises(PolicyError, match="there is no policy 'none'"):
+        TextFeed(TextsConfig(policy="none"), tokenizer, 0)
+    (tmp_path / "few.txt").write_text("one\ntwo\n", encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"there are 2 texts, and texts\.others asks for 64"):
+        TextFeed(TextsConfig(unlabelled=str(tmp_path / "few.txt")), tokenizer, 0)
