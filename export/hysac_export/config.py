@@ -6,6 +6,7 @@ The defaults are the published recipe as far as it applies to a model trained fr
 
 from __future__ import annotations
 
+import json
 import tomllib
 from copy import deepcopy
 from importlib import resources
@@ -362,8 +363,10 @@ def _read(source: str | Path, inner: tuple[Path, ...] = ()) -> tuple[Path, dict[
     path = bundled_configs().get(str(source), Path(source))
     try:
         text = path.read_text(encoding="utf-8")
-        values: Any = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        # Of a run: JSON is not quite YAML, to which 1e-12 is a text.
+        read: Any = {".toml": tomllib.loads, ".json": json.loads}.get(path.suffix, yaml.safe_load)
+        values: Any = read(text) or {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         names = ", ".join(bundled_configs())
         raise TrainingError(f"cannot read the config {str(source)!r} (a file, or one of {names}): {error}") from error
     if not isinstance(values, dict):

@@ -113,7 +113,8 @@ def test_a_resumed_run_continues_to_the_same_numbers_without_the_encoder(
 def test_a_scene_keeps_its_captions_where_few_are_asked_for(encoder: tuple[Path, Any], tmp_path: Path) -> None:
     told: dict[int | None, set[tuple[int, ...]]] = {}
     for few in (1, 2, None):
-        trainer = Trainer(tiny(encoder, **{"data.captions": few, "data.quadruplets": 8}), tmp_path / str(few))
+        data = {"data.captions": few, "data.quadruplets": 8, "loss.words": 0.0, "stem_steps": 0}
+        trainer = Trainer(tiny(encoder, **data), tmp_path / str(few))
         batches = SceneBatches(trainer.config, trainer.tokenizer)
         told[few] = {tuple(row) for step in range(5) for row in batches[step].tokens.tolist()}
     assert len(told[1]) <= 16 < len(told[2]) <= 32 < len(told[None])
@@ -179,3 +180,13 @@ def test_what_cannot_be_a_tower_is_refused_before_the_run(
     with pytest.raises(TrainingError, match=message):
         Trainer(tiny(encoder, **change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_in_parts_learns_the_same_from_texts(encoder: tuple[Path, Any], tmp_path: Path) -> None:
+    plain = {"stem_steps": 0, "loss.words": 0.0, "model.image.stem": "patch", "data.augment": 0.0}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    Trainer(tiny(encoder, **plain), whole).run()
+    Trainer(tiny(encoder, accumulate=2, **plain), parts).run()
+    assert "texts/radius" in lines(whole)[0]
+    for one, other in zip(lines(whole), lines(parts), strict=True):
+        assert one == pytest.approx(other, rel=2e-3, abs=1e-4)

@@ -100,7 +100,9 @@ def resolved(text: TextTower) -> TextTower:
     `TrainingError`: There is no such encoder, or it cannot be a tower.
     """
     found = _folder(text)
-    config, spec = dict(found.config), found.spec
+    # Names that begin with an underscore tell where a file came from.
+    config = {key: value for key, value in found.config.items() if not key.startswith("_")}
+    spec = found.spec
     if text.context_length > spec.context_length:
         message = f"{text.pretrained} reads {spec.context_length} tokens, model.text asks for {text.context_length}"
         raise TrainingError(message, hint="Set model.text.context_length")
@@ -120,8 +122,10 @@ def resolved(text: TextTower) -> TextTower:
 def load_encoder(tower: SentenceTower, text: TextTower) -> None:
     """Give a tower the weights of the encoder that the user's config names (`TrainingError`: they do not fit)."""
     from transformers import AutoModel
+    from transformers.utils import logging
 
-    folder = _folder(text).path
+    folder, shown = _folder(text).path, logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         # No code of the model's own is run: trust_remote_code is off unless asked for.
         trained = AutoModel.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
@@ -129,6 +133,9 @@ def load_encoder(tower: SentenceTower, text: TextTower) -> None:
         tower.transformer.load_state_dict(trained.state_dict())
     except Exception as error:  # transformers and safetensors let out whatever they trip over
         raise TrainingError(f"the weights in {folder} cannot be loaded: {error}") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def text_spec(text: TextTower) -> TextSpec:
