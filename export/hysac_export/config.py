@@ -6,16 +6,13 @@ The defaults are the published recipe as far as it applies to a model trained fr
 
 from __future__ import annotations
 
-import json
-import tomllib
 from copy import deepcopy
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from hysac_export.recipes import read_recipe
 from hysac_retrieval.errors import TrainingError
 
 Colour = tuple[float, float, float]
@@ -70,6 +67,14 @@ class LoRAConfig(_Config):
     )
 
 
+_BERT = ("key", "value", "dense")
+
+
+def _of_bert(given: Any) -> Any:
+    """Adapters whose targets, if none are named, are modules of BERT."""
+    return {"targets": _BERT, **given} if isinstance(given, dict) else given
+
+
 class TextTower(_Config):
     """The causal text transformer over a tokenizer learned from the captions, or a trained sentence encoder instead.
 
@@ -90,7 +95,7 @@ class TextTower(_Config):
     head_mlp: bool = False
     pretrained: str | None = None
     tuning: Literal["frozen", "adapted", "whole"] = "frozen"
-    lora: LoRAConfig = LoRAConfig(targets=("key", "value", "dense"))
+    lora: Annotated[LoRAConfig, BeforeValidator(_of_bert)] = LoRAConfig(targets=_BERT)
     features: int = Field(512, gt=0)
     described: dict[str, Any] | None = None
 
@@ -343,7 +348,7 @@ class TrainConfig(_Config):
         Overrides are dotted keys with values, for example ``{"optim.lr": 1e-3}`` (`TrainingError`: the file is missing
         or not valid; the message names the field).
         """
-        path, values = _read(source)
+        path, values = read_recipe(source)
         for key, value in overrides.items():
             node = values
             *parents, leaf = key.split(".")
@@ -356,43 +361,3 @@ class TrainConfig(_Config):
             return cls.model_validate(values)
         except ValidationError as error:
             raise TrainingError(f"{path} is not a valid training config: {error}") from error
-
-
-def _read(source: str | Path, inner: tuple[Path, ...] = ()) -> tuple[Path, dict[str, Any]]:
-    """The path and the settings of a config with all that it extends; `inner` are the files that extend it."""
-    path = bundled_configs().get(str(source), Path(source))
-    try:
-        text = path.read_text(encoding="utf-8")
-        # Of a run: JSON is not quite YAML, to which 1e-12 is a text.
-        read: Any = {".toml": tomllib.loads, ".json": json.loads}.get(path.suffix, yaml.safe_load)
-        values: Any = read(text) or {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        names = ", ".join(bundled_configs())
-        raise TrainingError(f"cannot read the config {str(source)!r} (a file, or one of {names}): {error}") from error
-    if not isinstance(values, dict):
-        raise TrainingError(f"{path} holds {type(values).__name__}, expected a table of settings")
-    base = values.pop("extends", None)
-    if base is None:
-        return path, values
-    if not isinstance(base, str):
-        raise TrainingError(f"{path} extends {base!r}; expected one name of a bundled config, or of a file beside it")
-    if path in inner:
-        hint = f"Leave `extends` out of one of {', '.join(map(str, inner))}"
-        raise TrainingError(f"{path} extends itself", hint=hint)
-    _, under = _read(base if base in bundled_configs() else path.parent / base, (*inner, path))
-    return path, _merged(under, values)
-
-
-def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Two tables in one, table by table; the second wins."""
-    both = {
-        key: _merged(under[key], value) if isinstance(value, dict) and isinstance(under.get(key), dict) else value
-        for key, value in over.items()
-    }
-    return under | both
-
-
-def bundled_configs() -> dict[str, Path]:
-    """Names and paths of the configs that come with the package."""
-    folder = Path(str(resources.files("hysac_export"))) / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from hysac_export.config import CLIP_MEAN, TrainConfig, bundled_configs
+from hysac_export.config import CLIP_MEAN, TrainConfig
 from hysac_export.data.batches import augment, normalise, tokenize
 from hysac_export.data.scenes.batches import SceneBatches
+from hysac_export.recipes import bundled_configs
 from hysac_export.training.engine import learning_rate
 from hysac_export.training.run import TrainedRun
 from hysac_export.training.train import Trainer
