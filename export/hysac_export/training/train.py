@@ -144,7 +144,7 @@ class Trainer:
                 break
             began = time.perf_counter()
             metrics = self._engine.step(batch, self.step)
-            if self.step == start and self._lora is not None:
+            if self.step == max(start, config.stem_steps) and self._lora is not None:
                 check_gradients(self.model)
             self.step += 1
             metrics["seconds"] = time.perf_counter() - began
