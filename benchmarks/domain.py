@@ -26,9 +26,9 @@ from common import RESULTS, show_table, write_report
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_sample_images
 
+from hysac_export.data.policy import read_policy
 from hysac_export.data.split import draw_split
 from hysac_export.fit.encoders.open import open_encoder
-from hysac_export.fit.policy import read_policy
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.encoder.inputs import VectorStatistics
 from hysac_retrieval.encoder.preprocess import preprocess
