@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.cli import Run, invoke
+from support.grpc_server import grpc_server
 from support.pictures import write_pictures
-from support.rest_server import RestServer, rest_server
+from support.rest_server import RestServer
 
 from hysac_retrieval.collection import alias
 from hysac_retrieval.collection.alias import expect_alias, name_under, switch
@@ -21,15 +22,16 @@ SPEC = CollectionSpec(size=2, metadata={})
 OLD, NEW, NEWEST = (f"photos-2026{month}-120000" for month in ("0101", "0202", "0303"))
 
 
-@pytest.fixture
-def server() -> Iterator[RestServer]:
-    with rest_server() as running:
-        yield running
+@pytest.fixture(params=["rest", "grpc"])
+def server(request: pytest.FixtureRequest) -> Iterator[RestServer]:
+    with grpc_server() as both:
+        both.rest.grpc_port = both.port if request.param == "grpc" else None
+        yield both.rest
 
 
 @pytest.fixture
 def store(server: RestServer) -> Iterator[QdrantStore]:
-    made = QdrantStore.connect(url=server.url)
+    made = QdrantStore.connect(**server.place)
     for name in (OLD, NEW, NEWEST, "photos-of-others", "photos-20260101-12000", "other"):
         made.create(name, SPEC)
     yield made
@@ -70,12 +72,12 @@ def test_the_command_builds_beside_and_moves_when_it_is_complete(
 ) -> None:
     run: Run = invoke
     folder = write_pictures(tmp_path / "p")
-    options = ("--alias", "photos", "--url", server.url, "--model", toy_bundle)
+    options = ("--alias", "photos", *server.options, "--model", toy_bundle)
     names = iter([OLD, NEW])
     monkeypatch.setattr(alias, "name_under", lambda alias: next(names))
     first = run("index", folder, *options)
     assert (first.exit_code, "The alias 'photos' points to it" in first.stdout) == (0, True), first.output
-    assert run("info", "photos", "--url", server.url).exit_code == 0
+    assert run("info", "photos", *server.options).exit_code == 0
     second = run("index", folder, *options)
     assert f"points to it; {OLD} removed" in second.stdout
     assert [collection.name for collection in server.backend.get_collections().collections] == [NEW]
@@ -91,7 +93,7 @@ def test_names_of_new_collections_sort_by_their_time() -> None:
 
 
 def test_a_collection_that_another_run_removed_is_said(server: RestServer) -> None:
-    store = QdrantStore.connect(url=server.url)
+    store = QdrantStore.connect(**server.place)
     store.create("c", SPEC)
     server.backend.delete_collection("c")
     with pytest.raises(CollectionNotFoundError, match=r"doesn't exist.*removed, renamed or recreated"):

@@ -24,7 +24,7 @@ SAFE, UNSAFE = [1, 2, 3, 4, 5, 6], [11, 12, 13]
 ODD = [21, 22, 23, 24]
 
 
-@pytest.fixture(params=["memory", *QDRANT])
+@pytest.fixture(params=["memory", "rest", "grpc", *QDRANT])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Index]:
     """Safe points, unsafe ones, and ones that the condition lets pass: their score, model or verdict is a list."""
     with index_on(request.param, tmp_path, index_fields={"hysac.radius": "float"}) as made:

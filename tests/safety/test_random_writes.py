@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 from support.awaited import KINDS, guards
-from support.grpc_server import grpc_server
 from support.hostile import allowed, modest, numbers
 from support.qdrant_server import QDRANT
-from support.rest_server import rest_server
-from support.spaces import CURVATURE, DIM, index_on, profile, random_points
+from support.spaces import index_on, random_points
 from support.writing import GOOD, N, Operation, by_client, by_shard, named, operations
 
 from hysac_retrieval import SafeSearch, SafetyPolicy
@@ -27,15 +24,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", params=["edge", "memory", "rest", "grpc", *QDRANT])
 def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    kind: str = request.param
-    with ExitStack() as stack:
-        if kind in ("rest", "grpc"):
-            server: Any = stack.enter_context(rest_server() if kind == "rest" else grpc_server())
-            client = QdrantClient(server.url, check_compatibility=False) if kind == "rest" else server.client()
-            stack.callback(client.close)
-            yield Index.create("points", dim=DIM, curvature=CURVATURE, safety=profile(), client=client)
-        else:
-            yield stack.enter_context(index_on(kind, tmp_path_factory.mktemp("writes")))
+    with index_on(request.param, tmp_path_factory.mktemp("writes")) as made:
+        yield made
 
 
 def begin(index: Index) -> list[list[float]]:

@@ -126,8 +126,27 @@ class Points(points_service_pb2_grpc.PointsServicer):  # type: ignore[misc]
             if field.name != "prefetch" and field.name in alone.DESCRIPTOR.fields_by_name:
                 getattr(alone, field.name).CopyFrom(value) if field.message_type else setattr(alone, field.name, value)
         body = _search(alone) | {"group_by": request.group_by, "group_size": request.group_size}
+        if request.HasField("with_lookup"):
+            body["with_lookup"] = _json(GrpcToRest.convert_with_lookup(request.with_lookup), exclude_none=True)
         found = models.GroupsResult.model_validate(self._ask(request, "POST", "points/query/groups", body))
         return wire.QueryGroupsResponse(result=RestToGrpc.convert_groups_result(found))
+
+    def Facet(self, request: Any, context: Any) -> Any:
+        body = _read(request) | {"key": request.key, "limit": request.limit or None, "exact": request.exact}
+        found = models.FacetResponse.model_validate(self._ask(request, "POST", "facet", body))
+        return wire.FacetResponse(hits=[RestToGrpc.convert_facet_value_hit(hit) for hit in found.hits])
+
+    def SearchMatrixPairs(self, request: Any, context: Any) -> Any:
+        found = models.SearchMatrixPairsResponse.model_validate(self._matrix(request, "pairs"))
+        return wire.SearchMatrixPairsResponse(result=RestToGrpc.convert_search_matrix_pairs(found))
+
+    def SearchMatrixOffsets(self, request: Any, context: Any) -> Any:
+        found = models.SearchMatrixOffsetsResponse.model_validate(self._matrix(request, "offsets"))
+        return wire.SearchMatrixOffsetsResponse(result=RestToGrpc.convert_search_matrix_offsets(found))
+
+    def _matrix(self, request: Any, kind: str) -> Any:
+        near = {name: getattr(request, name) or None for name in ("limit", "sample", "using")}
+        return self._ask(request, "POST", f"points/search/matrix/{kind}", _read(request) | near)
 
 
 def _json(model: BaseModel, *, exclude_none: bool = False) -> Any:

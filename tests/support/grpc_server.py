@@ -24,7 +24,7 @@ from support.grpc_points import Points
 from support.rest_server import RestServer, rest_server
 
 READS = {"HealthCheck", "List", "CollectionExists", "ListShardKeys", "Get", "Count", "Scroll"} | {
-    "Query", "QueryBatch", "QueryGroups",
+    "Query", "QueryBatch", "QueryGroups", "Facet", "SearchMatrixPairs", "SearchMatrixOffsets", "ListAliases",
 }  # fmt: skip
 CODES = {
     PermissionError: grpc.StatusCode.PERMISSION_DENIED,
@@ -117,6 +117,15 @@ class Collections(collections_service_pb2_grpc.CollectionsServicer):  # type: ig
         found = self._ask("GET", f"{request.collection_name}/shards")["shard_keys"]
         keys = [RestToGrpc.convert_shard_key(one["key"]) for one in found]
         return wire.ListShardKeysResponse(shard_keys=[wire.ShardKeyDescription(key=key) for key in keys])
+
+    def ListAliases(self, request: Any, context: Any) -> Any:
+        found = self.rest.backend.get_aliases().aliases
+        return wire.ListAliasesResponse(aliases=[RestToGrpc.convert_alias_description(one) for one in found])
+
+    def UpdateAliases(self, request: Any, context: Any) -> Any:
+        actions = [GrpcToRest.convert_alias_operations(one).model_dump(mode="json") for one in request.actions]
+        self._ask("POST", "aliases", {"actions": actions})
+        return wire.CollectionOperationResponse(result=True)
 
     def Update(self, request: Any, context: Any) -> Any:
         metadata = GrpcToRest.convert_update_collection(request).metadata

@@ -202,6 +202,7 @@ class RestServer:
                 group_size=grouping.group_size or 10,
                 with_payload=grouping.with_payload,
                 with_vectors=grouping.with_vector,
+                with_lookup=grouping.with_lookup,
             )
             if self.short_groups:
                 for group in found.groups:

@@ -15,6 +15,7 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, SafetyProfile
 from hysac_retrieval.types import Thresholds
+from support.grpc_server import grpc_server
 from support.qdrant_server import own_client
 
 DIM, CURVATURE = 6, 0.26
@@ -48,12 +49,17 @@ def nearest(query: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[
 def index_on(store: str, folder: Path, name: str = "points", **options: Any) -> Iterator[Index]:
     """A new index on the embedded engine, in memory, or on the server at ``QDRANT_URL`` (and removed from it after).
 
-    `store` is one of `STORES`, or of `qdrant_server.QDRANT`.
+    `store` is one of `STORES`, or of `qdrant_server.QDRANT`, or one of the interfaces of a stub: ``rest``, ``grpc``.
     """
     settings = {"dim": DIM, "curvature": CURVATURE, "safety": profile()} | options
     with ExitStack() as stack:
         if store.startswith("qdrant"):
             place: dict[str, Any] = {"client": stack.enter_context(own_client(store))}
+        elif store in ("rest", "grpc"):
+            server = stack.enter_context(grpc_server())
+            client = server.client(prefer_grpc=store == "grpc")
+            stack.callback(client.close)
+            place = {"client": client}
         else:
             place = {"location": ":memory:" if store == "memory" else str(folder)}
         yield stack.enter_context(Index.create(name, **place, **settings))
