@@ -18,7 +18,7 @@ from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.service.core import Service
 from hysac_retrieval.service.frame import BoundedBody, Frame
 from hysac_retrieval.service.problems import Problem, of_error, of_http, of_validation
-from hysac_retrieval.service.routes import health, images, search
+from hysac_retrieval.service.routes import explorer, health, images, search
 from hysac_retrieval.service.settings import ServiceSettings
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -47,7 +47,9 @@ def create_app(engine: SafeSearch, settings: ServiceSettings | None = None, *, c
 
     # Their pages load scripts from elsewhere.
     app = FastAPI(title="hysac", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.include_router(_router(service))
+    router = _router(service)
+    explorer.add_page_to(router)
+    app.include_router(router)
     app.add_exception_handler(HTTPException, of_http)  # type: ignore[arg-type]  # of the kind that it is added for
     app.add_middleware(Frame, service=service)
     app.state.hysac = service
@@ -70,7 +72,7 @@ def create_router(engine: SafeSearch, settings: ServiceSettings | None = None) -
 
 def _router(service: Service) -> APIRouter:
     router = APIRouter(route_class=_route_class(service), dependencies=[Security(_BEARER)])
-    for part in (search, images, health):
+    for part in (search, images, explorer, health):
         part.add_to(router)
     return router
 
