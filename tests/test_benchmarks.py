@@ -185,3 +185,12 @@ def test_judged_texts_report_what_is_missed_before_and_after(load: Load, tmp_pat
     assert texts["ordinary safe queries"]["gallery"] == {"own": 0.0, "judged": 0.0, "views": 1.0}
     assert all(row["judged"] > 0 for row in texts["milliseconds a query"].values())
     assert "ordinary, int8" in shown
+
+
+def test_plain_english_is_measured_on_the_pairs_of_a_policy(load: Load, tmp_path: Path) -> None:
+    report, shown = run(load("english"), tmp_path, "hysac-mini")
+    found = report["models"]["hysac-mini"]
+    assert (report["split"], report["pairs"]) == ("validation", 215)
+    assert 0.5 < found["auc"][0] < 0.65  # it learned a few hundred words
+    assert found["auc"][1] < found["auc"][0] < found["auc"][2]
+    assert "harmful@1, system" in shown
