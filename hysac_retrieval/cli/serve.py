@@ -65,6 +65,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -
     callback=_pairs,
     help="A limit, such as rate=20; repeatable.",
 )
+@click.option("--two-people", is_flag=True, help="A decision that a point is safe needs a second person.")
 @click.option("--force", is_flag=True, help="Let others search without a key.")
 def command(
     place: Place,
@@ -79,6 +80,7 @@ def command(
     hosts: tuple[str, ...],
     proxy: str | None,
     limits: dict[str, str],
+    two_people: bool,
     force: bool,
 ) -> None:
     """Serve a collection over HTTP: search, thumbnails, reviews, metrics.
@@ -102,6 +104,7 @@ def command(
             "hosts": [*(LOOPBACK if local or hosts else ()), *hosts],
             "proxy": None if proxy is None else {"address": proxy},
             "limits": limits,
+            "two_people": two_people,
             "secure_cookies": not local,
         }
     )

@@ -13,6 +13,7 @@ from qdrant_client import models
 from hysac_retrieval.collection.collection import Collection, payload_indexes, top_field
 from hysac_retrieval.collection.metadata import Attached, read_metadata
 from hysac_retrieval.collection.records import records
+from hysac_retrieval.collection.reviews import keep_reviews
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, RADIUS, WORST_RADIUS, normal_ids
 from hysac_retrieval.safety.verdict import flag_key
@@ -93,6 +94,7 @@ class Attachment:
         keys, vectors, rows = records(self.collection, ids, points, modality, None, marks, judged)
         if not keys:
             return 0
+        keep_reviews(self.store, self.name, keys, rows)
         if self.companion:
             labels = self._labels_of(found(self.store, self.name, keys)) if self.attached.labels else {}
             labelled = [{**labels.get(key, {}), **row} for key, row in zip(keys, rows, strict=True)]

@@ -20,6 +20,7 @@ from hysac_retrieval.collection.find import groups_of_hits, pages_of_hits, store
 from hysac_retrieval.collection.metadata import CollectionMetadata
 from hysac_retrieval.collection.records import checked_point, records
 from hysac_retrieval.collection.request import CommonOptions, QueryOptions
+from hysac_retrieval.collection.reviews import keep_reviews
 from hysac_retrieval.collection.schema import (
     LiftChoice,
     PointModel,
@@ -257,6 +258,7 @@ class Index:
         run(self._current.confirm(), self.store)
         keys, vectors, rows = records(self.collection, ids, points, modality, payloads, marks, judged)
         if keys:
+            keep_reviews(self.store, self.name, keys, rows)
             self.store.upsert(self.name, keys, vectors, rows)
         return len(keys)
 

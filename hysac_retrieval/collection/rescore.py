@@ -41,7 +41,7 @@ from hysac_retrieval.payload import (
 )
 from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.safety.verdict import EARLIER, flag_key, superseding, verdict
+from hysac_retrieval.safety.verdict import EARLIER, flag_key, kept_out, superseding, verdict
 from hysac_retrieval.safety.views import worst_radius
 from hysac_retrieval.stores.amend import Amendment, stored_worst
 from hysac_retrieval.stores.base import Store, found, pages
@@ -284,9 +284,9 @@ def _amended(
     radius, farthest, modality = finite_number(own.get("radius")), worst_radius(own), stored_modality(own)
     unsafe = 1.0 if farthest is None else _score(metadata.safety, farthest, modality)
     old = finite_number(own.get("unsafe"))
-    was_safe = before.safety.threshold.passes(old, modality)
-    threshold = metadata.safety.threshold.of(modality)
-    is_safe = unsafe <= threshold
+    threshold, reviewed = metadata.safety.threshold.of(modality), kept_out(own)
+    was_safe = before.safety.threshold.passes(old, modality) and not reviewed
+    is_safe = unsafe <= threshold and not reviewed
     facts = (True, was_safe and not is_safe, is_safe and not was_safe, farthest is None)
     for counted, fact in zip(_COUNTED, facts, strict=True):
         counts[counted] += fact

@@ -18,6 +18,9 @@ from hysac_retrieval.types import Thresholds
 SAFE = f"{PAYLOAD_KEY}.safe"
 """Payload field with a verdict for each model."""
 
+REVIEW = f"{PAYLOAD_KEY}.review"
+"""Payload field with a person's decision: ``unsafe`` true or false, who decided, when, and why."""
+
 EARLIER = f"{PAYLOAD_KEY}.earlier"
 """Payload field with the scores of calibrations that are being superseded, by the name of their verdict."""
 
@@ -36,8 +39,17 @@ def flag_key(fingerprint: str) -> str:
     return f"{SAFE}.{flag_name(fingerprint)}"
 
 
+def kept_out(own: Mapping[str, Any]) -> bool:
+    """Whether a person's decision keeps a point out of every safe search, whatever its score. Fails closed.
+
+    A decision that it is safe lets nothing in that its score keeps out.
+    """
+    review = own.get("review")
+    return review is not None and not (isinstance(review, Mapping) and review.get("unsafe") is False)
+
+
 def verdict(unsafe: float, threshold: float, fingerprint: str) -> dict[str, Any]:
-    """Return what a point carries for a score: ``unsafe``, ``model`` and ``safe``.
+    """Return what a point that nobody has reviewed carries for a score: ``unsafe``, ``model`` and ``safe``.
 
     Args:
         unsafe: Score in [0, 1].
@@ -63,10 +75,12 @@ def superseding(own: Mapping[str, Any], entries: Mapping[str, Any], kept: Iterab
     names = [flag_name(fingerprint) for fingerprint in kept]
     names = [name for name in names if name in flags and finite_number(known.get(name)) is not None]
     safe = {**{name: flags[name] for name in names}, **entries["safe"]}
+    if kept_out(own):
+        safe = dict.fromkeys(safe, False)
     return {**entries, "safe": safe, "earlier": {name: known[name] for name in names}}
 
 
-def _score_of(own: Mapping[str, Any], fingerprint: str) -> float | None:
+def score_of(own: Mapping[str, Any], fingerprint: str) -> float | None:
     """Return the score that a calibration gave, the last one or one that it supersedes; None if there is none."""
     if own.get("model") == fingerprint:
         unsafe = own.get("unsafe")
@@ -78,22 +92,24 @@ def _score_of(own: Mapping[str, Any], fingerprint: str) -> float | None:
 
 def valid_score(own: Mapping[str, Any], fingerprint: str) -> float | None:
     """Return the score in [0, 1] that a model gave, from a point's ``hysac`` payload; None for anything else."""
-    unsafe = _score_of(own, fingerprint)
+    unsafe = score_of(own, fingerprint)
     return unsafe if unsafe is not None and unsafe <= 1 else None
 
 
 def safe_score(own: Mapping[str, Any], fingerprint: str, thresholds: Thresholds) -> float | None:
     """Return the score of a point whose ``hysac`` payload says that it is safe; None for any other. Fails closed.
 
-    Safe is a point by its score, by the model that gave it, and by that model's verdict. The score is held to the
+    Safe is a point by its score, by the model that gave it, by that model's verdict, and where no person has decided
+    otherwise. The score is held to the
     threshold of the modality that the point has now; without a valid one, to the stricter.
     """
-    unsafe, verdicts = _score_of(own, fingerprint), own.get("safe")
+    unsafe, verdicts = score_of(own, fingerprint), own.get("safe")
     if (
         unsafe is not None
         and unsafe <= thresholds.of(own.get("modality"))
         and isinstance(verdicts, dict)
         and verdicts.get(flag_name(fingerprint)) is True
+        and (own.get("review") is None or not kept_out(own))
     ):
         return unsafe
     return None

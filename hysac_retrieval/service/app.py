@@ -18,7 +18,7 @@ from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.service.core import Service
 from hysac_retrieval.service.frame import BoundedBody, Frame
 from hysac_retrieval.service.problems import Problem, of_error, of_http, of_validation
-from hysac_retrieval.service.routes import explorer, health, images, search
+from hysac_retrieval.service.routes import explorer, health, images, points, reviews, search
 from hysac_retrieval.service.settings import ServiceSettings
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -72,7 +72,7 @@ def create_router(engine: SafeSearch, settings: ServiceSettings | None = None) -
 
 def _router(service: Service) -> APIRouter:
     router = APIRouter(route_class=_route_class(service), dependencies=[Security(_BEARER)])
-    for part in (search, images, explorer, health):
+    for part in (search, images, points, reviews, explorer, health):
         part.add_to(router)
     return router
 

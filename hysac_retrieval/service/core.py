@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.collection.reviews import decide
 from hysac_retrieval.errors import PointNotFoundError
 from hysac_retrieval.payload import stored_id
 from hysac_retrieval.results import SearchResult
@@ -26,7 +27,6 @@ from hysac_retrieval.service.pool import Pool
 from hysac_retrieval.service.settings import ServiceSettings
 from hysac_retrieval.steps import Steps, run
 from hysac_retrieval.stores.types import StoredPoint
-from hysac_retrieval.types import PointId
 
 T = TypeVar("T")
 
@@ -105,17 +105,20 @@ class Service:
             raise _missing()
         if identity in self.answer(lambda engine: permitted(engine, [identity]), caller):
             return points[0]
-        rules = self.live.engine.policy.rules_of(False)
         allowed = caller.sees_unsafe and self.live.engine.policy.allow_unsafe
-        if not allowed or not all(rule.admits(points[0].payload) for rule in rules):
+        if not allowed or not self.admits(points[0].payload):
             raise _missing()
         self.write_down("show", caller, {"ids": [identity]})
         return points[0]
 
-    def expect_visible(self, ids: Sequence[PointId], caller: Caller) -> None:
-        """Raise `PointNotFoundError` for points that a caller may not know of, blocking."""
-        for identity in ids:
-            self.find(identity, caller)
+    def admits(self, payload: Mapping[str, Any]) -> bool:
+        """Whether the rules that hold for everyone let a point with this payload be seen."""
+        return all(rule.admits(payload) for rule in self.live.engine.policy.rules_of(False))
+
+    def expect_unsafe(self, caller: Caller) -> None:
+        """Raise `ScopeError` or `UnsafeNotAllowedError` unless a caller may see unsafe points."""
+        caller.expect("search:unsafe")
+        self.live.engine.policy.expect_allowed(False)
 
     def write_down(self, event: str, caller: Caller, facts: Mapping[str, Any]) -> None:
         """Write to the audit log.
@@ -126,6 +129,22 @@ class Service:
         if self.log is None:
             raise AuditError("the service has no audit log, so this is not answered")
         self.log.write(event, {"key": caller.id, "collection": self.index.name, **facts})
+
+    def note(self, event: str, caller: Caller, facts: Mapping[str, Any]) -> None:
+        """Write to the audit log, if there is one.
+
+        Raises:
+            AuditError: It cannot be written.
+        """
+        if self.log is not None:
+            self.write_down(event, caller, facts)
+
+    def decide(self, point: StoredPoint, **entries: Any) -> None:
+        """Write what people say of a point to it, blocking; see `decide`."""
+        metadata = self.index.metadata
+        attached = metadata.attached
+        names = {self.index.name, *(() if attached is None else (attached.collection,))}
+        decide(self.index.store, sorted(names), metadata, point, **entries)
 
     def _audited(self, record: AuditRecord) -> None:
         if self._heard is not None:

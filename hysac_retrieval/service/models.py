@@ -261,6 +261,112 @@ class KeyBody(Body):
     key: str = Field(min_length=1, max_length=200)
 
 
+class Point(Body):
+    """A point to write: a text, or a picture; named by an id, or by a key that an id is made of.
+
+    Attributes:
+        id: An integer from 0, or a UUID.
+        key: Any text that names the point, such as a path or an address.
+        text: The text; it is kept in the payload.
+        image: Contents of a picture's file, in base64; they are not kept.
+        payload: Stored with the point.
+    """
+
+    id: AnyId | None = None
+    key: str | None = Field(None, min_length=1, max_length=2000)
+    text: str | None = Field(None, max_length=1_000_000)
+    image: Base64Bytes | None = Field(None, json_schema_extra={"format": "byte"})
+    payload: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Point:
+        if (self.id is None) == (self.key is None):
+            raise ValueError("expected one of id and key")
+        if (self.text is None) == (self.image is None):
+            raise ValueError("expected one of text and image")
+        return self
+
+
+class PointsBody(Body):
+    """Points to write."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"points": [{"key": "notes/1", "text": "a dog", "payload": {"album": "pets"}}]}]
+        }
+    )
+
+    points: Annotated[list[Point], Field(min_length=1, max_length=10_000)]
+
+
+class Written(BaseModel):
+    """Ids of the points that were written."""
+
+    ids: list[PointId]
+
+
+class ReportBody(Body):
+    """A point that should not be seen, and why."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": UUID, "reason": "shows a weapon"}]})
+
+    id: AnyId
+    reason: str = Field("", max_length=500)
+
+
+class Reported(BaseModel):
+    """How often a point was reported."""
+
+    id: PointId
+    reports: int
+
+
+class DecisionBody(Body):
+    """A decision on a point; ``unsafe: null`` takes it back."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"unsafe": True, "category": "weapons", "note": "gun"}]})
+
+    unsafe: StrictBool | None
+    category: str = Field("", max_length=100)
+    note: str = Field("", max_length=1000)
+
+
+class Decided(BaseModel):
+    """The decision that a point carries now; None for none."""
+
+    id: PointId
+    unsafe: bool | None
+    state: Literal["decided", "taken back", "waits for a second person"]
+
+
+class Waiting(BaseModel):
+    """A point that nobody has decided on.
+
+    Attributes:
+        id: Its id.
+        unsafe: Its score.
+        modality: Its kind.
+        payload: Its payload.
+        reports: How often it was reported.
+        reasons: The last reasons that were given.
+        voted_by: Who has said that it is safe, where a second person must agree.
+    """
+
+    id: PointId
+    unsafe: float | None
+    modality: Modality | None
+    payload: dict[str, Any]
+    reports: int
+    reasons: list[str]
+    voted_by: str | None
+
+
+class Queue(BaseModel):
+    """Points that nobody has decided on."""
+
+    items: list[Waiting]
+
+
 class Collection(BaseModel):
     """Facts about the collection; how many points are safe only for who may see the others."""
 

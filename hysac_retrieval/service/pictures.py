@@ -82,7 +82,8 @@ class Pictures:
         if isinstance(file, str) and file and "\0" not in file:
             for base in self._bases(source if isinstance(source, str) else ""):
                 found = Path(os.path.realpath(base / file))
-                if any(found.is_relative_to(root) for root in self._roots.values()) and found.is_file():
+                # `isfile` says no where `is_file` raises: names that are too long, folders that may not be read.
+                if any(found.is_relative_to(root) for root in self._roots.values()) and os.path.isfile(found):
                     return found
         raise _nothing()
 

@@ -92,6 +92,7 @@ class ServiceSettings(_Frozen):
             indexed); nothing else is read.
         hosts: Names that the service may be asked for by; empty for any.
         limits: Bounds of requests.
+        two_people: Whether a decision that a point is safe needs a second person.
         secure_cookies: Whether cookies are only sent over https; False for loopback.
     """
 
@@ -102,6 +103,7 @@ class ServiceSettings(_Frozen):
     roots: Mapping[str, Path] = {}
     hosts: tuple[str, ...] = LOOPBACK
     limits: Limits = Limits()
+    two_people: bool = False
     secure_cookies: bool = False
 
     @property

@@ -47,6 +47,14 @@ class World:
         found = self.engine.search("a dog", safe=False, limit=100)
         return next(hit.id for hit in found if file in (hit.payload.get("file"), hit.payload.get("text")))
 
+    def another(self, *scopes: str) -> str:
+        """Return another key."""
+        return make_key(self.key_file, "another", scopes)[1]
+
+    def plain(self) -> SafeSearch:
+        """Return the same search without a policy."""
+        return SafeSearch(self.engine.index, self.engine.encoder)
+
     def client(self, scope: str | None = None, *, engine: SafeSearch | None = None, **settings: Any) -> TestClient:
         """Return a client of a new service, with a key of a scope; None for none."""
         given: dict[str, Any] = {
