@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from hysac_retrieval.results import GroupedResult, Hit, QueryInfo, SearchResult
     from hysac_retrieval.safety.policy import AuditRecord, LabelRule, SafetyPolicy
     from hysac_retrieval.safety.profile import SafetyProfile
-    from hysac_retrieval.search.asynchronous import AsyncSafeSearch, aconnect
-    from hysac_retrieval.search.blocking import SafeSearch, connect
+    from hysac_retrieval.search.asynchronous import AsyncSafeSearch
+    from hysac_retrieval.search.blocking import SafeSearch
+    from hysac_retrieval.search.connecting import aconnect, connect
     from hysac_retrieval.search.explain import Explanation
     from hysac_retrieval.search.queries import Examples, LorentzPoint, PointRef
 
@@ -80,8 +81,8 @@ _HOMES = {
     "SafetyPolicy": "safety.policy",
     "SafetyProfile": "safety.profile",
     "SearchResult": "results",
-    "aconnect": "search.asynchronous",
-    "connect": "search.blocking",
+    "aconnect": "search.connecting",
+    "connect": "search.connecting",
 }
 
 

@@ -54,7 +54,7 @@ def command(
     """
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.safety.policy import SafetyPolicy
-    from hysac_retrieval.search.blocking import connect
+    from hysac_retrieval.search.connecting import connect
     from hysac_retrieval.search.plot import save_plot
 
     encoder = Encoder.load(model)

@@ -81,7 +81,7 @@ def command(
     if group_by is not None and offset:
         raise SettingsError("--offset is for single hits", hint="Leave it out with --group-by")
     from hysac_retrieval.safety.policy import SafetyPolicy
-    from hysac_retrieval.search.blocking import connect
+    from hysac_retrieval.search.connecting import connect
 
     loaded = load_model(model, encoder)
     policy = SafetyPolicy(traversal=traversal, unknown="refuse" if strict_domain else "redirect")

@@ -6,40 +6,26 @@ process, so they run in a worker thread.
 
 from __future__ import annotations
 
-import asyncio
-import functools
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from qdrant_client import AsyncQdrantClient
-
-from hysac_retrieval.collection.attach import open_collection
-from hysac_retrieval.collection.collection import rule_indexes
-from hysac_retrieval.collection.current import Current
-from hysac_retrieval.errors import HysacError, SettingsError, StoreError
+from hysac_retrieval.errors import HysacError, StoreError
 from hysac_retrieval.forks import Origin
 from hysac_retrieval.results import GroupedResult, SearchResult
-from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.search.blocking import connect, load_encoder
 from hysac_retrieval.search.engine import LiveSearch, SearchEngine
 from hysac_retrieval.search.explain import Explanation, explain
-from hysac_retrieval.search.loops import Once, PerLoop
+from hysac_retrieval.search.loops import Once
 from hysac_retrieval.search.permitted import permitted
-from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder, is_encoded, several
+from hysac_retrieval.search.queries import PointRef, Query, is_encoded, several
 from hysac_retrieval.search.request import ExplainOptions, GroupOptions, SearchOptions
 from hysac_retrieval.steps import Steps, arun
-from hysac_retrieval.stores import Connection, HnswOptions, Store, server_options
-from hysac_retrieval.stores.qdrant.client import is_local
-from hysac_retrieval.stores.qdrant.store import AsyncQdrantStore
-from hysac_retrieval.stores.types import Consistency
 from hysac_retrieval.types import PointId
 
 if TYPE_CHECKING:
-    from hysac_retrieval.encoder.called import Encode
+    pass
 
 T = TypeVar("T")
 
@@ -48,7 +34,7 @@ _MOST_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """An open engine: the store of the running loop, the search, and how all of it is closed."""
 
     store: Callable[[], Awaitable[Any]]
@@ -63,7 +49,7 @@ class AsyncSafeSearch:
     may use it, one after the other or at once, in threads of their own.
     """
 
-    def __init__(self, open_parts: Callable[[], _Parts]) -> None:
+    def __init__(self, open_parts: Callable[[], Parts]) -> None:
         self._parts = Once(open_parts)
         self._closed = False
         self._origin = Origin("the asynchronous engine", "Call aconnect after the fork, in each process")
@@ -167,97 +153,3 @@ class _OnlySafe(AsyncSafeSearch):
 
     async def _opened(self) -> Any:
         return await self._engine._opened()
-
-
-def aconnect(
-    name: str,
-    *,
-    model: str | Path | QueryEncoder | None = "hysac-mini",
-    encode: Encode | None = None,
-    policy: SafetyPolicy | None = None,
-    create: bool = False,
-    hnsw: HnswOptions | None = None,
-    async_client: AsyncQdrantClient | None = None,
-    **connection: Unpack[Connection],
-) -> AsyncSafeSearch:
-    """As `connect`, for asynchronous code; returns at once and opens the collection when it is first needed.
-
-    Args:
-        name: See `connect`, as for the other arguments.
-        model: See there.
-        encode: See there.
-        policy: See there.
-        create: See there; with `async_client` the collection must exist.
-        hnsw: See there.
-        async_client: The application's own asynchronous client, instead of a connection.
-        **connection: See there; `consistency` goes with `async_client`, too.
-
-    Raises:
-        SettingsError: `async_client` together with a connection or with `create`.
-    """
-    if async_client is not None and (connection.keys() - {"consistency"} or create):
-        raise SettingsError(
-            "async_client is a connection to a collection that exists", hint="Give no other connection, and no create"
-        )
-
-    def open_parts() -> _Parts:
-        if async_client is not None:
-            return _of_client(async_client, name, load_encoder(model, encode), policy, connection.get("consistency"))
-        engine = connect(name, model=model, encode=encode, policy=policy, create=create, hnsw=hnsw, **connection)
-
-        async def live(_: Any) -> LiveSearch:
-            return engine.live
-
-        if connection.get("url") is None:
-            store = _InThread(engine.index.store)
-
-            async def shared() -> Any:
-                return store
-
-            return _Parts(shared, live, lambda: asyncio.to_thread(engine.close))
-        engine.close()  # it has done its part: opening, or making, the collection
-        stores = PerLoop(lambda: AsyncQdrantStore.connect(**server_options(connection)))
-        return _Parts(stores.get, live, stores.close)
-
-    return AsyncSafeSearch(open_parts)
-
-
-def _of_client(
-    client: AsyncQdrantClient,
-    name: str,
-    encoder: QueryEncoder | None,
-    policy: SafetyPolicy | None,
-    consistency: Consistency | None,
-) -> _Parts:
-    """Parts on an application's own client: for the first loop; others get one with the same options."""
-    known: list[LiveSearch] = []
-    used = False
-
-    def store() -> AsyncQdrantStore:
-        nonlocal used
-        own, used = not used or is_local(client), True
-        if own:
-            return AsyncQdrantStore(client, consistency=consistency)
-        options = {**client.init_options, "check_compatibility": False}
-        return AsyncQdrantStore(AsyncQdrantClient(**options), owned=True, consistency=consistency)
-
-    async def live(opened: Any) -> LiveSearch:
-        if not known:
-            collection = await arun(open_collection(name), opened)
-            made = LiveSearch(Current(collection), encoder, policy)
-            await opened.admit(collection.name, rule_indexes(policy))
-            known.append(made)
-        return known[0]
-
-    stores = PerLoop(store)
-    return _Parts(stores.get, live, stores.close)
-
-
-class _InThread:
-    """A blocking store whose methods run in a worker thread."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        return functools.partial(asyncio.to_thread, getattr(self._store, name))

@@ -6,13 +6,10 @@ What a search is, is in `search_core`; here its requests are sent to a store.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
-from hysac_retrieval.collection.collection import rule_indexes
 from hysac_retrieval.collection.index import Index
-from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.results import GroupedResult, SearchResult
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.engine import LiveSearch, SearchEngine
@@ -21,11 +18,10 @@ from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import PointRef, Query, QueryEncoder, several
 from hysac_retrieval.search.request import ExplainOptions, GroupOptions, SearchOptions
 from hysac_retrieval.steps import Steps, run
-from hysac_retrieval.stores import Connection, HnswOptions
 from hysac_retrieval.types import PointId
 
 if TYPE_CHECKING:
-    from hysac_retrieval.encoder.called import Encode
+    pass
 
 T = TypeVar("T")
 
@@ -172,67 +168,3 @@ class _OnlySafe(SafeSearch):
 
     def _run(self, begin: Callable[[SearchEngine], Steps[T]]) -> T:
         return self._engine._run(lambda engine: begin(engine.only_safe))
-
-
-def connect(
-    name: str,
-    *,
-    model: str | Path | QueryEncoder | None = "hysac-mini",
-    encode: Encode | None = None,
-    policy: SafetyPolicy | None = None,
-    create: bool = False,
-    hnsw: HnswOptions | None = None,
-    **connection: Unpack[Connection],
-) -> SafeSearch:
-    """Open a collection for safe search.
-
-    Args:
-        name: Name of the collection.
-        model: Bundled name, folder or hub repository of the model; an `Encoder`; or None to search with points only.
-        encode: Encodes texts, and perhaps images, for a model that is a head only: a function from a list of texts to
-            vectors (n, k), or an object with such methods ``text`` and ``image``.
-        policy: What a search may ask for; None for the defaults of `SafetyPolicy`.
-        create: Make the collection if it does not exist.
-        hnsw: Options of the graph, for a collection that is made.
-        **connection: Where it lives: `location`, `url` (with `api_key`, `prefer_grpc`) or `client`; see `Connection`.
-
-    Raises:
-        BundleError: The model cannot be used.
-        CollectionNotFoundError: There is no such collection, and `create` is not given.
-        ModelMismatchError: It was indexed with another model; or `encode` is not of the encoder that the model knows.
-        SettingsError: A setting is out of range, or not exactly one place is named.
-        StorageLockedError: Another process has the folder.
-    """
-    encoder = load_encoder(model, encode)
-    if create:
-        if encoder is None:
-            raise SettingsError("create=True needs a model; use Index.create for a collection of points")
-        index = Index.for_model(encoder, name, hnsw=hnsw, exist_ok=True, **connection)
-    else:
-        index = Index.open(name, expect_fingerprint=encoder.fingerprint if encoder else None, **connection)
-    try:
-        engine = SafeSearch(index, encoder, policy=policy)
-        index.store.admit(index.name, rule_indexes(policy))
-        return engine
-    except BaseException:
-        index.close()
-        raise
-
-
-def load_encoder(model: str | Path | QueryEncoder | None, encode: Encode | None = None) -> QueryEncoder | None:
-    """The encoder that `connect` was given, or the one it named; see there."""
-    if encode is None:
-        if not isinstance(model, str | Path):
-            return model
-        from hysac_retrieval.encoder.encoder import Encoder
-
-        return Encoder.load(model)
-    from hysac_retrieval.encoder.bundle import Bundle
-    from hysac_retrieval.encoder.called import CalledEncoder
-    from hysac_retrieval.encoder.encoder import Encoder
-
-    if isinstance(model, Encoder):
-        return CalledEncoder(model.bundle, encode)
-    if not isinstance(model, str | Path):
-        raise SettingsError("encode= goes with a model that is a bundle with a head", hint="Name the bundle: model=…")
-    return CalledEncoder(Bundle.load(model), encode)

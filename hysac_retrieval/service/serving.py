@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.search.blocking import connect
+from hysac_retrieval.search.connecting import connect
 from hysac_retrieval.service.app import create_app
 from hysac_retrieval.service.metrics import WORKERS_FOLDER
 from hysac_retrieval.service.settings import ServiceSettings, read_settings

@@ -34,7 +34,7 @@ from hysac_retrieval.guard import Guard, SafeQdrantClient
 from hysac_retrieval.ingest import Content, IndexReport, attached_collection_for, fill
 from hysac_retrieval.payload import PAYLOAD_KEY
 from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy
-from hysac_retrieval.search.blocking import connect
+from hysac_retrieval.search.connecting import connect
 from hysac_retrieval.stores import open_store
 from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.types import HnswOptions

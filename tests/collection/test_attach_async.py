@@ -19,7 +19,7 @@ from hysac_retrieval.errors import CollectionNotFoundError, ModelMismatchError, 
 from hysac_retrieval.guard import AsyncSafeQdrantClient, Guard
 from hysac_retrieval.ingest import Content, aattach, attached_collection_for, fill
 from hysac_retrieval.payload import PAYLOAD_KEY
-from hysac_retrieval.search.blocking import connect
+from hysac_retrieval.search.connecting import connect
 
 SAFE = {row for row, text in enumerate(TEXTS) if not any(word in text for word in UNSAFE)}
 TITLES = Content(text="title")

@@ -23,7 +23,7 @@ from hysac_retrieval.errors import CopiesAwayError, StoreError, StoreUnavailable
 from hysac_retrieval.guard import SafeQdrantClient
 from hysac_retrieval.ingest import Content, attached_collection_for, fill, index_sources, status_of
 from hysac_retrieval.payload import PAYLOAD_KEY
-from hysac_retrieval.search.blocking import connect
+from hysac_retrieval.search.connecting import connect
 from hysac_retrieval.stores.base import pages
 from hysac_retrieval.types import Thresholds
 

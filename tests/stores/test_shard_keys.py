@@ -20,7 +20,7 @@ from hysac_retrieval.errors import InputError, PointNotFoundError, SettingsError
 from hysac_retrieval.guard import SafeQdrantClient
 from hysac_retrieval.ingest import Content, attached_collection_for, fill
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.search.blocking import connect
+from hysac_retrieval.search.connecting import connect
 from hysac_retrieval.stores import StorageOptions
 from hysac_retrieval.stores.base import pages
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from fastapi import Depends, Request, Response
 from hysac_retrieval.errors import PointNotFoundError, SettingsError
 from hysac_retrieval.payload import stored_id
 from hysac_retrieval.search.queries import PointRef, Query
+from hysac_retrieval.search.remote import ONLY_SAFE
 from hysac_retrieval.service.access import Caller, NoKeyError
 from hysac_retrieval.service.core import Service
 from hysac_retrieval.service.models import Asked
@@ -39,6 +41,8 @@ async def caller_of(request: Request) -> Caller:
         _count(service, f"refused:{address}")
         raise
     _count(service, address if caller.id == "anonymous" else caller.id)
+    if ONLY_SAFE in request.headers:
+        return replace(caller, scopes=caller.scopes - {"search:unsafe"})
     return caller
 
 
