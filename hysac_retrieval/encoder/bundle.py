@@ -65,6 +65,9 @@ class ImageSpec(BaseModel):
     mean: tuple[Colour, Colour, Colour]
     std: tuple[Spread, Spread, Spread]
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Literal["shortest", "squash"] = Field(
+        default="shortest", description="The shorter side is resized and the centre cut out; or all of it is squashed."
+    )
 
 
 class TextSpec(BaseModel):

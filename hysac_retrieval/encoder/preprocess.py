@@ -41,9 +41,10 @@ def load_image(source: ImageSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
 
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
-    """Resize the shorter side to the model's size and cut out the centre, as CLIP does.
+    """Resize the shorter side to the model's size and cut out the centre, as CLIP does; or squash it, as SigLIP does.
 
-    The same pixels as torchvision's ``Resize(size)`` and ``CenterCrop(size)`` give on Pillow images.
+    The same pixels as torchvision's ``Resize(size)`` and ``CenterCrop(size)`` give on Pillow images, or its
+    ``Resize((size, size))``.
 
     Args:
         image: An image of mode ``RGB``, as `load_image` returns it.
@@ -54,6 +55,8 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> NDArray[np.uint8]:
     """
     size, (width, height) = spec.size, image.size
     resampling = RESAMPLING[spec.interpolation]
+    if spec.resize == "squash":
+        return np.asarray(image.resize((size, size), resampling), dtype=np.uint8)
     short, long = min(width, height), max(width, height)
     scaled = size * long // short
     # Offset of the crop in the resized picture, rounded to even at one half as CenterCrop does.

@@ -82,7 +82,8 @@ def picture_views(
 
 def _views(image: Image.Image, spec: ImageSpec, setting: ViewSetting) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Yield the views of one RGB picture with their places."""
-    yield "centre", preprocess(image, spec)
+    cut = spec.resize == "shortest"
+    yield "centre" if cut else "whole", preprocess(image, spec)
     width, height = image.size
     if width != height:
         yield "whole", _cut(image, (0, 0, width, height), spec)
@@ -90,7 +91,7 @@ def _views(image: Image.Image, spec: ImageSpec, setting: ViewSetting) -> Iterato
         side = min(image.size)
         centre = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
         for number, box in enumerate(crops, start=1):
-            if np.allclose(box, centre):
+            if cut and np.allclose(box, centre):
                 continue
             yield f"crop {number} of {len(crops)}", _cut(image, box, spec)
     if setting == "thorough":

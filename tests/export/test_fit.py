@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 from qdrant_client import QdrantClient, models
 from support import foreign
-from support.encoders import fast_image
+from support.encoders import fast_image, fast_text
 
+from hysac_export.bundle import graphs
 from hysac_export.data.policy import read_policy
 from hysac_export.evaluation.calibrate import Wanted
 from hysac_export.fit.bundle import FitOptions
@@ -29,7 +31,7 @@ from hysac_export.fit.scores import Labelled, joined, unit
 from hysac_retrieval import Index
 from hysac_retrieval.cli import main
 from hysac_retrieval.encoder.encoder import Encoder
-from hysac_retrieval.errors import EncoderError, SettingsError, TrainingError
+from hysac_retrieval.errors import ChecksumError, EncoderError, SettingsError, TrainingError
 from hysac_retrieval.ingest import index_sources
 
 
@@ -209,6 +211,43 @@ class TestBundle:
             report = index_sources([tmp_path / "held"], index, runtime, workers=0)
         assert (report.unlike, report.total) == (10, 10)
         assert "10 pictures are unlike anything colours knows (plain colours)" in report.remarks[0]
+
+    def test_weights_too_large_for_one_file_lie_beside_their_graph_and_are_checked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(graphs, "SINGLE_FILE", 0)
+        monkeypatch.setattr(graphs, "_EXTERNAL_FROM", 64)
+        folder = fast_text(tmp_path / "encoder", pooling="mean_tokens")
+        graph = onnx.load(folder / "model.onnx")
+        (folder / "model.onnx").unlink()
+        onnx.save(
+            graph, folder / "model.onnx", save_as_external_data=True, location="model.onnx_data", size_threshold=64
+        )
+        encoder = open_encoder(f"fastembed:{folder}", device="cpu")
+        words = ["knife", "dog", "cat", "table", "night", "run", "a", "the", "on", "x"]
+        texts = [f"{one} {two} {three}" for one in words for two in words for three in words[:2]]
+        unsafe = [text.startswith(("knife", "night")) for text in texts]
+        options = FitOptions(name="large", labels="x", wanted=Wanted(max_lost=0.5))
+        examples = Labelled.of(encoder.text(texts), unsafe)
+        fitted = fit_bundle({"text": examples}, tmp_path / "out", options, stages, encoder)
+        beside = {file.name for file in fitted.bundle.path.iterdir()} & fitted.bundle.manifest.files.keys()
+        assert {"text.onnx", "text.onnx.data", "head-text.onnx"} <= beside
+        assert (fitted.bundle.path / "text.onnx").stat().st_size < (
+            fitted.bundle.path / "text.onnx.data"
+        ).stat().st_size
+        runtime = Encoder.load(fitted.bundle.path, device="cpu")
+        expected = runtime.encode_vectors(encoder.text(texts), "text")
+        np.testing.assert_allclose(runtime.encode_text(texts), expected, atol=1e-4)
+        again = open_encoder(f"hysac:{fitted.bundle.path}", device="cpu")  # a bundle as an encoder takes them along
+        np.testing.assert_allclose(again.text(texts), encoder.text(texts), atol=1e-5)
+        refitted = Encoder(
+            fit_bundle({"text": examples}, tmp_path / "again", options, stages, again).bundle, device="cpu"
+        )
+        np.testing.assert_allclose(refitted.encode_text(texts), expected, atol=1e-4)
+        with (fitted.bundle.path / "text.onnx.data").open("r+b") as data:
+            data.write(b"\xff")
+        with pytest.raises(ChecksumError, match=r"text\.onnx\.data"):
+            Encoder.load(fitted.bundle.path)
 
     def test_the_same_labels_give_the_same_model(self, examples: Labelled, fitted: Fitted, tmp_path: Path) -> None:
         options = FitOptions(name="other", labels="policy toys", wanted=Wanted(), with_encoder=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,24 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support.encoders import TEXTS, fast_image, fast_text, preprocessing, text_graph, unit, write
+from support.encoders import (
+    PIECES,
+    TEXTS,
+    fast_image,
+    fast_text,
+    preprocessing,
+    text_graph,
+    unigram_pieces,
+    unit,
+    with_a_vector_of_a_text,
+    write,
+)
 from support.toy_bundle import write_toy_bundle
 
 from hysac_export.fit.encoders.fast import fast_graphs
 from hysac_export.fit.encoders.open import open_encoder
 from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.encoder.views import picture_views
 from hysac_retrieval.errors import (
     ChecksumError,
     EncoderError,
@@ -75,6 +88,26 @@ def test_pictures_get_the_vectors_that_fastembed_gives(tmp_path: Path) -> None:
     assert (encoder.dim, encoder.modalities) == (12, ("image",))
     # Of these, none is cropped between pixels.
     np.testing.assert_allclose(encoder.image(PICTURES), unit(np.array([*reference.embed(PICTURES)])), atol=1e-5)
+
+
+def test_a_jina_gives_several_outputs_whose_sizes_it_does_not_say(tmp_path: Path) -> None:
+    fastembed = pytest.importorskip("fastembed")
+    folder = fast_text(tmp_path / "model", pooling="mean_tokens")
+    with_a_vector_of_a_text(folder)
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes((folder / "model.onnx").read_bytes())  # as that of jina is called
+    name = "jinaai/jina-embeddings-v2-base-en"
+    reference = fastembed.TextEmbedding(name, specific_model_path=str(folder), providers=["CPUExecutionProvider"])
+    encoder = opened(f"fastembed:{folder}")
+    assert encoder.dim == 12
+    expected = np.array([*reference.embed(TEXTS)])
+    np.testing.assert_allclose(encoder.text(TEXTS), unit(expected), atol=2e-6)
+    # A layout that says nothing of pooling leaves the vector of a text that is there already.
+    (folder / "1_Pooling" / "config.json").unlink()
+    found = opened(f"fastembed:{folder}").text(TEXTS)
+    assert np.abs(found - unit(expected)).max() > 0.05
+    plain = fast_text(tmp_path / "plain", pooling="max_tokens")
+    np.testing.assert_allclose(found, opened(f"fastembed:{plain}").text(TEXTS), atol=2e-6)
 
 
 def test_a_text_model_brings_the_model_of_pictures_beside_it(tmp_path: Path) -> None:
@@ -190,6 +223,91 @@ def test_an_architecture_and_weights_are_named_by_files(clip: tuple[Path, Any], 
     write(tmp_path / "small.json", ARCHITECTURE)
     encoder = opened(f"open_clip:{tmp_path / 'small.json'}/{folder / 'open_clip_model.safetensors'}")
     np.testing.assert_allclose(encoder.text(TEXTS), opened(f"open_clip:{folder}").text(TEXTS), atol=2e-6)
+
+
+SIGLIP = {
+    "embed_dim": 64,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"},
+    "text_cfg": {
+        "context_length": 64,
+        "vocab_size": len(PIECES),
+        "hf_tokenizer_name": "of/a-hub",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "width": 64,
+        "heads": 4,
+        "layers": 2,
+        "no_causal_mask": True,
+        "proj_bias": True,
+        "pool_type": "last",
+        "norm_kwargs": {"eps": 1e-6},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A SigLIP, small and with random weights, as it is on the hub; and the model in it."""
+    folder = tmp_path_factory.mktemp("siglip")
+    torch.manual_seed(3)
+    model = open_clip.model.CustomTextCLIP(**{key: deepcopy(SIGLIP[key]) for key in SIGLIP if key != "custom_text"})
+    with torch.no_grad():  # its text tower is all zeros in places
+        for parameter in model.text.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.2)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    grey = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    write(folder / "open_clip_config.json", {"model_cfg": SIGLIP, "preprocess_cfg": grey})
+    unigram_pieces(folder)
+    return folder, model.eval()
+
+
+def test_a_siglip_gives_the_same_vectors_by_itself(siglip: tuple[Path, Any]) -> None:
+    folder, model = siglip
+    encoder = opened(f"open_clip:{folder}")
+    assert (encoder.dim, encoder.modalities) == (64, ("text", "image"))
+    assert (encoder.graphs().text.spec.context_length, encoder.pixels.size, encoder.pixels.resize) == (
+        64,
+        160,
+        "squash",
+    )
+    transform = open_clip.image_transform(160, is_train=False, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode="squash")
+    tokenizer = open_clip.tokenizer.HFTokenizer(str(folder), context_length=64, clean="canonicalize")
+    texts = [*TEXTS, "  The DOG_runs, at (night)!  ", "knife dog " * 60]
+    with torch.no_grad():
+        expected = model.encode_text(tokenizer(texts), normalize=True).numpy()
+        images = model.encode_image(torch.stack([transform(p) for p in PICTURES]), normalize=True).numpy()
+    assert len(np.unique(expected.round(3), axis=0)) == len(texts)
+    np.testing.assert_allclose(encoder.text(texts), expected, atol=5e-6)
+    np.testing.assert_allclose(encoder.image(PICTURES), images, atol=1e-3)
+
+
+def test_a_picture_of_a_siglip_is_judged_whole_and_in_parts(siglip: tuple[Path, Any]) -> None:
+    spec = opened(f"open_clip:{siglip[0]}").pixels
+    assert picture_views(PICTURES[0], spec, "fast").names == ("whole",)
+    assert picture_views(PICTURES[3], spec, "fast").names[0] == "whole"
+    assert len(picture_views(PICTURES[3], spec, "fast").names) > 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "preprocess", "says"),
+    [
+        ({"tokenizer_kwargs": {"clean": "other"}}, {}, "cleaned by 'other'"),
+        ({"tokenizer_kwargs": {"strip_sep_token": True}}, {}, "strip_sep_token"),
+        ({"hf_model_name": "roberta"}, {}, "hf_model_name"),
+        ({}, {"resize_mode": "longest"}, "prepares pictures in a way"),
+    ],
+)
+def test_a_siglip_of_another_kind_is_refused(
+    changes: dict[str, Any], preprocess: dict[str, Any], says: str, siglip: tuple[Path, Any], tmp_path: Path
+) -> None:
+    text: Any = SIGLIP["text_cfg"]
+    for file in siglip[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    architecture = SIGLIP | {"text_cfg": text | changes}
+    write(tmp_path / "open_clip_config.json", {"model_cfg": architecture, "preprocess_cfg": preprocess})
+    with pytest.raises(EncoderError, match=says):
+        opened(f"open_clip:{tmp_path}")
 
 
 @pytest.mark.parametrize(

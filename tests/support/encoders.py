@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
+from tokenizers.models import Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, Metaspace
 from tokenizers.processors import TemplateProcessing
 
 from hysac_export.model.tokenizer import END, train_tokenizer
@@ -36,6 +36,21 @@ def word_pieces(folder: Path, length: int) -> None:
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]", length=8)
     tokenizer.save(str(folder / "tokenizer.json"))
     write(folder / "tokenizer_config.json", {"model_max_length": length, "pad_token": "[PAD]"})
+
+
+PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *((f"\u2581{word}", -2.0) for word in WORDS[:9]), ("s", -3.0)]
+"""The pieces of a small tokenizer of SigLIP's kind: no start token, an end token that pads as well."""
+
+
+def unigram_pieces(folder: Path) -> None:
+    """Write a tokenizer as SigLIP's is: pieces of words, the end token last, with which open_clip pads."""
+    tokenizer = Tokenizer(Unigram(PIECES, unk_id=2))
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"pad_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"} | named)
 
 
 def bert_config(kind: str = "bert", **changes: Any) -> dict[str, Any]:
@@ -149,6 +164,28 @@ def text_graph(folder: Path, *, opset: int = 17, pooled: bool = False, vocabular
         [*(numpy_helper.from_array(np.asarray(v, np.float32), n) for n, v in weights.items()), *whole],
         opset,
     )
+
+
+def with_a_vector_of_a_text(folder: Path) -> None:
+    """Have ``model.onnx`` give, behind the vectors of tokens, the largest of them, of sizes that have names only."""
+    model = onnx.load(folder / "model.onnx")
+    graph, states = model.graph, model.graph.output[0].name
+    column = numpy_helper.from_array(np.array([0, -1, 1]), "places")
+    low = numpy_helper.from_array(np.array(-1e9, np.float32), "lowest")
+    graph.initializer.extend([column, low])
+    graph.node.extend(
+        [
+            helper.make_node("Cast", ["attention_mask"], ["marks"], to=TensorProto.BOOL),
+            helper.make_node("Reshape", ["marks", "places"], ["shown"]),
+            helper.make_node("Where", ["shown", states, "lowest"], ["left"]),
+            helper.make_node("ReduceMax", ["left"], ["pooled"], axes=[1], keepdims=0),
+        ]
+    )
+    graph.ClearField("output")
+    for name, axes in ((states, ["batch", "length", "last"]), ("pooled", ["batch", "last"])):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, axes))
+    onnx.save(model, folder / "model.onnx")
+    write(folder / "config.json", {"pad_token_id": 0, "hidden_size": 12})
 
 
 def image_graph(folder: Path, size: int, *, dim: int = 12) -> None:

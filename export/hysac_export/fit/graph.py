@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, compose, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hysac_export.fit.radial import CURVATURE, STEP, RadialHead
 
@@ -60,9 +60,15 @@ def head_graph(head: RadialHead, *, opset: int = OPSET, ir_version: int = 8) -> 
 def behind(encoder: ModelProto, head: RadialHead) -> ModelProto:
     """Return the graph of an encoder, whose output is ``vector``, with the head behind it."""
     opset = next(entry.version for entry in encoder.opset_import if entry.domain in ("", "ai.onnx"))
-    own = head_graph(head, opset=opset, ir_version=encoder.ir_version)
-    merged = compose.merge_models(encoder, own, io_map=[("vector", "vector")])
-    assert isinstance(merged, ModelProto)
+    own = head_graph(head, opset=opset, ir_version=encoder.ir_version).graph
+    # Not by onnx.compose, which checks what it has merged in memory, where no more than 2 GB can be checked.
+    merged = ModelProto()
+    merged.CopyFrom(encoder)
+    graph = merged.graph
+    graph.node.extend(own.node)
+    graph.initializer.extend(own.initializer)
+    graph.ClearField("output")
+    graph.output.extend(own.output)
     return merged
 
 

@@ -67,7 +67,7 @@ def resolve(config: ModelConfig) -> ModelConfig:
         return config.model_copy(update={"text": resolved(config.text)})
     if given is None or given.architecture is not None:
         return config
-    architecture, preprocess = _describe(given)
+    architecture, preprocess = describe(given)
     image, text = architecture["vision_cfg"], architecture["text_cfg"]
     _refuse(given.name, architecture, preprocess)
     size = image.get("image_size", 224)
@@ -149,8 +149,8 @@ def _open_clip(config: OpenClipConfig) -> CLIP | CustomTextCLIP:
         raise TrainingError(f"open_clip cannot build the architecture of {config.name!r}: {error}") from error
 
 
-def _describe(config: OpenClipConfig) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Architecture and preprocessing of a name and a tag, in open_clip's terms."""
+def describe(config: OpenClipConfig) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Architecture and preprocessing of a name and a tag, in open_clip's terms (`TrainingError`: there is none)."""
     preprocess: Mapping[str, Any] = {}
     if _is_described(config.name):
         try:

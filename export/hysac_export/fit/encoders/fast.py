@@ -129,15 +129,25 @@ def _text(model: _Model) -> TextGraph:
         raise EncoderError(f"{folder}/tokenizer_config.json names no model_max_length")
     tokenizer, spec = read_tokenizer(folder, config, min(known))
     nodes = Nodes(onnx.load(folder / model.file))
-    name, value = next(iter(nodes.outputs.items()))
-    dim = width(value)
+    pooling = folder / "1_Pooling" / "config.json"
+    name = _output(nodes, pooled=model.pooling is None and not pooling.is_file())
+    value = nodes.outputs[name]
+    # Of axes that have a name in the graph the config tells the length.
+    dim = width(value, int(config.get("hidden_size", 0)))
     if rank(value) not in (2, 3) or not dim:
         raise EncoderError(f"{where} does not say how large the vectors are that it gives")
     vector, which = run_text(nodes, spec.end_id, name, where)
     if rank(value) == 3:
         # A folder names no class of fastembed's.
-        vector = pool(nodes, vector, which, model.pooling or read_pooling(folder / "1_Pooling" / "config.json"))
+        vector = pool(nodes, vector, which, model.pooling or read_pooling(pooling))
     return TextGraph(nodes.text_model(vector, dim), spec, tokenizer)
+
+
+def _output(nodes: Nodes, *, pooled: bool) -> str:
+    """Return the output that fastembed takes, the first; of several a single one `pooled`, where nothing else pools."""
+    first: str = next(iter(nodes.outputs))
+    vectors: list[str] = [name for name, value in nodes.outputs.items() if rank(value) == 2]
+    return vectors[0] if pooled and rank(nodes.outputs[first]) == 3 and len(vectors) == 1 else first
 
 
 def _image(model: _Model) -> ImageGraph:
