@@ -35,6 +35,7 @@ __all__ = [
     "log_map0",
     "pairwise_dist",
     "pairwise_inner",
+    "scaled",
     "time",
     "traverse",
 ]
@@ -143,6 +144,20 @@ def log_map0(x: Array, curv: Array) -> Array:
     r = _curvature(curv, x) ** 0.5 * _norm(x, xp)
     one = xp.ones_like(r)
     return x * xp.where(r == 0, one, xp.asinh(r) / xp.where(r == 0, one, r))[..., None]
+
+
+def scaled(x: Array, factor: float, curv: Array) -> Array:
+    """Multiply the radius of points: exp_map0(factor · log_map0(x)).
+
+    Args:
+        x: Points, shape (..., d).
+        factor: Above 0.
+        curv: Curvature c > 0.
+
+    Returns:
+        Points, shape (..., d), of the same directions, with ``dist0`` multiplied by ``factor``.
+    """
+    return exp_map0(log_map0(x, curv) * factor, curv)
 
 
 def dist0(x: Array, curv: Array) -> Array:

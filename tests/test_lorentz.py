@@ -112,6 +112,17 @@ def test_exp_and_log_are_inverse_and_the_radius_is_the_tangent_norm(seed, curv, 
 
 
 @law
+@given(seeds, curvatures, dtypes, st.floats(0.05, 1.5))
+def test_scaling_multiplies_the_radius_and_keeps_the_direction(seed, curv, dtype, factor):
+    x = sample(seed, curv, dtype, max_radius=3.0)
+    nearer = lorentz.scaled(x, factor, curv)
+    assert nearer.dtype == x.dtype
+    np.testing.assert_allclose(lorentz.dist0(nearer, curv), factor * lorentz.dist0(x, curv), rtol=tolerance(dtype))
+    unit = [each / np.linalg.norm(each, axis=-1, keepdims=True) for each in (x, nearer)]
+    np.testing.assert_allclose(unit[1], unit[0], atol=tolerance(dtype))
+
+
+@law
 @given(seeds, curvatures, dtypes)
 def test_half_aperture_narrows_with_the_radius(seed, curv, dtype):
     x = sample(seed, curv, dtype, n=20)

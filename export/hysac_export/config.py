@@ -167,6 +167,9 @@ class LossConfig(_Config):
         entailment: Weight of each entailment term.
         cones: The entailment terms, apex first. Without ``"I<T*"`` nothing orders safe and unsafe; ``"T<T*"``, not of
             the paper, is with `radius` all that pairs without pictures can learn from.
+        cone_weights: Factors of the weight of an entailment term; 1 for a term that is not named.
+        cone_scale: Factor of the radii at which cones are compared (`lorentz.scaled`); 1 is the paper's.
+        half_apertures: A constant half aperture in degrees for a term, in place of asin(2K / (√c |x|)).
         aperture_scale: Factor s of the half aperture.
         published_normalisation: Divide by the number of terms and the sum of their weights, 7 (4 w_c + 3 w_e).
         joint: Contrastive term over the union of safe and unsafe (2B × 2B).
@@ -184,6 +187,9 @@ class LossConfig(_Config):
     contrastive: float = Field(1.0, ge=0)
     entailment: float = Field(1.0, ge=0)
     cones: tuple[Cone, ...] = ("T<I", "T*<I*", "I<T*")
+    cone_weights: dict[Cone, Annotated[float, Field(ge=0)]] = {}
+    cone_scale: float = Field(1.0, gt=0, le=1)
+    half_apertures: dict[Cone, Annotated[float, Field(gt=0, le=90)]] = {}
     aperture_scale: float = Field(1.0, gt=0)
     published_normalisation: bool = True
     joint: float = Field(0.0, ge=0)
@@ -195,6 +201,13 @@ class LossConfig(_Config):
     entailment_start: float = Field(0.0, ge=0, le=1)
     words_end: float = Field(1.0, ge=0, le=1)
     safe_clip: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _of_terms(self) -> Self:
+        for field in ("cone_weights", "half_apertures"):
+            if unknown := set(getattr(self, field)) - set(self.cones):
+                raise ValueError(f"{field} names {sorted(unknown)}, which loss.cones does not")
+        return self
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

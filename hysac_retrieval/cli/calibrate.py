@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from hysac_retrieval.cli.rescore import run_rescore, show_report
 from hysac_retrieval.cli.terminal import console
 from hysac_retrieval.collection.metadata import same_points
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle, write_manifest
+from hysac_retrieval.encoder.entailment import Entailment
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.types import MODALITIES
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 Radii: TypeAlias = Mapping[str, Any]
 """Radii of samples by group, see `hysac_export.data.split.GROUPS`."""
+Calibrated: TypeAlias = tuple[str, SafetyProfile, Radii, Entailment | None]
+"""Name of a model, its profile, what that was computed from, and its cones if they were calibrated."""
 
 
 @click.command("calibrate", cls=Command)
@@ -50,6 +54,9 @@ Radii: TypeAlias = Mapping[str, Any]
 )
 @click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times.")
 @click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise.")
+@click.option(
+    "--cones", is_flag=True, help="Calibrate the entailment cones alone: scores and fingerprint stay what they are."
+)
 @click.option("--update", is_flag=True, help="Put the profile into the bundle, which thereby gets another fingerprint.")
 @place_options(
     click.option(
@@ -72,6 +79,7 @@ def command(
     ctx: click.Context,
     /,
     model: str,
+    cones: bool,
     update: bool,
     place: Place,
     roc: Path | None,
@@ -91,11 +99,15 @@ def command(
     bundle, may be anything that can be indexed: folders of images, text files, tables, shards. A kind that you give
     none of keeps its calibration.
 
+    With the profile a bundle is given the cones of what entails what, see `hysac explain`, for which quadruplets are
+    needed: on samples of your own it keeps those that it has.
+
     \b
     hysac calibrate runs/mini --out profile.json
     hysac calibrate hysac/ --safe safe.jsonl --unsafe unsafe.jsonl --max-miss 0.01 --roc roc.json
     hysac calibrate hysac/ --safe safe.jsonl --unsafe unsafe.jsonl --update
     hysac calibrate hysac/ --safe safe/ --unsafe unsafe/ --apply photos --location ./data
+    hysac calibrate hysac/ --cones --update
     """
     update = update or bool(place.collection)
     if place.collection:
@@ -103,8 +115,14 @@ def command(
     if update and not os.path.isfile(Path(model) / MANIFEST_NAME):
         raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
     _prepare(roc, out)
-    calibrated = _on_samples if samples["safe"] or samples["unsafe"] else _on_validation
-    name, profile, radii = calibrated(model, **samples)
+    on_samples = bool(samples["safe"] or samples["unsafe"])
+    if cones:
+        if on_samples or roc or place.collection:
+            raise click.UsageError("--cones goes with none of --safe, --unsafe, --roc and --apply")
+        _calibrate_cones(model, samples["n"], samples["seed"], update, out, as_json)
+        return
+    calibrated = _on_samples if on_samples else _on_validation
+    name, profile, radii, entailment = calibrated(model, with_cones=update, **samples)
     if roc is not None:
         from hysac_export.evaluation.roc import roc as measured
         from hysac_export.evaluation.roc import write_roc
@@ -115,7 +133,7 @@ def command(
         out.write_text(text, encoding="utf-8")
     rescored = None  # last, for the model is another one from here on
     if update:
-        rescored = _update(Path(model), profile, place)
+        rescored = _update(Path(model), profile, entailment, place)
     if as_json and rescored is not None:
         print_json({"safety": profile.model_dump(mode="json"), "rescored": rescored.to_dict()})
     elif as_json:
@@ -143,10 +161,37 @@ def _prepare(roc: Path | None, out: Path | None) -> None:
             raise SettingsError(f"the folder of {path} cannot be made: {error}", hint="Choose another place") from error
 
 
+def _calibrate_cones(model: str, n: int, seed: int, update: bool, out: Path | None, as_json: bool) -> None:
+    from hysac_export.evaluation.entailment import calibrate_entailment
+    from hysac_export.evaluation.subjects import encode_validation, load_subject
+
+    subject = load_subject(model)
+    with stages() as stage:
+        encoded, curvature = encode_validation(subject, n, seed, stage)
+    entailment = calibrate_entailment(encoded, curvature)
+    text = entailment.model_dump_json(indent=1) + "\n"
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    if update:
+        write_manifest(Path(model), Bundle.load(Path(model)).manifest.model_copy(update={"entailment": entailment}))
+    if as_json:
+        click.echo(text, nl=False)
+    else:
+        _show_cones(subject.name, entailment)
+
+
 def _on_validation(
-    model: str, n: int, seed: int, max_harmful: float, max_miss: float | None, max_lost: float | None, **_: Any
-) -> tuple[str, SafetyProfile, Radii]:
+    model: str,
+    n: int,
+    seed: int,
+    max_harmful: float,
+    max_miss: float | None,
+    max_lost: float | None,
+    with_cones: bool,
+    **_: Any,
+) -> Calibrated:
     from hysac_export.evaluation.calibrate import calibrate
+    from hysac_export.evaluation.entailment import calibrate_entailment
     from hysac_export.evaluation.subjects import calibration_texts, encode_validation, load_subject
     from hysac_export.model.encoded import radii_of
 
@@ -155,12 +200,13 @@ def _on_validation(
         encoded, curvature = encode_validation(subject, n, seed, stage)
     texts = calibration_texts(subject)
     profile = calibrate(encoded, curvature, texts=texts, max_harmful=max_harmful, max_miss=max_miss, max_lost=max_lost)
-    return subject.name, profile, radii_of(encoded, curvature) | texts
+    entailment = calibrate_entailment(encoded, curvature) if with_cones else None
+    return subject.name, profile, radii_of(encoded, curvature) | texts, entailment
 
 
 def _on_samples(
     model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float | None, max_lost: float | None, **_: Any
-) -> tuple[str, SafetyProfile, Radii]:
+) -> Calibrated:
     from hysac_export.evaluation.samples import calibrate_radii, encode_samples
     from hysac_retrieval.encoder.encoder import Encoder
 
@@ -168,15 +214,17 @@ def _on_samples(
     with stages() as stage:
         samples = encode_samples(encoder, safe, unsafe, stage("Encoding samples", None))
     profile = calibrate_radii(samples.radii, encoder.safety, max_miss=max_miss, max_lost=max_lost)
-    return encoder.name, profile, {str(group): radii for group, radii in samples.radii.items()}
+    return encoder.name, profile, {str(group): radii for group, radii in samples.radii.items()}, None
 
 
-def _update(folder: Path, profile: SafetyProfile, place: Place) -> RescoreReport | None:
-    """Put the profile into the bundle and give a collection of that model, if one is named, its new scores."""
+def _update(folder: Path, profile: SafetyProfile, entailment: Entailment | None, place: Place) -> RescoreReport | None:
+    """Put the calibration into the bundle and give a collection of that model, if one is named, its new scores."""
     from hysac_retrieval.collection.index import Index
 
     # Figures that were measured with the old profile do not belong to the new one.
     manifest = Bundle.load(folder).manifest.model_copy(update={"safety": profile, "metrics": {}})
+    if entailment is not None:
+        manifest = manifest.model_copy(update={"entailment": entailment})
     if not place.collection:
         done = f"{folder} has a new fingerprint, {write_manifest(folder, manifest).fingerprint}."
         mend = f"Collections that were indexed with it need their new scores: hysac rescore COLLECTION --model {folder}"
@@ -207,3 +255,21 @@ def _show(name: str, profile: SafetyProfile) -> None:
     out.print(Table(title, header, tuple(rows), labels=1).rich())
     out.print(profile.source)
     out.print("missed: unsafe samples that count as safe; lost: safe samples that count as unsafe", style="dim")
+
+
+def _show_cones(name: str, entailment: Entailment) -> None:
+    from hysac_export.evaluation.table import Table
+
+    rows = [
+        (
+            relation.replace("<", " → "),
+            f"{math.degrees(cone.half_aperture):.1f}°",
+            f"{cone.matched:.1%}",
+            f"{cone.unmatched:.1%}",
+        )
+        for relation, cone in entailment.cones.items()
+    ]
+    header = ("", "half aperture", "matched inside", "unmatched inside")
+    out = console()
+    out.print(Table(f"Entailment cones of {name}, at {entailment.scale:g} of the radii", header, tuple(rows), 1).rich())
+    out.print(f"{entailment.source}; T safe text, I safe image, T* and I* unsafe ones")

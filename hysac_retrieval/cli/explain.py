@@ -46,7 +46,8 @@ def command(
 ) -> None:
     """Show how unsafe a query is on its path to the origin, and which stored texts entail it there.
 
-    A text entails a point that lies in its entailment cone; the nearer to the origin, the more general it is.
+    A text entails a point that lies in its entailment cone; the nearer to the origin, the more general it is. Before it
+    stands the relation, such as T<T* for a safe text and an unsafe one, and above the table how selective that is.
 
     \b
     hysac explain "a man with a gun" --collection photos --location ./data
@@ -90,17 +91,17 @@ def _print(explanation: Explanation) -> None:
             f"{step.radius:.3f}",
             Text(f"{step.unsafe:.3f}", style="red" if step.counts_unsafe else "green"),
             _where(row, step),
-            Text("\n".join(map(_named, step.entailing)) or "–"),
+            Text("\n".join(map(_named, step.entailing, step.relations)) or "–"),
             Text("\n".join(map(_named, step.nearest)) or "–", style="dim"),
         )
     out.print(table)
 
 
-def _named(hit: Hit) -> str:
+def _named(hit: Hit, relation: str | None = None) -> str:
     from hysac_retrieval.search.plot import label
 
     judged = "" if hit.worst is None else f" (worst of {hit.views} views: {hit.worst})"
-    return shorten(label(hit), 60) + judged
+    return (f"{relation}  " if relation else "") + shorten(label(hit), 60) + judged
 
 
 def _where(row: int, step: ExplainedStep) -> str:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from hysac_retrieval.encoder.entailment import Entailment
 from hysac_retrieval.encoder.inputs import Inputs
 from hysac_retrieval.errors import BundleFormatError, BundleNotFoundError, ChecksumError
 from hysac_retrieval.safety.profile import TOLD, SafetyProfile
@@ -31,9 +32,19 @@ _GRAPH = r"\.onnx$"
 """How the names of graphs end: under another, ONNX Runtime reads formats of its own."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FREE_TEXT: dict[str, Any] = dict.fromkeys(
-    ("name", "description", "licence", "training", "metrics", "verification", "words", "domain", "inputs"), True
-) | {"vectors": {"encoder", "probes"}}
+_TOLD = (
+    "name",
+    "description",
+    "licence",
+    "training",
+    "metrics",
+    "verification",
+    "words",
+    "domain",
+    "inputs",
+    "entailment",
+)
+_FREE_TEXT: dict[str, Any] = dict.fromkeys(_TOLD, True) | {"vectors": {"encoder", "probes"}}
 """What has no effect on points and scores."""
 
 _SCORING = dict.fromkeys(("safety", "lift"), True)  # made from the points, without effect on them
@@ -147,6 +158,7 @@ class Manifest(BaseModel):
     lift: dict[str, Any] | None = Field(
         default=None, description="Lift fitted on training points, as `lift.to_dict()`."
     )
+    entailment: Entailment | None = Field(default=None, description="Calibrated cones; without them, the published.")
     words: tuple[str, ...] | None = Field(
         default=None, description="All words that the text graph was trained with, if it was trained from scratch."
     )

@@ -51,6 +51,7 @@ class Encoder:
         dim: Number of space components d of a point.
         curvature: c > 0 of the space (curvature −c).
         safety: The model's safety calibration.
+        entailment: The calibration of its entailment cones; None if the bundle has none.
         fingerprint: Identity of what the model computes.
     """
 
@@ -64,6 +65,7 @@ class Encoder:
         self.dim = manifest.dim
         self.curvature = manifest.curvature
         self.safety: SafetyProfile = manifest.safety
+        self.entailment = manifest.entailment
         self.fingerprint = bundle.fingerprint
         self._sessions = Sessions(bundle, options)
 

@@ -2,7 +2,8 @@
 
 At points of equal spacing along the geodesic from the query to the origin: how unsafe it is there, and which stored
 texts entail it. A text entails a point that lies in its entailment cone: the exterior angle at the text is at most the
-half aperture of its cone (MERU, eq. 5 and 6).
+half aperture of its cone. Cones are those that the model was calibrated with, see `encoder.entailment`, and every claim
+comes with how selective they are; a model without such has the published ones (MERU, eq. 5 and 6).
 """
 
 from __future__ import annotations
@@ -19,19 +20,33 @@ from hysac_retrieval.collection.interpret import hits_of
 from hysac_retrieval.collection.plan import SearchPlan, plan_search
 from hysac_retrieval.collection.records import stored_points
 from hysac_retrieval.collection.request import PageRequest
+from hysac_retrieval.encoder.entailment import Entailment, Relation
 from hysac_retrieval.results import Hit, QueryInfo
 from hysac_retrieval.safety.redirect import radius_of
 from hysac_retrieval.search.audit import audit, describe
 from hysac_retrieval.search.engine import Prepared, SearchEngine
 from hysac_retrieval.search.points import Point
-from hysac_retrieval.search.queries import Query
+from hysac_retrieval.search.queries import EntailingEncoder, Query
 from hysac_retrieval.search.request import ExplainRequest
 from hysac_retrieval.steps import Steps
 from hysac_retrieval.stores.types import StoredPoint
-from hysac_retrieval.types import MODALITIES, Modality
+from hysac_retrieval.types import MODALITIES, Modality, PointId
 
 CANDIDATES = 100
 """Nearest texts of a point among which those that entail it are sought."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selectivity:
+    """How much it says that something lies in the cones of a relation.
+
+    Attributes:
+        matched: Share of matched pairs, such as a caption and its picture, that do, of those calibrated on.
+        unmatched: Share of all other pairs of the same groups that do.
+    """
+
+    matched: float
+    unmatched: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +60,7 @@ class ExplainedStep:
         beyond: Whether it lies beyond the boundary that unsafe queries are moved to.
         searched: Whether a search of the query, with the same options, searches here.
         entailing: Nearest stored texts whose entailment cone contains the point, nearest first.
+        relations: By which relation each of these does, a key of `Explanation.selectivity`; None by the published cone.
         nearest: Nearest stored points of any kind, nearest first.
     """
 
@@ -54,6 +70,7 @@ class ExplainedStep:
     beyond: bool
     searched: bool
     entailing: tuple[Hit, ...]
+    relations: tuple[Relation | None, ...]
     nearest: tuple[Hit, ...]
 
 
@@ -67,6 +84,8 @@ class Explanation:
         boundary: Radius that an unsafe query is moved to.
         cones: Whether any stored text entails the query anywhere on the path. Where none does, the collection has no
             such texts or the model has not learned entailment, and only the nearest points tell something.
+        selectivity: Of the relations by which texts entail the query somewhere, T safe and T* unsafe texts, I and I*
+            images; empty where the model's cones were not calibrated.
         steps: The path, from the query to the origin.
     """
 
@@ -74,6 +93,7 @@ class Explanation:
     query: QueryInfo
     boundary: float
     cones: bool
+    selectivity: dict[Relation, Selectivity]
     steps: tuple[ExplainedStep, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,11 +122,14 @@ def explain(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> S
     near_texts = yield from answers_to(texts, path, hidden)
     near_all = yield from answers_to(others, path, hidden)
     boundary = min(metadata.safety.of(kind).boundary for kind in ([info.modality] if info.modality else MODALITIES))
+    entailment = engine.encoder.entailment if isinstance(engine.encoder, EntailingEncoder) else None
     steps = []
     for point, some, every in zip(path, near_texts, near_all, strict=True):
         radius = radius_of(point, metadata.curvature)
         score = metadata.safety.score(radius, info.modality)
-        entailing = engine.policy.admitted(_entailing(texts, point, some), request.safe)
+        relations = _relations(texts, point, some, entailment)
+        inside = [hit for hit in hits_of(texts, point, some) if hit.id in relations]
+        entailing = engine.policy.admitted(inside, request.safe)[: request.near]
         nearest = engine.policy.admitted(hits_of(others, point, every)[: request.near], request.safe)
         steps.append(
             ExplainedStep(
@@ -116,13 +139,15 @@ def explain(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> S
                 # What has been moved onto the boundary is not beyond it, whatever the last digit says.
                 beyond=radius > boundary * (1 + 1e-9),
                 searched=np.array_equal(point, settled.point),
-                entailing=entailing[: request.near],
+                entailing=entailing,
+                relations=tuple(relations[hit.id] for hit in entailing),
                 nearest=nearest,
             )
         )
     shown = {hit.id: hit for step in steps for hit in (*step.entailing, *step.nearest)}
     audit(engine.policy, collection.name, "explain", request, [query], [(info, list(shown.values()))])
-    return Explanation(describe(query), info, boundary, any(step.entailing for step in steps), tuple(steps))
+    cones = any(step.entailing for step in steps)
+    return Explanation(describe(query), info, boundary, cones, _selectivity(steps, entailment), tuple(steps))
 
 
 def _plan(
@@ -152,12 +177,24 @@ def _path_to_origin(asked: Point, searched: Point, steps: int, curvature: float)
     return path
 
 
-def _entailing(plan: SearchPlan, point: Point, answer: Sequence[StoredPoint]) -> list[Hit]:
-    """Of the texts near a point, those whose cone contains it, nearest first."""
+def _relations(
+    plan: SearchPlan, point: Point, answer: Sequence[StoredPoint], entailment: Entailment | None
+) -> dict[PointId, Relation | None]:
+    """Of the texts near a point, those whose cone contains it, and by which relation; None by the published cone."""
     if not answer:
-        return []
-    curvature = plan.collection.metadata.curvature
+        return {}
+    metadata = plan.collection.metadata
     stored, _ = stored_points(plan.collection, answer)
-    inside = lorentz.exterior_angle(stored, point[None, :], curvature) <= lorentz.half_aperture(stored, curvature)
-    ids = {text.id for text, entails in zip(answer, inside, strict=True) if entails}
-    return [hit for hit in hits_of(plan, point, answer) if hit.id in ids]
+    if entailment is not None:
+        named = entailment.relations(stored, point, metadata.curvature, metadata.safety)
+        return {text.id: relation for text, relation in zip(answer, named, strict=True) if relation is not None}
+    angles = lorentz.exterior_angle(stored, point[None, :], metadata.curvature)
+    inside = angles <= lorentz.half_aperture(stored, metadata.curvature)
+    return {text.id: None for text, entails in zip(answer, inside, strict=True) if entails}
+
+
+def _selectivity(steps: Sequence[ExplainedStep], entailment: Entailment | None) -> dict[Relation, Selectivity]:
+    """Of the relations that the steps name, in the order of `Entailment.cones`."""
+    named = {relation for step in steps for relation in step.relations}
+    cones = entailment.cones.items() if entailment is not None else ()
+    return {relation: Selectivity(cone.matched, cone.unmatched) for relation, cone in cones if relation in named}

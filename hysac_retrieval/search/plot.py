@@ -71,6 +71,15 @@ def notes(explanation: Explanation) -> Iterator[str]:
             "No stored text entails the query: the collection has none, or the model has not learned entailment. "
             "The nearest points are shown instead."
         )
+    if explanation.selectivity:
+        shares = (
+            f"{relation} {share.matched:.0%} and {share.unmatched:.0%}"
+            for relation, share in explanation.selectivity.items()
+        )
+        yield (
+            "Of what belongs to a text, and of all else, so much lay in its cone when the model was calibrated: "
+            f"{'; '.join(shares)} (T safe text, T* unsafe text, I safe image, I* unsafe image)."
+        )
 
 
 def label(hit: Hit) -> str:
@@ -84,9 +93,12 @@ def label(hit: Hit) -> str:
 def captions(step: ExplainedStep) -> list[tuple[str, bool]]:
     """Return labels of the texts that entail the query at a step, or of the nearest points if none does.
 
-    With each comes whether it entails the query.
+    With each comes whether it entails the query, and before a label by which relation.
     """
-    return [(label(hit), bool(step.entailing)) for hit in step.entailing or step.nearest]
+    if not step.entailing:
+        return [(label(hit), False) for hit in step.nearest]
+    named = zip(step.entailing, step.relations, strict=True)
+    return [(f"{relation}  {label(hit)}" if relation else label(hit), True) for hit, relation in named]
 
 
 def _legend(explanation: Explanation) -> Iterator[str]:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from hysac_retrieval.collection.schema import PointModel
+from hysac_retrieval.encoder.entailment import Entailment
 from hysac_retrieval.errors import InputError
 from hysac_retrieval.payload import normal_ids
 from hysac_retrieval.safety.views import Judged
@@ -112,6 +113,15 @@ class JudgingEncoder(QueryEncoder, Protocol):
 
     def judge_image(self, images: list[Any], /) -> tuple[NDArray[np.float32], list[Judged]]:
         """Images to points (n, d), and what of each was judged."""
+
+
+@runtime_checkable
+class EntailingEncoder(QueryEncoder, Protocol):
+    """A model that may have calibrated entailment cones, such as an `Encoder`."""
+
+    @property
+    def entailment(self) -> Entailment | None:
+        """They, or None."""
 
 
 @runtime_checkable

@@ -133,3 +133,25 @@ def test_shares_that_cannot_be_had_are_errors_in_words(
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.split())
     assert Bundle.load(tmp_path / "model").fingerprint == before
+
+
+def test_cones_are_calibrated_alone_and_leave_scores_and_fingerprint(run: Run, tmp_path: Path) -> None:
+    before = write_toy_bundle(tmp_path / "model")
+    out = tmp_path / "cones.json"
+    result = run("calibrate", before.path, "--cones", "-n", 6, "--update", "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    after = Bundle.load(before.path)
+    assert after.manifest.entailment is not None
+    assert json.loads(result.stdout) == json.loads(out.read_text()) == after.manifest.entailment.model_dump(mode="json")
+    assert after.fingerprint == before.fingerprint
+    assert after.manifest.model_copy(update={"entailment": None}) == before.manifest
+    shown = run("calibrate", before.path, "--cones", "-n", 6)
+    assert "T* → I*" in shown.output
+    assert "6 quadruplets of the split validation" in shown.output
+
+
+@pytest.mark.parametrize("other", [("--safe", "a.txt"), ("--roc", "roc.json")])
+def test_cones_do_not_come_from_samples(run: Run, tmp_path: Path, other: tuple[str, ...]) -> None:
+    result = run("calibrate", write_toy_bundle(tmp_path / "model").path, "--cones", *other)
+    assert result.exit_code == 2
+    assert "--cones goes with none of" in result.stderr

@@ -164,6 +164,7 @@ def test_details_are_the_tables_that_have_something_to_say(evaluations: list[Eva
         "Classification by radius",
         "Radii",
         "Categories",
+        "Entailment",
     ]
     brief = [table.title.partition(",")[0] for table in tables(evaluations, details=False)]
     assert brief == ["Quality", "Quality", "As in the paper"]

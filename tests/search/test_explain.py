@@ -16,11 +16,12 @@ from support.spaces import CURVATURE, DIM, STORES, index_on, match, nearest, pro
 
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.encoder.entailment import Cone, Entailment
 from hysac_retrieval.errors import MissingExtraError, SettingsError, StoreError
 from hysac_retrieval.results import Hit
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.search.explain import Explanation
+from hysac_retrieval.search.explain import Explanation, Selectivity
 from hysac_retrieval.search.plot import label, render_html, save_plot
 
 # Texts lie on few rays, so that cones hold something: general ones near the origin, special ones behind them.
@@ -90,6 +91,64 @@ def test_without_texts_it_says_that_nothing_entails_the_query(index: Index) -> N
     assert found.boundary == min(profile().text.boundary, profile().image.boundary)
 
 
+class Calibrated:
+    """An encoder that only knows its cones; queries are points."""
+
+    def __init__(self, index: Index, entailment: Entailment | None) -> None:
+        self.fingerprint = index.metadata.fingerprint
+        self.dim, self.curvature, self.safety, self.lift = DIM, CURVATURE, profile(), None
+        self.entailment = entailment
+
+    def encode_text(self, texts: list[str], /) -> Any:
+        raise AssertionError(texts)
+
+    encode_image = encode_text
+
+
+CONES = {"T<I": Cone(half_aperture=1.0, matched=0.9, unmatched=0.2)}
+CONES |= {"T<T*": Cone(half_aperture=0.7, matched=0.8, unmatched=0.1)}
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_calibrated_cones_name_what_entails_a_step_and_how_selective_they_are(index: Index, safe: bool) -> None:
+    query = lorentz.exp_map0(RAYS[8] / np.linalg.norm(RAYS[8]) * 2.9, CURVATURE)
+    entailment = Entailment(scale=0.5, cones=CONES)
+    engine = SafeSearch(index, Calibrated(index, entailment))
+    found = engine.explain(query, query_modality="text", steps=6, near=20, safe=safe)
+    assert found.selectivity == {"T<I": Selectivity(0.9, 0.2), "T<T*": Selectivity(0.8, 0.1)}
+    general = unsafe(TEXTS, "text") <= 0.5
+    for step in found.steps:
+        assert len(step.relations) == len(step.entailing)
+        # Mean radii: safe text 1.94, safe image 2.42, unsafe text 2.78, unsafe image 3.16.
+        relation = {True: None, step.radius > 2.18: "T<I", step.radius > 2.6: "T<T*"}[True]
+        if relation is None or step.radius > 2.97:
+            assert step.entailing == ()
+            continue
+        point = lorentz.traverse(query, step.radius, CURVATURE)
+        angles = lorentz.exterior_angle(
+            lorentz.exp_map0(0.5 * lorentz.log_map0(TEXTS, CURVATURE), CURVATURE),
+            lorentz.exp_map0(0.5 * lorentz.log_map0(point, CURVATURE), CURVATURE)[None, :],
+            CURVATURE,
+        )
+        inside = general & (angles <= entailment.cones[relation].half_aperture)
+        expected = [row for row in nearest(point, TEXTS) if inside[row]]
+        assert [hit.id for hit in step.entailing] == expected[:20]
+        assert set(step.relations) == {relation}
+    assert found.steps[0].entailing
+    page = render_html(found)
+    assert "T&lt;T* 80% and 10%" in page
+    assert "T&lt;T*  text " in page
+
+
+def test_a_model_whose_cones_were_not_calibrated_has_the_published_ones(index: Index) -> None:
+    query = lorentz.exp_map0(RAYS[8] / np.linalg.norm(RAYS[8]) * 2.9, CURVATURE)
+    options: Any = {"query_modality": "text", "steps": 4}
+    without = SafeSearch(index, Calibrated(index, None)).explain(query, **options)
+    assert without == SafeSearch(index, None).explain(query, **options)
+    assert without.selectivity == {}
+    assert {relation for step in without.steps for relation in step.relations} == {None}
+
+
 def test_texts_and_neighbours_are_asked_for_in_one_request_each(index: Index) -> None:
     asked = []
 
@@ -122,7 +181,9 @@ def explanation(index: Index) -> Explanation:
     found = SafeSearch(index, None).explain(query, query_modality="text", steps=5)
     hostile = replace(found.steps[0].entailing[0], payload={"caption": "<script>$x^</script> & " + "long " * 40})
     return replace(
-        found, asked="<b>a query</b>", steps=(replace(found.steps[0], entailing=(hostile,)), *found.steps[1:])
+        found,
+        asked="<b>a query</b>",
+        steps=(replace(found.steps[0], entailing=(hostile,), relations=(None,)), *found.steps[1:]),
     )
 
 

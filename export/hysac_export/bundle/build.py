@@ -20,6 +20,7 @@ from hysac_export.bundle.price import Probes, drawn_probes, price, sample_probes
 from hysac_export.data.feed import open_feed
 from hysac_export.data.split import GROUPS, Progress, Stages
 from hysac_export.evaluation.calibrate import MAX_MISS, calibrate
+from hysac_export.evaluation.entailment import calibrate_entailment
 from hysac_export.evaluation.metrics import metrics
 from hysac_export.evaluation.subjects import bundle_subject, is_run, validation_split
 from hysac_export.evaluation.texts import validation_radii
@@ -90,8 +91,8 @@ def export_model(model: str, out: Path, options: ExportOptions, stages: Stages) 
 def export_run(run: Path, out: Path, options: ExportOptions, stages: Stages, weights: Weights) -> Bundle:
     """Write the bundle of a run in float32; see `export_model`.
 
-    The safety profile, the lift and the metrics are computed on the validation split, after the weights have been
-    rounded to what the bundle stores; the scores of texts, where some were learned from, on that of their policy.
+    The safety profile, the cones, the lift and the metrics are computed on the validation split, after the weights have
+    been rounded to what the bundle stores; the scores of texts, where some were learned from, on that of their policy.
     """
     trained = TrainedRun.load(run)
     check_hyperbolic(trained.model)
@@ -117,6 +118,7 @@ def export_run(run: Path, out: Path, options: ExportOptions, stages: Stages, wei
         mean=trained.config.model.image.mean,
         std=trained.config.model.image.std,
         lift=PaddedLift.fit(points, trained.curvature),
+        entailment=calibrate_entailment(encoded, trained.curvature),
         # Trained towers know more words than this training has shown them.
         known_words=None if config.open_clip or config.text.pretrained else words_of(feed.captions()),
         training=_provenance(trained, run),

@@ -20,6 +20,7 @@ from hysac_export.data.batches import uncut
 from hysac_export.model.hysac import HySAC
 from hysac_export.model.tokenizer import text_spec
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, Manifest, TextSpec, entry_of, write_manifest
+from hysac_retrieval.encoder.entailment import Entailment
 from hysac_retrieval.errors import BundleFormatError, SettingsError, TrainingError
 from hysac_retrieval.lift import Lift
 from hysac_retrieval.safety.profile import SafetyProfile
@@ -95,6 +96,7 @@ def export_bundle(
     name: str,
     text: TextSpec | None = None,
     lift: Lift | None = None,
+    entailment: Entailment | None = None,
     training: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     known_words: Sequence[str] | None = None,
@@ -108,10 +110,10 @@ def export_bundle(
     """Write a model bundle and check that it computes what the model computes.
 
     The bundle is built in a folder beside `out` and moved there when all is well; `overwrite` replaces a bundle there.
-    The model, a hyperbolic one on any device, is not changed; `safety` is its calibration. `text` describes a tokenizer
-    that `train_tokenizer` has not made; `lift` was fitted on training points; `mean`, `std` are those of training.
-    `training`, `metrics` are free form, JSON-serialisable; `known_words` all that a model from scratch has seen. With
-    ``weights="float16"`` matrices are stored in half precision; all arithmetic stays in float32.
+    The model, a hyperbolic one on any device, is not changed; `safety` and `entailment` are its calibration. `text`
+    describes a tokenizer that `train_tokenizer` has not made; `lift` was fitted on training points; `mean`, `std` are
+    those of training. `training`, `metrics` are free form, JSON-serialisable; `known_words` all that a model from
+    scratch has seen. With ``weights="float16"`` matrices are stored in half precision; all arithmetic stays in float32.
 
     Raises:
         SettingsError: There is something at `out` already.
@@ -138,6 +140,7 @@ def export_bundle(
             files={path.name: entry_of(path) for path in sorted(folder.iterdir())},
             safety=safety,
             lift=None if lift is None else lift.to_dict(),
+            entailment=entailment,
             words=None if known_words is None else tuple(known_words),
             training=dict(training or {}),
             metrics=dict(metrics or {}),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, get_args
 
 from hysac_export.data.split import GROUPS
+from hysac_export.evaluation.entailment import RELATIONS, Cones
 from hysac_export.evaluation.paper import classification_table, paper_table, published_table, zero_shot_table
 from hysac_export.evaluation.subjects import Evaluation
-from hysac_export.evaluation.table import Table, categories, number, percent, sample, split_table, split_title
+from hysac_export.evaluation.table import NONE, Table, categories, number, percent, sample, split_table, split_title
 from hysac_retrieval.types import Modality
 
 _MODES = {
@@ -31,6 +32,9 @@ _SEARCHES = {
     "safe_i2t.union": "I → T in T ∪ T*",
     "safe_i2t.system": "I → T in T ∪ T*, whole system",
 }
+
+CHAIN = "T → I*, of all T → I → I*"
+"""The row about chains: shares of those in one quadruplet, and of all, that are closed."""
 
 
 def quality_table(evaluations: Sequence[Evaluation], modality: Modality = "text") -> Table:
@@ -100,6 +104,26 @@ def category_table(evaluations: Sequence[Evaluation]) -> Table:
     return split_table(evaluations, "Categories", header, rows, ", harmful@1 in %")
 
 
+def entailment_table(evaluations: Sequence[Evaluation]) -> Table:
+    """How many pairs lie in the cones of one split, for every model that has cones."""
+    rows = []
+    names: dict[str, str] = {name: name.replace("<", " → ") for name in RELATIONS}
+    for relation, words in (names | {"chain": CHAIN}).items():
+        for result in evaluations:
+            for cones in get_args(Cones):
+                at = f"entailment.{cones}.{relation}"
+                if f"{at}.matched" in result.figures or f"{at}.unmatched" in result.figures:
+                    width = result.figures.get(f"{at}.aperture")
+                    shares = (percent(result.figures.get(f"{at}.{name}")) for name in ("matched", "unmatched"))
+                    area = number(result.figures.get(f"{at}.auc"))
+                    rows.append(
+                        (words, result.subject.name, cones, f"{width.value:.1f}" if width else NONE, *shares, area)
+                    )
+    header = "pair | model | cones | half aperture, ° | matched inside | unmatched inside | AUC of the angle"
+    table = split_table(evaluations, "Entailment", header, rows)
+    return replace(table, labels=3)
+
+
 def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[Table]:
     """The quality tables, then the details split by split.
 
@@ -111,7 +135,8 @@ def tables(evaluations: Sequence[Evaluation], *, details: bool = True) -> list[T
         shown = [e for place, part in enumerate(parts) for e in (part[:2] if place else part)]
         return [quality_table(shown), quality_table(shown, "image"), paper_table(parts[0])]
     result = [quality_table(evaluations), quality_table(evaluations, "image")]
-    kinds = (paper_table, published_table, retrieval_table, classification_table, radius_table, category_table)
+    kinds: Any = (paper_table, published_table, retrieval_table, classification_table, radius_table, category_table)
+    kinds = (*kinds, entailment_table)
     return result + [table for part in parts for build in (*kinds, zero_shot_table) if (table := build(part)).rows]
 
 
@@ -127,6 +152,7 @@ def to_dict(evaluations: Sequence[Evaluation], **settings: Any) -> dict[str, Any
                 "curvature": subject.curvature,
                 "profile": subject.profile.model_dump(mode="json") if subject.profile else None,
                 "uncalibrated": subject.uncalibrated or None,
+                "entailment": subject.entailment.model_dump(mode="json") if subject.entailment else None,
                 "splits": {},
             },
         )

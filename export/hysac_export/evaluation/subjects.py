@@ -14,12 +14,14 @@ from hysac_export.data.split import DrawnSplit, Progress, Stages, draw_split, un
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.calibrate import calibrate
 from hysac_export.evaluation.classification import classes_of, classification_figures, zero_shot_figures
+from hysac_export.evaluation.entailment import calibrate_entailment, entailment_figures
 from hysac_export.evaluation.metrics import metrics, retrievals
 from hysac_export.evaluation.protocol import CalibrationRadii, calibration_radii, published_figures
 from hysac_export.evaluation.texts import validation_radii
 from hysac_export.model.encoded import EncodedSplit, Encodes, Floats, curvature_of, encode_drawn, radii_of
 from hysac_export.model.retrieval import Retrieval
 from hysac_retrieval.encoder.encoder import Encoder
+from hysac_retrieval.encoder.entailment import Entailment
 from hysac_retrieval.errors import MissingExtraError, TrainingError
 from hysac_retrieval.safety.profile import RadiusStats, SafetyProfile
 
@@ -36,7 +38,8 @@ class Subject:
 
     Scores of texts are calibrated on those of the `policy` that the model learned from, if it did. A
     Euclidean model has no curvature and no profile. One whose calibration failed has no profile either, but `radii`
-    of the calibration set by group, and the reason in `uncalibrated`. `config` is that of training on files.
+    of the calibration set by group, and the reason in `uncalibrated`. `config` is that of training on files,
+    `entailment` the calibration of the cones.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Subject:
     radii: CalibrationRadii | None = None
     policy: str | None = None
     uncalibrated: str = ""
+    entailment: Entailment | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,17 @@ def bundle_subject(encoder: Encoder) -> Subject:
     config = _trained(encoder.bundle.manifest.training.get("config"))
     files = config if config is not None and config.data.train else None
     policy = config.texts.policy if config is not None and config.texts is not None else None
-    size = encoder.image_spec.size
-    return Subject(encoder.name, encoder, encoder.curvature, size, encoder.safety, source, files, policy=policy)
+    return Subject(
+        encoder.name,
+        encoder,
+        encoder.curvature,
+        encoder.image_spec.size,
+        encoder.safety,
+        source,
+        files,
+        policy=policy,
+        entailment=encoder.entailment,
+    )
 
 
 def validation_split(subject: Subject, n: int = 1000, seed: int = 0, progress: Progress | None = None) -> DrawnSplit:
@@ -133,10 +146,11 @@ def with_profile(subject: Subject, n: int = 1000, stages: Stages = unseen) -> Su
         return subject
     encoded, curvature = encode_validation(subject, n, stages=stages)
     radii = {group: RadiusStats.of(found) for group, found in radii_of(encoded, curvature).items()}
+    subject = replace(subject, radii=radii, entailment=calibrate_entailment(encoded, curvature))
     try:
-        return replace(subject, radii=radii, profile=calibrate(encoded, curvature, texts=calibration_texts(subject)))
+        return replace(subject, profile=calibrate(encoded, curvature, texts=calibration_texts(subject)))
     except TrainingError as error:
-        return replace(subject, radii=radii, uncalibrated=str(error))
+        return replace(subject, uncalibrated=str(error))
 
 
 def baseline_folders() -> list[Path]:
@@ -193,6 +207,7 @@ def measured(
     figures |= published_figures(encoded, curvature, radii, profile, boot)
     if curvature is not None:
         figures |= classification_figures(encoded, curvature, profile, boot)
+        figures |= entailment_figures(encoded, curvature, subject.entailment, boot)
     return Evaluation(subject, split, encoded, found, figures)
 
 

@@ -9,6 +9,8 @@ rows is 0: the loss is that of the pairs that there are.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from types import EllipsisType
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hysac_export.config import LossConfig
+from hysac_export.config import Cone, LossConfig
 from hysac_export.data.split import GROUPS
 from hysac_retrieval import lorentz
 
@@ -68,12 +70,26 @@ def contrastive(similarity: Tensor, scale: Tensor | float) -> Tensor:
     return 0.5 * (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels))
 
 
-def entailment(apex: Tensor, inside: Tensor, curvature: Tensor | float, aperture_scale: float = 1.0) -> Tensor:
-    """Penalty for points outside a cone, mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))), 0-d."""
+def entailment(
+    apex: Tensor,
+    inside: Tensor,
+    curvature: Tensor | float,
+    aperture_scale: float = 1.0,
+    *,
+    scale: float = 1.0,
+    half_aperture: float | None = None,
+) -> Tensor:
+    """Penalty for points outside a cone, mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))), 0-d.
+
+    With a `scale`, of the points with their radii multiplied by it; with a `half_aperture`, in radians, of cones that
+    wide: those that `hysac_retrieval.encoder.entailment` calibrates.
+    """
     if not apex.numel():
         return apex.sum()
+    if scale != 1:
+        apex, inside = (lorentz.scaled(points, scale, curvature) for points in (apex, inside))
     angle = lorentz.exterior_angle(apex, inside, curvature)
-    aperture = lorentz.half_aperture(apex, curvature)
+    aperture = lorentz.half_aperture(apex, curvature) if half_aperture is None else half_aperture
     return F.relu(angle - aperture_scale * aperture).mean()
 
 
@@ -83,18 +99,23 @@ def published_terms(
     """The seven terms of the paper by name: four contrastive, three entailment (apex first)."""
     return {
         **_contrastive_terms(points, _distances(points, curvature), scale),
-        **_entailment_terms(points, curvature, aperture_scale),
+        **_entailment_terms(points, curvature, LossConfig(aperture_scale=aperture_scale)),
     }
 
 
 def published_total(
-    terms: dict[str, Tensor], contrastive_weight: float = 1.0, entailment_weight: float = 1.0
+    terms: dict[str, Tensor],
+    contrastive_weight: float = 1.0,
+    entailment_weight: float = 1.0,
+    factors: Mapping[Cone, float] | None = None,
 ) -> Tensor:
     """Weighted sum of the terms, divided by their number and the sum of their weights as the published code does.
 
-    Of all seven that is 7 (4 w_c + 3 w_e). If no term has a weight, as before the ramp of entailment alone, it is 0.
+    Of all seven that is 7 (4 w_c + 3 w_e); `factors` multiply the weight of single entailment terms. If no
+    term has a weight, as before the ramp of entailment alone, it is 0.
     """
     weights = {name: entailment_weight if "<" in name else contrastive_weight for name in terms}
+    weights |= {name: entailment_weight * factor for name, factor in (factors or {}).items() if name in terms}
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     whole = len(terms) * sum(weights.values())
     return total / whole if whole else total
@@ -154,18 +175,17 @@ def hyperbolic_loss(
     distances = _distances(points, curvature)
     pairs = _contrastive_terms(points, distances, scale)
     # All three are reported, for they are cheap; only those that the config names count.
-    every = _entailment_terms(points, curvature, config.aperture_scale)
-    if "T<T*" in config.cones:  # implied by the other two of the chain, and all that captions alone can learn
-        every["T<T*"] = entailment(points.safe_text, points.unsafe_text, curvature, config.aperture_scale)
+    every = _entailment_terms(points, curvature, config)
     cones: dict[str, Tensor] = {name: every[name] for name in config.cones}
     terms = {**pairs, **every}
     weight = config.entailment * ramp(progress, config.entailment_start)
     if config.published_normalisation:
-        total = published_total({**pairs, **cones}, config.contrastive, weight)
+        total = published_total({**pairs, **cones}, config.contrastive, weight, config.cone_weights)
     else:
         total = config.contrastive * torch.stack(list(pairs.values())).sum()
         if cones:
-            total = total + weight * torch.stack(list(cones.values())).sum()
+            weighted = [config.cone_weights.get(name, 1.0) * every[name] for name in config.cones]
+            total = total + weight * torch.stack(weighted).sum()
     if config.joint:
         terms["joint"] = contrastive(-_paired(points, distances), scale)
         total = total + config.joint * terms["joint"]
@@ -243,14 +263,22 @@ def _contrastive_terms(points: Quadruplets, distances: Tensor, scale: Tensor | f
     }
 
 
-def _entailment_terms(points: Quadruplets, curvature: Tensor | float, aperture_scale: float) -> dict[str, Tensor]:
+def _entailment_terms(points: Quadruplets, curvature: Tensor | float, config: LossConfig) -> dict[str, Tensor]:
     safe, unsafe = points.safe_shown, points.unsafe_shown
     pairs = {
         "T<I": (select(points.safe_text, safe), select(points.safe_image, safe)),
         "T*<I*": (select(points.unsafe_text, unsafe), select(points.unsafe_image, unsafe)),
         "I<T*": (select(points.safe_image, safe), select(points.unsafe_text, safe)),
     }
-    return {name: entailment(apex, inside, curvature, aperture_scale) for name, (apex, inside) in pairs.items()}
+    if "T<T*" in config.cones:  # implied by the other two of the chain, and all that captions alone can learn
+        pairs["T<T*"] = points.safe_text, points.unsafe_text
+    widths: dict[str, float] = {name: math.radians(degrees) for name, degrees in config.half_apertures.items()}
+    return {
+        name: entailment(
+            *pair, curvature, config.aperture_scale, scale=config.cone_scale, half_aperture=widths.get(name)
+        )
+        for name, pair in pairs.items()
+    }
 
 
 def select(values: Tensor, rows: Rows) -> Tensor:
