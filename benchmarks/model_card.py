@@ -16,9 +16,9 @@ from typing import Any
 import click
 
 from hysac_export.evaluation.paper import classification_table, paper_table, zero_shot_table
-from hysac_export.evaluation.report import quality_table
+from hysac_export.evaluation.report import entailment_table, quality_table
 from hysac_export.evaluation.subjects import Evaluation, baseline_folders, evaluate_subjects, load_subject, with_profile
-from hysac_export.evaluation.table import Table, split_title
+from hysac_export.evaluation.table import Table, sample, split_title
 from hysac_retrieval.cli.eval import TEST_SPLITS
 from hysac_retrieval.encoder.bundle import Bundle
 
@@ -38,6 +38,7 @@ def card(bundle: Bundle, evaluations: Sequence[Evaluation]) -> str:
     config: dict[str, Any] = manifest.training.get("config", {})
     tables = [quality_table(evaluations), quality_table(evaluations, "image"), classification_summary(evaluations)]
     first = [e for e in evaluations if e.split == evaluations[0].split]
+    tables.append(entailment_summary([e for e in evaluations if e.subject is evaluations[0].subject]))
     tables += [table for build in (paper_table, classification_table, zero_shot_table) if (table := build(first)).rows]
     facts = {
         "parameters": f"{manifest.training['parameters'] / 1e6:.1f} million"
@@ -98,6 +99,15 @@ def classification_summary(evaluations: Sequence[Evaluation]) -> Table:
     rows = [(split_title(e), *row[1:]) for e, row in zip(having, whole, strict=True)]
     title = table.title.replace(f", {split_title(evaluations[0])}", "")
     return replace(table, title=title, header=("split", *table.header[1:]), rows=tuple(rows))
+
+
+def entailment_summary(evaluations: Sequence[Evaluation]) -> Table:
+    """Pairs of one model in its cones, of every split."""
+    parts = [(split_title(evaluation), entailment_table([evaluation])) for evaluation in evaluations]
+    rows = [(title, row[0], *row[2:]) for title, table in parts for row in table.rows]
+    header = parts[0][1].header
+    name = f"Entailment of {evaluations[0].subject.name}, in % ({sample(evaluations)})"
+    return Table(name, ("split", header[0], *header[2:]), tuple(rows), labels=3)
 
 
 @click.command(help=__doc__)

@@ -195,6 +195,7 @@ def test_numpy_and_torch_agree(seed, curv, dtype):
         "exp_map0": lambda a, b, c: lorentz.exp_map0(a / 20, c),
         "log_map0": lambda a, b, c: lorentz.log_map0(a, c),
         "dist0": lambda a, b, c: lorentz.dist0(a, c),
+        "scaled": lambda a, b, c: lorentz.scaled(a, 0.3, c),
         "inner": lorentz.inner,
         "dist": lorentz.dist,
         "half_aperture": lambda a, b, c: lorentz.half_aperture(a, c),

@@ -59,11 +59,9 @@ class Encoder:
         """Wrap a loaded bundle; see `load`."""
         options = DeviceOptions(**device)
         options.providers()  # a missing package is reported now, not when the first graph is loaded
-        manifest = bundle.manifest
-        self.bundle = bundle
+        self.bundle, manifest = bundle, bundle.manifest
         self.name = manifest.name
-        self.dim = manifest.dim
-        self.curvature = manifest.curvature
+        self.dim, self.curvature = manifest.dim, manifest.curvature
         self.safety: SafetyProfile = manifest.safety
         self.entailment = manifest.entailment
         self.fingerprint = bundle.fingerprint

@@ -327,19 +327,19 @@ def test_terms_of_no_weight_are_nothing() -> None:
 # --- cones beyond the published ones ----------------------------------------------------------------------------------
 
 
-def _points() -> Quadruplets:
+def _four() -> Quadruplets:
     torch.manual_seed(3)
     return Quadruplets(*(torch.randn(5, 4, dtype=torch.float64) * size for size in (0.3, 0.6, 1.0, 1.4)))
 
 
 def _total(**settings) -> float:
     one = torch.tensor(1.0, dtype=torch.float64)
-    return float(hyperbolic_loss(_points(), one, one, LossConfig(**settings), progress=1.0)[0])
+    return float(hyperbolic_loss(_four(), one, one, LossConfig(**settings), progress=1.0)[0])
 
 
 @pytest.mark.parametrize("published", [True, False])
 def test_a_factor_of_one_cone_is_a_weight_of_its_term_alone(published):
-    terms = hyperbolic_loss(_points(), torch.tensor(1.0).double(), torch.tensor(1.0).double(), LossConfig(), 1.0)[1]
+    terms = hyperbolic_loss(_four(), torch.tensor(1.0).double(), torch.tensor(1.0).double(), LossConfig(), 1.0)[1]
     plain = _total(published_normalisation=published, entailment=0.5)
     more = _total(published_normalisation=published, entailment=0.5, cone_weights={"I<T*": 3.0})
     pairs = sum(float(terms[name]) for name in ("T-I", "T*-I*", "T-I*", "T*-I"))
@@ -350,10 +350,10 @@ def test_a_factor_of_one_cone_is_a_weight_of_its_term_alone(published):
 
 
 def test_scaled_cones_are_those_of_points_nearer_to_the_origin():
-    points = _points()
+    points = _four()
     x, y = points.safe_text, points.safe_image
-    nearer = [lorentz.exp_map0(0.25 * lorentz.log_map0(p, 1.0), 1.0) for p in (x, y)]
-    assert float(entailment(x, y, 1.0, scale=0.25)) == pytest.approx(float(entailment(*nearer, 1.0)))
+    near_x, near_y = (lorentz.exp_map0(0.25 * lorentz.log_map0(p, 1.0), 1.0) for p in (x, y))
+    assert float(entailment(x, y, 1.0, scale=0.25)) == pytest.approx(float(entailment(near_x, near_y, 1.0)))
     angles = lorentz.exterior_angle(x, y, 1.0)
     assert float(entailment(x, y, 1.0, half_aperture=0.4)) == pytest.approx(float((angles - 0.4).clamp(min=0).mean()))
 
@@ -361,8 +361,8 @@ def test_scaled_cones_are_those_of_points_nearer_to_the_origin():
 def test_a_cone_of_the_config_reaches_its_term():
     one = torch.tensor(1.0, dtype=torch.float64)
     config = LossConfig(cones=("T<I", "T<T*"), half_apertures={"T<T*": 30.0}, cone_scale=0.5)
-    terms = hyperbolic_loss(_points(), one, one, config, 1.0)[1]
-    points = _points()
+    terms = hyperbolic_loss(_four(), one, one, config, 1.0)[1]
+    points = _four()
     expected = entailment(points.safe_text, points.unsafe_text, 1.0, scale=0.5, half_aperture=np.pi / 6)
     assert float(terms["T<T*"]) == pytest.approx(float(expected))
     expected = entailment(points.safe_text, points.safe_image, 1.0, scale=0.5)

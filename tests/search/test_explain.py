@@ -105,7 +105,7 @@ class Calibrated:
     encode_image = encode_text
 
 
-CONES = {"T<I": Cone(half_aperture=1.0, matched=0.9, unmatched=0.2)}
+CONES: Any = {"T<I": Cone(half_aperture=1.0, matched=0.9, unmatched=0.2)}
 CONES |= {"T<T*": Cone(half_aperture=0.7, matched=0.8, unmatched=0.1)}
 
 
@@ -120,7 +120,7 @@ def test_calibrated_cones_name_what_entails_a_step_and_how_selective_they_are(in
     for step in found.steps:
         assert len(step.relations) == len(step.entailing)
         # Mean radii: safe text 1.94, safe image 2.42, unsafe text 2.78, unsafe image 3.16.
-        relation = {True: None, step.radius > 2.18: "T<I", step.radius > 2.6: "T<T*"}[True]
+        relation: Any = {True: None, step.radius > 2.18: "T<I", step.radius > 2.6: "T<T*"}[True]
         if relation is None or step.radius > 2.97:
             assert step.entailing == ()
             continue
