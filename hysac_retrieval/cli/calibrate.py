@@ -117,8 +117,7 @@ def command(
     _prepare(roc, out)
     on_samples = bool(samples["safe"] or samples["unsafe"])
     if cones:
-        if on_samples or roc or place.collection:
-            raise click.UsageError("--cones goes with none of --safe, --unsafe, --roc and --apply")
+        _expect_alone(on_samples or roc or place.collection)
         _calibrate_cones(model, samples["n"], samples["seed"], update, out, as_json)
         return
     calibrated = _on_samples if on_samples else _on_validation
@@ -128,22 +127,29 @@ def command(
         from hysac_export.evaluation.roc import write_roc
 
         write_roc(measured(profile, radii), roc, f"{name}, threshold {profile.threshold}")
-    text = profile.model_dump_json(indent=1) + "\n"
     if out is not None:
-        out.write_text(text, encoding="utf-8")
-    rescored = None  # last, for the model is another one from here on
-    if update:
-        rescored = _update(Path(model), profile, entailment, place)
+        out.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    # Last, for the model is another one from here on.
+    rescored = _update(Path(model), profile, entailment, place) if update else None
+    _report(name, profile, rescored, as_json)
+    if rescored is not None and rescored.left:
+        ctx.exit(FAILED_ITEMS)
+
+
+def _report(name: str, profile: SafetyProfile, rescored: RescoreReport | None, as_json: bool) -> None:
     if as_json and rescored is not None:
         print_json({"safety": profile.model_dump(mode="json"), "rescored": rescored.to_dict()})
     elif as_json:
-        click.echo(text, nl=False)
+        click.echo(profile.model_dump_json(indent=1))
     else:
         _show(name, profile)
         if rescored is not None:
             show_report(rescored, False)
-    if rescored is not None and rescored.left:
-        ctx.exit(FAILED_ITEMS)
+
+
+def _expect_alone(others: object) -> None:
+    if others:
+        raise click.UsageError("--cones goes with none of --safe, --unsafe, --roc and --apply")
 
 
 def _prepare(roc: Path | None, out: Path | None) -> None:

@@ -109,11 +109,9 @@ def export_bundle(
 ) -> Bundle:
     """Write a model bundle and check that it computes what the model computes.
 
-    The bundle is built in a folder beside `out` and moved there when all is well; `overwrite` replaces a bundle there.
-    The model, a hyperbolic one on any device, is not changed; `safety` and `entailment` are its calibration. `text`
-    describes a tokenizer that `train_tokenizer` has not made; `lift` was fitted on training points; `mean`, `std` are
-    those of training. `training`, `metrics` are free form, JSON-serialisable; `known_words` all that a model from
-    scratch has seen. With ``weights="float16"`` matrices are stored in half precision; all arithmetic stays in float32.
+    `overwrite` replaces a bundle at `out`. The model, hyperbolic, is not changed; `safety` and `entailment` are its
+    calibration, `text` a tokenizer that `train_tokenizer` has not made. `lift`, `mean` and `std` are of training, and
+    `known_words` all of it. ``weights="float16"`` stores matrices in half precision; arithmetic stays in float32.
 
     Raises:
         SettingsError: There is something at `out` already.
