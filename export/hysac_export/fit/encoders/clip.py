@@ -19,8 +19,8 @@ from hysac_export.bundle.onnx import TextGraph as TextModule
 from hysac_export.bundle.onnx import traced
 from hysac_export.config import CLIP_MEAN, CLIP_STD, ModelConfig, OpenClipConfig
 from hysac_export.fit.encoders.base import EncoderGraphs, ImageGraph, TextGraph
-from hysac_export.fit.encoders.files import read_json, read_tokenizer
 from hysac_export.model.clip_tokenizer import describe_tokenizer
+from hysac_export.model.files import read_json, read_tokenizer
 from hysac_export.model.hub import fetch
 from hysac_export.model.towers import describe, pretrained_towers, resolve, tokenizer_of
 from hysac_retrieval.encoder.bundle import ImageSpec, TextSpec
