@@ -18,5 +18,5 @@ gpu) set -- 'onnxruntime-gpu[cuda,cudnn]' ;;
 esac
 
 python3 -m venv "$target"
-"$target/bin/python" -m pip install --no-cache-dir --disable-pip-version-check --quiet "$source[$build]" "$@"
+"$target/bin/python" -m pip install --no-cache-dir --disable-pip-version-check --quiet "$source[$build,serve]" "$@"
 "$target/bin/hysac" doctor

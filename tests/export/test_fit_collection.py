@@ -113,3 +113,11 @@ def test_options_that_contradict_each_other_are_refused() -> None:
         labelled(UNSAFE, unsafe=["a"], safe=["a"])
     with pytest.raises(SettingsError, match="limit is 1"):
         labelled(UNSAFE, limit=1)
+
+
+def test_decisions_of_people_are_labels() -> None:
+    reviews = [{"unsafe": True, "by": "ann"}, {"unsafe": False, "by": "bob"}, None]
+    rows = encode(TEXTS[:3]).tolist()
+    store = store_of([(row, {"hysac": {"review": review}}) for row, review in zip(rows, reviews, strict=True)])
+    found = labelled_vectors(store, "photos", StoredVectors("clip", "text"), "hysac.review.unsafe")
+    assert (found.ids, found.unsafe.tolist(), found.unlabelled) == ((1, 0), [False, True], 1)

@@ -1,92 +1,15 @@
-"""A service over pictures and texts of the toy model, some of them unsafe, and clients with keys of each scope."""
+"""Worlds to serve: one for a test, one for a module whose tests change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
-from starlette.testclient import TestClient
+from support.service import World
+from support.service import new_world as made
 
-from hysac_retrieval import Encoder, Index, SafeSearch, SafetyPolicy
-from hysac_retrieval.ingest import SourceOptions, index_sources
-from hysac_retrieval.service import Limits, ServiceSettings, create_app
-from hysac_retrieval.service.keys import make_key
-
-COLOURS = {"field.png": "green", "lake.png": "blue", "gore.png": "red", "wound.png": (220, 0, 0)}
-TEXTS = ("a dog in the park", "a cat with a red house", "a man with a gun", "a woman with a knife")
-SCOPES = ("search", "search:unsafe", "review", "write", "admin")
-
-
-@dataclass
-class World:
-    """What is served, and where its files are."""
-
-    folder: Path
-    engine: SafeSearch
-    keys: dict[str, str]
-    clients: list[TestClient] = field(default_factory=list)
-
-    @property
-    def key_file(self) -> Path:
-        return self.folder / "keys.json"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "audit.jsonl"
-
-    def ids(self, *, safe: bool) -> set[Any]:
-        """Ids of the points that are safe, or are not, by the engine itself."""
-        every = {hit.id for hit in self.engine.search("a dog", safe=False, limit=100)}
-        return {hit.id for hit in self.engine.search("a dog", limit=100)} if safe else every - self.ids(safe=True)
-
-    def id_of(self, file: str) -> Any:
-        found = self.engine.search("a dog", safe=False, limit=100)
-        return next(hit.id for hit in found if file in (hit.payload.get("file"), hit.payload.get("text")))
-
-    def another(self, *scopes: str) -> str:
-        """Return another key."""
-        return make_key(self.key_file, "another", scopes)[1]
-
-    def plain(self) -> SafeSearch:
-        """Return the same search without a policy."""
-        return SafeSearch(self.engine.index, self.engine.encoder)
-
-    def client(self, scope: str | None = None, *, engine: SafeSearch | None = None, **settings: Any) -> TestClient:
-        """Return a client of a new service, with a key of a scope; None for none."""
-        given: dict[str, Any] = {
-            "keys": self.key_file,
-            "anonymous": True,
-            "audit": self.log,
-            "roots": {"toy": self.folder / "pictures"},
-            "limits": Limits(rate=0, threads=2),
-        } | settings
-        made = TestClient(
-            create_app(engine or self.engine, ServiceSettings(**given)),
-            base_url="http://localhost",
-            headers=self.shown(scope),
-            raise_server_exceptions=False,
-        )
-        self.clients.append(made)
-        made.__enter__()
-        return made
-
-    def shown(self, scope: str | None) -> Mapping[str, str]:
-        return {} if scope is None else {"Authorization": f"Bearer {self.keys[scope]}"}
-
-
-def fill(index: Index, encoder: Encoder, folder: Path) -> None:
-    """Index the pictures and the texts."""
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for name, colour in COLOURS.items():
-        Image.new("RGB", (48, 32), colour).save(folder / "pictures" / name)
-    (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
-    options = SourceOptions(namespace="toy")
-    index_sources([folder / "pictures"], index, encoder, options=options, workers=0)
-    index_sources([folder / "texts.txt"], index, encoder, workers=0)
+from hysac_retrieval import Encoder, SafetyPolicy
 
 
 @pytest.fixture(scope="session")
@@ -97,23 +20,24 @@ def toy_encoder(toy_bundle: Path) -> Encoder:
 @pytest.fixture
 def new_world(tmp_path: Path, toy_encoder: Encoder) -> Iterator[Callable[..., World]]:
     """Make a world of one's own; its engine has a policy."""
-    made: list[World] = []
+    worlds: list[World] = []
 
     def make(policy: SafetyPolicy | None = None) -> World:
-        folder = tmp_path / f"world{len(made)}"
-        index = Index.for_model(toy_encoder, "toy", location=folder / "collections")
-        fill(index, toy_encoder, folder)
-        keys = {scope: make_key(folder / "keys.json", scope, ["search", scope])[1] for scope in SCOPES}
-        made.append(World(folder, SafeSearch(index, toy_encoder, policy=policy), keys))
-        return made[-1]
+        worlds.append(made(tmp_path / f"world{len(worlds)}", toy_encoder, policy))
+        return worlds[-1]
 
     yield make
-    for world in made:
-        for client in world.clients:
-            client.__exit__()
-        world.engine.close()
+    for world in worlds:
+        world.close()
 
 
 @pytest.fixture
 def world(new_world: Callable[..., World]) -> World:
     return new_world()
+
+
+@pytest.fixture(scope="module")
+def world_of_module(tmp_path_factory: pytest.TempPathFactory, toy_encoder: Encoder) -> Iterator[World]:
+    world = made(tmp_path_factory.mktemp("world"), toy_encoder)
+    yield world
+    world.close()

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.service import World
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.service import Limits, Proxy, ServiceSettings
 from hysac_retrieval.service.access import Caller, Door, NoKeyError, Rate, ScopeError
 from hysac_retrieval.service.keys import Keys, make_key, revoke_key, rotate_key
 from hysac_retrieval.service.serving import expect_guarded, is_loopback
-
-World = Any
 
 
 def ids_in(text: str) -> set[str]:
@@ -172,6 +171,13 @@ def test_a_session_needs_its_token_to_change_something_and_ends_with_its_key(wor
     rotate_key(world.key_file, shown.split("_")[1])
     assert client.get("/v1/session").status_code == 401
     assert client.post("/v1/session", json={"key": "hysac_a_b"}).status_code == 401
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_cookies_of_a_service_that_others_reach_are_secure(world: World, secure: bool) -> None:
+    client = world.client(secure_cookies=secure)
+    cookie = client.post("/v1/session", json={"key": world.keys["search"]}).headers["set-cookie"]
+    assert ("secure" in cookie.lower()) is secure
 
 
 def test_a_session_ends_after_its_time(tmp_path: Path) -> None:

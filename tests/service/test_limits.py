@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 import uvicorn
 from PIL import Image
+from support.service import World
 
 from hysac_retrieval.errors import StoreUnavailableError, TextError
 from hysac_retrieval.service import Limits, serving
 from hysac_retrieval.service.pool import MOST_AT_ONCE, Pool
 from hysac_retrieval.service.problems import BusyError, TooSlowError
-
-World = Any
 
 
 def test_bodies_pictures_and_hits_beyond_the_limits_are_refused(world: World) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.service import World
 
 from hysac_retrieval import Examples, PointRef, aconnect, connect
 from hysac_retrieval.errors import (
@@ -29,8 +30,6 @@ from hysac_retrieval.integrations import FixedSearch
 from hysac_retrieval.search.connecting import remote_options
 from hysac_retrieval.search.loops import Once
 from hysac_retrieval.search.remote import AsyncRemoteSearch, RemoteSearch
-
-World = Any
 
 
 def plain(result: Any) -> Any:

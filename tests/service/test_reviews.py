@@ -7,11 +7,10 @@ import json
 from typing import Any
 
 import pytest
+from support.service import World
 
 from hysac_retrieval import LabelRule, SafetyPolicy
 from hysac_retrieval.payload import own_payload
-
-World = Any
 
 
 def lines(world: World) -> list[dict[str, Any]]:

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from support.service import World
 
 from hysac_retrieval import PointRef
 from hysac_retrieval.service import ServiceSettings, create_router
-
-World = Any
 
 
 def same(answer: Any, expected: Any) -> bool:

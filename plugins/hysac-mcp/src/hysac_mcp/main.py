@@ -18,6 +18,8 @@ logger = logging.getLogger("hysac_mcp.audit")
 
 def engine_of(settings: Settings) -> AsyncSafeSearch:
     """Make the engine that settings describe; the first call of a tool opens it."""
+    if settings.service is not None:
+        return aconnect(service=settings.service, key=settings.key)
     policy = SafetyPolicy(threshold=settings.threshold, allow_unsafe=settings.allow_unsafe, audit=_log)
     place: dict[str, Any] = (
         {"location": settings.local_path}

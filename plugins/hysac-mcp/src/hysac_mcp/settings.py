@@ -17,7 +17,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    collection: str = Field(alias="COLLECTION_NAME", description="Name of the collection.")
+    collection: str = Field("", alias="COLLECTION_NAME", description="Name of the collection; a service has its own.")
+    service: str | None = Field(None, alias="HYSAC_SERVICE", description="Address of a `hysac serve`.")
+    key: str | None = Field(None, alias="HYSAC_KEY", repr=False, description="Key for `service`.")
     url: str | None = Field(None, alias="QDRANT_URL", description="Address of a Qdrant server.")
     api_key: str | None = Field(None, alias="QDRANT_API_KEY", repr=False, description="Key for `url`.")
     local_path: Path | None = Field(None, alias="QDRANT_LOCAL_PATH", description="Folder of the embedded engine.")
@@ -42,6 +44,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.url is None) == (self.local_path is None):
-            raise ValueError("set exactly one of QDRANT_URL and QDRANT_LOCAL_PATH")
+        if (self.service is None) == (not self.collection):
+            raise ValueError("set COLLECTION_NAME, unless HYSAC_SERVICE is set, which has its own")
+        if [self.url, self.local_path, self.service].count(None) != 2:
+            raise ValueError("set exactly one of QDRANT_URL, QDRANT_LOCAL_PATH and HYSAC_SERVICE")
         return self
