@@ -95,6 +95,7 @@ bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/upload.py
 	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/train_step.py
 
 .PHONY: clean

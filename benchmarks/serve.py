@@ -114,6 +114,8 @@ def served(folder: Path, model: str, threads: int) -> Iterator[tuple[int, int]]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 class Connection:

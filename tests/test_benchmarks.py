@@ -194,3 +194,11 @@ def test_plain_english_is_measured_on_the_pairs_of_a_policy(load: Load, tmp_path
     assert 0.5 < found["auc"][0] < 0.65  # it learned a few hundred words
     assert found["auc"][1] < found["auc"][0] < found["auc"][2]
     assert "harmful@1, system" in shown
+
+
+def test_the_service_is_measured_beside_the_engine(load: Load, tmp_path: Path) -> None:
+    report, printed = run(load("serve"), tmp_path, "--points", "300", "--requests", "64", "--seconds", "1")
+    assert report["errors"] == report["steady"]["errors"] == 0
+    assert report["steady"]["sent"] > 0
+    assert set(report["service"]) == set(report["in_process"]) == {"1", "8", "64"}
+    assert "median at one client" in printed

@@ -49,6 +49,10 @@ def test_without_the_scope_no_route_tells_of_an_unsafe_point(world: World, scope
     for each in hidden:
         asked += [client.get(f"/v1/images/{each}"), client.post("/v1/reviews", json={"id": each})]
         asked += [client.post(f"/v1/reviews/{each}", json={"unsafe": False})]
+        asked += [client.get(f"/v1/points/{each}"), client.post("/v1/map/query", json={"id": each})]
+    asked += [
+        client.get(path, params={"safe": safe}) for path in ("/v1/map", "/v1/fields") for safe in ("true", "false")
+    ]
     asked += [client.get("/v1/reviews"), client.post("/v1/permitted", json={"ids": sorted(hidden)})]
     asked += [client.get(path) for path in ("/v1/collection", "/v1/session", "/metrics", "/openapi.json", "/readyz")]
     nothing = "00000000-0000-4000-8000-000000000000"
