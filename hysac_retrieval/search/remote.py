@@ -27,7 +27,7 @@ from hysac_retrieval.safety.filters import as_filter, checked_safe
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.asynchronous import AsyncSafeSearch
 from hysac_retrieval.search.blocking import SafeSearch
-from hysac_retrieval.search.explain import ExplainedStep, Explanation
+from hysac_retrieval.search.explain import ExplainedStep, Explanation, Selectivity
 from hysac_retrieval.search.loops import Once
 from hysac_retrieval.search.queries import PointRef, Query, is_pixels, several
 from hysac_retrieval.search.request import ExplainOptions, GroupOptions, SearchOptions
@@ -142,8 +142,9 @@ class RemoteSearch(SafeSearch):
         steps = []
         for step in found["steps"]:
             shown = {name: self._hits(info, step[name], options) for name in ("entailing", "nearest")}
-            steps.append(ExplainedStep(**{**step, **shown}))
-        return Explanation(found["asked"], _query(info), found["boundary"], found["cones"], tuple(steps))
+            steps.append(ExplainedStep(**{**step, **shown, "relations": tuple(step["relations"])}))
+        shares = {relation: Selectivity(**share) for relation, share in found["selectivity"].items()}
+        return Explanation(found["asked"], _query(info), found["boundary"], found["cones"], shares, tuple(steps))
 
     def permitted(self, ids: Iterable[PointId]) -> frozenset[PointId]:
         """See `SafeSearch.permitted`."""

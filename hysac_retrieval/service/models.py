@@ -213,6 +213,13 @@ class Groups(BaseModel):
     groups: list[Group]
 
 
+class Selectivity(BaseModel):
+    """Shares of matched and of other pairs inside cones. See `hysac_retrieval.search.explain.Selectivity`."""
+
+    matched: float
+    unmatched: float
+
+
 class ExplainedStep(BaseModel):
     """A point of the way to the origin. See `hysac_retrieval.search.explain.ExplainedStep`."""
 
@@ -222,6 +229,7 @@ class ExplainedStep(BaseModel):
     beyond: bool
     searched: bool
     entailing: list[Found]
+    relations: list[str | None]
     nearest: list[Found]
 
 
@@ -232,6 +240,7 @@ class Explanation(BaseModel):
     query: Query
     boundary: float
     cones: bool
+    selectivity: dict[str, Selectivity]
     steps: list[ExplainedStep]
 
 
