@@ -164,7 +164,9 @@ def _transformer(config: dict[str, Any]) -> Any:
 
     rest = {key: value for key, value in config.items() if key != "model_type"}
     try:
-        model = AutoModel.from_config(AutoConfig.for_model(config.get("model_type"), **rest))
+        found = AutoConfig.for_model(config.get("model_type"), **rest)
+        # Plain products: on CPUs fused attention is no faster, and its graph has more to run.
+        model = AutoModel.from_config(found, attn_implementation="eager")
     except Exception as error:  # of an unknown kind, or of sizes that do not fit
         raise TrainingError(f"transformers cannot build the text encoder: {error}") from error
     model.pooler = None
