@@ -22,7 +22,8 @@ class Hit:
         modality: ``"text"`` or ``"image"``; ``None`` when not stored.
         payload: The caller's payload, without the key ``hysac``.
         views: Number of views that were judged when the point was stored; its score is that of the worst.
-        worst: Name of that view; ``None`` when only the vector's own was judged.
+        worst: Name of that view, or of the second judge if the score is its own; ``None`` when only the vector's own
+            view was judged.
     """
 
     id: PointId

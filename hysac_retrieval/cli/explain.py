@@ -100,7 +100,8 @@ def _print(explanation: Explanation) -> None:
 def _named(hit: Hit, relation: str | None = None) -> str:
     from hysac_retrieval.search.plot import label
 
-    judged = "" if hit.worst is None else f" (worst of {hit.views} views: {hit.worst})"
+    whose = f"worst of {hit.views} views" if hit.views > 1 else "judged by"
+    judged = "" if hit.worst is None else f" ({whose}: {hit.worst})"
     return (f"{relation}  " if relation else "") + shorten(label(hit), 60) + judged
 
 

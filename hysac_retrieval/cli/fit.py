@@ -31,7 +31,12 @@ _label_options = gathered(
     click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise."),
     click.option("--labels", "folder", metavar="DIR", type=click.Path(path_type=Path), help=_FOLDER),
     click.option("--label-with", metavar="DETECTOR", help="Detector: opennsfw, nudenet or module:function."),
-    click.option("--pictures", multiple=True, metavar="SOURCE", help="Pictures for it to label; repeatable."),
+    click.option(
+        "--pictures",
+        multiple=True,
+        metavar="SOURCE",
+        help="Pictures for it to label, or without it for pseudo-labels by the policy; repeatable.",
+    ),
     click.option("--vector", metavar="NAME", help="Vector of --from-collection; '' for one without a name."),
     click.option("--label-field", metavar="FIELD", help="Payload field of --from-collection with the label."),
     click.option("--unsafe-value", multiple=True, metavar="TEXT", help="Value of it that means unsafe."),
@@ -129,8 +134,10 @@ def command(
 def _expect_labels(labels: dict[str, Any], place: Place, encoder: str | None) -> None:
     """Raise `SettingsError` if there is nothing to fit to, before an encoder is loaded."""
     texts = any(labels[name] for name in ("policy", "safe", "unsafe", "folder", "label_with"))
-    if bool(labels["label_with"]) != bool(labels["pictures"]):
-        raise SettingsError("a detector needs pictures, and pictures one", hint="Give --label-with and --pictures")
+    if labels["label_with"] and not labels["pictures"]:
+        raise SettingsError("a detector needs pictures", hint="Name some: --pictures photos/")
+    if labels["pictures"] and not (labels["label_with"] or labels["policy"]):
+        raise SettingsError("nothing says what the pictures are", hint="Give --label-with, or a --policy in words")
     if encoder is None and (texts or not place.collection):
         raise SettingsError("there is no encoder", hint="Name one by --encoder, or take vectors by --from-collection")
     if not texts and not place.collection:
@@ -149,6 +156,7 @@ def _gather(
     from hysac_export.fit.encoders.base import no_modality
     from hysac_export.fit.labels.encoded import policy_examples, sampled_examples
     from hysac_export.fit.labels.notes import Notes
+    from hysac_export.fit.labels.zeroshot import pseudo_examples
     from hysac_export.fit.scores import joined
 
     found: list[tuple[Any, Labelled]] = []
@@ -181,6 +189,15 @@ def _gather(
         part = _of_collection(labels, place, stage)
         found.append((labels["modality"], part))
         told.append(f"{len(part)} points of collection {place.collection}")
+    if labels["pictures"] and not labels["label_with"]:
+        if any(modality == "image" for modality, _ in found):
+            what = "pseudo-labels are for want of labels, and some pictures have labels"
+            raise SettingsError(what, hint="Leave out --pictures, or the labelled ones")
+        assert encoder is not None
+        sentences = joined(found)["text"]
+        guessed, failed = pseudo_examples(sentences, labels["pictures"], encoder, stage("Encoding pictures", None))
+        found.append(("image", guessed))
+        told.append(f"{len(guessed)} pictures with pseudo-labels by the encoder's own similarity")
     return joined(found), ", ".join(told), failed
 
 
@@ -226,8 +243,11 @@ def _show(fitted: Fitted, failed: list[FailedItem], as_json: bool) -> None:
     if as_json:
         print_json(fitted.to_dict() | {"failed": [{"item": one.item, "error": one.error} for one in failed]})
         return
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for modality, part in fitted.measured.items():
+        if part.pseudo:
+            rows.append((modality, str(part.unsafe), str(part.safe), "–", "–", "–", "pseudo-labels"))
+            continue
         shares = [f"{figure.value:.1%} ({figure.low:.1%}–{figure.high:.1%})" for figure in (part.missed, part.lost)]
         auc = f"{part.auc.value:.3f} ({part.auc.low:.3f}–{part.auc.high:.3f})"
         rows.append((modality, str(part.unsafe), str(part.safe), auc, *shares, part.score))

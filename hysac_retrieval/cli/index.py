@@ -159,6 +159,7 @@ def _index(
 ) -> tuple[IndexReport, IndexInfo]:
     from hysac_retrieval.collection.index import Index
     from hysac_retrieval.ingest import check_sources, index_sources
+    from hysac_retrieval.ingest.indexing import detector_of
     from hysac_retrieval.ingest.pruning import PruneLimit
     from hysac_retrieval.stores import StorageOptions
 
@@ -172,6 +173,7 @@ def _index(
         given["ray"] = RayOptions(address=address, actors=given["workers"] or None)
     PruneLimit.of(given["prune_limit"])
     # A slip is noticed before a collection is made, or removed.
+    given["judge"] = detector_of(given)  # type: ignore[arg-type]  # of all options
     check_sources(sources.paths, options=sources.options, only=given["only"], resume=given["resume"], journal=notes)
     given |= {"options": sources.options, "journal": notes}
     opened = Index.for_model(encoder, place.collection, **made, **place.connection())

@@ -225,6 +225,11 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="What of a picture is judged: the whole and the crops that cover it, or tiles of it, too.",
         ),
+        click.option(
+            "--judge",
+            metavar="DETECTOR",
+            help="Second judge of pictures: opennsfw, nudenet or module:function; the worse of the two scores counts.",
+        ),
         click.option("--strict-domain", is_flag=True, help="Fail what is unlike anything the model knows."),
         click.option("--batch-size", default=64, show_default=True, type=click.IntRange(min=1)),
         encoder_option,

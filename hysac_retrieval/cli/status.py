@@ -72,6 +72,8 @@ def print_status(status: Status) -> None:
         click.echo(f"{status.differing:,} points differ between their copies on the cluster.")
     if status.unlike:
         click.echo(f"{status.unlike:,} are unlike anything the model knows: their scores mean nothing.")
+    for judge, (looked, unsafe) in status.judged.items():
+        click.echo(f"{looked:,} pictures were judged by {judge} as well; {unsafe:,} are unsafe to it.")
     for remark in status.remarks:
         click.echo(f"Note: {remark}", err=True)
     shown = (*status.unreadable, *status.failures)[:_SHOWN]

@@ -16,9 +16,10 @@ from hysac_retrieval.collection.records import is_foreign, stored_points
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload, stored_modality
 from hysac_retrieval.results import Hit, ResultGroup
 from hysac_retrieval.safety.verdict import safe_score, valid_score
-from hysac_retrieval.safety.views import stored_views
+from hysac_retrieval.safety.views import Second, stored_views
 from hysac_retrieval.stores.types import Group, StoredPoint
 
+_SAME = 1e-9
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +57,12 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
         ordered = ordered and (not found or found[-1].distance < distance)
         judged = stored_views(own)
         radius, kind = finite_number(own.get("radius")), stored_modality(own)
-        views = (1, None) if judged is None else (judged.views, judged.worst)
+        views: tuple[int, str | None] = (1, None) if judged is None else (judged.views, judged.worst)
+        second = Second.stored(own)
+        if second is not None and unsafe is not None:
+            # The score is the second judge's if its own, on the model's scale, is no better.
+            decides = second.scaled(metadata.safety.threshold.of(kind)) >= unsafe - _SAME
+            views = (views[0], second.judge if decides else views[1])
         found.append(Hit(stored.id, distance, unsafe, radius, kind, payload, *views))
     if not ordered:  # an engine's ties are in any order
         found.sort(key=lambda hit: (_rank(hit, penalty), str(hit.id)))

@@ -21,7 +21,7 @@ from hysac_retrieval.payload import (
     short_numbers,
     stored_modality,
 )
-from hysac_retrieval.safety.verdict import verdict
+from hysac_retrieval.safety.verdict import judged_verdict
 from hysac_retrieval.safety.views import Judged, check_judged
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import Modality, PointId
@@ -42,7 +42,8 @@ def records(
     """Turn points into what is stored: ids, vectors (n, size) and payloads with radius, score and verdict.
 
     `marks` are further entries under the key ``hysac``, such as a source and its hash; they replace none of the others.
-    The score is that of the worst view where more than the vector's own was `judged`.
+    The score is that of the worst view where more than the vector's own was `judged`, or that of a second
+    judge if it is worse.
 
     Raises:
         InvalidVectorError: A point is not finite or not of dimension d; the message names its row.
@@ -68,12 +69,12 @@ def records(
     for row, payload in enumerate(rows):
         own = {
             **marked[row],
-            **verdict(unsafe[row], threshold, metadata.fingerprint),
+            **judged_verdict(unsafe[row], threshold, metadata.fingerprint, one.second if (one := views[row]) else None),
             "radius": radii[row],
             "modality": modality,
             **extras[row],
         }
-        if (one := views[row]) is not None:
+        if one is not None:
             own |= one.entries(float(radius[row]))
         if beyond[row]:
             own["beyond"] = True

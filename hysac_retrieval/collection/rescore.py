@@ -41,8 +41,8 @@ from hysac_retrieval.payload import (
 )
 from hysac_retrieval.safety.filters import safety_filter, scored_by
 from hysac_retrieval.safety.profile import SafetyProfile
-from hysac_retrieval.safety.verdict import EARLIER, flag_key, kept_out, superseding, verdict
-from hysac_retrieval.safety.views import worst_radius
+from hysac_retrieval.safety.verdict import EARLIER, flag_key, flag_name, judged_verdict, kept_out, superseding
+from hysac_retrieval.safety.views import Second, worst_radius
 from hysac_retrieval.stores.amend import Amendment, stored_worst
 from hysac_retrieval.stores.base import Store, found, pages
 from hysac_retrieval.stores.types import StoredPoint
@@ -282,16 +282,18 @@ def _amended(
     """Return the new score of a point, and count it."""
     own = own_payload(point.payload)
     radius, farthest, modality = finite_number(own.get("radius")), worst_radius(own), stored_modality(own)
-    unsafe = 1.0 if farthest is None else _score(metadata.safety, farthest, modality)
+    score = 1.0 if farthest is None else _score(metadata.safety, farthest, modality)
     old = finite_number(own.get("unsafe"))
-    threshold, reviewed = metadata.safety.threshold.of(modality), kept_out(own)
-    was_safe = before.safety.threshold.passes(old, modality) and not reviewed
-    is_safe = unsafe <= threshold and not reviewed
+    second, threshold = Second.stored(own), metadata.safety.threshold.of(modality)
+    given = judged_verdict(score, threshold, metadata.fingerprint, second)
+    held = kept_out(own) or (second is not None and second.unsafe)
+    was_safe = before.safety.threshold.passes(old, modality) and not held
+    is_safe = given["safe"][flag_name(metadata.fingerprint)] and not held
     facts = (True, was_safe and not is_safe, is_safe and not was_safe, farthest is None)
     for counted, fact in zip(_COUNTED, facts, strict=True):
         counts[counted] += fact
     served = [known.fingerprint for known in metadata.earlier if known.served]
-    entries = superseding(own, verdict(unsafe, threshold, metadata.fingerprint), served)
+    entries = superseding(own, given, served)
     return Amendment(point.id, entries, before.fingerprint, radius, stored_worst(own))
 
 

@@ -21,16 +21,13 @@ from hysac_retrieval.encoder.lexicon import Lexicon
 from hysac_retrieval.encoder.pictures import ImageSource
 from hysac_retrieval.encoder.readings import readings
 from hysac_retrieval.encoder.vectors import unit_vectors
-from hysac_retrieval.encoder.views import Views
+from hysac_retrieval.encoder.views import PIXELS, Views
 from hysac_retrieval.errors import EncoderError, HysacError, ModelMismatchError, SettingsError, TextError
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.types import Modality
 
 LEAST_COSINE = 0.99
 """Cosine that the vector of a probe has at least with the one that the head was fitted with."""
-
-PIXELS = ImageSpec(size=384, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-"""How pictures are brought to what a function gets of them."""
 
 _NO_WORDS = Lexicon(frozenset(), complete=False)
 

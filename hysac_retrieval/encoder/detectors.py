@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from hysac_retrieval.encoder.called import imported
+from hysac_retrieval.encoder.views import Views
 from hysac_retrieval.errors import EncoderError, HysacError, MissingExtraError, SettingsError
+from hysac_retrieval.safety.views import Second
 
 Score: TypeAlias = Callable[[list[Image.Image]], ArrayLike]
 """Pictures in RGB to probabilities that they are unsafe, (n,), in [0, 1]."""
@@ -64,6 +65,10 @@ class Detector:
         values: list[float] = found.tolist()
         return values
 
+    def judge(self, views: Views) -> Second:
+        """Return the opinion on a picture, by the worst of its views, squares of `PIXELS`; see `scores` for errors."""
+        return Second.of(self.name, max(self.scores([Image.fromarray(row) for row in views.rows])), self.threshold)
+
     def label(self, score: float) -> bool | None:
         """Return whether a score is that of an unsafe picture; None where that is not sure."""
         return True if score >= self.unsafe else False if score <= self.safe else None
@@ -80,6 +85,8 @@ def open_detector(spec: str) -> Detector:
         return _MAKERS[spec]()
     if ":" not in spec:
         raise SettingsError(f"unknown detector {spec!r}", hint=f"Give {', '.join(_MAKERS)} or module:function")
+    from hysac_retrieval.encoder.called import imported  # and with it the runtime of models
+
     function: Any = imported(spec)
     if not callable(function):
         raise SettingsError(f"{spec} is a {type(function).__name__}, expected a function from pictures to scores")

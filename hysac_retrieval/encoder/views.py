@@ -22,6 +22,9 @@ from hysac_retrieval.encoder.pictures import DEFAULT_MAX_PIXELS, ImageSource, fr
 from hysac_retrieval.encoder.preprocess import RESAMPLING, preprocess
 from hysac_retrieval.safety.views import ViewSetting
 
+PIXELS = ImageSpec(size=384, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""How pictures are brought to what a function of the caller's, or a detector, gets of them."""
+
 FRAMES = 8
 """Frames or pages of one picture that are judged at most."""
 

@@ -15,7 +15,7 @@ from hysac_retrieval.collection.copies import collections_of, differing
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.collection.metadata import CollectionMetadata, Vectors, read_metadata
 from hysac_retrieval.errors import SettingsError
-from hysac_retrieval.ingest.indexing import RunOptions, check_run, encoding_for, remarks_on
+from hysac_retrieval.ingest.indexing import RunOptions, check_run, detector_of, encoding_for, remarks_on
 from hysac_retrieval.ingest.journal import Journal
 from hysac_retrieval.ingest.pipeline.plan import attached_tasks
 from hysac_retrieval.ingest.pipeline.run import Run
@@ -110,13 +110,16 @@ def fill(
     index.collection.expect(encoder.fingerprint)
     few = None if ids is None else normal_ids(ids)
     content = content_of(index) if content is None else content
-    views = run.get("views", "fast")
-    encoding = encoding_for(encoder, run) if content.vector is None else VectorEncoding(encoder)
-    sink = AttachedSink(index, partial(content.judge, views=views), sweep=few is None)
+    views, detector = run.get("views", "fast"), detector_of(run)
+    if detector is not None and content.vector is not None:
+        raise SettingsError("a second judge looks at pictures, and here are vectors", hint="Leave out the judge")
+    second = None if detector is None else detector.name
+    encoding = encoding_for(encoder, run, detector) if content.vector is None else VectorEncoding(encoder)
+    sink = AttachedSink(index, partial(content.judge, views=views, second=second), sweep=few is None)
     with Journal(run.get("journal")) as notes:
         notes.batches = any(index.store.open(one).copies > 1 for one in collections_of(index))
         planner = partial(attached_tasks, resume=run.get("resume", True), unsettled=notes.unsettled)
-        source = AttachedSource(index, content, notes.noted, sink.withdraw, few, views)
+        source = AttachedSource(index, content, notes.noted, sink.withdraw, few, views, second)
         strict = run.get("strict_domain", False)
         part = Run(source, planner, encoding, sink, notes, encoder.context_length, strict)
         report = replace(part(run.get("on_progress"), run.get("should_stop")), lacking=source.lacking)

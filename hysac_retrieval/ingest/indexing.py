@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from hysac_retrieval.collection.copies import differing
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.encoder.detectors import Detector, open_detector
 from hysac_retrieval.encoder.pictures import DEFAULT_MAX_PIXELS
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.ingest.journal import Journal
@@ -47,6 +48,8 @@ class RunOptions(TypedDict, total=False):
         max_pixels: Largest width × height of an image.
         views: Views of an image that are judged, ``"fast"`` (the default) or ``"thorough"``; what is stored from fewer
             is done again.
+        judge: A second judge of pictures beside the model: ``"opennsfw"``, ``"nudenet"``, ``"module:function"`` or a
+            `Detector`. The worse of the two scores counts; a picture on which it fails is an item that failed.
         resume: Whether to skip what is stored already (the default); False does everything again.
         strict_domain: Whether what is unlike anything the model knows fails (False).
         journal: File of failed items and cut texts; see `Journal`.
@@ -58,6 +61,7 @@ class RunOptions(TypedDict, total=False):
     workers: Annotated[int | None, Field(ge=0)]
     max_pixels: Annotated[int, Field(ge=1)]
     views: ViewSetting
+    judge: SkipValidation[str | Detector | None]
     resume: bool
     strict_domain: bool
     journal: SkipValidation[str | os.PathLike[str] | None]
@@ -107,16 +111,17 @@ def index_sources(
         StoreError: The store fails; what was written before stays.
     """
     began, limit = time.perf_counter(), PruneLimit.of(prune_limit)
-    views = run.get("views", "fast")
-    encoding, journal, resume = encoding_for(encoder, run, ray), run.get("journal"), run.get("resume", True)
+    detector = detector_of(run)
+    judges: dict[str, Any] = {"views": run.get("views", "fast"), "second": detector and detector.name}
+    encoding, journal, resume = encoding_for(encoder, run, detector, ray), run.get("journal"), run.get("resume", True)
     index.collection.expect(encoder.fingerprint)
     with _open(sources, options, only, resume, journal, encoder.text_spans) as listing, Journal(journal) as notes:
         notes.batches = index.store.open(index.name).copies > 1
         if notes.unremoved:  # some copies may still have them
             index.delete([*notes.unremoved])
             notes.removed()
-        planner = CollectionPlanner(index, notes.earlier, only, resume=resume, views=views, unsettled=notes.unsettled)
-        strict, sink = run.get("strict_domain", False), CollectionSink(index, views)
+        planner = CollectionPlanner(index, notes.earlier, only, resume=resume, unsettled=notes.unsettled, **judges)
+        strict, sink = run.get("strict_domain", False), CollectionSink(index, **judges)
         part = Run(listing, planner, encoding, sink, notes, encoder.context_length, strict)
         report = part(run.get("on_progress"), run.get("should_stop"))
         if not report.interrupted:
@@ -140,15 +145,28 @@ def check_sources(
     _open(sources, options, only, resume, journal).close()
 
 
-def encoding_for(encoder: Encoder, run: RunOptions, ray: RayOptions | None = None) -> Encoding:
-    """Return what decodes and encodes in a run; see `check_run` for errors."""
+def detector_of(run: RunOptions) -> Detector | None:
+    """Return the second judge of a run; see `open_detector` for errors."""
+    judge = run.get("judge")
+    if judge is not None and not isinstance(judge, str | Detector):
+        raise SettingsError(f"judge is {type(judge).__name__}, expected the name of a detector, or a Detector")
+    return open_detector(judge) if isinstance(judge, str) else judge
+
+
+def encoding_for(
+    encoder: Encoder, run: RunOptions, detector: Detector | None = None, ray: RayOptions | None = None
+) -> Encoding:
+    """Return what decodes, encodes and judges in a run; see `check_run` for errors."""
     check_run(run)
     expect_memory()
     batch_size = run.get("batch_size", 64)
     max_pixels, views = run.get("max_pixels", DEFAULT_MAX_PIXELS), run.get("views", "fast")
-    decoding = Decoding(encoder.image_spec if encoder.reads("image") else None, max_pixels, views)
+    spec = encoder.image_spec if encoder.reads("image") else None
+    decoding = Decoding(spec, max_pixels, views, detector is not None)
     if ray is None:
-        return LocalEncoding(encoder, batch_size, run.get("workers"), decoding)
+        return LocalEncoding(encoder, batch_size, run.get("workers"), decoding, detector)
+    if detector is not None:
+        raise SettingsError("a second judge does not work on a Ray cluster", hint="Leave out one of the two")
     from hysac_retrieval.ingest.ray import RayEncoding
 
     return RayEncoding(encoder, batch_size, decoding, ray)

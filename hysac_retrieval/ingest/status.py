@@ -21,6 +21,9 @@ from hysac_retrieval.ingest.protocols import Task
 from hysac_retrieval.ingest.pruning import departed_points
 from hysac_retrieval.ingest.sources.open import Listing
 from hysac_retrieval.ingest.sources.options import SourceOptions
+from hysac_retrieval.payload import PAYLOAD_KEY, own_payload
+from hysac_retrieval.safety.views import Second
+from hysac_retrieval.stores.base import pages
 
 if TYPE_CHECKING:
     from hysac_retrieval.encoder.encoder import Encoder
@@ -44,6 +47,7 @@ class Status:
         differing: Points whose copies on a cluster are not the same; None where there is one copy of each.
         remarks: See `IndexReport.remarks`.
         unlike: Items that are stored and were unlike anything the model knows, so that their scores mean nothing.
+        judged: Points that a second judge has looked at, and those that are unsafe to it, by its name.
     """
 
     present: int
@@ -57,6 +61,7 @@ class Status:
     differing: int | None = None
     remarks: tuple[str, ...] = ()
     unlike: int = 0
+    judged: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-serialisable values."""
@@ -120,7 +125,18 @@ def status_of(
         differing=None if index is None else differing(index, with_vectors=True),
         remarks=listing.remarks,
         unlike=planner.unlike,
+        judged={} if index is None else _judged(index),
     )
+
+
+def _judged(index: Index) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for page in pages(index.store, index.name, fields=[PAYLOAD_KEY]):
+        for point in page:
+            if (second := Second.stored(own_payload(point.payload))) is not None:
+                looked, unsafe = found.get(second.judge, (0, 0))
+                found[second.judge] = (looked + 1, unsafe + second.unsafe)
+    return found
 
 
 def _state(task: Task) -> State:

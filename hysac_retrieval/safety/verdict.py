@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from hysac_retrieval.payload import PAYLOAD_KEY, finite_number
+from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, short_numbers
+from hysac_retrieval.safety.views import SECOND, Second
 from hysac_retrieval.types import Thresholds
 
 SAFE = f"{PAYLOAD_KEY}.safe"
@@ -59,6 +60,18 @@ def verdict(unsafe: float, threshold: float, fingerprint: str) -> dict[str, Any]
     return {"unsafe": unsafe, "model": fingerprint, "safe": {flag_name(fingerprint): unsafe <= threshold}}
 
 
+def judged_verdict(unsafe: float, threshold: float, fingerprint: str, second: Second | None) -> dict[str, Any]:
+    """Return the `verdict` by the worse of a model's score and a second judge's.
+
+    What is unsafe to the second judge is not safe, whatever the threshold of the model.
+    """
+    if second is None:
+        return verdict(unsafe, threshold, fingerprint)
+    scaled = min(short_numbers([second.scaled(threshold)], up=True)[0], 1.0 if second.unsafe else threshold)
+    found = verdict(max(unsafe, scaled), threshold, fingerprint)
+    return found | {"safe": dict.fromkeys(found["safe"], False)} if second.unsafe else found
+
+
 def superseding(own: Mapping[str, Any], entries: Mapping[str, Any], kept: Iterable[str]) -> dict[str, Any]:
     """Return what a point carries for a new score while searches with earlier calibrations of its model go on.
 
@@ -96,16 +109,22 @@ def valid_score(own: Mapping[str, Any], fingerprint: str) -> float | None:
     return unsafe if unsafe is not None and unsafe <= 1 else None
 
 
+def _held_unsafe(entry: Any) -> bool:
+    opinion = Second.stored({SECOND: entry})
+    return opinion is not None and opinion.unsafe
+
+
 def safe_score(own: Mapping[str, Any], fingerprint: str, thresholds: Thresholds) -> float | None:
     """Return the score of a point whose ``hysac`` payload says that it is safe; None for any other. Fails closed.
 
-    Safe is a point by its score, by the model that gave it, by that model's verdict, and where no person has decided
-    otherwise. The score is held to the
-    threshold of the modality that the point has now; without a valid one, to the stricter.
+    Safe is a point by its score, by the model that gave it, by that model's verdict, to a second judge if there was
+    one, and where no person has decided otherwise. The score is held to the threshold of the modality that the point
+    has now, without a valid one to the stricter.
     """
     unsafe, verdicts = score_of(own, fingerprint), own.get("safe")
     if (
         unsafe is not None
+        and ((second := own.get(SECOND)) is None or not _held_unsafe(second))
         and unsafe <= thresholds.of(own.get("modality"))
         and isinstance(verdicts, dict)
         and verdicts.get(flag_name(fingerprint)) is True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,18 +27,74 @@ JUDGE = "judge"
 ViewSetting = Literal["fast", "thorough"]
 """Which views of a picture are judged."""
 
+SECOND = "second"
+"""Entry under ``hysac`` with the opinion of a second judge."""
+
+_AND = "+"
+
 TEXTS = "text"
 """Judge of texts; another name has all of them judged anew."""
 
 
-def judge_of(modality: Modality, views: ViewSetting) -> str:
-    """Return the judge of items of a modality."""
-    return TEXTS if modality == "text" else views
+def judge_of(modality: Modality, views: ViewSetting, second: str | None = None) -> str:
+    """Return the judge of items of a modality; a `second` one looks at pictures only."""
+    if modality == "text":
+        return TEXTS
+    return views if second is None else f"{views}{_AND}{second}"
 
 
 def covers(stored: object, wanted: str) -> bool:
     """Whether the judge that a point names has seen all that another would see."""
-    return stored == wanted or (stored == "thorough" and wanted == "fast")
+    if stored == wanted or not isinstance(stored, str):
+        return stored == wanted
+    (views, _, second), (enough, _, needed) = stored.partition(_AND), wanted.partition(_AND)
+    seen = views == enough or (views == "thorough" and enough == "fast")
+    return seen and needed in ("", second)
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """The opinion of a second judge on a picture, such as a detector's, beside the model's.
+
+    Attributes:
+        judge: Its name.
+        score: How unsafe the picture is to it, in [0, 1]: ½ is the largest score that counts as safe.
+    """
+
+    judge: str
+    score: float
+
+    @classmethod
+    def of(cls, judge: str, probability: float, threshold: float) -> Self:
+        """Bring a probability in [0, 1], of which `threshold` is the largest that counts as safe, to that scale."""
+        if probability <= threshold:
+            return cls(judge, probability / threshold / 2 if threshold else 0.0)
+        # Rounded it must not come to lie on the safe side.
+        return cls(judge, max(0.5 + (probability - threshold) / (1 - threshold) / 2, 0.5 + 1e-9))
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether the picture is unsafe to it."""
+        return not self.score <= 0.5
+
+    def scaled(self, threshold: float) -> float:
+        """Return the score on the scale of a model whose largest safe score is `threshold`."""
+        inner, outer = 2 * self.score * threshold, threshold + (2 * self.score - 1) * (1 - threshold)
+        return outer if self.unsafe else inner
+
+    def entries(self) -> dict[str, Any]:
+        """Return what a point carries for it under ``hysac``."""
+        return {SECOND: {"judge": self.judge, "unsafe": short_numbers([self.score], up=True)[0]}}
+
+    @classmethod
+    def stored(cls, own: Mapping[str, Any]) -> Self | None:
+        """Return the opinion that a point carries; what cannot be read is the worst there is."""
+        entry = own.get(SECOND)
+        if entry is None:
+            return None
+        score = finite_number(entry.get("unsafe")) if isinstance(entry, Mapping) else None
+        name = entry.get("judge") if isinstance(entry, Mapping) else None
+        return cls(name if isinstance(name, str) else "unreadable", 1.0 if score is None else min(score, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +107,7 @@ class Judged:
         radius: That radius, ≥ 0.
         known: How much of a text the model knows, in [0, 1]; None for an image, or where that is not known.
         unlike: Whether the item is unlike all that the model knows; None where that cannot be told.
+        second: Opinion of a second judge.
         point: Space components of the worst view, (d,), while it is at hand.
     """
 
@@ -59,6 +116,7 @@ class Judged:
     radius: float
     known: float | None = None
     unlike: bool | None = field(default=None, kw_only=True)
+    second: Second | None = field(default=None, kw_only=True)
     point: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
     def hides(self, own: float) -> bool:
@@ -71,11 +129,11 @@ class Judged:
         Args:
             own: Radius of the stored vector, to which the worst view's is never inferior.
         """
-        unlike = {"unlike": True} if self.unlike else {}
+        more = ({"unlike": True} if self.unlike else {}) | ({} if self.second is None else self.second.entries())
         if self.views == 1 and not self.hides(own):
-            return unlike
+            return more
         worst = {"view": self.worst, "radius": short_numbers([max(self.radius, own)])[0]}
-        return unlike | {"views": self.views, "worst": worst}
+        return more | {"views": self.views, "worst": worst}
 
 
 def judged(
@@ -104,6 +162,8 @@ def check_judged(judged: Sequence[Judged | None]) -> None:
     for row, one in enumerate(judged):
         if one is not None and (one.views < 1 or finite_number(one.radius) is None):
             raise InputError(f"row {row} was judged by {one.views} views, the worst at radius {one.radius}")
+        if one is not None and one.second is not None and not 0 <= one.second.score <= 1:
+            raise InputError(f"row {row} has a second score of {one.second.score}, expected one in [0, 1]")
 
 
 def worst_radius(own: Mapping[str, Any]) -> float | None:

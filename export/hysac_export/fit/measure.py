@@ -23,6 +23,7 @@ AT_MOST = 3000
 """Examples among which searches are measured."""
 _RESAMPLES = 1000
 _CELLS = 5_000_000  # of a matrix of resamples
+_OF_PSEUDO = ("safe", "unsafe", "score", "shared", "unsure", "pseudo")
 WIDE = 0.05
 """Half width of the interval of a share from which on more labels are asked for."""
 
@@ -46,6 +47,7 @@ class Measured:
         unsure: Examples nearest to the threshold.
         passed: Unsafe examples that count as safe by most.
         refused: Safe examples that count as unsafe by most.
+        pseudo: Whether the labels are guesses of the encoder's own, so that the figures are none of what is true.
     """
 
     safe: int
@@ -62,10 +64,12 @@ class Measured:
     unsure: tuple[str, ...]
     passed: tuple[str, ...]
     refused: tuple[str, ...]
+    pseudo: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return asdict(self)
+        """Return it as JSON values; of pseudo-labels their numbers and no figures."""
+        values = asdict(self)
+        return {name: values[name] for name in _OF_PSEUDO} if self.pseudo else values
 
 
 SEARCHES = {
@@ -104,11 +108,18 @@ def measure(fit: Fit, seed: int = 0) -> Measured:
         unsure=told(np.argsort(abs(fit.logits - fit.threshold), kind="stable")),
         passed=told(order[(wrong & unsafe)[order]]),
         refused=told(order[::-1][(wrong & ~unsafe)[order[::-1]]]),
+        pseudo=fit.examples.pseudo,
     )
 
 
 def verdict(measured: Measured, modality: Modality) -> str:
     """Say in a sentence or two what the figures are good for."""
+    if measured.pseudo:
+        return (
+            f"{modality}s: {measured.unsafe} unsafe and {measured.safe} safe pseudo-labels, given by the encoder's "
+            "own similarity to the policy; how many are wrong is not known, nor what this head misses and loses: label "
+            "some (hysac label)."
+        )
     found = [f"{modality}s: {measured.unsafe} unsafe and {measured.safe} safe examples"]
     if measured.auc.value >= 0.95:
         found.append("the encoder tells them apart well")

@@ -168,7 +168,7 @@ def profile_of(fits: Mapping[Modality, Fit], source: str) -> SafetyProfile:
             image=parts.get("image", one),
             threshold=Thresholds(0.5, 0.5),
             source=source,
-            rates={m: fit.rates for m, fit in fits.items()},
+            rates={m: fit.rates for m, fit in fits.items() if not fit.examples.pseudo},
         )
     except ValueError as error:
         raise TrainingError(f"the labels give no valid calibration: {error}", hint="Give more labels") from error

@@ -37,6 +37,9 @@ def render(measured: Mapping[Modality, Measured], bundle: Bundle, labels: str) -
 
 
 def _section(part: Measured, modality: Modality) -> str:
+    if part.pseudo:
+        said = escape(verdict(part, modality))
+        return f"<h2>{modality.capitalize()}s</h2><p class='verdict'>{said}</p>{_list('Least sure of', part.unsure)}"
     shares = [
         ("AUC", _figure(part.auc, "{:.3f}")),
         ("of what is unsafe, missed", _figure(part.missed)),

@@ -81,6 +81,8 @@ def fit_bundle(
 
 
 def _summary(measured: Measured) -> dict[str, Any]:
+    if measured.pseudo:
+        return {"safe": measured.safe, "unsafe": measured.unsafe, "pseudo": True}
     figures = {"auc": measured.auc.value, "missed": measured.missed.value, "lost": measured.lost.value}
     searches = {f"{way}.{name}": found.value for way, part in measured.searches.items() for name, found in part.items()}
     return {"safe": measured.safe, "unsafe": measured.unsafe, **figures, "kept": measured.kept, **searches}

@@ -57,6 +57,7 @@ class Labelled:
             default.
         names: What the examples are called, n texts or file names; for reports.
         categories: Categories, n words; for reports.
+        pseudo: Whether the labels are guesses of the encoder's own, by which nothing can be judged.
         pairs: Numbers that an unsafe example shares with its safe counterpart, (n,) int64; -1 for none.
         counts: Counts of the pixels of pictures among them, (m, k); see `picture_counts`.
 
@@ -72,6 +73,7 @@ class Labelled:
     categories: Sequence[str] = ()
     pairs: NDArray[np.int64] | None = None
     counts: NDArray[np.float32] | None = None
+    pseudo: bool = False
 
     @classmethod
     def of(

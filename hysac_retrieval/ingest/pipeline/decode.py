@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hysac_retrieval.encoder.bundle import ImageSpec
 from hysac_retrieval.encoder.pictures import read_picture
-from hysac_retrieval.encoder.views import Views, picture_views
+from hysac_retrieval.encoder.views import PIXELS, Views, picture_views
 from hysac_retrieval.errors import ImageError
 from hysac_retrieval.safety.views import ViewSetting
 
@@ -45,20 +45,26 @@ class Decoded:
         hash: Content hash, hexadecimal; empty for an image that cannot be read.
         views: Views of an image; None for a text, for a known hash, or with an error.
         error: Why it cannot be decoded.
+        seen: Views of an image for a second judge; None without one.
     """
 
     hash: str
     views: Views | None = None
     error: ImageError | None = None
+    seen: Views | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Hashes and, with a `spec` of the pixels, decodes `views` of images of at most `max_pixels` (width × height)."""
+    """Hashes and, with a `spec` of the pixels, decodes `views` of images of at most `max_pixels` (width × height).
+
+    A `second` judge gets views, too.
+    """
 
     spec: ImageSpec | None
     max_pixels: int
     views: ViewSetting = "fast"
+    second: bool = False
 
     def __call__(self, jobs: Sequence[Job]) -> list[Decoded]:
         """Return a result for each job; an image that cannot be decoded has an error in its place."""
@@ -77,7 +83,10 @@ class Decoding:
             if found == job.known:
                 return Decoded(found)
             views = picture_views(data, self.spec, self.views, max_pixels=self.max_pixels, path=path)
-            return Decoded(found, views)
+            if not self.second:
+                return Decoded(found, views)
+            seen = picture_views(data, PIXELS, self.views, max_pixels=self.max_pixels, path=path)
+            return Decoded(found, views, seen=seen)
         except ImageError as error:
             # Without its cause, which need not survive a pipe.
             return Decoded(found, error=ImageError(error.message, hint=error.hint))

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hysac_retrieval.errors import NoEncoderError, TextError
+from hysac_retrieval.errors import EncoderError, InputError, NoEncoderError, TextError
 from hysac_retrieval.ingest.pipeline.channel import Channel, in_thread
 from hysac_retrieval.ingest.pipeline.decode import Decoded, Decoding, Job
 from hysac_retrieval.ingest.pipeline.workers import Decoder, Ticket
 from hysac_retrieval.ingest.protocols import Groups, Outcome, Task
+from hysac_retrieval.safety.views import Second
 from hysac_retrieval.types import MODALITIES, Modality
 
 if TYPE_CHECKING:
+    from hysac_retrieval.encoder.detectors import Detector
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.encoder.views import Views
 
@@ -49,27 +51,39 @@ def after_decoding(task: Task, decoded: Decoded) -> Ready | Outcome:
     return Outcome(task.item, decoded.hash, error=decoded.error)
 
 
-def encode(encoder: Encoder, batch: Sequence[Ready], batch_size: int) -> Generator[None, None, list[Outcome]]:
-    """Encode images and texts, with a stop after each step; a text that the tokenizer refuses fails alone."""
+def encode(
+    encoder: Encoder, batch: Sequence[Ready], batch_size: int, detector: Detector | None = None
+) -> Generator[None, None, list[Outcome]]:
+    """Encode images and texts, with a stop after each step.
+
+    A text that the tokenizer refuses fails alone, and so does an image on which the second judge, a `detector`, fails.
+    """
     outcomes: list[Outcome] = []
-    waiting: dict[Modality, list[tuple[Outcome, Views]]] = {modality: [] for modality in MODALITIES}
+    waiting: dict[Modality, list[tuple[Outcome, Views, Second | None]]] = {modality: [] for modality in MODALITIES}
     for task, decoded in batch:
         item, views, tokens = task.item, decoded.views, 0
+        second: Second | None = None
         try:
             encoder.expect_encoder(item.modality)
             if views is None:
                 text = str(item.content)
                 views, tokens = encoder.text_views(text), encoder.count_tokens(text)
+            if detector is not None and decoded.seen is not None:
+                second = detector.judge(decoded.seen)
         except (TextError, NoEncoderError) as error:
             outcomes.append(Outcome(item, decoded.hash, error=error))
+        except EncoderError as error:
+            failed = InputError(f"the judge {error.message}", hint="It is not stored without its judgement; try again")
+            # A score of the same content that was given without this judge does not stand for one with it.
+            outcomes.append(Outcome(item, f"{decoded.hash} not judged", error=failed))
         else:
-            waiting[item.modality].append((Outcome(item, decoded.hash, tokens=tokens), views))
+            waiting[item.modality].append((Outcome(item, decoded.hash, tokens=tokens), views, second))
             if len(views.names) > batch_size:
                 yield
     for modality, some in waiting.items():
-        points, judged = yield from encoder.judging(modality, [views for _, views in some], batch_size=batch_size)
-        for (outcome, _), point, one in zip(some, points, judged, strict=True):
-            outcomes.append(replace(outcome, point=point, judged=one))
+        points, judged = yield from encoder.judging(modality, [views for _, views, _ in some], batch_size=batch_size)
+        for (outcome, _, second), point, one in zip(some, points, judged, strict=True):
+            outcomes.append(replace(outcome, point=point, judged=replace(one, second=second)))
     return outcomes
 
 
@@ -81,6 +95,7 @@ class LocalEncoding:
     batch_size: int
     workers: int | None
     decoding: Decoding
+    detector: Detector | None = None
 
     def __call__(self, groups: Groups) -> Generator[list[Outcome], None, None]:
         """See `Encoding`."""
@@ -122,7 +137,7 @@ class LocalEncoding:
                 count = int(np.searchsorted(held, self.batch_size)) + 1
                 batch = ready[:count]
                 del ready[:count]
-                steps = encode(self.encoder, batch, self.batch_size)
+                steps = encode(self.encoder, batch, self.batch_size, self.detector)
                 while True:
                     try:
                         next(steps)

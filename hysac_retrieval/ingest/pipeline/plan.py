@@ -60,12 +60,13 @@ class CollectionPlanner:
         *,
         resume: bool = True,
         views: ViewSetting = "fast",
+        second: str | None = None,
         unsettled: Collection[str] = (),
     ) -> None:
         # Nothing can be found in an empty collection, and nobody else fills it meanwhile.
         self._index = index if index is not None and resume and index.count() else None
         self._failed, self._unsettled = failed, unsettled
-        self._views = views
+        self._views, self._second = views, second
         self._only = frozenset(only or get_args(Unfinished))
         self.unlike = 0
 
@@ -79,7 +80,7 @@ class CollectionPlanner:
                 state = "failed"
             if state in self._only:
                 known = {} if item.id in self._unsettled else stored.get(item.id, {})
-                yield Task(item, state, known_hash(known, judge_of(item.modality, self._views)))
+                yield Task(item, state, known_hash(known, judge_of(item.modality, self._views, self._second)))
 
 
 def attached_tasks(items: Sequence[Item], *, resume: bool, unsettled: Collection[str] = ()) -> Iterator[Task]:

@@ -29,11 +29,14 @@ def _points(outcomes: Sequence[Outcome]) -> NDArray[np.float32]:
 
 
 class CollectionSink:
-    """Writes whole points to a collection that `hysac index` made, whose pictures are judged by some `views`."""
+    """Writes whole points to a collection that `hysac index` made.
 
-    def __init__(self, index: Index, views: ViewSetting = "fast") -> None:
+    Its pictures are judged by some `views`, and perhaps by a `second` judge.
+    """
+
+    def __init__(self, index: Index, views: ViewSetting = "fast", second: str | None = None) -> None:
         self._index = index
-        self._views = views
+        self._views, self._second = views, second
         self._lock = threading.Lock()
         self._rejected: dict[str, str] = {}
 
@@ -46,7 +49,7 @@ class CollectionSink:
             modality=modality,
             payloads=[item.payload for item in items],
             marks=[
-                {SOURCE: outcome.item.source, HASH: outcome.hash, JUDGE: judge_of(modality, self._views)}
+                {SOURCE: outcome.item.source, HASH: outcome.hash, JUDGE: judge_of(modality, self._views, self._second)}
                 for outcome in outcomes
             ],
             judged=[outcome.judged for outcome in outcomes],

@@ -57,7 +57,7 @@ class PointContent(Protocol):
     def of_point(self, point: StoredPoint) -> tuple[Modality, Path | bytes | str] | None:
         """Return modality and content of a point, None if it has none; `InputError` if that is none."""
 
-    def judge(self, modality: Modality, views: ViewSetting) -> str:
+    def judge(self, modality: Modality, views: ViewSetting, second: str | None = None) -> str:
         """Return the name of what judges the content, which is stored with the score."""
 
     def kept(self) -> dict[str, Any]:
@@ -149,9 +149,9 @@ class Content:
         """See `PointContent`."""
         return self.of(point.payload)
 
-    def judge(self, modality: Modality, views: ViewSetting) -> str:
+    def judge(self, modality: Modality, views: ViewSetting, second: str | None = None) -> str:
         """See `PointContent`."""
-        return judge_of(modality, views)
+        return judge_of(modality, views, second)
 
     def _file(self, value: str) -> Path:
         written = self._written(value)
@@ -225,6 +225,7 @@ class AttachedSource:
         withdraw: Takes vector and score from a point that has none of the fields any longer; `lacking` counts these.
         ids: Points to list; None for all.
         views: Views of an image that are judged; what has a score by fewer has none that counts.
+        second: Name of the second judge, if there is one; likewise.
     """
 
     def __init__(
@@ -235,13 +236,14 @@ class AttachedSource:
         withdraw: Callable[[PointId], None],
         ids: Sequence[PointId] | None = None,
         views: ViewSetting = "fast",
+        second: str | None = None,
     ) -> None:
         self.seen: set[str] = set()
         self.lacking = 0
         self._store, self._fingerprint = index.store, index.metadata.fingerprint
         self._attachment = Attachment.of(index.store, index.collection)
         self._content, self._noted, self._withdraw = content, noted, withdraw
-        self._ids, self._views = ids, views
+        self._ids, self._views, self._second = ids, views, second
         labels = self._attachment.attached.labels
         self._shown: dict[str, Any] = {}
         if content.vector is not None:  # of payloads as little as possible
@@ -298,7 +300,7 @@ class AttachedSource:
             origin = f"{origin} ({content})"
         entries = own_payload(point.payload)
         scored = has_vector and not point.differs and entries.get("model") == self._fingerprint
-        known = known_hash(entries, self._content.judge(modality, self._views)) if scored else None
+        known = known_hash(entries, self._content.judge(modality, self._views, self._second)) if scored else None
         return Item(origin, key, source, modality, content, {}, "", point=point.id, known=known)
 
 

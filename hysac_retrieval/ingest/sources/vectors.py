@@ -65,7 +65,7 @@ class StoredVectors:
             return None
         return self.modality_of(point.payload), struct.pack(f"{len(point.vector)}f", *point.vector)
 
-    def judge(self, modality: Modality, views: ViewSetting) -> str:
+    def judge(self, modality: Modality, views: ViewSetting, second: str | None = None) -> str:
         """See `PointContent`."""
         return f"vector {self.vector}"
 

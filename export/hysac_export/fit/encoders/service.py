@@ -11,9 +11,10 @@ from PIL import Image
 
 from hysac_export.data.split import Progress
 from hysac_export.fit.encoders.base import KINDS, EncoderGraphs, Vectors, no_modality, unit
-from hysac_retrieval.encoder.called import PIXELS, imported
+from hysac_retrieval.encoder.called import imported
 from hysac_retrieval.encoder.pictures import ImageSource
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
+from hysac_retrieval.encoder.views import PIXELS
 from hysac_retrieval.errors import EncoderError, SettingsError, TextError
 from hysac_retrieval.types import Modality
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hysac_export.data.split import Progress
+from hysac_export.fit.encoders.base import VectorEncoder
 from hysac_export.fit.encoders.open import open_encoder
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.collection import top_field
@@ -151,7 +152,7 @@ def _of_point(point: StoredPoint, content: Content, label_field: str | None, siz
     return Candidate(what_it_holds, modality, f"point {point.id}", point.id, known, held, vector)
 
 
-def encoded(found: Candidates, encoder: str, progress: Progress | None = None) -> Candidates:
+def encoded(found: Candidates, encoder: str | VectorEncoder, progress: Progress | None = None) -> Candidates:
     """Give items the vectors of an encoder, and where that is a bundle what its head says; see `open_encoder`.
 
     An item that cannot be encoded fails, the rest goes on; one that the encoder does not read keeps no vector.
@@ -186,10 +187,11 @@ def _batch(some: list[Candidate], encode: Encode) -> Iterator[Candidate | Failed
         yield replace(item, vector=vector, held=one)
 
 
-def _opened(spec: str) -> tuple[tuple[Modality, ...], Encode]:
+def _opened(encoder: str | VectorEncoder) -> tuple[tuple[Modality, ...], Encode]:
     """Open an encoder; a bundle by itself, since its head has an opinion."""
-    if ":" in spec and not spec.startswith("hysac:") and not Path(spec).is_dir():
-        other = open_encoder(spec)
+    spec = encoder if isinstance(encoder, str) else ""
+    if not isinstance(encoder, str) or (":" in spec and not spec.startswith("hysac:") and not Path(spec).is_dir()):
+        other = open_encoder(encoder) if isinstance(encoder, str) else encoder
 
         def plain(modality: Modality, items: list[Any]) -> tuple[NDArray[Any], list[bool | None]]:
             vectors = other.text(items) if modality == "text" else other.image(items)
