@@ -68,8 +68,8 @@ def encode(
             if views is None:
                 text = str(item.content)
                 views, tokens = encoder.text_views(text), encoder.count_tokens(text)
-            if detector is not None and decoded.seen is not None:
-                second = detector.judge(decoded.seen)
+            if detector is not None and decoded.views is not None:
+                second = detector.judge(decoded.seen or decoded.views)
         except (TextError, NoEncoderError) as error:
             outcomes.append(Outcome(item, decoded.hash, error=error))
         except EncoderError as error:
