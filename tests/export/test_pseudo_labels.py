@@ -93,7 +93,10 @@ def test_a_head_for_pictures_from_words_alone(policy: Path, pictures: Path, tmp_
     assert "how many are wrong is not known" in section
     assert "AUC" not in section
     manifest = Bundle.load(out).manifest
-    assert manifest.metrics["cross-validation"]["image"] == {"safe": 12, "unsafe": 12, "pseudo": True}
+    told = manifest.metrics["cross-validation"]["image"]
+    assert {*told} == {"safe", "unsafe", "pseudo"}
+    assert 8 <= told["safe"] <= 16  # half of one side, of 48 pictures that change evenly from one to the other
+    assert told["safe"] + told["unsafe"] <= 24
     assert {*manifest.safety.rates} == {"text"}
     assert "pseudo-labels" in manifest.safety.source
     # The head goes by colour, as the words did.
