@@ -9,6 +9,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import pytest
 from httpx import Headers
+from pydantic_core import to_jsonable_python
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 from support.awaited import KINDS, guards
@@ -156,9 +157,17 @@ SELECTIONS: list[Any] = [
 ]
 
 
-def bare(reply: Any) -> str:
-    """A reply as text; over gRPC the client says ``{}`` of a payload that was not asked for, else None."""
-    return str(reply).replace("payload={}", "payload=None")
+def bare(reply: Any) -> Any:
+    """A reply as plain values; over gRPC keys come in any order, and ``{}`` for a payload that was not asked for."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        if isinstance(value, dict):
+            return {key: None if (key, one) == ("payload", {}) else plain(one) for key, one in value.items()}
+        return value
+
+    return plain(to_jsonable_python(reply))
 
 
 @pytest.mark.parametrize("shown", SELECTIONS, ids=str)
