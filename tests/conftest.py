@@ -25,9 +25,10 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out for want of a server, however quiet the run."""
-    from support.qdrant_server import WITHOUT
+    """Say what was left out for want of a server or a browser, however quiet the run."""
+    from support import browser, qdrant_server
 
-    left_out = sum(WITHOUT in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
-    if left_out:
-        terminalreporter.write_line(f"{left_out} tests were not run on a Qdrant server: {WITHOUT}", yellow=True)
+    for where, lacking in (("on a Qdrant server", qdrant_server.WITHOUT), ("in a browser", browser.WITHOUT)):
+        left_out = sum(lacking in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+        if left_out:
+            terminalreporter.write_line(f"{left_out} tests were not run {where}: {lacking}", yellow=True)

@@ -25,6 +25,7 @@ _COMMANDS = {
     "explain": "Show the path of a query to the origin, and what entails it there.",
     "info": "Describe collections and models.",
     "serve": "Serve a collection over HTTP.",
+    "report": "Draw a collection into one HTML file.",
     "keys": "Make, list, rotate and revoke the keys of a service.",
     "demo": "Index the example gallery and search it safely.",
     "doctor": "Check the installation and say how to repair it.",

@@ -20,7 +20,8 @@ def require_serve(purpose: str) -> None:
             raise MissingExtraError(package, "serve", purpose)
 
 
-def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+def read_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Read options of the form NAME=VALUE."""
     pairs = [text.partition("=") for text in given]
     if wrong := [text for text, (_, sign, value) in zip(given, pairs, strict=True) if not (sign and value)]:
         raise click.BadParameter(f"{wrong[0]!r} is not of the form {param.metavar}", ctx, param)
@@ -50,7 +51,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -
     "roots",
     metavar="NAME=DIR",
     multiple=True,
-    callback=_pairs,
+    callback=read_pairs,
     help="Folder that pictures are shown from, by the namespace or the folder that was indexed; repeatable.",
 )
 @click.option(
@@ -62,7 +63,7 @@ def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -
     "limits",
     metavar="NAME=VALUE",
     multiple=True,
-    callback=_pairs,
+    callback=read_pairs,
     help="A limit, such as rate=20; repeatable.",
 )
 @click.option("--two-people", is_flag=True, help="A decision that a point is safe needs a second person.")

@@ -122,6 +122,7 @@ const actions = (point) => [
 function similar(id) {
   forgetPicture();
   Object.assign(state, { id: String(id), q: "", view: "results" });
+  byId("q").value = "";
   dialog.close();
   search();
   view.focus();
@@ -281,6 +282,7 @@ function takePicture(file) {
   reader.onload = () => {
     image = { name: file.name, data: reader.result.slice(reader.result.indexOf(",") + 1) };
     Object.assign(state, { q: "", id: null });
+    byId("q").value = "";
     const preview = el("img", { src: URL.createObjectURL(file), alt: "" });
     byId("chosen").replaceChildren(preview, ` ${t("pictureChosen", { name: file.name })} `, el("button", { type: "button", class: "plain", onclick: () => { forgetPicture(); search(); byId("q").focus(); } }, t("forget")));
     search();
@@ -289,7 +291,6 @@ function takePicture(file) {
 }
 
 function showControls() {
-  byId("q").value = state.q;
   byId("kind").value = state.kind;
   byId("unsafe-switch").hidden = !who.may("search:unsafe");
   byId("unsafe").checked = !safely();
@@ -343,16 +344,19 @@ async function enter() {
 }
 
 function listen() {
+  // Text that is in the box already counts when something beside it is changed.
+  const typed = () => { if (!image && !state.id) state.q = byId("q").value; };
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     forgetPicture();
     Object.assign(state, { q: byId("q").value, id: null });
     search();
   });
-  byId("kind").addEventListener("change", () => { state.kind = byId("kind").value; search(); });
+  byId("kind").addEventListener("change", () => { typed(); state.kind = byId("kind").value; search(); });
   byId("unsafe").addEventListener("change", async () => {
     state.unsafe = byId("unsafe").checked;
     await enter().catch(fail);
+    typed();
     search();
   });
   byId("file").addEventListener("change", () => takePicture(byId("file").files[0]));
@@ -378,6 +382,7 @@ function listen() {
   });
   addEventListener("popstate", () => {
     state = fromAddress();
+    byId("q").value = state.q;
     forgetPicture();
     search(false);
   });
@@ -387,5 +392,6 @@ for (const node of document.querySelectorAll("[data-t]")) node.textContent = t(n
 for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", t(node.dataset.label));
 byId("kind").append(...[["", "anyKind"], ["text", "text"], ["image", "image"]].map(([value, name]) => el("option", { value }, t(name))));
 state = fromAddress();
+byId("q").value = state.q;
 listen();
 enter().then(() => search(false)).then(() => who.may("search") || keyDialog()).catch(fail);

@@ -34,7 +34,7 @@ export async function reviewView({ signal, fail, say }) {
     const made = await call("POST", `v1/reviews/${encodeURIComponent(point.id)}`, { unsafe, category, note: note.value });
     done.push(items.shift());
     note.value = "";
-    say(made.unsafe === null ? t("secondPerson") : t("decided", { what: [t(unsafe ? "unsafe" : "safe"), category].filter(Boolean).join(", ") }));
+    say(made.state.startsWith("waits") ? t("secondPerson") : t("decided", { what: [t(unsafe ? "unsafe" : "safe"), category].filter(Boolean).join(", ") }));
     if (items.length) show();
     else await fill();
   });

@@ -104,7 +104,7 @@ const STRINGS = {
   undo: "Undo",
   note: "Note",
   category: "Category {n}: {name}",
-  reports: "{n} reports: {reasons}",
+  reports: "{n} reports ({reasons})",
   queueEmpty: "Nothing waits for a decision.",
   queueLeft: "{n} left on this page",
   decided: "Decided: {what}.",
