@@ -47,6 +47,10 @@ def visit(chromium: Any, address: str) -> Iterator[Callable[..., Page]]:
     """Open the explorer as a person anew; nothing may go wrong in the page or be kept from it."""
     contexts, wrong = [], []
 
+    def dismiss(dialog: Any) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
     def open_page(*, width: int = 1200, height: int = 900, colours: str = "light", **state: str) -> Page:
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=colours)
         contexts.append(context)
@@ -54,7 +58,7 @@ def visit(chromium: Any, address: str) -> Iterator[Callable[..., Page]]:
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text) if "Security Policy" in said.text else None)
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", dismiss)
         page.goto(f"{address}?{urlencode(state)}")
         page.wait_for_selector("#tab-results")
         return page
