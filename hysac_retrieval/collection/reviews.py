@@ -12,9 +12,9 @@ from typing import Any
 
 from hysac_retrieval.collection.metadata import CollectionMetadata
 from hysac_retrieval.payload import PAYLOAD_KEY, own_payload, stored_modality
-from hysac_retrieval.safety.verdict import REVIEW, flag_name, kept_out, score_of
+from hysac_retrieval.safety.verdict import flag_name, kept_out, score_of
 from hysac_retrieval.stores.amend import Amendment
-from hysac_retrieval.stores.base import Store, found
+from hysac_retrieval.stores.base import Store
 from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import PointId
 
@@ -28,7 +28,8 @@ def keep_reviews(store: Store, name: str, ids: Sequence[PointId], rows: Sequence
         ids: The points, n.
         rows: Their new payloads, n; changed in place.
     """
-    held = {point.id: own_payload(point.payload) for point in found(store, name, ids, fields=[REVIEW])}
+    # By id: qdrant-client's local mode would look through all its points for a condition.
+    held = {point.id: own_payload(point.payload) for point in store.retrieve(name, ids)}
     for identity, row in zip(ids, rows, strict=True):
         if kept_out(known := held.get(identity, {})):
             own = row[PAYLOAD_KEY]

@@ -19,9 +19,6 @@ from hysac_retrieval.types import Thresholds
 SAFE = f"{PAYLOAD_KEY}.safe"
 """Payload field with a verdict for each model."""
 
-REVIEW = f"{PAYLOAD_KEY}.review"
-"""Payload field with a person's decision: ``unsafe`` true or false, who decided, when, and why."""
-
 EARLIER = f"{PAYLOAD_KEY}.earlier"
 """Payload field with the scores of calibrations that are being superseded, by the name of their verdict."""
 

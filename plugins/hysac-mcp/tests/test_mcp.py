@@ -326,3 +326,12 @@ def test_a_collection_that_is_not_there_is_said_in_words(toy_bundle: Path, tmp_p
     environ = {"COLLECTION_NAME": "none", "QDRANT_LOCAL_PATH": str(tmp_path), "HYSAC_MODEL": str(toy_bundle)}
     server = make_server(engine_of(Settings.from_env(environ)))
     assert "no collection 'none'" in error(call(server, "find_by_text", query="a dog"))
+
+
+def test_a_service_takes_the_place_of_collection_and_model() -> None:
+    settings = Settings.from_env({"HYSAC_SERVICE": "http://localhost:8080", "HYSAC_KEY": "hysac_a_b"})
+    assert isinstance(engine_of(settings), AsyncSafeSearch)  # nothing is asked yet
+    assert "hysac_a_b" not in repr(settings)
+    for more in ({"COLLECTION_NAME": "toy"}, {"QDRANT_LOCAL_PATH": "x"}):
+        with pytest.raises(SettingsError):
+            Settings.from_env({"HYSAC_SERVICE": "http://localhost:8080", **more})
