@@ -168,7 +168,7 @@ class TestFit:
         ("arguments", "message"),
         [
             (["--label-with", "opennsfw"], "a detector needs pictures"),
-            (["--pictures", "."], "a detector needs pictures"),
+            (["--pictures", "."], "nothing says what the pictures are"),
             (["--labels", "nothing"], "there are no labels in nothing"),
         ],
     )

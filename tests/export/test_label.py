@@ -163,7 +163,7 @@ class TestKeys:
         first = label("yq", texts, "--out", out)
         assert first.exit_code == 0
         assert "1 unsafe and 0 safe, 2 left." in first.output
-        assert "hysac fit --encoder … --safe" in first.output
+        assert "hysac fit --encoder … --labels" in first.output
         second = label("nn", texts, "--out", out)
         assert "1 unsafe and 2 safe, 0 left." in second.output
         kept = [row["text"] for name in ("safe", "unsafe") for row in rows(out / f"{name}.jsonl")]
