@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hysac_retrieval.encoder.entailment import Entailment
+from hysac_retrieval.encoder.hub import fetch_bundle
 from hysac_retrieval.encoder.inputs import Inputs
 from hysac_retrieval.errors import BundleFormatError, BundleNotFoundError, ChecksumError
 from hysac_retrieval.safety.profile import TOLD, SafetyProfile
@@ -246,7 +247,7 @@ class Bundle:
             BundleFormatError: The manifest is missing or not valid.
             ChecksumError: A file is missing, or is not the one the manifest describes.
         """
-        path, root = _locate(model, revision)
+        path, root, mend = _locate(model, revision)
         manifest_path = path / MANIFEST_NAME
         if not manifest_path.is_file():
             raise BundleFormatError(
@@ -257,10 +258,10 @@ class Bundle:
         except (ValueError, RecursionError, OSError) as error:  # ValidationError is a ValueError
             raise BundleFormatError(
                 f"{manifest_path} is not a valid manifest of format {FORMAT_VERSION}: {error}",
-                hint=f"{_AGAIN}, or upgrade hysac-retrieval if the bundle is newer",
+                hint=f"{mend}, or upgrade hysac-retrieval if the bundle is newer",
             ) from error
         for name, entry in manifest.files.items():
-            _verify(path / name, entry, root)
+            _verify(path / name, entry, root, mend)
         return cls(path, manifest)
 
 
@@ -313,41 +314,34 @@ def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
     return Bundle.load(folder)
 
 
-def _verify(path: Path, entry: FileEntry, root: Path | None) -> None:
+def _verify(path: Path, entry: FileEntry, root: Path | None, mend: str = _AGAIN) -> None:
     if not path.is_file():
-        raise ChecksumError(f"{path} is missing although the manifest lists it", hint=_AGAIN)
+        raise ChecksumError(f"{path} is missing although the manifest lists it", hint=mend)
     if root is not None and not path.resolve().is_relative_to(root):
         raise BundleFormatError(
             f"{path} is a link to {path.resolve()}, outside of the bundle", hint="Put a copy in its place"
         )
     size = path.stat().st_size
     if size != entry.size:
-        raise ChecksumError(f"{path} has {size} bytes, the manifest says {entry.size}", hint=_AGAIN)
+        raise ChecksumError(f"{path} has {size} bytes, the manifest says {entry.size}", hint=mend)
     found = sha256_of(path)
     if found != entry.sha256:
-        raise ChecksumError(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}", hint=_AGAIN)
+        raise ChecksumError(f"{path} has SHA-256 {found}, the manifest says {entry.sha256}", hint=mend)
 
 
-def _locate(model: str | Path, revision: str | None) -> tuple[Path, Path | None]:
-    """Return the folder of a bundle, and the folder that its files must not leave (None: links are trusted)."""
+def _locate(model: str | Path, revision: str | None) -> tuple[Path, Path | None, str]:
+    """Return the folder of a bundle, what its files must not leave (None: links are trusted), what mends a bad file."""
     bundled = bundled_models()
     if isinstance(model, str) and model in bundled:
-        return bundled[model], None  # in this package, which some installers build out of links
+        return bundled[model], None, _AGAIN  # in this package, which some installers build out of links
     folder = Path(os.path.expanduser(model))
     if os.path.isdir(folder):  # `Path.is_dir` raises for a name that is too long
-        return folder, folder.resolve()
+        return folder, folder.resolve(), _AGAIN
     if isinstance(model, str) and model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(model, revision=revision, allow_patterns=["*.json", "*.onnx*"]))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise BundleNotFoundError(
-                f"{model!r} is no folder and could not be fetched from the Hugging Face hub: {error}"
-            ) from error
+        folder = fetch_bundle(model, revision)
         # <cache>/models--owner--name/snapshots/<commit>: the files are links into the repository's own blobs.
-        return folder, folder.resolve().parents[1]
+        kept = folder.resolve().parents[1]
+        return folder, kept, f"Connect and load it again; if that does not help, remove {kept} before"
     raise BundleNotFoundError(
         f"no model {str(model)!r}: it is no folder, no bundled model ({', '.join(bundled) or 'none installed'}) "
         "and no hub repository id of the form owner/name"

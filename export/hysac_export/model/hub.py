@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from hysac_retrieval.encoder.hub import explained
 from hysac_retrieval.errors import EncoderError
 
 Choose = Callable[[Collection[str]], list[str]]
@@ -27,7 +28,7 @@ def fetch(repository: str, choose: Choose, *, cache: str | None = None) -> Path:
         EncoderError: The repository does not exist, may not be read, or cannot be reached and is not in the cache.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     where = f"{constants.ENDPOINT}/{repository}"
     try:
@@ -41,22 +42,12 @@ def fetch(repository: str, choose: Choose, *, cache: str | None = None) -> Path:
             repository, len(names), total / 1e6, where, into, ", ".join(names),
         )  # fmt: skip
         return Path(snapshot_download(repository, allow_patterns=names, cache_dir=cache))
-    except GatedRepoError as error:
-        hint = f"Ask for access at {where}, then log in with `hf auth login`"
-        raise EncoderError(f"{where} is gated: its owner has to let you in", hint=hint) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        hint = "Check the spelling; a private one needs `hf auth login`"
-        raise EncoderError(f"there is no {where}", hint=hint) from error
-    except HfHubHTTPError as error:
-        if (kept := _kept(repository, cache)) is None:
-            raise EncoderError(f"{where} cannot be fetched: {error}", hint="Try again later") from error
-        return kept
     except EncoderError:
         raise
-    except Exception as error:  # offline mode; or what httpx or requests raise, by the version of the hub's client
-        if (kept := _kept(repository, cache)) is None:
-            message = f"{where} cannot be reached, and {repository} is not in the cache: {error}"
-            hint = "Connect, or fetch it elsewhere and give its folder"
+    except Exception as error:  # the hub's, offline mode, or what httpx or requests raise, by the client's version
+        refused = isinstance(error, RepositoryNotFoundError | HFValidationError)
+        if refused or (kept := _kept(repository, cache)) is None:
+            message, hint = explained(repository, error)
             raise EncoderError(message, hint=hint) from error
         _log.info("%s cannot be reached; %s has it", where, kept)
         return kept

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,13 +33,15 @@ from hysac_export.model.hysac import CURVATURE_RANGE, HySAC
 from hysac_export.published.bounds import Bounds, published_profile
 from hysac_export.published.clip_layout import PATCH_BIAS, Checkpoint, architecture, fill, sort_out
 from hysac_retrieval.encoder.bundle import Bundle, ImageSpec, TextSpec, sha256_of
+from hysac_retrieval.encoder.hub import not_fetched
 from hysac_retrieval.encoder.preprocess import load_image, preprocess
 from hysac_retrieval.encoder.tokenization import TextTokenizer
-from hysac_retrieval.errors import BundleNotFoundError, TrainingError
+from hysac_retrieval.errors import BundleNotFoundError, ChecksumError, TrainingError
 from hysac_retrieval.lift import PaddedLift
 from hysac_retrieval.types import Modality
 
 MODEL, BOUNDS, CONFIG, TOKENIZER = "hysac_model.pth", "hysac_bounds.json", "config.json", "tokenizer.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 LORA_ALPHA = 1.0
 """α of the published recipe; with its rank of 16 an adapter counts one sixteenth."""
 _STEP = 1.1  # how far, as a factor, the last step may have led out of the range
@@ -218,11 +221,11 @@ def _beside(checkpoint: Path, name: str) -> Source:
 def _fetch(repository: str, file: str, revision: str | None) -> Path | None:
     """A file of a hub repository, cached; None if it has no such file."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repository, file, revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, EntryNotFoundError, OSError) as error:
+        path = Path(hf_hub_download(repository, file, revision=revision))
+    except Exception as error:  # the hub's, the system's, or what httpx or requests raise, by the client's version
         away = isinstance(error, LocalEntryNotFoundError)  # the hub cannot be reached and the file is not in the cache
         if isinstance(error, EntryNotFoundError) and not away:
             return None
@@ -230,8 +233,19 @@ def _fetch(repository: str, file: str, revision: str | None) -> Path | None:
         known = try_to_load_from_cache(repository, file, revision=revision) if away else None
         if known is not None and not isinstance(known, str):
             return None
-        message = f"{repository!r} is no folder, and its {file} could not be fetched from the hub: {error}"
-        raise BundleNotFoundError(message, hint="Download it where that works, and give the folder") from error
+        raise not_fetched(repository, error, revision, file) from error
+    _expect_whole(path)
+    return path
+
+
+def _expect_whole(path: Path) -> None:
+    """Check a file of the hub's cache, which names large files by their checksum (`ChecksumError`: it is another)."""
+    blob = path.resolve()
+    if _SHA256.fullmatch(blob.name) and (found := sha256_of(blob)) != blob.name:
+        raise ChecksumError(
+            f"{path} has SHA-256 {found}, the hub says {blob.name}",
+            hint=f"Remove {blob} and import again; if that does not help, the repository is at fault",
+        )
 
 
 def _state(path: Path) -> Mapping[Any, Any]:
