@@ -97,7 +97,7 @@ class _Hub(BaseHTTPRequestHandler):
         data = path.read_bytes()
         if path.name in self.faults.altered:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        found = re.fullmatch(r"bytes=(\d+)-\d*", self.headers.get("Range", ""))
         start = int(found[1]) if found else 0
         if found:
             self.asked[-1] += f" from {start}"
