@@ -102,7 +102,8 @@ class _Hub(BaseHTTPRequestHandler):
         if found:
             self.asked[-1] += f" from {start}"
         headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if found else {}
-        self._send(206 if found else 200, data[start:], headers, body, self.faults.cut.pop(path.name, None))
+        cut = self.faults.cut.pop(path.name, None) if body else None
+        self._send(206 if found else 200, data[start:], headers, body, cut)
 
     def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool, cut: int | None = None) -> None:
         self.send_response(status)
