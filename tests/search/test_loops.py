@@ -17,7 +17,7 @@ from support.spaces import CURVATURE, DIM, profile, random_points
 
 from hysac_retrieval import AsyncSafeSearch, Index, PointRef, SafeSearch, aconnect
 from hysac_retrieval.errors import HysacError, ResourceError, StoreError
-from hysac_retrieval.search import asynchronous
+from hysac_retrieval.search import connecting
 
 POINTS = random_points(30, low=1.5, high=2.2)
 Make = Callable[[], AsyncSafeSearch]
@@ -190,8 +190,8 @@ async def test_a_thread_that_cannot_start_is_an_error_and_the_next_call_tries_ag
 async def test_a_first_call_of_many_opens_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(location=tmp_path).close()
     opened: list[str] = []
-    connect = asynchronous.connect
-    monkeypatch.setattr(asynchronous, "connect", lambda *a, **k: (opened.append(a[0]), connect(*a, **k))[1])  # type: ignore[func-returns-value]
+    connect = connecting.connect
+    monkeypatch.setattr(connecting, "connect", lambda *a, **k: (opened.append(a[0]), connect(*a, **k))[1])  # type: ignore[func-returns-value]
     async with aconnect("c", model=None, location=tmp_path) as engine:
         assert await hits(engine, 20) == [10] * 20
     assert opened == ["c"]

@@ -84,7 +84,7 @@ class _Hub(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": COMMIT, "ETag": etag, "X-Linked-Size": str(len(data))}
         if path.suffix in LARGE:
             # Under another name of this machine, where no token belongs.
-            place = f"http://localhost:{self.server.server_address[1]}/kept-elsewhere/"
+            place = f"http://localhost:{self.connection.getsockname()[1]}/kept-elsewhere/"
             to = place + quote(path.relative_to(self.root).as_posix())
             self._send(302, b"", headers | {"X-Linked-ETag": etag, "Location": to}, body)
             return
