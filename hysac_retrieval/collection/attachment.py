@@ -94,7 +94,7 @@ class Attachment:
         keys, vectors, rows = records(self.collection, ids, points, modality, None, marks, judged)
         if not keys:
             return 0
-        keep_reviews(self.store, self.name, keys, rows)
+        keep_reviews(found(self.store, self.name, keys, fields=[PAYLOAD_KEY]), keys, rows)
         if self.companion:
             labels = self._labels_of(found(self.store, self.name, keys)) if self.attached.labels else {}
             labelled = [{**labels.get(key, {}), **row} for key, row in zip(keys, rows, strict=True)]

@@ -258,7 +258,8 @@ class Index:
         run(self._current.confirm(), self.store)
         keys, vectors, rows = records(self.collection, ids, points, modality, payloads, marks, judged)
         if keys:
-            keep_reviews(self.store, self.name, keys, rows)
+            # By id: qdrant-client's local mode would look through all its points for a condition.
+            keep_reviews(self.store.retrieve(self.name, keys), keys, rows)
             self.store.upsert(self.name, keys, vectors, rows)
         return len(keys)
 

@@ -7,7 +7,7 @@ its content, until a person takes it back. A decision that a point is safe is a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hysac_retrieval.collection.metadata import CollectionMetadata
@@ -19,17 +19,15 @@ from hysac_retrieval.stores.types import StoredPoint
 from hysac_retrieval.types import PointId
 
 
-def keep_reviews(store: Store, name: str, ids: Sequence[PointId], rows: Sequence[dict[str, Any]]) -> None:
+def keep_reviews(stored: Iterable[StoredPoint], ids: Sequence[PointId], rows: Sequence[dict[str, Any]]) -> None:
     """Give payloads that are about to replace those of points the decisions that these are unsafe.
 
     Args:
-        store: The store.
-        name: The collection.
+        stored: Those of the points that are there.
         ids: The points, n.
         rows: Their new payloads, n; changed in place.
     """
-    # By id: qdrant-client's local mode would look through all its points for a condition.
-    held = {point.id: own_payload(point.payload) for point in store.retrieve(name, ids)}
+    held = {point.id: own_payload(point.payload) for point in stored}
     for identity, row in zip(ids, rows, strict=True):
         if kept_out(known := held.get(identity, {})):
             own = row[PAYLOAD_KEY]
