@@ -73,12 +73,17 @@ def rotate(path: Path, identity: str, keep_hours: float, as_json: bool) -> None:
 @command.command("revoke", cls=Command)
 @_file
 @_identity
-def revoke(path: Path, identity: str) -> None:
+@json_option
+def revoke(path: Path, identity: str, as_json: bool) -> None:
     """Have a key count no more, from the next request on."""
     require_serve("hysac keys")
     from hysac_retrieval.service.keys import revoke_key
 
-    click.echo(f"Revoked {revoke_key(path, identity).id}")
+    revoked = revoke_key(path, identity).id
+    if as_json:
+        print_json({"revoked": revoked})
+    else:
+        click.echo(f"Revoked {revoked}")
 
 
 @command.command("list", cls=Command)

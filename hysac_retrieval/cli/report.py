@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from hysac_retrieval.cli.common import Command
-from hysac_retrieval.cli.options import Place, model_option, place_options
+from hysac_retrieval.cli.common import Command, print_json
+from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
 from hysac_retrieval.cli.serve import read_pairs, require_serve
 
 
@@ -26,8 +26,16 @@ from hysac_retrieval.cli.serve import read_pairs, require_serve
 )
 @click.option("--unsafe", is_flag=True, help="Show unsafe points as well; their pictures are blurred until asked for.")
 @click.option("--points", default=20_000, show_default=True, type=click.IntRange(1, 100_000), help="Points on the map.")
+@json_option
 def command(
-    place: Place, model: str, out: Path, queries: tuple[str, ...], roots: dict[str, str], unsafe: bool, points: int
+    place: Place,
+    model: str,
+    out: Path,
+    queries: tuple[str, ...],
+    roots: dict[str, str],
+    unsafe: bool,
+    points: int,
+    as_json: bool,
 ) -> None:
     """Draw a collection into one HTML file: its map, its radii, and what happens to some queries.
 
@@ -45,4 +53,7 @@ def command(
     pictures = Pictures({name: Path(folder) for name, folder in roots.items()}, Limits().pixels)
     with connect(place.collection, model=model, **place.connection()) as engine:
         write_report(engine, out, pictures, queries, safe=not unsafe, limit=points)
-    click.echo(f"Report: {out}")
+    if as_json:
+        print_json({"report": str(out)})
+    else:
+        click.echo(f"Report: {out}")

@@ -50,6 +50,8 @@ def expect_listed(path: Path, listed: Collection[str]) -> None:
                     raise BundleFormatError(what, hint=_AGAIN)
     except BundleFormatError:
         raise
+    except FileNotFoundError as error:
+        raise BundleFormatError(f"{path} is gone", hint=_AGAIN) from error
     except OSError as error:  # its checksum was taken, so it can be read
         raise ResourceError(f"cannot map {path}: {error}", hint=MORE_RESOURCES) from error
     except (ValueError, IndexError) as error:
