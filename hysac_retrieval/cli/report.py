@@ -8,7 +8,7 @@ import click
 
 from hysac_retrieval.cli.common import Command, print_json
 from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
-from hysac_retrieval.cli.serve import read_pairs, require_serve
+from hysac_retrieval.cli.serve import require_serve, root_option
 
 
 @click.command("report", cls=Command)
@@ -16,14 +16,7 @@ from hysac_retrieval.cli.serve import read_pairs, require_serve
 @model_option
 @click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--query", "queries", multiple=True, metavar="TEXT", help="Text whose way is shown; repeatable.")
-@click.option(
-    "--root",
-    "roots",
-    metavar="NAME=DIR",
-    multiple=True,
-    callback=read_pairs,
-    help="Folder that pictures are shown from, by the namespace or the folder that was indexed; repeatable.",
-)
+@root_option
 @click.option("--unsafe", is_flag=True, help="Show unsafe points as well; their pictures are blurred until asked for.")
 @click.option("--points", default=20_000, show_default=True, type=click.IntRange(1, 100_000), help="Points on the map.")
 @json_option

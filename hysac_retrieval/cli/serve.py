@@ -28,6 +28,16 @@ def read_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
     return {name: value for name, _, value in pairs}
 
 
+root_option = click.option(
+    "--root",
+    "roots",
+    metavar="NAME=DIR",
+    multiple=True,
+    callback=read_pairs,
+    help="Folder that pictures are shown from, by the namespace or the folder that was indexed; repeatable.",
+)
+
+
 @click.command("serve", cls=Command)
 @place_options()
 @model_option
@@ -46,14 +56,7 @@ def read_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...
     type=click.Path(path_type=Path),
     help="Audit log. Without one nothing unsafe is answered, and no review is taken.",
 )
-@click.option(
-    "--root",
-    "roots",
-    metavar="NAME=DIR",
-    multiple=True,
-    callback=read_pairs,
-    help="Folder that pictures are shown from, by the namespace or the folder that was indexed; repeatable.",
-)
+@root_option
 @click.option(
     "--host-name", "hosts", multiple=True, metavar="NAME", help="Name that it may be asked for by; repeatable."
 )
