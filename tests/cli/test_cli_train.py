@@ -66,10 +66,10 @@ def test_a_run_that_is_done_can_be_resumed_to_no_effect(run: Run, config: Path, 
     ("arguments", "code", "says"),
     [
         (("lost.yaml",), 1, "lost.yaml"),
-        (("mini", "--set", "optim.speed=1"), 1, "optim.speed"),
-        (("mini", "--set", "steps"), 2, "KEY=VALUE"),
-        (("mini", "--set", "source=1"), 1, "source"),
-        (("mini", "--set", "model=foo", "--set", "model.dim=3"), 1, "model.dim"),
+        (("mini-scenes", "--set", "optim.speed=1"), 1, "optim.speed"),
+        (("mini-scenes", "--set", "steps"), 2, "KEY=VALUE"),
+        (("mini-scenes", "--set", "source=1"), 1, "source"),
+        (("mini-scenes", "--set", "model=foo", "--set", "model.dim=3"), 1, "model.dim"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_an_error(

@@ -184,7 +184,7 @@ def test_safe_clip_total_weighs_the_redirection() -> None:
 
 def test_safe_clip_in_a_hyperbolic_space_is_refused() -> None:
     with pytest.raises(TrainingError, match="euclidean"):
-        TrainConfig.load("mini", **{"loss.safe_clip": 1.0})
+        TrainConfig.load("mini-scenes", **{"loss.safe_clip": 1.0})
 
 
 def test_a_config_holds_only_what_differs_from_the_one_it_extends(tmp_path: Path) -> None:

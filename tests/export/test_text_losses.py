@@ -46,8 +46,8 @@ def test_the_divergence_of_directions_is_the_one_computed_by_hand() -> None:
 def test_a_moved_text_is_to_be_nearest_to_its_own_twin() -> None:
     safe = points(8, d=32)
     beyond = lorentz.exp_map0(2.0 * safe / safe.norm(dim=1, keepdim=True), 1.0)  # twins further out, all else the same
-    assert moved(safe, beyond, 1.0, 20.0).item() < 0.05
-    assert moved(safe, beyond.roll(1, 0), 1.0, 20.0).item() > 3
+    assert moved(safe, beyond, 1.0, 1.0, 20.0).item() < 0.05
+    assert moved(safe, beyond.roll(1, 0), 1.0, 1.0, 20.0).item() > 3
 
 
 def test_texts_are_ordered_among_pictures_that_learn_nothing_of_it() -> None:
@@ -118,7 +118,7 @@ def test_a_definition_is_read_from_the_files_of_wordnet(tmp_path) -> None:
 
 def test_a_config_is_refused_for_what_it_asks_of_texts(tokenizer: Tokenizer, tmp_path) -> None:
     with pytest.raises(TrainingError, match=r"set model\.text\.pretrained"):
-        TrainConfig.load("mini", texts={})
+        TrainConfig.load("mini-scenes", texts={})
     with pytest.raises(TrainingError, match=r"brings a text tower of its own"):
         TrainConfig.load("vit-b-16-24gb", **{"model.text.pretrained": "any"})
     with pytest.raises(PolicyError, match="there is no policy 'none'"):

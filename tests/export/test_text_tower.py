@@ -53,7 +53,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 def tiny(encoder: tuple[Path, Any], **overrides: object) -> TrainConfig:
-    return TrainConfig.load("mini-en", **(TINY | {"model.text.pretrained": str(encoder[0])} | overrides))
+    return TrainConfig.load("mini", **(TINY | {"model.text.pretrained": str(encoder[0])} | overrides))
 
 
 def lines(folder: Path) -> list[dict[str, float]]:

@@ -41,7 +41,7 @@ TINY = {
 
 
 def tiny(**overrides: object) -> TrainConfig:
-    return TrainConfig.load("mini", **(TINY | overrides))
+    return TrainConfig.load("mini-scenes", **(TINY | overrides))
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_mend(tmp_path):
 )
 def test_a_bad_config_names_the_field(overrides, field):
     with pytest.raises(TrainingError, match=field):
-        TrainConfig.load("mini", **overrides)
+        TrainConfig.load("mini-scenes", **overrides)
 
 
 def test_configs_are_read_from_yaml_and_toml(tmp_path):
@@ -240,7 +240,7 @@ def test_configs_are_read_from_yaml_and_toml(tmp_path):
 
 def test_settings_given_to_a_config_stay_as_they_are():
     text = {"width": 32, "heads": 2}
-    config = TrainConfig.load("mini", **{"model.text": text, "model.text.layers": 5})
+    config = TrainConfig.load("mini-scenes", **{"model.text": text, "model.text.layers": 5})
     assert (config.model.text.layers, text) == (5, {"width": 32, "heads": 2})
 
 

@@ -33,7 +33,7 @@ TINY = {
 
 
 def tiny(**overrides: object) -> TrainConfig:
-    return TrainConfig.load("mini", **(TINY | overrides))
+    return TrainConfig.load("mini-scenes", **(TINY | overrides))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_data_is_checked_with_the_vocabulary_of_the_start(
 def test_hysac_train_takes_the_start_as_a_setting(clip: Path, tmp_path: Path) -> None:
     settings = [f"--set={key}={value}" for key, value in (("steps", 1), ("batch_size", 8), ("workers", 0))]
     refused = CliRunner().invoke(
-        main, ["train", "mini", "--out", str(tmp_path / "run"), *settings, f"--set=start_from={clip}"]
+        main, ["train", "mini-scenes", "--out", str(tmp_path / "run"), *settings, f"--set=start_from={clip}"]
     )
     assert refused.exit_code == 1
     assert "do not fit" in refused.output

@@ -28,12 +28,10 @@ def direction(points: Tensor, vectors: Tensor, temperature: float) -> Tensor:
     return F.kl_div(found, target, reduction="batchmean", log_target=True)
 
 
-def moved(safe: Tensor, unsafe: Tensor, curvature: Tensor | float, scale: Tensor | float) -> Tensor:
-    """Contrastive term of unsafe texts on the mean radius of the safe ones, (n, d) each: the nearest is to be its twin.
-
-    As in `losses.redirection`, the radius is taken as given.
-    """
-    boundary = lorentz.dist0(safe, curvature).mean().detach()
+def moved(
+    safe: Tensor, unsafe: Tensor, boundary: Tensor | float, curvature: Tensor | float, scale: Tensor | float
+) -> Tensor:
+    """Contrastive term of unsafe texts, (n, d), moved to a radius: of the safe ones the nearest is to be its twin."""
     logits = -scale * lorentz.pairwise_dist(lorentz.traverse(unsafe, boundary, curvature), safe, curvature)
     return F.cross_entropy(logits, torch.arange(len(safe), device=safe.device))
 
@@ -62,9 +60,11 @@ def text_terms(
     images = {name: getattr(scene, name).detach() for name in ("safe_image", "unsafe_image")}
     pairs = replace(scene, safe_text=safe, unsafe_text=unsafe, **images)
     both = torch.cat([safe, unsafe]), torch.cat(vectors[:2])
+    # The radius of captions: a model has one boundary for all texts. As in `losses.redirection`, it is taken as given.
+    boundary = lorentz.dist0(scene.safe_text, curvature).mean().detach()
     terms = {
         "texts/radius": radius_hinge(pairs, curvature, gap),
-        "texts/moved": moved(safe, unsafe, curvature, scale),
+        "texts/moved": moved(safe, unsafe, boundary, curvature, scale),
         "texts/direction": direction(*both, config.temperature),
         "texts/others": direction(others, vectors[2], config.temperature),
     }
