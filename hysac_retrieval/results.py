@@ -24,6 +24,7 @@ class Hit:
         views: Number of views that were judged when the point was stored; its score is that of the worst.
         worst: Name of that view, or of the second judge if the score is its own; ``None`` when only the vector's own
             view was judged.
+        reviewed: Whether it is in a safe result by a person's decision and not by its score; see `SafetyPolicy`.
     """
 
     id: PointId
@@ -34,6 +35,7 @@ class Hit:
     payload: Mapping[str, Any] = field(default_factory=dict)
     views: int = 1
     worst: str | None = None
+    reviewed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

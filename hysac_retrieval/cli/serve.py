@@ -70,6 +70,7 @@ root_option = click.option(
     help="A limit, such as rate=20; repeatable.",
 )
 @click.option("--two-people", is_flag=True, help="A decision that a point is safe needs a second person.")
+@click.option("--trust-reviews", is_flag=True, help="Safe searches find what was reviewed as safe, whatever its score.")
 @click.option("--force", is_flag=True, help="Let others search without a key.")
 def command(
     place: Place,
@@ -85,6 +86,7 @@ def command(
     proxy: str | None,
     limits: dict[str, str],
     two_people: bool,
+    trust_reviews: bool,
     force: bool,
 ) -> None:
     """Serve a collection over HTTP: search, thumbnails, reviews, metrics.
@@ -126,6 +128,7 @@ def command(
         host=host,
         port=port,
         workers=workers,
+        trust_reviews=trust_reviews,
         on_open=opened,
     )
 

@@ -7,6 +7,7 @@ shown (`interpret.hits_of` drops them), and neither may they be noticed: the sea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,5 +77,10 @@ def _fallen(plan: SearchPlan, answer: Iterable[StoredPoint]) -> list[PointId]:
     """Return the ids of points that a safe search should not have found."""
     if plan.thresholds is None:
         return []
-    fingerprint, bound = plan.collection.metadata.fingerprint, plan.thresholds
-    return [one.id for one in answer if safe_score(own_payload(one.payload), fingerprint, bound) is None]
+    held = partial(
+        safe_score,
+        fingerprint=plan.collection.metadata.fingerprint,
+        thresholds=plan.thresholds,
+        trust_reviews=plan.trust_reviews,
+    )
+    return [one.id for one in answer if held(own_payload(one.payload)) is None]

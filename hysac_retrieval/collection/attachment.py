@@ -16,7 +16,7 @@ from hysac_retrieval.collection.records import records
 from hysac_retrieval.collection.reviews import keep_reviews
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, RADIUS, WORST_RADIUS, normal_ids
-from hysac_retrieval.safety.verdict import flag_key
+from hysac_retrieval.safety.verdict import REVIEW, REVIEWED_UNSAFE, flag_key
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.stores.base import Store, found, pages
 from hysac_retrieval.stores.types import VECTOR_NAME, StoredPoint
@@ -176,7 +176,12 @@ class Attachment:
         metadata = self.collection.metadata  # a rescore that was stopped has left indexes of earlier verdicts
         earlier = [flag_key(calibration.fingerprint) for calibration in metadata.earlier]
         extension.retract(
-            [*payload_indexes(metadata.fingerprint), *earlier, RADIUS, WORST_RADIUS, *self.attached.indexed]
+            [
+                *payload_indexes(metadata.fingerprint),
+                *earlier,
+                *(RADIUS, WORST_RADIUS, REVIEW, REVIEWED_UNSAFE),
+                *self.attached.indexed,
+            ]
         )
         return taken
 

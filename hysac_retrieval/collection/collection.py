@@ -13,7 +13,7 @@ from hysac_retrieval.errors import ModelMismatchError, NotACollectionError, Sett
 from hysac_retrieval.lift import Lift, lift_from_dict
 from hysac_retrieval.payload import BEYOND, MODALITY, MODEL, PAYLOAD_KEY, SOURCE, UNSAFE
 from hysac_retrieval.safety.policy import SafetyPolicy
-from hysac_retrieval.safety.verdict import SAFE, flag_key
+from hysac_retrieval.safety.verdict import REVIEW, REVIEWED_UNSAFE, SAFE, flag_key
 from hysac_retrieval.stores.types import IndexKind, Opened
 
 
@@ -35,9 +35,12 @@ def payload_indexes(fingerprint: str) -> dict[str, IndexKind]:
 
 
 def rule_indexes(policy: SafetyPolicy | None) -> dict[str, IndexKind]:
-    """Return the payload fields that the rules of a policy name, with the kind of index that their labels need."""
+    """Return the payload fields that a policy asks about, with the kind of index that they need."""
     kinds: dict[type, IndexKind] = {str: "keyword", bool: "bool", int: "integer"}
-    return {rule.key: kinds[type((*(rule.allow or ()), *rule.deny)[0])] for rule in (policy.rules if policy else ())}
+    if policy is None:
+        return {}
+    reviews: dict[str, IndexKind] = {REVIEW: "keyword", REVIEWED_UNSAFE: "bool"} if policy.trust_reviews else {}
+    return reviews | {rule.key: kinds[type((*(rule.allow or ()), *rule.deny)[0])] for rule in policy.rules}
 
 
 def top_field(path: str) -> str:

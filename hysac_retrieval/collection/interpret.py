@@ -15,7 +15,7 @@ from hysac_retrieval.collection.plan import SearchPlan
 from hysac_retrieval.collection.records import is_foreign, stored_points
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload, stored_modality
 from hysac_retrieval.results import Hit, ResultGroup
-from hysac_retrieval.safety.verdict import safe_score, valid_score
+from hysac_retrieval.safety.verdict import reviewed_score, safe_score, valid_score
 from hysac_retrieval.safety.views import Second, stored_views
 from hysac_retrieval.stores.types import Group, StoredPoint
 
@@ -43,6 +43,9 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
             _log.warning("point %s of %r was stored by another lift; left out", stored.id, plan.collection.name)
             continue
         unsafe = valid_score(own, fingerprint) if bound is None else safe_score(own, fingerprint, bound)
+        decided = bound is not None and unsafe is None and plan.trust_reviews
+        if decided:
+            unsafe = reviewed_score(own, fingerprint)
         if bound is not None and unsafe is None:
             # A value in a list, or an index that outlived its payload.
             _log.warning(
@@ -63,7 +66,7 @@ def hits_of(plan: SearchPlan, point: NDArray[np.float64], answer: Sequence[Store
             # The score is the second judge's if its own, on the model's scale, is no better.
             decides = second.scaled(metadata.safety.threshold.of(kind)) >= unsafe - _SAME
             views = (views[0], second.judge if decides else views[1])
-        found.append(Hit(stored.id, distance, unsafe, radius, kind, payload, *views))
+        found.append(Hit(stored.id, distance, unsafe, radius, kind, payload, *views, decided))
     if not ordered:  # an engine's ties are in any order
         found.sort(key=lambda hit: (_rank(hit, penalty), str(hit.id)))
     return found

@@ -13,7 +13,7 @@ from qdrant_client import models
 from hysac_retrieval.collection.collection import Collection
 from hysac_retrieval.collection.request import Request
 from hysac_retrieval.payload import UNSAFE
-from hysac_retrieval.safety.filters import safety_filter, search_filter, verdict_filter, without
+from hysac_retrieval.safety.filters import or_reviewed, safety_filter, search_filter, verdict_filter, without
 from hysac_retrieval.safety.policy import LabelRule, rules_condition
 from hysac_retrieval.safety.thresholds import effective_threshold
 from hysac_retrieval.stores.types import Quantization, VectorQuery
@@ -39,6 +39,7 @@ class SearchPlan:
         collection: The collection searched.
         request: What is asked for.
         thresholds: Largest unsafe scores of hits; None for a search that may return anything.
+        trust_reviews: Whether points that a person decided are safe are, whatever their score.
         rules: Rules that every hit must meet, too.
         fetched: Points that the store returns for each query.
         candidates: Points that a first stage hands to a second one, which ranks by the geodesic distance; None where
@@ -51,6 +52,7 @@ class SearchPlan:
     collection: Collection
     request: Request
     thresholds: Thresholds | None
+    trust_reviews: bool
     rules: tuple[LabelRule, ...]
     fetched: int
     candidates: int | None
@@ -74,9 +76,12 @@ class SearchPlan:
         metadata = self.collection.metadata
         if self.request.penalty == 0:
             calibrated = self.thresholds == metadata.safety.threshold
-            return verdict_filter(metadata.fingerprint, None if calibrated else self.thresholds)
+            verdict = verdict_filter(metadata.fingerprint, None if calibrated else self.thresholds)
+            return or_reviewed(verdict, metadata.fingerprint) if self.trust_reviews else verdict
         # An engine cannot compute with a score that is a list: one such point would end the search of all others.
         strict = safety_filter(self.thresholds, metadata.fingerprint)
+        if self.trust_reviews:
+            strict = or_reviewed(strict, metadata.fingerprint, strict=True)
         single = models.FieldCondition(key=UNSAFE, values_count=models.ValuesCount(lte=1))
         return models.Filter(must=[*strict.must, single], must_not=strict.must_not)  # type: ignore[misc]  # a list
 
@@ -120,6 +125,7 @@ def plan_search(
     request: Request,
     *,
     rules: tuple[LabelRule, ...] = (),
+    trust_reviews: bool = False,
     with_vectors: bool = False,
 ) -> SearchPlan:
     """Decide how a request is answered.
@@ -128,6 +134,7 @@ def plan_search(
         collection: The collection searched.
         request: What is asked for.
         rules: Rules that every hit must meet, too.
+        trust_reviews: Whether points that a person decided are safe are, whatever their score.
         with_vectors: Whether distances are computed from the stored points, whatever the request says.
 
     Raises:
@@ -153,6 +160,7 @@ def plan_search(
         collection=collection,
         request=request,
         thresholds=bound if request.safe else None,
+        trust_reviews=trust_reviews,
         rules=rules,
         fetched=fetched,
         candidates=first,

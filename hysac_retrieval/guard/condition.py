@@ -16,7 +16,7 @@ from hysac_retrieval.guard.scoring import Scoring
 from hysac_retrieval.guard.shown import checked_keys
 from hysac_retrieval.guard.values import taken
 from hysac_retrieval.payload import own_payload
-from hysac_retrieval.safety.filters import safety_filter, search_filter
+from hysac_retrieval.safety.filters import or_reviewed, safety_filter, search_filter
 from hysac_retrieval.safety.policy import LabelRule, SafetyPolicy, rules_condition
 from hysac_retrieval.safety.thresholds import AnyThreshold, effective_threshold
 from hysac_retrieval.safety.verdict import safe_score
@@ -51,6 +51,7 @@ class Guard:
             `Thresholds`.
         rules: A further condition that a safe point must meet, in the search.
         labels: Rules on labels that a safe point must meet, in the search and in the look at what comes back.
+        trust_reviews: Whether a point is safe, too, that a person decided is; see `SafetyPolicy`.
         scoring: How `score` gives points their scores; `open` and `aopen` know.
 
     Raises:
@@ -61,6 +62,7 @@ class Guard:
     threshold: AnyThreshold
     rules: models.Filter | None = None
     labels: tuple[LabelRule, ...] = ()
+    trust_reviews: bool = False
     scoring: Scoring | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,13 +83,15 @@ class Guard:
 
         Args:
             metadata: The collection's metadata.
-            policy: Its threshold and its rules count; a guard is always safe, whatever else a policy allows.
+            policy: Its threshold, its rules and `trust_reviews` count; a guard is always safe, whatever else a policy
+                allows.
 
         Raises:
             SettingsError: The policy is looser than the model's calibration.
         """
         chosen = expect_kind(policy, SafetyPolicy, "policy") or SafetyPolicy()
-        return cls(metadata.fingerprint, chosen.threshold_for(None, metadata.safety.threshold), labels=chosen.rules)
+        bound = chosen.threshold_for(None, metadata.safety.threshold)
+        return cls(metadata.fingerprint, bound, labels=chosen.rules, trust_reviews=chosen.trust_reviews)
 
     @classmethod
     def open(
@@ -193,6 +197,8 @@ class Guard:
             SettingsError: The filter is none.
         """
         safety = safety_filter(self.thresholds, self.fingerprint)
+        if self.trust_reviews:
+            safety = or_reviewed(safety, self.fingerprint, strict=True)
         rules: list[Any] = [one for one in (self.rules, rules_condition(self.labels)) if one is not None]
         joined = search_filter(
             safety,
@@ -206,7 +212,8 @@ class Guard:
 
     def admits(self, payload: Mapping[str, Any]) -> bool:
         """Whether a payload says that its point is safe: what an engine found by `filter` is held to this."""
-        score = safe_score(own_payload(payload), self.fingerprint, self.thresholds)
+        own, trusts = own_payload(payload), self.trust_reviews
+        score = safe_score(own, self.fingerprint, self.thresholds, trust_reviews=trusts)
         return score is not None and all(rule.admits(payload) for rule in self.labels)
 
     @property

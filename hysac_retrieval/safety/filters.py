@@ -8,6 +8,7 @@ collection's model. A caller's filter is nested whole as one more ``must``, so t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +16,7 @@ from qdrant_client import models
 
 from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.payload import MODALITY, MODEL, PAYLOAD_KEY, UNSAFE
-from hysac_retrieval.safety.verdict import SAFE, flag_key
+from hysac_retrieval.safety.verdict import REVIEW, REVIEWED_UNSAFE, SAFE, flag_key
 from hysac_retrieval.types import MODALITIES, Modality, PointId, Thresholds
 
 _EXACT = 2**53
@@ -65,6 +66,36 @@ def safety_filter(thresholds: Thresholds, fingerprint: str) -> models.Filter:
         ],
         must_not=must_not,
     )
+
+
+def or_reviewed(safety: models.Filter, fingerprint: str, *, strict: bool = False) -> models.Filter:
+    """Return the condition of points that are safe, or that a person decided are safe, judged by the same model.
+
+    Args:
+        safety: `verdict_filter` or `safety_filter`, which `strict` belongs to.
+        fingerprint: The model.
+        strict: Whether it holds for lists and for payload keys that were deleted, too, as where nothing comes back.
+    """
+    flag = partial(models.FieldCondition, key=flag_key(fingerprint))
+    must: list[Any] = [
+        models.FieldCondition(key=REVIEWED_UNSAFE, match=models.MatchValue(value=False)),
+        # A verdict of either kind: under a stricter threshold a point may need the decision although it is true.
+        models.Filter(should=[flag(match=models.MatchValue(value=value)) for value in (True, False)]),
+    ]
+    must_not: list[Any] = []
+    if strict:
+        must += [
+            models.FieldCondition(key=REVIEWED_UNSAFE, values_count=models.ValuesCount(lte=1)),
+            flag(values_count=models.ValuesCount(lte=1)),
+            models.FieldCondition(key=MODEL, match=models.MatchValue(value=fingerprint)),
+            _scores(gte=0.0, lte=1.0),
+        ]
+        must_not += [
+            models.FieldCondition(key=MODEL, match=models.MatchExcept(**{"except": [fingerprint]})),
+            _scores(gt=1.0),
+            *(models.IsEmptyCondition(is_empty=models.PayloadField(key=key)) for key in (PAYLOAD_KEY, SAFE, REVIEW)),
+        ]
+    return models.Filter(must=[models.Filter(should=[safety, models.Filter(must=must, must_not=must_not or None)])])
 
 
 def _scores(**bounds: float) -> models.FieldCondition:

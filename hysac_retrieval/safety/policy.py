@@ -156,6 +156,8 @@ class SafetyPolicy:
             safe results (``"redirect"``), or searched by what the model makes of it (``"ask"``). ``"refuse"`` makes
             it an error, and with it a picture that is unlike all that the model knows.
         rules: Conditions on the labels of hits.
+        trust_reviews: Whether a safe search also returns points that a person decided are safe, whatever their score.
+            A call that names a threshold asks for scores, and gets none above it.
         audit: Called with every search that is allowed unsafe results, before its results are returned. If it raises,
             they are not. With an asynchronous engine it is called from a worker thread.
 
@@ -171,11 +173,13 @@ class SafetyPolicy:
     top: int = 5
     unknown: Unknown = "redirect"
     rules: tuple[LabelRule, ...] = ()
+    trust_reviews: bool = False
     audit: Callable[[AuditRecord], None] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.allow_unsafe, bool):
-            raise SettingsError(f"allow_unsafe is {self.allow_unsafe!r}; it must be True or False")
+        for name in ("allow_unsafe", "trust_reviews"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; it must be True or False")
         if self.traversal not in (known := get_args(Traversal)):
             raise SettingsError(f"unknown traversal {self.traversal!r}; expected one of {', '.join(known)}")
         if self.unknown not in (ways := get_args(Unknown)):
@@ -214,6 +218,10 @@ class SafetyPolicy:
         """
         usual, most = self.bounds(calibrated)
         return effective_threshold(requested, most, usual)
+
+    def trusts_reviews(self, requested: AnyThreshold | None) -> bool:
+        """Whether a safe search that names `requested` (None for the usual threshold) goes by decisions as well."""
+        return self.trust_reviews and requested is None
 
     def expect_allowed(self, safe: bool) -> None:
         """Check that a search may be asked for.

@@ -22,6 +22,12 @@ SAFE = f"{PAYLOAD_KEY}.safe"
 EARLIER = f"{PAYLOAD_KEY}.earlier"
 """Payload field with the scores of calibrations that are being superseded, by the name of their verdict."""
 
+REVIEW = f"{PAYLOAD_KEY}.review"
+"""Payload field with a person's decision."""
+
+REVIEWED_UNSAFE = f"{REVIEW}.unsafe"
+"""Payload field that says what was decided."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -40,10 +46,16 @@ def flag_key(fingerprint: str) -> str:
 def kept_out(own: Mapping[str, Any]) -> bool:
     """Whether a person's decision keeps a point out of every safe search, whatever its score. Fails closed.
 
-    A decision that it is safe lets nothing in that its score keeps out.
+    A decision that it is safe lets in what its score keeps out only where a policy says so; see `reviewed_score`.
     """
+    return own.get("review") is not None and decision_of(own) is not False
+
+
+def decision_of(own: Mapping[str, Any]) -> bool | None:
+    """Return whether a person decided that a point is unsafe; None where nobody did, or nothing plain is said."""
     review = own.get("review")
-    return review is not None and not (isinstance(review, Mapping) and review.get("unsafe") is False)
+    unsafe = review.get("unsafe") if isinstance(review, Mapping) else None
+    return unsafe if isinstance(unsafe, bool) else None
 
 
 def verdict(unsafe: float, threshold: float, fingerprint: str) -> dict[str, Any]:
@@ -111,12 +123,14 @@ def _held_unsafe(entry: Any) -> bool:
     return opinion is not None and opinion.unsafe
 
 
-def safe_score(own: Mapping[str, Any], fingerprint: str, thresholds: Thresholds) -> float | None:
+def safe_score(
+    own: Mapping[str, Any], fingerprint: str, thresholds: Thresholds, *, trust_reviews: bool = False
+) -> float | None:
     """Return the score of a point whose ``hysac`` payload says that it is safe; None for any other. Fails closed.
 
     Safe is a point by its score, by the model that gave it, by that model's verdict, to a second judge if there was
     one, and where no person has decided otherwise. The score is held to the threshold of the modality that the point
-    has now, without a valid one to the stricter.
+    has now, without a valid one to the stricter. With `trust_reviews` a point is safe by `reviewed_score`, too.
     """
     unsafe, verdicts = score_of(own, fingerprint), own.get("safe")
     if (
@@ -128,4 +142,20 @@ def safe_score(own: Mapping[str, Any], fingerprint: str, thresholds: Thresholds)
         and (own.get("review") is None or not kept_out(own))
     ):
         return unsafe
+    return reviewed_score(own, fingerprint) if trust_reviews else None
+
+
+def reviewed_score(own: Mapping[str, Any], fingerprint: str) -> float | None:
+    """Return the score of a point that a person decided is safe, whatever it is; None for any other. Fails closed.
+
+    It must have a score and a verdict of this model all the same: what the model has never judged, or judged under
+    another calibration, is not where a search with this one expects it.
+    """
+    verdicts = own.get("safe")
+    if (
+        decision_of(own) is False
+        and isinstance(verdicts, Mapping)
+        and isinstance(verdicts.get(flag_name(fingerprint)), bool)
+    ):
+        return valid_score(own, fingerprint)
     return None

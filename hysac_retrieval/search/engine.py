@@ -143,6 +143,7 @@ class SearchEngine:
             self.collection,
             request.model_copy(update={"threshold": bound}),
             rules=self.policy.rules_of(request.safe),
+            trust_reviews=self.policy.trusts_reviews(request.threshold),
         )
         prepared = Prepared(request, bound, plan)
         if key is not None:

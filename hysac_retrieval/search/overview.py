@@ -169,7 +169,8 @@ def _shown(engine: SearchEngine, plan: SearchPlan, point: StoredPoint) -> bool:
     own, bound = own_payload(point.payload), plan.thresholds
     if is_foreign(own, plan.collection):
         return False
-    if bound is not None and safe_score(own, plan.collection.metadata.fingerprint, bound) is None:
+    fingerprint = plan.collection.metadata.fingerprint
+    if bound is not None and safe_score(own, fingerprint, bound, trust_reviews=plan.trust_reviews) is None:
         return False
     return all(rule.admits(point.payload) for rule in engine.policy.rules_of(bound is not None))
 

@@ -201,7 +201,10 @@ def _visible(
         return stored
     among = models.Filter(must=[models.HasIdCondition(has_id=[point.id for point in stored])])
     plan = plan_search(
-        collection, PageRequest(limit=len(stored), safe=safe, threshold=bound, filter=among), rules=rules
+        collection,
+        PageRequest(limit=len(stored), safe=safe, threshold=bound, filter=among),
+        rules=rules,
+        trust_reviews=policy.trusts_reviews(request.threshold),
     )
     origin = np.zeros((1, collection.metadata.dim))
     (answer,) = yield from ask(collection, "query", plan.query(origin))

@@ -138,7 +138,8 @@ def _probed(
         ef=request.ef,
         shard_key_selector=request.shard_key_selector,
     )
-    plan = plan_search(collection, probe, rules=policy.rules_of(request.safe))
+    rules, trusts = policy.rules_of(request.safe), policy.trusts_reviews(request.threshold)
+    plan = plan_search(collection, probe, rules=rules, trust_reviews=trusts)
     points = np.concatenate(paths)
     hidden = [query.hidden for query, path in zip(queries, paths, strict=True) for _ in path]
     answers = yield from answers_to(plan, points, hidden)

@@ -156,6 +156,7 @@ class Found(BaseModel):
     payload: dict[str, Any]
     views: int
     worst: str | None
+    reviewed: bool
 
 
 class Step(BaseModel):

@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hysac_retrieval.errors import SettingsError
+from hysac_retrieval.safety.policy import SafetyPolicy
+from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.connecting import connect
 from hysac_retrieval.service.app import create_app
 from hysac_retrieval.service.metrics import WORKERS_FOLDER
@@ -96,6 +98,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     workers: int = 1,
+    trust_reviews: bool = False,
     on_open: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve a collection until the process is told to end; requests that were begun are answered first.
@@ -108,6 +111,7 @@ def serve(
         host: Address to listen on.
         port: Port.
         workers: Processes; more than one for a server only, as a folder is one process's.
+        trust_reviews: See `SafetyPolicy`.
         on_open: Called when the collection is open, before requests are answered.
 
     Raises:
@@ -129,7 +133,7 @@ def serve(
         "log_level": "warning",
     }
     place = {name: str(value) if isinstance(value, Path) else value for name, value in connection.items()}
-    what = json.dumps([collection, place, model, settings.model_dump_json()])
+    what = json.dumps([collection, place, model, settings.model_dump_json(), trust_reviews])
     if workers == 1:
         app = _app(what)
         on_open()
@@ -151,11 +155,15 @@ def worker_app() -> FastAPI:
     return _app(os.environ[_WHAT])
 
 
+def _opened(what: str) -> SafeSearch:
+    collection, place, model, _, trust_reviews = json.loads(what)
+    return connect(collection, model=model, policy=SafetyPolicy(trust_reviews=trust_reviews), **place)
+
+
 def _app(what: str) -> FastAPI:
-    collection, place, model, settings = json.loads(what)
-    engine = connect(collection, model=model, **place)
+    engine = _opened(what)
     try:
-        return create_app(engine, read_settings(settings), close=True)
+        return create_app(engine, read_settings(json.loads(what)[3]), close=True)
     except BaseException:
         engine.close()
         raise

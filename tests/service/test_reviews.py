@@ -11,6 +11,7 @@ from support.service import World
 
 from hysac_retrieval import LabelRule, SafetyPolicy
 from hysac_retrieval.payload import own_payload
+from hysac_retrieval.search.remote import RemoteSearch
 
 
 def lines(world: World) -> list[dict[str, Any]]:
@@ -90,6 +91,24 @@ def test_a_decision_that_a_point_is_safe_opens_nothing(world: World) -> None:
     assert admin.post(f"/v1/reviews/{identity}", json={"unsafe": False}).json()["state"] == "decided"
     assert identity not in safe_ids(anyone)
     assert anyone.get(f"/v1/images/{identity}").status_code == 404
+
+
+def test_a_decision_that_a_point_is_safe_opens_what_the_policy_says(new_world: Any) -> None:
+    world = new_world(SafetyPolicy(trust_reviews=True))
+    admin, anyone = world.client("admin"), world.client()
+    gore, wound = world.id_of("gore.png"), world.id_of("wound.png")
+    admin.post(f"/v1/reviews/{gore}", json={"unsafe": False})
+    (hit,) = [hit for hit in anyone.post("/v1/search", json={"text": "a dog"}).json()["hits"] if hit["id"] == gore]
+    assert hit["reviewed"]
+    assert hit["unsafe"] > 0.5
+    assert anyone.get(f"/v1/images/{gore}").status_code == 200
+    remote = RemoteSearch(anyone)
+    assert gore in {one.id for one in remote.search("a dog") if one.reviewed}
+    assert anyone.get(f"/v1/images/{wound}").status_code == 404
+    stricter = anyone.post("/v1/search", json={"text": "a dog", "threshold": 0.5, "limit": 100}).json()["hits"]
+    assert gore not in {hit["id"] for hit in stricter}
+    admin.post(f"/v1/reviews/{gore}", json={"unsafe": True})
+    assert gore not in safe_ids(anyone)
 
 
 def test_two_people_must_agree_that_a_point_is_safe_and_one_that_it_is_not(world: World) -> None:

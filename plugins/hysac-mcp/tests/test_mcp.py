@@ -82,7 +82,8 @@ def test_a_text_finds_safe_points(async_engine: AsyncSafeSearch, mode: str) -> N
     assert answer.structured_content is not None
     assert answer.structured_content["query"]["redirected"] is True
     first = hits(answer)[0]
-    assert first.keys() == {"id", "distance", "unsafe", "radius", "modality", "payload", "views", "worst"}
+    figures = {"distance", "unsafe", "radius", "modality", "views", "worst", "reviewed"}
+    assert first.keys() == {"id", "payload", *figures}
     assert "hysac" not in first["payload"]
 
 

@@ -38,6 +38,7 @@ def test_documents_have_text_metadata_and_what_the_search_says(engine: SafeSearc
             "modality": "text",
             "views": 1,
             "worst": None,
+            "reviewed": False,
         },
     }
     assert hit.unsafe is not None
