@@ -54,6 +54,7 @@ Calibrated: TypeAlias = tuple[str, SafetyProfile, Radii, Entailment | None]
 )
 @click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times.")
 @click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise.")
+@click.option("--from-collection", "reviewed", metavar="COLLECTION", help="Points of it that people have decided on.")
 @click.option(
     "--cones", is_flag=True, help="Calibrate the entailment cones alone: scores and fingerprint stay what they are."
 )
@@ -97,7 +98,8 @@ def command(
 
     By default the samples are quadruplets of the validation split that the model was trained beside. Your own, for a
     bundle, may be anything that can be indexed: folders of images, text files, tables, shards. A kind that you give
-    none of keeps its calibration.
+    none of keeps its calibration. With --from-collection the samples are the points of a collection that people have
+    decided on (`hysac serve`); reviewers see what is uncertain first, so the shares are those of harder samples.
 
     With the profile a bundle is given the cones of what entails what, see `hysac explain`, for which quadruplets are
     needed: on samples of your own it keeps those that it has.
@@ -107,21 +109,22 @@ def command(
     hysac calibrate hysac/ --safe safe.jsonl --unsafe unsafe.jsonl --max-miss 0.01 --roc roc.json
     hysac calibrate hysac/ --safe safe.jsonl --unsafe unsafe.jsonl --update
     hysac calibrate hysac/ --safe safe/ --unsafe unsafe/ --apply photos --location ./data
+    hysac calibrate hysac/ --from-collection photos --apply photos --location ./data
     hysac calibrate hysac/ --cones --update
     """
     update = update or bool(place.collection)
-    if place.collection:
+    if place.collection or samples["reviewed"]:
         place.connection()  # what is wrong with it is better known before the work
     if update and not os.path.isfile(Path(model) / MANIFEST_NAME):
         raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
     _prepare(roc, out)
-    on_samples = bool(samples["safe"] or samples["unsafe"])
+    on_samples = any(samples[name] for name in ("safe", "unsafe", "reviewed"))
     if cones:
         _expect_alone(on_samples or roc or place.collection)
         _calibrate_cones(model, samples["n"], samples["seed"], update, out, as_json)
         return
     calibrated = _on_samples if on_samples else _on_validation
-    name, profile, radii, entailment = calibrated(model, with_cones=update, **samples)
+    name, profile, radii, entailment = calibrated(model, with_cones=update, place=place, **samples)
     if roc is not None:
         from hysac_export.evaluation.roc import roc as measured
         from hysac_export.evaluation.roc import write_roc
@@ -149,7 +152,7 @@ def _report(name: str, profile: SafetyProfile, rescored: RescoreReport | None, a
 
 def _expect_alone(others: object) -> None:
     if others:
-        raise click.UsageError("--cones goes with none of --safe, --unsafe, --roc and --apply")
+        raise click.UsageError("--cones goes with none of --safe, --unsafe, --from-collection, --roc and --apply")
 
 
 def _prepare(roc: Path | None, out: Path | None) -> None:
@@ -211,16 +214,31 @@ def _on_validation(
 
 
 def _on_samples(
-    model: str, safe: tuple[str, ...], unsafe: tuple[str, ...], max_miss: float | None, max_lost: float | None, **_: Any
+    model: str,
+    safe: tuple[str, ...],
+    unsafe: tuple[str, ...],
+    reviewed: str | None,
+    place: Place,
+    max_miss: float | None,
+    max_lost: float | None,
+    **_: Any,
 ) -> Calibrated:
+    from hysac_export.evaluation.decided import decided_radii, joined
     from hysac_export.evaluation.samples import calibrate_radii, encode_samples
+    from hysac_retrieval.collection.index import Index
     from hysac_retrieval.encoder.encoder import Encoder
 
     encoder = Encoder.load(model)
     with stages() as stage:
-        samples = encode_samples(encoder, safe, unsafe, stage("Encoding samples", None))
-    profile = calibrate_radii(samples.radii, encoder.safety, max_miss=max_miss, max_lost=max_lost)
-    return encoder.name, profile, {str(group): radii for group, radii in samples.radii.items()}, None
+        radii = encode_samples(encoder, safe, unsafe, stage("Encoding samples", None)).radii
+    if reviewed:
+        with Index.open(reviewed, **place.connection()) as index:
+            if not same_points(index.metadata.fingerprint, encoder.fingerprint):
+                index.collection.expect(encoder.fingerprint)
+            radii = joined(radii, decided_radii(index))
+    wanted = {"max_miss": max_miss, "max_lost": max_lost}
+    profile = calibrate_radii(radii, encoder.safety, keep_boundary=not (safe or unsafe), **wanted)
+    return encoder.name, profile, {str(group): found for group, found in radii.items()}, None
 
 
 def _update(folder: Path, profile: SafetyProfile, entailment: Entailment | None, place: Place) -> RescoreReport | None:

@@ -70,12 +70,15 @@ def calibrate_radii(
     radii: Mapping[Group, Floats],
     base: SafetyProfile | None = None,
     *,
+    keep_boundary: bool = False,
     max_miss: float | None = None,
     max_lost: float | None = None,
 ) -> SafetyProfile:
     """Fit a safety profile to radii of samples by group, of a modality both groups or neither.
 
     `base` is the profile so far, kept for a modality without samples; without it there must be samples of both.
+    `keep_boundary` keeps its boundary, too: where samples were chosen by their scores, their mean says nothing of safe
+    texts.
     `max_miss` and `max_lost` choose the thresholds, see `Wanted`.
 
     Raises:
@@ -86,7 +89,8 @@ def calibrate_radii(
     lacking = [modality for modality in MODALITIES if modality not in found]
     if not found or (lacking and base is None):
         raise SettingsError(f"there are no samples of {' or '.join(f'{m}s' for m in lacking)}", hint="Give some")
-    boundary = float(radii["safe_text"].mean()) if "text" in found or base is None else base.text.boundary
+    kept = None if base is None or ("text" in found and not keep_boundary) else base.text.boundary
+    boundary = float(radii["safe_text"].mean()) if kept is None else kept
     parts: dict[Modality, ModalityProfile] = {}
     for modality, (inner, outer) in PAIRS.items():
         if modality in found:
@@ -99,7 +103,7 @@ def calibrate_radii(
     notes = [f"{modality}: {described(radii, modality) or 'as before'}" for modality in MODALITIES]
     if lacking and base is not None:
         notes.append(f"before: {base.source}")
-    source = f"{'; '.join(notes)}; boundary at the mean radius of safe texts"
+    source = f"{'; '.join(notes)}; boundary {'at the mean radius of safe texts' if kept is None else 'as before'}"
     known = {group: radii[group] for m in found for group in PAIRS[m]}
     return with_thresholds(parts, known, source, wanted, base)
 
