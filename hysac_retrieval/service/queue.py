@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from qdrant_client import models as conditions
 
 from hysac_retrieval.collection.index import Index
+from hysac_retrieval.ingest.sources.fields import value_of
 from hysac_retrieval.payload import PAYLOAD_KEY, UNSAFE, finite_number, own_payload, stored_modality
 from hysac_retrieval.service.models import Waiting
 from hysac_retrieval.stores.base import pages
@@ -20,6 +22,8 @@ Admits = Callable[[Mapping[str, Any]], bool]
 _WIDTHS = (0.01, 0.05, 0.2, 1.0)
 _LOOKED_AT = 5000
 """Points that are looked at for one page of the queue."""
+MOST_POINTS = 100_000
+"""Points that are looked at for one that goes by a field."""
 
 
 def uncertain(index: Index, limit: int, admits: Admits) -> list[Waiting]:
@@ -45,14 +49,31 @@ def reported(index: Index, limit: int, admits: Admits) -> list[Waiting]:
     return items[:limit]
 
 
-def _points(index: Index, condition: Any, admits: Admits) -> Iterator[StoredPoint]:
-    looked = 0
-    for page in pages(index.store, index.name, filter=conditions.Filter(must=[condition]), limit=500):
+def highest(index: Index, limit: int, admits: Admits, field: str) -> list[Waiting]:
+    """Return points by a field of their payload, blocking: the largest numbers first, then texts from the last down.
+
+    So a count begins with the largest one, and a time as ISO 8601 writes it with the latest. Points without the field
+    come last. The application keeps the field: to count views here would be a write for each search.
+    """
+    points = _points(index, None, admits, most=MOST_POINTS)
+    found = heapq.nlargest(limit, points, key=lambda point: _rank(value_of(point.payload, field)))
+    return [_item(point) for point in found]
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return 2, float(value), ""
+    return (1, 0.0, value) if isinstance(value, str) else (0, 0.0, "")
+
+
+def _points(index: Index, condition: Any, admits: Admits, most: int = _LOOKED_AT) -> Iterator[StoredPoint]:
+    looked, narrowed = 0, None if condition is None else conditions.Filter(must=[condition])
+    for page in pages(index.store, index.name, filter=narrowed, limit=500):
         yield from (
             point for point in page if own_payload(point.payload).get("review") is None and admits(point.payload)
         )
         looked += len(page)
-        if looked >= _LOOKED_AT:
+        if looked >= most:
             return
 
 

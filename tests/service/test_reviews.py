@@ -157,6 +157,27 @@ def test_the_queue_begins_with_what_is_nearest_to_the_threshold(world: World) ->
     assert lines(world)[-1]["event"] == "queue"
 
 
+def test_the_queue_goes_by_a_field_that_the_application_keeps(world: World) -> None:
+    admin, viewed = world.client("admin"), {"a dog": 3, "a cat": 20.5, "a man": True, "a house": None}
+    points = [
+        {"key": text, "text": text, "payload": {"stats": {"views": views}, "added": f"2026-0{month}-01T08:00:00Z"}}
+        for month, (text, views) in enumerate(viewed.items(), start=1)
+    ]
+    assert admin.post("/v1/points", json={"points": points}).status_code == 200
+
+    def first(order: str, limit: int) -> list[Any]:
+        answer = admin.get("/v1/reviews", params={"order": order, "limit": limit})
+        return [item["payload"].get("text") for item in answer.json()["items"]]
+
+    assert first("field:stats.views", 2) == ["a cat", "a dog"]
+    assert first("field:added", 4) == ["a house", "a man", "a cat", "a dog"]
+    assert len(first("field:added", 100)) == len(first("uncertain", 100)) == world.engine.index.count()
+    admin.post(f"/v1/reviews/{world.id_of('a cat')}", json={"unsafe": False})
+    assert first("field:stats.views", 1) == ["a dog"]
+    for wrong in ("newest", "field:", "field:a|b", "field:" + "a" * 200):
+        assert admin.get("/v1/reviews", params={"order": wrong}).status_code == 422
+
+
 def test_rules_that_hold_for_everyone_hold_for_reviewers(new_world: Any) -> None:
     rule = LabelRule("file", deny=("gore.png",), always=True)
     world = new_world(SafetyPolicy(rules=(rule,)))

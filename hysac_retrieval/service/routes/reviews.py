@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
@@ -11,7 +12,7 @@ from hysac_retrieval.errors import PointNotFoundError
 from hysac_retrieval.payload import own_payload, stored_id
 from hysac_retrieval.service import models
 from hysac_retrieval.service.problems import answers
-from hysac_retrieval.service.queue import reported, uncertain
+from hysac_retrieval.service.queue import highest, reported, uncertain
 from hysac_retrieval.service.routes.shared import ACaller, AService
 
 ERRORS = answers(401, 403, 404, 413, 422, 429, 503, 504)
@@ -39,10 +40,13 @@ async def report(body: models.ReportBody, service: AService, caller: ACaller) ->
 async def queue(
     service: AService,
     caller: ACaller,
-    order: Annotated[Literal["uncertain", "reported"], Query()] = "uncertain",
+    order: Annotated[str, Query(pattern=r"^(uncertain|reported|field:[^|]+)$", max_length=200)] = "uncertain",
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> models.Queue:
     """List points that nobody has decided on: those nearest to their threshold, or those that most have reported.
+
+    ``field:NAME`` goes by a payload field that the application keeps: ``field:views`` begins with the largest number,
+    ``field:added`` with the latest time that is written as ISO 8601 writes it.
 
     It shows unsafe points, so it needs ``search:unsafe`` as well, and goes to the audit log.
     """
@@ -50,7 +54,8 @@ async def queue(
 
     def read() -> models.Queue:
         service.expect_unsafe(caller)
-        find = uncertain if order == "uncertain" else reported
+        named = {"uncertain": uncertain, "reported": reported}
+        find = named.get(order) or partial(highest, field=order.removeprefix("field:"))
         items = find(service.index, limit, service.admits)
         service.write_down("queue", caller, {"ids": [item.id for item in items]})
         return models.Queue(items=items)

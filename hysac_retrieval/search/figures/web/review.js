@@ -8,11 +8,19 @@ export async function reviewView({ signal, fail, say }) {
   const place = el("div", { class: "queue" });
   const done = []; // ids, the last decision at the end
   let items = [], busy = false;
-  const order = el("select", { onchange: () => fill().catch(fail) }, [["uncertain", t("uncertain")], ["reported", t("mostReported")]].map(([value, name]) => el("option", { value }, name)));
+  const choice = ([value, name]) => el("option", { value }, name);
+  const order = el("select", { onchange: () => fill().catch(fail) }, [["uncertain", t("uncertain")], ["reported", t("mostReported")]].map(choice));
+  const fields = new Set();
   const note = el("input", { type: "text", maxlength: 1000 });
 
   async function fill() {
-    items = (await call("GET", `v1/reviews?order=${order.value}`, undefined, signal)).items;
+    items = (await call("GET", `v1/reviews?order=${encodeURIComponent(order.value)}`, undefined, signal)).items;
+    for (const { payload } of items) for (const [name, value] of Object.entries(payload)) {
+      // Counts and times are what a queue can go by.
+      if (fields.has(name) || !(typeof value === "number" || /^\d{4}-\d\d-\d\d/.test(value))) continue;
+      fields.add(name);
+      order.append(choice([`field:${name}`, t("highest", { name })]));
+    }
     show();
   }
 

@@ -97,6 +97,7 @@ const STRINGS = {
   order: "First",
   uncertain: "most uncertain",
   mostReported: "most reported",
+  highest: "highest {name}",
   reviewKeys: "← safe, → unsafe, 1 to 9 unsafe with a category, S skip, U undo",
   markSafe: "Safe",
   markUnsafe: "Unsafe",
