@@ -10,10 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
+from qdrant_client import models
 
 from hysac_retrieval.collection.plan import SearchPlan
 from hysac_retrieval.collection.records import is_foreign, stored_points
@@ -24,7 +25,7 @@ from hysac_retrieval.search.queries import Query
 from hysac_retrieval.search.request import SearchRequest
 from hysac_retrieval.steps import Ask, Steps
 from hysac_retrieval.stores.types import StoredPoint
-from hysac_retrieval.types import MODALITIES
+from hysac_retrieval.types import MODALITIES, Modality
 
 MOST_POINTS = 100_000
 MOST_FIELDS, MOST_VALUES, LONGEST_VALUE = 12, 24, 60
@@ -32,6 +33,13 @@ _SAMPLE, _PAGE = 500, 1000
 _PLAIN = re.compile(r"[\w-]+")  # a dot or a bracket in a field's name would be read as a path
 
 Value = str | int | bool
+
+
+class Narrowed(TypedDict, total=False):
+    """Conditions as those of a search."""
+
+    modality: Modality | None
+    filter: models.Filter | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +94,22 @@ def facets(engine: SearchEngine, *, safe: bool = True) -> Steps[tuple[Facet, ...
     return _facets(points)
 
 
-def overview(engine: SearchEngine, *, safe: bool = True, limit: int = MOST_POINTS) -> Steps[Overview]:
+def overview(
+    engine: SearchEngine, *, safe: bool = True, limit: int = MOST_POINTS, **narrowed: Unpack[Narrowed]
+) -> Steps[Overview]:
     """Read points and place them; with ``safe=True`` none but those that a safe search may return.
 
     Args:
         engine: The search, with its policy.
         safe: Whether only safe points are read.
         limit: Points to read; of a larger collection those with the lowest ids, which says nothing about them.
+        **narrowed: Which of them are read.
 
     Raises:
+        SettingsError: The filter is none.
         UnsafeNotAllowedError: ``safe=False`` where the policy forbids it.
     """
-    collection, plan, strict = engine.collection, _plan(engine, safe), _plan(engine, True)
+    collection, plan, strict = engine.collection, _plan(engine, safe, **narrowed), _plan(engine, True)
     some = yield from _visible(engine, plan, _SAMPLE)
     fields = _facets(some)
     rules = [rule.key.partition(".")[0].partition("[")[0] for rule in engine.policy.rules]
@@ -133,8 +145,8 @@ def direction(engine: SearchEngine, query: Query, options: Mapping[str, Any]) ->
     return found
 
 
-def _plan(engine: SearchEngine, safe: bool) -> SearchPlan:
-    return engine.prepare(SearchRequest, {"safe": safe, "limit": 1}).plan
+def _plan(engine: SearchEngine, safe: bool, **narrowed: Unpack[Narrowed]) -> SearchPlan:
+    return engine.prepare(SearchRequest, {"safe": safe, "limit": 1, **narrowed}).plan
 
 
 def _visible(

@@ -282,6 +282,25 @@ def test_the_map_has_the_safe_points_and_opens_what_is_clicked(world: World, vis
     assert "colour=kind" in page.url
 
 
+def test_map_and_radii_show_what_the_filters_let_through(world: World, visit: Any) -> None:
+    points = world.engine.encoder.encode_text(["a dog"] * 4)
+    albums = [{"album": name, "text": f"a dog {row}"} for row, name in enumerate("aabb")]
+    world.engine.index.upsert(range(4), points, modality="text", payloads=albums)
+    page = visit(view="map", **{"f.album": "a"})
+    page.wait_for_selector("canvas")
+    assert set(page.evaluate("hysacDisk.map.ids")) == {0, 1}
+    assert "what the filters let through" in page.inner_text("main")
+    look_at(page, "radii")
+    assert "what the filters let through" in page.inner_text("main")
+    look_at(page, "map")
+    page.select_option("#kind", "image")
+    page.wait_for_selector("text=0 of 0")
+    page.uncheck("input[value='a']")
+    images = {hit.id for hit in world.engine.search("a dog", modality="image", limit=100)}
+    wait_until(page, f"hysacDisk.map.ids.length === {len(images)}")
+    assert set(page.evaluate("hysacDisk.map.ids")) == images
+
+
 def test_everything_is_reached_by_the_keyboard_alone(world: World, visit: Any) -> None:
     page = visit()
     page.keyboard.type(QUERY)  # the search has the focus

@@ -125,6 +125,27 @@ def test_without_an_audit_log_the_whole_map_is_not_shown(world: World) -> None:
     assert client.get("/v1/map").status_code == 200
 
 
+def test_the_map_shows_what_the_filters_let_through_and_no_filter_opens_it(world: World) -> None:
+    anyone = world.client()
+
+    def shown(**narrowed: Any) -> set[Any]:
+        answer = anyone.get("/v1/map", params={name: given for name, given in narrowed.items()})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["total"] == len(answer.json()["ids"])
+        return set(answer.json()["ids"])
+
+    safe = world.ids(safe=True)
+    texts = {hit.id for hit in world.engine.search("a dog", modality="text", limit=100)}
+    assert shown(modality="text") == texts
+    assert shown(modality="image") == safe - texts
+    one = {"must": [{"key": "file", "match": {"value": "lake.png"}}]}
+    assert shown(filter=json.dumps(one)) == {world.id_of("lake.png")}
+    for wide in ({"should": [{"has_id": [*world.ids(safe=False)]}, {"must_not": []}]}, {"must_not": [one]}):
+        assert shown(filter=json.dumps(wide)) <= safe
+    for wrong in ("{", "[1]", '{"must": [{"key": 3}]}', "[" * 5000, '{"must":[' * 2000):
+        assert anyone.get("/v1/map", params={"filter": wrong}).status_code == 422
+
+
 def test_the_map_reads_no_more_than_is_asked_for(world: World) -> None:
     answer = world.client().get("/v1/map", params={"limit": 2}).json()
     assert len(answer["ids"]) == len(answer["radius"]) == len(answer["angle"]) == 2

@@ -10,17 +10,17 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from hysac_retrieval.errors import PointNotFoundError
+from hysac_retrieval.errors import PointNotFoundError, SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload, stored_modality
 from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.search.figures import FILES, read_file
-from hysac_retrieval.search.overview import MOST_POINTS, direction, facets, overview
+from hysac_retrieval.search.overview import MOST_POINTS, Narrowed, direction, facets, overview
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.service import models
 from hysac_retrieval.service.access import Caller
 from hysac_retrieval.service.problems import answers
 from hysac_retrieval.service.routes.shared import ACaller, AService, answer, options_of, query_of
-from hysac_retrieval.types import MODALITIES
+from hysac_retrieval.types import MODALITIES, Modality
 
 ERRORS = answers(401, 403, 404, 413, 422, 429, 503, 504)
 _Safe = Annotated[bool, Query(description="Whether only safe points are looked at")]
@@ -46,12 +46,18 @@ async def fields(service: AService, caller: ACaller, safe: _Safe = True) -> obje
 
 
 async def points(
-    service: AService, caller: ACaller, safe: _Safe = True, limit: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 20_000
+    service: AService,
+    caller: ACaller,
+    safe: _Safe = True,
+    limit: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 20_000,
+    modality: Modality | None = None,
+    filter: Annotated[str | None, Query(max_length=20_000, description="A Qdrant filter, as JSON")] = None,
 ) -> Response:
     """Place points of the collection on the Poincaré disk; without the scope, safe ones only."""
     _expect(caller, safe)
+    narrowed: Narrowed = {"modality": modality, "filter": None if filter is None else _read(filter)}
     found = await service.pool.run(
-        lambda: service.answer(lambda engine: overview(engine, safe=safe, limit=limit), caller)
+        lambda: service.answer(lambda engine: overview(engine, safe=safe, limit=limit, **narrowed), caller)
     )
     if not safe:
         count = int((~found.safe).sum())
@@ -108,6 +114,13 @@ def levels(profile: SafetyProfile) -> dict[str, Any]:
         }
         for kind in MODALITIES
     }
+
+
+def _read(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise SettingsError(f"the filter is no JSON: {error}") from None
 
 
 def _expect(caller: Caller, safe: bool) -> None:

@@ -48,13 +48,16 @@ function queryBody() {
   if (image) body.image = image.data;
   else if (state.id) body.id = state.id;
   else body.text = state.q;
-  if (state.kind) body.modality = state.kind;
+  return { ...body, ...narrowed() };
+}
+
+// What is chosen beside the query: of searches, and of what the map and the radii show.
+function narrowed() {
   const must = facets.flatMap(({ field, values }) => {
     const chosen = values.filter((value) => state.filters[field]?.includes(String(value)));
     return chosen.length ? [{ should: chosen.map((value) => ({ key: field, match: { value } })) }] : [];
   });
-  if (must.length) body.filter = { must };
-  return body;
+  return { ...(state.kind && { modality: state.kind }), ...(must.length && { filter: { must } }) };
 }
 
 // Say of points whether a safe search may return them; a safe search has returned no others.
@@ -157,19 +160,23 @@ async function drawExplanation(signal) {
 }
 
 async function theMap(signal) {
-  const name = `map ${safely()}`;
-  if (!kept.has(name)) {
+  const { modality, filter } = narrowed();
+  const chosen = { ...(modality && { modality }), ...(filter && { filter: JSON.stringify(filter) }) };
+  const path = `v1/map?${new URLSearchParams({ safe: safely(), limit: MOST_POINTS, ...chosen })}`;
+  if (kept.get("map")?.path !== path) {
     view.replaceChildren(el("p", { class: "soft" }, t("loading")));
-    kept.set(name, await call("GET", `v1/map?safe=${safely()}&limit=${MOST_POINTS}`, undefined, signal));
+    kept.set("map", { path, map: await call("GET", path, undefined, signal) }); // one: it may be large
   }
-  return kept.get(name);
+  return kept.get("map").map;
 }
 
 function mapNotes(map) {
   const notes = [t("mapSome", { n: map.ids.length, total: map.total })];
   if (safely()) notes.push(t("mapSafeOnly"));
-  return notes;
+  return [...notes, ...chosenNotes()];
 }
+
+const chosenNotes = () => (Object.keys(narrowed()).length ? [t("mapNarrowed")] : []);
 
 async function drawMap(signal) {
   const map = await theMap(signal);
@@ -198,7 +205,7 @@ async function drawRadii(signal) {
     known.get(id).then((point) => place.replaceWith(card(point, thumbnail, [[t("open"), () => details(id)]])), () => place.remove());
     return place;
   });
-  return [el("p", { class: "soft" }, t("radiiNote"), safely() ? ` ${t("radiiSafeOnly")}` : ""), ...radiiFigure(map, show)];
+  return [el("p", { class: "soft" }, [t("radiiNote"), ...(safely() ? [t("radiiSafeOnly")] : []), ...chosenNotes()].join(" ")), ...radiiFigure(map, show)];
 }
 
 async function drawReview(signal) {

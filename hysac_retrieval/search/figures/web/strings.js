@@ -73,6 +73,7 @@ const STRINGS = {
   mapNote: "Distance from the middle is the true radius, the angle is a projection of the direction. Rings are the middles of the four levels.",
   mapSome: "{n} of {total} points are drawn.",
   mapSafeOnly: "Only safe points are drawn.",
+  mapNarrowed: "Only what the filters let through is there.",
   colour: "Colour by",
   byScore: "unsafe score",
   byKind: "kind",
