@@ -25,6 +25,7 @@ from hysac_retrieval.service.metrics import Metrics, TimedStore, timed_encoder
 from hysac_retrieval.service.pictures import Pictures
 from hysac_retrieval.service.pool import Pool
 from hysac_retrieval.service.settings import ServiceSettings
+from hysac_retrieval.service.traces import span
 from hysac_retrieval.steps import Steps, run
 from hysac_retrieval.stores.types import StoredPoint
 
@@ -75,7 +76,8 @@ class Service:
         """Search, blocking, with as much in reach as the caller may see."""
         sees = caller.sees_unsafe
         steps = self.live.steps(lambda engine: begin(engine if sees else engine.only_safe))
-        return run(steps, TimedStore(self.index.store, self.metrics))
+        with span("answer", of="all" if sees else "safe"):
+            return run(steps, TimedStore(self.index.store, self.metrics))
 
     async def search(self, query: Query, options: Mapping[str, Any], caller: Caller) -> SearchResult:
         """Search with one query; safe ones by text together with others that ask for the same."""

@@ -16,6 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from hysac_retrieval.results import QueryInfo
 from hysac_retrieval.safety.views import Judged
 from hysac_retrieval.search.queries import JudgingEncoder, QueryEncoder
+from hysac_retrieval.service.traces import span
 from hysac_retrieval.types import Modality
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -61,11 +62,12 @@ class Metrics:
         return generate_latest(every)
 
     @contextmanager
-    def timed(self, histogram: Histogram, label: str) -> Iterator[None]:
-        """Note how long something takes."""
+    def timed(self, histogram: Histogram, name: str, label: str) -> Iterator[None]:
+        """Note how long something takes, and trace it by a name."""
         began = time.perf_counter()
         try:
-            yield
+            with span(name, of=label):
+                yield
         finally:
             histogram.labels(label).observe(time.perf_counter() - began)
 
@@ -80,7 +82,7 @@ class TimedStore:
         method = getattr(self._store, name)
 
         def timed(*arguments: Any, **keywords: Any) -> Any:
-            with self._metrics.timed(self._metrics.store, name):
+            with self._metrics.timed(self._metrics.store, "store", name):
                 return method(*arguments, **keywords)
 
         return timed
@@ -119,7 +121,7 @@ class TimedEncoder:
         self, vectors: NDArray[Any], modality: Modality | None, /
     ) -> tuple[NDArray[Any], list[Modality], list[bool | None]]:
         """Vectors to points."""
-        with self._metrics.timed(self._metrics.encoder, "vector"):
+        with self._metrics.timed(self._metrics.encoder, "encode", "vector"):
             return self._encoder.map_vectors(vectors, modality)  # type: ignore[no-any-return]
 
     def encode_text(self, texts: list[str], /) -> NDArray[np.float32]:
@@ -132,10 +134,10 @@ class TimedEncoder:
 
     def judge_text(self, texts: list[str], /) -> tuple[NDArray[np.float32], list[Judged]]:
         """Texts to points, judged."""
-        with self._metrics.timed(self._metrics.encoder, "text"):
+        with self._metrics.timed(self._metrics.encoder, "encode", "text"):
             return self._encoder.judge_text(texts)  # type: ignore[no-any-return]
 
     def judge_image(self, images: list[Any], /) -> tuple[NDArray[np.float32], list[Judged]]:
         """Pictures to points, judged."""
-        with self._metrics.timed(self._metrics.encoder, "image"):
+        with self._metrics.timed(self._metrics.encoder, "encode", "image"):
             return self._encoder.judge_image(images)  # type: ignore[no-any-return]

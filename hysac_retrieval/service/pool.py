@@ -10,7 +10,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ class _Job:
     kind: Hashable | None
     asked: Any
     answer: asyncio.Future[Any]
+    context: Context = field(default_factory=copy_context)  # what is traced in a thread belongs to the request
 
 
 class Pool:
@@ -85,7 +87,7 @@ class Pool:
             if jobs := self._next():
                 self._free -= 1
                 loop = asyncio.get_running_loop()
-                computed = loop.run_in_executor(self._executor, _compute, jobs)
+                computed = loop.run_in_executor(self._executor, jobs[0].context.run, _compute, jobs)
                 computed.add_done_callback(partial(self._done, jobs))
 
     def _next(self) -> list[_Job]:
