@@ -98,8 +98,7 @@ def command(
 
     By default the samples are quadruplets of the validation split that the model was trained beside. Your own, for a
     bundle, may be anything that can be indexed: folders of images, text files, tables, shards. A kind that you give
-    none of keeps its calibration. With --from-collection the samples are the points of a collection that people have
-    decided on (`hysac serve`); reviewers see what is uncertain first, so the shares are those of harder samples.
+    none of keeps its calibration. --from-collection takes what people have decided on (`hysac serve`).
 
     With the profile a bundle is given the cones of what entails what, see `hysac explain`, for which quadruplets are
     needed: on samples of your own it keeps those that it has.
