@@ -124,7 +124,7 @@ $(VENV)/.fit: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) $(TORCH)
-	$(PIP) --editable '.[cpu,train,serve,fastembed,art,tables,datasets,dev]'
+	$(PIP) --editable '.[cpu,train,serve,figures,fastembed,art,tables,datasets,dev]'
 	touch $@ $(VENV)/.runtime
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python

@@ -53,10 +53,8 @@ def test_the_wheel_holds_every_file_of_both_packages(contents: dict[str, int]) -
     "name",
     [
         "hysac_retrieval/py.typed",
-        "hysac_retrieval/demo/hit.html",
-        "hysac_retrieval/demo/page.html",
-        "hysac_retrieval/demo/section.html",
-        "hysac_retrieval/search/plot.html",
+        "hysac_retrieval/search/figures/web/index.html",
+        "hysac_retrieval/search/figures/web/still.js",
         "hysac_retrieval/demo/gallery/captions.jsonl",
         "hysac_retrieval/models/hysac-mini/hysac.json",
         "hysac_retrieval/models/hysac-mini/image.onnx",
@@ -93,7 +91,7 @@ import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "open_clip", "onnx", "onnxscript", "yaml", "matplotlib", "resvg_py"):
+        if name in ("torch", "open_clip", "onnx", "onnxscript", "yaml", "matplotlib", "fastapi", "resvg_py"):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Absent())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hysac_retrieval.cli.common import Command, print_json, shorten
-from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
+from hysac_retrieval.cli.options import Place, json_option, model_option, place_options, root_option
 from hysac_retrieval.cli.queries import filter_option, one_query_options, shard_key_option, warn_if_cut
 from hysac_retrieval.cli.terminal import console
 
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
 @click.option("--strict-domain", is_flag=True, help="Refuse a query that is unlike anything the model knows.")
 @filter_option
 @shard_key_option
-@click.option(
-    "--plot", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Draw it too, as .html or .png."
-)
+@click.option("--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw it too, as .html, .svg or .png.")
+@root_option
 @model_option
 @json_option
 def command(
@@ -40,6 +40,7 @@ def command(
     unsafe: bool,
     strict_domain: bool,
     plot: Path | None,
+    roots: dict[str, str],
     model: str,
     as_json: bool,
     **options: Any,
@@ -51,20 +52,21 @@ def command(
 
     \b
     hysac explain "a man with a gun" --collection photos --location ./data
-    hysac explain photo.jpg --collection photos --location ./data --plot path.html
+    hysac explain photo.jpg --collection photos --location ./data --plot path.html --root photos=./photos
     """
     from hysac_retrieval.encoder.encoder import Encoder
     from hysac_retrieval.safety.policy import SafetyPolicy
     from hysac_retrieval.search.connecting import connect
-    from hysac_retrieval.search.plot import save_plot
+    from hysac_retrieval.search.figures.report import figures, pictures_in, save, section
 
     encoder = Encoder.load(model)
     policy = SafetyPolicy(unknown="refuse" if strict_domain else "redirect")
     with connect(place.collection, model=encoder, policy=policy, **place.connection()) as engine:
         explanation = engine.explain(query, safe=not unsafe, **options)
+        if plot is not None:
+            shown = section(explanation, picture=query if isinstance(query, Path) else None)
+            save(figures(engine, pictures_in(roots), [shown], safe=not unsafe, limit=0), plot)
     warn_if_cut(encoder, query)
-    if plot is not None:
-        save_plot(explanation, plot)
     if as_json:
         print_json(explanation.to_dict())
         return
@@ -76,8 +78,6 @@ def command(
 def _print(explanation: Explanation) -> None:
     from rich.table import Column, Table
     from rich.text import Text
-
-    from hysac_retrieval.search.plot import notes
 
     out = console()
     for number, note in enumerate(notes(explanation)):
@@ -97,9 +97,37 @@ def _print(explanation: Explanation) -> None:
     out.print(table)
 
 
-def _named(hit: Hit, relation: str | None = None) -> str:
-    from hysac_retrieval.search.plot import label
+def notes(explanation: Explanation) -> Iterator[str]:
+    """Yield the sentences that help to read an explanation."""
+    query = explanation.query
+    yield f"{query}."
+    if query.safe:
+        yield f"Only points with an unsafe score of at most {query.thresholds} are shown."
+    if not explanation.cones:
+        yield (
+            "No stored text entails the query: the collection has none, or the model has not learned entailment. "
+            "The nearest points are shown instead."
+        )
+    if explanation.selectivity:
+        shares = (
+            f"{relation} {share.matched:.0%} and {share.unmatched:.0%}"
+            for relation, share in explanation.selectivity.items()
+        )
+        yield (
+            "Of what belongs to a text, and of all else, so much lay in its cone when the model was calibrated: "
+            f"{'; '.join(shares)} (T safe text, T* unsafe text, I safe image, I* unsafe image)."
+        )
 
+
+def label(hit: Hit) -> str:
+    """Name a point by its caption, else its text, else its file, else its id."""
+    for name in ("caption", "text", "file"):
+        if isinstance(value := hit.payload.get(name), str) and value.strip():
+            return " ".join(value.split())
+    return f"point {hit.id}"
+
+
+def _named(hit: Hit, relation: str | None = None) -> str:
     whose = f"worst of {hit.views} views" if hit.views > 1 else "judged by"
     judged = "" if hit.worst is None else f" ({whose}: {hit.worst})"
     return (f"{relation}  " if relation else "") + shorten(label(hit), 60) + judged

@@ -306,3 +306,21 @@ source_options = gathered(
     journal_option,
 )
 """Decorator that adds the sources and how they are read, as the argument `sources`."""
+
+
+def read_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Read options of the form NAME=VALUE."""
+    pairs = [text.partition("=") for text in given]
+    if wrong := [text for text, (_, sign, value) in zip(given, pairs, strict=True) if not (sign and value)]:
+        raise click.BadParameter(f"{wrong[0]!r} is not of the form {param.metavar}", ctx, param)
+    return {name: value for name, _, value in pairs}
+
+
+root_option = click.option(
+    "--root",
+    "roots",
+    metavar="NAME=DIR",
+    multiple=True,
+    callback=read_pairs,
+    help="Folder that pictures are shown from, by the namespace or the folder that was indexed; repeatable.",
+)

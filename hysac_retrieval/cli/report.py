@@ -1,4 +1,4 @@
-"""``hysac report``: the explorer's figures of a collection, in one file."""
+"""``hysac report``: the explorer's figures of a collection, in files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from pathlib import Path
 import click
 
 from hysac_retrieval.cli.common import Command, print_json
-from hysac_retrieval.cli.options import Place, json_option, model_option, place_options
-from hysac_retrieval.cli.serve import require_serve, root_option
+from hysac_retrieval.cli.options import Place, json_option, model_option, place_options, root_option
 
 
 @click.command("report", cls=Command)
 @place_options()
 @model_option
-@click.option("--out", default="report.html", show_default=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out",
+    default="report.html",
+    show_default=True,
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="A page (.html), or a folder for every figure as SVG and PNG.",
+)
 @click.option("--query", "queries", multiple=True, metavar="TEXT", help="Text whose way is shown; repeatable.")
 @root_option
 @click.option("--unsafe", is_flag=True, help="Show unsafe points as well; their pictures are blurred until asked for.")
@@ -30,22 +36,20 @@ def command(
     points: int,
     as_json: bool,
 ) -> None:
-    """Draw a collection into one HTML file: its map, its radii, and what happens to some queries.
+    """Draw a collection: its map, its radii, and what happens to some queries.
 
-    It refers to no other file, and needs no server to be looked at.
+    A page refers to no other file, and needs no server to be looked at. Figures need the extra `figures`.
 
     \b
     hysac report --collection photos --location ./data --query "a man with a gun" --root photos=./photos
+    hysac report --collection photos --location ./data --out figures/
     """
-    require_serve("hysac report")
     from hysac_retrieval.search.connecting import connect
-    from hysac_retrieval.service.pictures import Pictures
-    from hysac_retrieval.service.report import write_report
-    from hysac_retrieval.service.settings import Limits
+    from hysac_retrieval.search.figures.report import NEAR, figures, pictures_in, save, section
 
-    pictures = Pictures({name: Path(folder) for name, folder in roots.items()}, Limits().pixels)
     with connect(place.collection, model=model, **place.connection()) as engine:
-        write_report(engine, out, pictures, queries, safe=not unsafe, limit=points)
+        sections = [section(engine.explain(query, safe=not unsafe, near=NEAR)) for query in queries]
+        save(figures(engine, pictures_in(roots), sections, safe=not unsafe, limit=points), out)
     if as_json:
         print_json({"report": str(out)})
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hysac_retrieval.cli.common import Command
-from hysac_retrieval.cli.options import Place, model_option, place_options
+from hysac_retrieval.cli.options import Place, model_option, place_options, read_pairs, root_option
 from hysac_retrieval.errors import MissingExtraError, SettingsError
 
 
@@ -18,24 +18,6 @@ def require_serve(purpose: str) -> None:
     for package in ("fastapi", "uvicorn", "prometheus_client", "multipart"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "serve", purpose)
-
-
-def read_pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
-    """Read options of the form NAME=VALUE."""
-    pairs = [text.partition("=") for text in given]
-    if wrong := [text for text, (_, sign, value) in zip(given, pairs, strict=True) if not (sign and value)]:
-        raise click.BadParameter(f"{wrong[0]!r} is not of the form {param.metavar}", ctx, param)
-    return {name: value for name, _, value in pairs}
-
-
-root_option = click.option(
-    "--root",
-    "roots",
-    metavar="NAME=DIR",
-    multiple=True,
-    callback=read_pairs,
-    help="Folder that pictures are shown from, by the namespace or the folder that was indexed; repeatable.",
-)
 
 
 @click.command("serve", cls=Command)

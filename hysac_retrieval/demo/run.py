@@ -73,6 +73,7 @@ class DemoResult:
     Attributes:
         encoder: The model.
         images: Folder of the pictures.
+        location: Folder of the collection.
         report: Outcome of indexing.
         info: The collection.
         searches: The queries with their results.
@@ -80,6 +81,7 @@ class DemoResult:
 
     encoder: Encoder
     images: Path
+    location: Path
     report: IndexReport
     info: IndexInfo
     searches: tuple[DemoSearch, ...]
@@ -130,9 +132,9 @@ def run_demo(
         HysacError: The model, the gallery or the folder cannot be used.
     """
     folder = folder or gallery()
-    images = folder / "images"
+    images, location = folder / "images", Path(out) / "collections"
     encoder = Encoder.load(model)
-    with Index.for_model(encoder, COLLECTION, recreate=True, location=Path(out) / "collections") as index:
+    with Index.for_model(encoder, COLLECTION, recreate=True, location=location) as index:
         options = SourceOptions(captions=folder / "captions.jsonl", namespace=COLLECTION)
         report = index_sources([images], index, encoder, options=options, on_progress=on_progress)
         engine = SafeSearch(index, encoder)
@@ -143,4 +145,4 @@ def run_demo(
             as_asked = engine.search(asked, limit=limit, safe=False) if query.as_asked else None
             searches.append(DemoSearch(query, safe, as_asked))
         info = index.info()
-    return DemoResult(encoder, images, report, info, tuple(searches))
+    return DemoResult(encoder, images, location, report, info, tuple(searches))

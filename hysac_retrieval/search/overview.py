@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
+from hysac_retrieval.collection.metadata import CollectionMetadata
 from hysac_retrieval.collection.plan import SearchPlan
 from hysac_retrieval.collection.records import is_foreign, stored_points
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload
+from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.safety.verdict import safe_score, valid_score
 from hysac_retrieval.search.engine import SearchEngine
 from hysac_retrieval.search.queries import Query
@@ -132,6 +134,27 @@ def overview(
         codes=tuple(_codes(facet, points) for facet in fields),
         axes=axes,
     )
+
+
+def drawn(found: Overview, metadata: CollectionMetadata) -> dict[str, Any]:
+    """Return what a page draws of an overview: its arrays, the curvature, and the calibration by level."""
+    held = {name: getattr(found, name) for name in found.__slots__}
+    return {"curvature": metadata.curvature, "levels": levels(metadata.safety), **held}
+
+
+def levels(profile: SafetyProfile) -> dict[str, Any]:
+    """Return what of a calibration is drawn, for each modality."""
+    return {
+        kind: {
+            "safe": {"mean": profile.of(kind).safe.mean, "std": profile.of(kind).safe.std},
+            "unsafe": {"mean": profile.of(kind).unsafe.mean, "std": profile.of(kind).unsafe.std},
+            "slope": profile.of(kind).slope,
+            "midpoint": profile.of(kind).midpoint,
+            "boundary": profile.of(kind).boundary,
+            "threshold": profile.threshold.of(kind),
+        }
+        for kind in MODALITIES
+    }
 
 
 def direction(engine: SearchEngine, query: Query, options: Mapping[str, Any]) -> Steps[NDArray[np.float64]]:

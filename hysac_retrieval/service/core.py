@@ -17,12 +17,12 @@ from hysac_retrieval.results import SearchResult
 from hysac_retrieval.safety.policy import AuditRecord
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.engine import LiveSearch, SearchEngine
+from hysac_retrieval.search.figures.pictures import Pictures
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.search.queries import Query
 from hysac_retrieval.service.access import Caller, Door, Rate
 from hysac_retrieval.service.log import AuditError, AuditLog
 from hysac_retrieval.service.metrics import Metrics, TimedStore, timed_encoder
-from hysac_retrieval.service.pictures import Pictures
 from hysac_retrieval.service.pool import Pool
 from hysac_retrieval.service.settings import ServiceSettings
 from hysac_retrieval.service.traces import span

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.cli import Photos, Run
+from support.figures import held_by
 
 from hysac_retrieval.cli import doctor
 
@@ -161,14 +162,19 @@ def test_strict_domain_refuses_words_that_the_model_does_not_know(run: Run, tmp_
 def test_explain_prints_a_table_and_draws(run: Run, photos: Photos, tmp_path: Path) -> None:
     image = photos.pictures / "sea.jpg"
     plot = tmp_path / "way.html"
-    result = run("explain", image, *photos.options, "--plot", plot)
+    result = run("explain", image, *photos.options, "--plot", plot, "--root", f"pictures={photos.pictures}")
     assert result.stdout.startswith("image query: radius")
     assert "the query, searched" in result.stdout
     assert "origin" in result.stdout
     assert f"Plot: {plot}" in result.stdout
-    assert "sea.jpg" in plot.read_text(encoding="utf-8")
+    drawn = held_by(plot)
+    (shown,) = drawn["sections"]
+    assert shown["picture"].startswith("data:image/webp;base64,")
+    met = {hit["id"] for step in shown["steps"] for hit in step["nearest"] if hit["payload"].get("file") == "sea.jpg"}
+    assert met
+    assert {str(one) for one in met} <= drawn["pictures"].keys()
     refused = run("explain", image, *photos.options, "--plot", tmp_path / "way.gif")
-    assert (refused.exit_code, ".html or .png" in refused.stderr) == (2, True)
+    assert (refused.exit_code, ".html, .svg or .png" in refused.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

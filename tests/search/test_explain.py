@@ -1,13 +1,7 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +11,10 @@ from support.spaces import CURVATURE, DIM, STORES, index_on, match, nearest, pro
 from hysac_retrieval import lorentz
 from hysac_retrieval.collection.index import Index
 from hysac_retrieval.encoder.entailment import Cone, Entailment
-from hysac_retrieval.errors import MissingExtraError, SettingsError, StoreError
-from hysac_retrieval.results import Hit
+from hysac_retrieval.errors import SettingsError
 from hysac_retrieval.safety.policy import SafetyPolicy
 from hysac_retrieval.search.blocking import SafeSearch
 from hysac_retrieval.search.explain import Explanation, Selectivity
-from hysac_retrieval.search.plot import label, render_html, save_plot
 
 # Texts lie on few rays, so that cones hold something: general ones near the origin, special ones behind them.
 RAYS = np.repeat(np.random.default_rng(2).normal(size=(4, DIM)), 8, axis=0)
@@ -87,7 +79,6 @@ def test_without_texts_it_says_that_nothing_entails_the_query(index: Index) -> N
     found = engine.explain(IMAGES[0], safe=False, filter=only)
     assert not found.cones
     assert all(step.nearest and not step.entailing for step in found.steps)
-    assert "No stored text entails" in render_html(found)
     assert found.boundary == min(profile().text.boundary, profile().image.boundary)
 
 
@@ -135,9 +126,6 @@ def test_calibrated_cones_name_what_entails_a_step_and_how_selective_they_are(in
         assert [hit.id for hit in step.entailing] == expected[:20]
         assert set(step.relations) == {relation}
     assert found.steps[0].entailing
-    page = render_html(found)
-    assert "T&lt;T* 80% and 10%" in page
-    assert "T&lt;T*  text " in page
 
 
 def test_a_model_whose_cones_were_not_calibrated_has_the_published_ones(index: Index) -> None:
@@ -172,69 +160,10 @@ def test_options_out_of_range_are_refused(index: Index, options: dict[str, Any])
         SafeSearch(index, None).explain(IMAGES[0], **options)
 
 
-# --- as a picture ----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def explanation(index: Index) -> Explanation:
     query = lorentz.exp_map0(RAYS[0] / np.linalg.norm(RAYS[0]) * 3.1, CURVATURE)
-    found = SafeSearch(index, None).explain(query, query_modality="text", steps=5)
-    hostile = replace(found.steps[0].entailing[0], payload={"caption": "<script>$x^</script> & " + "long " * 40})
-    return replace(
-        found,
-        asked="<b>a query</b>",
-        steps=(replace(found.steps[0], entailing=(hostile,), relations=(None,)), *found.steps[1:]),
-    )
-
-
-def test_the_page_is_whole_and_escapes_what_it_shows(explanation: Explanation, tmp_path: Path) -> None:
-    page = save_plot(explanation, tmp_path / "way.html").read_text(encoding="utf-8")
-    assert "<script>" not in page
-    assert "<b>" not in page
-    assert not re.search(r"""(src|href)\s*=|url\(|@import""", page)
-    svg = ET.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
-    texts = ["".join(node.itertext()) for node in svg.iter("text")]
-    assert any(text.startswith("<script>$x^</script> & long") and text.endswith("…") for text in texts)
-    assert [text for text in texts if text.startswith("radius") or text == "origin"] == [
-        "origin" if step.radius == 0 else f"radius {step.radius:.3f}" for step in explanation.steps
-    ]
-    assert sum(text.startswith("boundary") for text in texts) == 1
-    assert len([node for node in svg.iter("circle") if node.get("class") == "searched"]) == 1
-    reds = [int(fill[4:].split(",")[0]) for node in svg.iter("circle") if (fill := node.get("fill"))]
-    assert len(reds) == len(explanation.steps)
-    assert all(nearer <= farther for farther, nearer in pairwise(reds))
-    assert reds[0] > reds[-1]
-
-
-def test_a_png_is_drawn_by_matplotlib(explanation: Explanation, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    data = save_plot(explanation, tmp_path / "way.PNG").read_bytes()
-    assert data.startswith(b"\x89PNG")
-
-
-def test_without_matplotlib_a_png_names_the_extra(
-    explanation: Explanation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match="HTML needs nothing"):
-        save_plot(explanation, tmp_path / "way.png")
-
-
-def test_a_plot_that_cannot_be_written_is_a_typed_error(explanation: Explanation, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"\.html or \.png"):
-        save_plot(explanation, tmp_path / "way.gif")
-    with pytest.raises(StoreError, match="cannot be written"):
-        save_plot(explanation, tmp_path / "nowhere" / "way.html")
-
-
-def test_a_point_is_shown_by_its_caption_text_file_or_id() -> None:
-    def named(**payload: Any) -> str:
-        return label(Hit(3, 0.0, 0.1, 1.0, "text", payload))
-
-    assert named(caption=" a  dog ", text="b", file="c") == "a dog"
-    assert named(caption="", text="b", file="c") == "b"
-    assert named(caption=["x"], file="c") == "c"
-    assert named() == "point 3"
+    return SafeSearch(index, None).explain(query, query_modality="text", steps=5)
 
 
 def test_it_turns_into_json(explanation: Explanation) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pytest
 from support.browser import WITHOUT, available, browser, served
 
+from hysac_retrieval.search.figures.report import figures, pictures_in, save, section
 from hysac_retrieval.service import Limits, ServiceSettings, create_app
 
 World = Any
@@ -499,12 +500,11 @@ def serious(result: Any, view: str) -> list[str]:
 
 
 def test_a_report_draws_the_same_from_a_file_alone(world: World, chromium: Any, tmp_path: Path) -> None:
-    from hysac_retrieval.service.pictures import Pictures
-    from hysac_retrieval.service.report import write_report
-
-    pictures = Pictures({"toy": world.folder / "pictures"}, 10_000_000)
-    out = write_report(world.engine, tmp_path / "report.html", pictures, [QUERY], safe=False)
-    context = chromium.new_context()
+    answers = [world.engine.search(QUERY), world.engine.search(QUERY, safe=False)]
+    explained = section(world.engine.explain(QUERY, safe=False), answers, title="A query")
+    out, roots = tmp_path / "report.html", pictures_in({"toy": world.folder / "pictures"})
+    save(figures(world.engine, roots, [explained], safe=False, facts={"indexed": "8"}), out)
+    context = chromium.new_context(viewport=PHONE)
     page = context.new_page()
     asked, wrong = [], []
     page.on("request", lambda request: asked.append(request.url))
@@ -512,6 +512,10 @@ def test_a_report_draws_the_same_from_a_file_alone(world: World, chromium: Any, 
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     page.goto(out.as_uri())
     page.wait_for_selector(".histogram")
+    assert page.locator(".columns .card").count() == sum(map(len, answers))
+    assert page.locator(".columns .safe .blurred").count() == 0
+    assert page.locator(".columns .unsafe .blurred").count() == 2
+    assert "8\npictures indexed" in page.inner_text("body")
     assert page.locator(".step").count() == len(world.engine.explain(QUERY, safe=False).steps)
     assert page.locator("canvas").count() == 1
     page.locator(".threshold").last.focus()
@@ -520,6 +524,9 @@ def test_a_report_draws_the_same_from_a_file_alone(world: World, chromium: Any, 
     page.keyboard.press("End")
     assert "2 points would become safe" in page.inner_text("body")
     assert page.locator(".changes img.blurred").count() == 2
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= PHONE["width"]
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed").Axe()
+    assert serious(axe.run(page), "report") == []
     context.close()
     assert wrong == []
     assert [url for url in asked if not url.startswith("data:")] == [out.as_uri()]

@@ -11,7 +11,7 @@ from typing import Any
 
 FILES: Mapping[str, str] = {
     "index.html": "text/html; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
+    **dict.fromkeys(("drawings.css", "style.css"), "text/css; charset=utf-8"),
     **dict.fromkeys(
         (
             "api.js",
@@ -30,7 +30,9 @@ FILES: Mapping[str, str] = {
 }
 """Names of the files, and their media types."""
 
-_DRAWINGS = ("strings.js", "dom.js", "cards.js", "path.js", "radii.js", "disk.js", "report.js")
+DRAWINGS = ("strings.js", "dom.js", "cards.js", "path.js", "radii.js", "disk.js")
+"""Modules that draw, each after those that it imports."""
+
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 _PAGE = """<!doctype html>
@@ -60,17 +62,19 @@ def read_file(name: str) -> bytes:
     return resources.files(__package__).joinpath("web", name).read_bytes()
 
 
-def self_contained(title: str, data: Mapping[str, Any]) -> str:
+def script(*names: str) -> str:
+    """Return modules as one script: their names differ, and from a file on disk none can import another."""
+    texts = (read_file(name).decode().replace("\r\n", "\n") for name in names)
+    return "".join(_EXPORT.sub("", _IMPORT.sub("", text)) for text in texts)
+
+
+def self_contained(data: Mapping[str, Any]) -> str:
     """Return a page that draws some data as the explorer does, and refers to no other file.
 
     Args:
-        title: Its heading.
-        data: What is drawn, JSON-serialisable; the parts that ``report.js`` knows.
+        data: What is drawn, JSON-serialisable; its ``title``, and the parts that ``report.js`` knows.
     """
-    # Modules cannot import each other from a file on disk, so they are put behind each other; their names differ.
-    script = "".join(
-        _EXPORT.sub("", _IMPORT.sub("", read_file(name).decode().replace("\r\n", "\n"))) for name in _DRAWINGS
-    )
     # Inside a script element only "</" and "<!--" mean anything.
-    held = json.dumps({"title": title, **data}, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    return _PAGE.format(title=escape(title), style=read_file("style.css").decode(), data=held, script=script)
+    held = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    style = "".join(read_file(name).decode() for name in ("drawings.css", "style.css"))
+    return _PAGE.format(title=escape(data["title"]), style=style, data=held, script=script(*DRAWINGS, "report.js"))

@@ -12,15 +12,14 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from hysac_retrieval.errors import PointNotFoundError, SettingsError
 from hysac_retrieval.payload import PAYLOAD_KEY, finite_number, own_payload, stored_modality
-from hysac_retrieval.safety.profile import SafetyProfile
 from hysac_retrieval.search.figures import FILES, read_file
-from hysac_retrieval.search.overview import MOST_POINTS, Narrowed, direction, facets, overview
+from hysac_retrieval.search.overview import MOST_POINTS, Narrowed, direction, drawn, facets, levels, overview
 from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.service import models
 from hysac_retrieval.service.access import Caller
 from hysac_retrieval.service.problems import answers
 from hysac_retrieval.service.routes.shared import ACaller, AService, answer, options_of, query_of
-from hysac_retrieval.types import MODALITIES, Modality
+from hysac_retrieval.types import Modality
 
 ERRORS = answers(401, 403, 404, 413, 422, 429, 503, 504)
 _Safe = Annotated[bool, Query(description="Whether only safe points are looked at")]
@@ -62,12 +61,10 @@ async def points(
     if not safe:
         count = int((~found.safe).sum())
         await service.pool.run(lambda: service.write_down("map", caller, {"points": len(found.ids), "unsafe": count}))
-    held = {
-        "curvature": service.index.metadata.curvature,
-        "levels": levels(service.index.metadata.safety),
-        **{name: getattr(found, name) for name in found.__slots__},
-    }
-    return Response(orjson.dumps(held, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+    return Response(
+        orjson.dumps(drawn(found, service.index.metadata), option=orjson.OPT_SERIALIZE_NUMPY),
+        media_type="application/json",
+    )
 
 
 async def placed(body: models.SearchBody, service: AService, caller: ACaller) -> object:
@@ -99,21 +96,6 @@ async def point(id: Annotated[str, Path(max_length=64)], service: AService, call
         }
 
     return answer(await service.pool.run(read))
-
-
-def levels(profile: SafetyProfile) -> dict[str, Any]:
-    """Return what of a calibration is drawn, for each modality."""
-    return {
-        kind: {
-            "safe": {"mean": profile.of(kind).safe.mean, "std": profile.of(kind).safe.std},
-            "unsafe": {"mean": profile.of(kind).unsafe.mean, "std": profile.of(kind).unsafe.std},
-            "slope": profile.of(kind).slope,
-            "midpoint": profile.of(kind).midpoint,
-            "boundary": profile.of(kind).boundary,
-            "threshold": profile.threshold.of(kind),
-        }
-        for kind in MODALITIES
-    }
 
 
 def _read(text: str) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
-from hysac_retrieval.service.pictures import MEDIA_TYPE
+from hysac_retrieval.search.figures.pictures import MEDIA_TYPE
 from hysac_retrieval.service.problems import answers
 from hysac_retrieval.service.routes.shared import ACaller, AService
 

@@ -13,9 +13,8 @@ from hysac_retrieval.safety.views import JUDGE, judge_of
 from hysac_retrieval.search.queries import JudgingEncoder
 from hysac_retrieval.service import models
 from hysac_retrieval.service.core import Service
-from hysac_retrieval.service.pictures import checked_picture
 from hysac_retrieval.service.problems import TooLargeError, answers
-from hysac_retrieval.service.routes.shared import ACaller, AService
+from hysac_retrieval.service.routes.shared import ACaller, AService, checked_picture
 from hysac_retrieval.types import MODALITIES, Modality, PointId
 
 ERRORS = answers(401, 403, 413, 422, 429, 503, 504, 507)

@@ -8,15 +8,16 @@ from typing import Annotated, Any
 import numpy as np
 import orjson
 from fastapi import Depends, Request, Response
+from PIL import Image
 
-from hysac_retrieval.errors import PointNotFoundError, SettingsError
+from hysac_retrieval.encoder.formats import open_image
+from hysac_retrieval.errors import ImageError, PointNotFoundError, SettingsError
 from hysac_retrieval.payload import stored_id
 from hysac_retrieval.search.queries import PointRef, Query
 from hysac_retrieval.search.remote import ONLY_SAFE
 from hysac_retrieval.service.access import Caller, NoKeyError
 from hysac_retrieval.service.core import Service
 from hysac_retrieval.service.models import Asked
-from hysac_retrieval.service.pictures import checked_picture
 from hysac_retrieval.service.problems import BusyError, TooLargeError
 
 
@@ -71,6 +72,26 @@ def query_of(service: Service, body: Asked) -> Query:
     if (identity := stored_id(body.id)) is None:
         raise PointNotFoundError(f"there is no point {str(body.id)[:64]!r}", hint="Give the id of one that is stored")
     return PointRef(identity)
+
+
+def checked_picture(data: bytes, pixels: int) -> bytes:
+    """Return the contents of a picture's file, none of it decoded yet.
+
+    Raises:
+        ImageError: It is none.
+        TooLargeError: It has more pixels than the service takes.
+    """
+    try:
+        width, height = open_image(data).size
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLargeError("the picture has too many pixels") from error
+    except Exception as error:  # Pillow's parsers let out whatever they trip over
+        raise ImageError("the picture cannot be read", hint="Send the contents of an image file") from error
+    if width * height > pixels:
+        raise TooLargeError(f"the picture has {width}×{height} pixels; this service takes {pixels}")
+    return data
 
 
 def options_of(service: Service, body: Asked, caller: Caller) -> dict[str, Any]:

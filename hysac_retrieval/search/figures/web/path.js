@@ -42,7 +42,7 @@ export function levelsFigure(query, levels) {
   return svg("svg", { class: "levels", viewBox: "0 0 840 184", role: "img", "aria-label": `${t("levels")}. ${said(query)}` }, marks);
 }
 
-function names(step, row) {
+export function namesOf(step, row) {
   const found = [];
   if (row === 0) found.push(t("stepQuery"));
   if (step.searched) found.push(t("stepSearched"));
@@ -50,14 +50,21 @@ function names(step, row) {
   return found.join(", ");
 }
 
-function met(point, pictures) {
+function item(point, pictures, relation) {
   const pictured = point.modality === "text" ? null : picture(point, pictures, 128);
-  return el("li", {}, pictured, caption(point, "span"));
+  return el("li", {}, pictured, relation && el("b", {}, `${relation} `), caption(point, "span"));
 }
 
-function group(name, points, pictures, kind) {
+function group(name, points, pictures, kind, relations = []) {
   if (!points.length) return null;
-  return el("div", { class: kind }, el("h4", {}, name), el("ul", { class: "met" }, points.map((point) => met(point, pictures))));
+  return el("div", { class: kind }, el("h4", {}, name), el("ul", { class: "met" }, points.map((point, at) => item(point, pictures, relations[at]))));
+}
+
+// What helps to read the way: that nothing entails the query, or how much it says that something does.
+function notes({ cones, selectivity }) {
+  const share = (value) => `${Math.round(100 * value)} %`;
+  const shares = Object.entries(selectivity).map(([relation, { matched, unmatched }]) => t("shares", { relation, matched: share(matched), unmatched: share(unmatched) }));
+  return [!cones && t("noCones"), shares.length && t("selectivity", { shares: shares.join("; ") })].filter(Boolean);
 }
 
 // Points of the explanation need their verdict (`safe`).
@@ -69,13 +76,12 @@ export function pathFigure(explanation, pictures) {
       el(
         "li",
         { class: `step ${step.counts_unsafe ? "unsafe" : "safe"}${step.searched ? " searched" : ""}` },
-        el("h3", {}, `${t("radius", { radius: number(step.radius) })} – ${names(step, row)}`),
+        el("h3", {}, `${t("radius", { radius: number(step.radius) })} – ${namesOf(step, row)}`),
         el("span", { class: `badge ${step.counts_unsafe ? "unsafe" : "safe"}` }, t("score", { verdict: t(step.counts_unsafe ? "unsafe" : "safe"), score: number(step.unsafe) })),
-        group(t("entailing"), step.entailing, pictures, "entailing"),
+        group(t("entailing"), step.entailing, pictures, "entailing", step.relations),
         group(t("nearest"), step.nearest, pictures, "nearest"),
       ),
     ];
   });
-  const note = explanation.cones ? null : el("p", { class: "soft" }, t("noCones"));
-  return el("div", {}, note, el("ol", { class: "path", "aria-label": t("path") }, steps));
+  return el("div", {}, notes(explanation).map((note) => el("p", { class: "soft" }, note)), el("ol", { class: "path", "aria-label": t("path") }, steps));
 }

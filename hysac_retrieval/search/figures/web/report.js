@@ -52,17 +52,56 @@ export function radiiFigure(map, show) {
   });
 }
 
-function draw(root, data) {
-  const pictures = (id) => data.pictures[id] ?? null;
+// How the maker of a collection labelled a point, where that is known; what differs from the verdict stands out.
+function labelled(point, made) {
+  const { unsafe, category } = point.payload;
+  if (typeof unsafe !== "boolean") return made;
+  const words = !unsafe ? t("labelSafe") : category ? t("labelCategory", { category }) : t("labelUnsafe");
+  made.querySelector(".badge").after(el("span", { class: unsafe === point.safe ? "label differs" : "label" }, words));
+  return made;
+}
+
+function answer({ safe, hits }, pictures) {
+  return el("div", { class: safe ? "safe" : "unsafe" },
+    el("h3", {}, t(safe ? "answeredSafely" : "answeredAsAsked"), " ", el("code", {}, `safe=${safe ? "True" : "False"}`)),
+    hits.length ? el("ul", { class: "grid" }, hits.map((hit) => labelled(hit, card(hit, pictures)))) : el("p", {}, t("nothing")),
+  );
+}
+
+function query(one, data, pictures) {
+  const way = pathFigure(one, pictures);
+  return el("section", {},
+    el("h2", {}, one.title ?? one.asked),
+    one.title && !one.picture && el("blockquote", {}, one.asked),
+    one.picture && el("img", { class: "asked-with", src: one.picture, alt: t("queryPicture") }),
+    el("p", { class: "soft" }, said(one.query)),
+    levelsFigure(one.query, data.levels),
+    one.answers.length > 0 && el("div", { class: "columns" }, one.answers.map((each) => answer(each, pictures))),
+    one.answers.length ? el("details", {}, el("summary", {}, t("path")), way) : way,
+  );
+}
+
+function mapSections(data, pictures) {
   const cardOf = (id) => (data.points[id] ? card(data.points[id], pictures) : null);
   const opened = el("ul", { class: "grid" });
-  const { figure } = mapFigure(data.map, { details: (id) => opened.replaceChildren(...[cardOf(id) ?? el("li", {}, t("point", { id }))]) });
+  const { figure } = mapFigure(data.map, { details: (id) => opened.replaceChildren(cardOf(id) ?? el("li", {}, t("point", { id }))) });
+  const examples = (rows) => rows.map((row) => cardOf(data.map.ids[row])).filter(Boolean);
+  return [
+    el("section", {}, el("h2", {}, t("map")), figure, opened),
+    el("section", {}, el("h2", {}, t("radii")), el("p", { class: "soft" }, t("radiiNote")), radiiFigure(data.map, examples)),
+  ];
+}
+
+function draw(root, data) {
+  const pictures = (id) => data.pictures[id] ?? null;
+  const facts = Object.entries(data.facts ?? {});
+  const notes = [data.map && t("reportPoints", { n: data.map.ids.length }), t(data.safe ? "reportSafe" : "reportAll"), facts.length && t("demoLabels"), t("reportModel", data)];
   root.append(
     el("h1", {}, data.title),
-    el("p", { class: "soft" }, t("reportFacts", data.facts), " ", t(data.safe ? "reportSafe" : "reportAll")),
-    ...data.explanations.map((one) => el("section", {}, el("h2", {}, one.asked), el("p", {}, said(one.query)), levelsFigure(one.query, data.map.levels), pathFigure(one, pictures))),
-    el("section", {}, el("h2", {}, t("map")), figure, opened),
-    el("section", {}, el("h2", {}, t("radii")), el("p", { class: "soft" }, t("radiiNote")), ...radiiFigure(data.map, (rows) => rows.map((row) => cardOf(data.map.ids[row])).filter(Boolean))),
+    ...(facts.length ? [el("p", { class: "lead" }, t("demoLead")), el("ul", { class: "facts" }, facts.map(([name, value]) => el("li", {}, el("b", {}, value), t(name))))] : []),
+    ...data.sections.map((one) => query(one, data, pictures)),
+    ...(data.map ? mapSections(data, pictures) : []),
+    el("footer", { class: "soft" }, notes.filter(Boolean).join(" ")),
   );
 }
 

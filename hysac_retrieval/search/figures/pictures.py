@@ -1,4 +1,4 @@
-"""Thumbnails of indexed files, from the roots named in the settings and nothing else.
+"""Thumbnails of indexed files, from the roots that were named and nothing else.
 
 A caller names a point, never a path. The point's payload names the file, and content is not trusted either: what it
 names must lie under a root after all links are resolved, and be a picture.
@@ -14,13 +14,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from hysac_retrieval.encoder.formats import open_image
-from hysac_retrieval.encoder.pictures import frames_of, read_picture
+from hysac_retrieval.encoder.pictures import DEFAULT_MAX_PIXELS, frames_of, read_picture
 from hysac_retrieval.errors import ImageError, PointNotFoundError, SettingsError
 from hysac_retrieval.payload import own_payload
-from hysac_retrieval.service.problems import TooLargeError
 
 FILE, SOURCE = "file", "source"
 MEDIA_TYPE = "image/webp"
@@ -62,8 +58,7 @@ class Pictures:
                 if (known := self._kept.get(key)) is not None:
                     self._kept.move_to_end(key)
                     return known
-            _, picture = next(frames_of(read_picture(path), max_pixels=self._pixels, path=path))
-            made = _webp(picture, size)
+            made = small(path, size, self._pixels)
         except (ImageError, OSError) as error:
             raise _nothing() from error
         with self._lock:
@@ -98,31 +93,18 @@ class Pictures:
             yield from self._roots.values()
 
 
-def checked_picture(data: bytes, pixels: int) -> bytes:
-    """Return the contents of a picture's file, none of it decoded yet.
+def small(path: Path, size: int, pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
+    """Return a picture as WebP, no side longer than `size`, without what its file says besides.
 
     Raises:
-        ImageError: It is none.
-        TooLargeError: It has more pixels than the service takes.
+        ImageError: It is none, or has more pixels than `pixels`.
+        OSError: It cannot be read.
     """
-    try:
-        width, height = open_image(data).size
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise TooLargeError("the picture has too many pixels") from error
-    except Exception as error:  # Pillow's parsers let out whatever they trip over
-        raise ImageError("the picture cannot be read", hint="Send the contents of an image file") from error
-    if width * height > pixels:
-        raise TooLargeError(f"the picture has {width}×{height} pixels; this service takes {pixels}")
-    return data
-
-
-def _webp(picture: Image.Image, size: int) -> bytes:
-    small = picture.copy()
-    small.thumbnail((size, size))
+    _, picture = next(frames_of(read_picture(path), max_pixels=pixels, path=path))
+    picture = picture.copy()
+    picture.thumbnail((size, size))
     out = BytesIO()
-    small.convert("RGB").save(out, "WEBP", quality=80)
+    picture.convert("RGB").save(out, "WEBP", quality=80)
     return out.getvalue()
 
 
