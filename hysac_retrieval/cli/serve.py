@@ -93,7 +93,7 @@ def command(
             "proxy": None if proxy is None else {"address": proxy},
             "limits": limits,
             "two_people": two_people,
-            "secure_cookies": not local,
+            "secure_cookies": not local or bool(hosts),
         }
     )
     expect_guarded(host, settings, force=force)

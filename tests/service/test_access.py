@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.cli import invoke
 from support.service import World
 
 from hysac_retrieval.errors import SettingsError
@@ -182,6 +183,17 @@ def test_cookies_of_a_service_that_others_reach_are_secure(world: World, secure:
     client = world.client(secure_cookies=secure)
     cookie = client.post("/v1/session", json={"key": world.keys["search"]}).headers["set-cookie"]
     assert ("secure" in cookie.lower()) is secure
+
+
+@pytest.mark.parametrize(("given", "secure"), [((), False), (("--host-name", "search.example.org"), True)])
+def test_the_command_serves_secure_cookies_behind_a_name(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], secure: bool
+) -> None:
+    asked: list[ServiceSettings] = []
+    monkeypatch.setattr("hysac_retrieval.service.serving.serve", lambda *rest, **more: asked.append(rest[3]))
+    done = invoke("serve", "--collection", "photos", "--location", ".", *given)
+    assert done.exit_code == 0, done.output
+    assert [one.secure_cookies for one in asked] == [secure]
 
 
 def test_a_session_ends_after_its_time(tmp_path: Path) -> None:
