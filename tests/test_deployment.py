@@ -130,16 +130,51 @@ def test_only_the_first_node_is_there_without_the_cluster(services: dict[str, An
 @pytest.mark.parametrize("given", [{}, {"SHARDS": "6", "REPLICAS": "2", "COLLECTION": "web"}])
 def test_the_indexer_is_called_with_options_that_exist(services: dict[str, Any], given: dict[str, str]) -> None:
     name, *arguments = [resolved(argument, **given) for argument in services["index"]["command"]]
-    command = main.get_command(click.Context(main), name)
-    assert command is not None
     arguments[0] = str(ROOT / "hysac_retrieval" / "demo" / "gallery")
-    context = command.make_context(name, arguments)
+    context = called(name, *arguments)
     assert context.params["collection"] == given.get("COLLECTION", "photos")
     assert context.params["shards"] == int(given.get("SHARDS", 1))
     assert context.params["replication_factor"] == int(given.get("REPLICAS", 1))
-    given_by = [getattr(option, "envvar", None) or () for option in command.params]
-    variables = {name for names in given_by for name in ([names] if isinstance(names, str) else names)}
-    assert services["index"]["environment"].keys() <= variables
+    assert services["index"]["environment"].keys() <= variables_of(context)
+
+
+def called(name: str, *arguments: str) -> click.Context:
+    """Read a command line as hysac would."""
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    return command.make_context(name, list(arguments))
+
+
+def variables_of(context: click.Context) -> set[str]:
+    given_by = [getattr(option, "envvar", None) or () for option in context.command.params]
+    return {name for names in given_by for name in ([names] if isinstance(names, str) else names)}
+
+
+def test_the_service_beside_it_is_on_loopback_and_needs_a_key(services: dict[str, Any]) -> None:
+    service = services["serve"]
+    context = called(*map(resolved, service["command"]))
+    given = context.params
+    assert given["collection"] == "photos"
+    assert (given["anonymous"], given["force"]) == (None, False)
+    (keys,) = {volume.split(":")[1] for volume in service["volumes"] if volume.startswith("service:")}
+    assert {str(given[name].parent) for name in ("keys", "audit")} == {keys}
+    ((source, root),) = given["roots"].items()
+    assert source == root == resolved(services["index"]["command"][1])
+    assert any(volume.endswith(f":{root}:ro") for volume in service["volumes"])
+    assert service["ports"] == [f"127.0.0.1:{given['port']}:{given['port']}"]
+    assert f"http://127.0.0.1:{given['port']}/readyz" in service["healthcheck"]["test"][-1]
+    assert service["profiles"] == ["serve"]
+    assert service["environment"].keys() <= variables_of(context)
+
+
+def test_the_unit_for_systemd_calls_the_service_with_options_that_exist() -> None:
+    text = (ROOT / "docs" / "deployment.md").read_text("utf-8").replace("\\\n", " ")
+    unit = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    program, *line = unit["ExecStart"].split()
+    given = called(*line).params
+    assert program.endswith("/hysac")
+    assert {given[name].parts[:4] for name in ("keys", "audit")} == {("/", "var", "lib", unit["StateDirectory"])}
+    assert given["hosts"] == ("search.example.org",)
 
 
 @contextmanager
