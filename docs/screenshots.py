@@ -1,4 +1,4 @@
-"""Make the pictures of docs/explorer.md: index the gallery, serve it, and look at it with Debian's chromium.
+"""Make the pictures of the docs: index the gallery, serve it, and look at it and at its report with Debian's chromium.
 
 python docs/screenshots.py
 """
@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from support.browser import browser, served  # noqa: E402
 
-from hysac_retrieval.demo import run_demo  # noqa: E402
+from hysac_retrieval.demo import run_demo, write_report  # noqa: E402
 from hysac_retrieval.demo.run import COLLECTION, QUERIES  # noqa: E402
 from hysac_retrieval.search.connecting import connect  # noqa: E402
 from hysac_retrieval.service import ServiceSettings, create_app  # noqa: E402
@@ -32,16 +32,18 @@ def main() -> None:
     """Write the pictures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        images = run_demo(folder).images
+        demo = run_demo(folder)
+        report = write_report(demo, folder / "report.html")
         _, key = make_key(folder / "keys.json", "screenshots", ["admin"])
         settings = ServiceSettings(
-            keys=folder / "keys.json", anonymous=True, audit=folder / "audit.jsonl", roots={COLLECTION: images}
+            keys=folder / "keys.json", anonymous=True, audit=folder / "audit.jsonl", roots={COLLECTION: demo.images}
         )
         with (
             connect(COLLECTION, location=folder / "collections") as engine,
             served(create_app(engine, settings)) as address,
             browser() as chromium,
         ):
+            keep_report(chromium, report)
             page = chromium.new_page(viewport=SIZE)
             page.goto(address)
             page.fill("#q", QUERIES[1].query)
@@ -66,6 +68,22 @@ def main() -> None:
                 page.keyboard.press("Shift+ArrowRight")
             page.wait_for_selector(".changes .card[data-id]")
             keep(page, "radii")
+
+
+def keep_report(chromium: Any, report: Path) -> None:
+    """Write a picture of the report's second query: all of it shown, as the scenes are drawn."""
+    page = chromium.new_page(viewport={"width": 1200, "height": 720})
+    page.goto(report.as_uri())
+    section = page.locator("section").nth(1)
+    section.scroll_into_view_if_needed()
+    for button in [".cover", ".caption button"]:
+        for each in section.locator(f".columns {button}").all():
+            each.click()
+    page.evaluate("document.activeElement.blur(); document.querySelectorAll('.cover').forEach((one) => one.remove())")
+    page.evaluate("document.querySelectorAll('section')[1].scrollIntoView()")
+    page.wait_for_timeout(500)
+    page.screenshot(path=ROOT / "docs" / "assets" / "demo.png")
+    page.close()
 
 
 def keep(page: Any, name: str) -> None:
