@@ -74,11 +74,8 @@ def keep_report(chromium: Any, report: Path) -> None:
     """Write a picture of the report's second query: all of it shown, as the scenes are drawn."""
     page = chromium.new_page(viewport={"width": 1200, "height": 720})
     page.goto(report.as_uri())
-    section = page.locator("section").nth(1)
-    section.scroll_into_view_if_needed()
-    for button in [".cover", ".caption button"]:
-        for each in section.locator(f".columns {button}").all():
-            each.click()
+    covers = "section:nth-of-type(2) .columns :is(.cover, .caption button)"
+    page.evaluate("(covers) => document.querySelectorAll(covers).forEach((one) => one.click())", covers)
     page.evaluate("document.activeElement.blur(); document.querySelectorAll('.cover').forEach((one) => one.remove())")
     page.evaluate("document.querySelectorAll('section')[1].scrollIntoView()")
     page.wait_for_timeout(500)
