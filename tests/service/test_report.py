@@ -131,10 +131,11 @@ def test_files_that_cannot_be_written_or_drawn_say_so(
         save(data, tmp_path / "nowhere" / "report.html")
     with pytest.raises(SettingsError, match=r"\.html, \.svg or \.png"):
         save(data, tmp_path / "report.gif")
-    for name, missing in (("py_mini_racer", draw), ("resvg_py", to_png)):
+    doors: list[tuple[str, Any, Any]] = [("py_mini_racer", draw, {}), ("resvg_py", to_png, "<svg/>")]
+    for name, missing, given in doors:
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(MissingExtraError, match=r"hysac-retrieval\[figures\]"):
-            missing({} if missing is draw else "<svg/>")
+            missing(given)
 
 
 @with_engine
