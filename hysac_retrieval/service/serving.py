@@ -29,6 +29,8 @@ be read by this user's processes only."""
 
 HEADER_SECONDS = 10.0
 _KEEP_ALIVE_SECONDS = 15
+_WORKER_SECONDS = 120
+"""Time in which a worker must answer its parent; while it imports and loads a model it cannot."""
 _LARGEST_HEADER = 64 << 10
 
 
@@ -70,6 +72,20 @@ class PatientProtocol(H11Protocol):
         self._timer = None
         if self._answered() and not self.transport.is_closing():
             self.transport.close()
+
+
+_OPTIONS: dict[str, Any] = {
+    "http": PatientProtocol,
+    "ws": "none",
+    "lifespan": "on",
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,  # the address of a proxy is what tells that it is one
+    "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+    "timeout_worker_healthcheck": _WORKER_SECONDS,
+    "h11_max_incomplete_event_size": _LARGEST_HEADER,
+    "log_level": "warning",
+}
 
 
 def is_loopback(host: str) -> bool:
@@ -118,20 +134,8 @@ def serve(
         SettingsError: Several processes are asked for, and the collection is in a folder.
         HysacError: The collection cannot be opened.
     """
-    options: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "http": PatientProtocol,
-        "ws": "none",
-        "lifespan": "on",
-        "access_log": False,
-        "server_header": False,
-        "proxy_headers": False,  # the address of a proxy is what tells that it is one
-        "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
-        "timeout_graceful_shutdown": int(settings.limits.seconds) + 1,
-        "h11_max_incomplete_event_size": _LARGEST_HEADER,
-        "log_level": "warning",
-    }
+    seconds = int(settings.limits.seconds) + 1
+    options = {**_OPTIONS, "host": host, "port": port, "timeout_graceful_shutdown": seconds}
     place = {name: str(value) if isinstance(value, Path) else value for name, value in connection.items()}
     what = json.dumps([collection, place, model, settings.model_dump_json(), trust_reviews])
     if workers == 1:
@@ -141,6 +145,7 @@ def serve(
         return
     if "url" not in connection:
         raise SettingsError("a folder is open in one process at a time", hint="Leave --workers out, or use --url")
+    _opened(what).close()  # what cannot be opened is better known before there are processes that begin again and again
     with tempfile.TemporaryDirectory(prefix="hysac-metrics-") as figures:
         os.environ.update({_WHAT: what, WORKERS_FOLDER: figures})
         on_open()
