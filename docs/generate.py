@@ -1,15 +1,24 @@
-"""Write the pages of the site that are made from code: ``docs/cli.md``, from the commands.
+"""Write the pages of the site that are made from code.
 
-python docs/generate.py
+``docs/cli.md`` is made from the commands, ``docs/curl.md`` from the OpenAPI document of the service.
+
+    python docs/generate.py
 """
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
+from hysac_retrieval import Index, SafeSearch
 from hysac_retrieval.cli import main
+from hysac_retrieval.encoder.bundle import Bundle
+from hysac_retrieval.service import create_app
 
 DOCS = Path(__file__).parent
 WIDTH = 78
@@ -22,6 +31,18 @@ Exit codes: 0 done, 1 error, 2 usage, 3 finished but some items failed (they are
 read the output has gone. `--json` prints the result as JSON, and an error as `{"error": {"type": …, "message": …,
 "hint": …}}`, both on stdout. Control characters of captions, names and messages are printed as escapes. This page is
 written by `python docs/generate.py`.
+"""
+
+CURL = """# Service by curl
+
+Each route of the [service](service.md) with the examples of its OpenAPI document (`/openapi.json`), from which this
+page is written by `python docs/generate.py`. The commands want a key with the scopes of the route, and an id that is
+stored:
+
+```bash
+URL=http://127.0.0.1:8080
+KEY=hysac_…
+```
 """
 
 
@@ -37,5 +58,44 @@ def command_line() -> str:
     return "\n".join(parts)
 
 
+def curl() -> str:
+    """Return the page on the service by curl: its routes in order, those that remove something last."""
+    safety = Bundle.load("hysac-mini").manifest.safety
+    with Index.create("page", dim=2, curvature=1.0, safety=safety, location=":memory:") as index:
+        document = create_app(SafeSearch(index, None)).openapi()
+    routes = [
+        (method, path, operation)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    ]
+    parts = [CURL]
+    for method, path, operation in sorted(routes, key=lambda route: route[0] == "delete"):
+        if commands := curl_commands(document, method, path, operation):
+            said, block = operation["description"].replace("``", "`"), "\n".join(commands)
+            parts.append(f"## {method.upper()} {path}\n\n{said}\n\n```bash\n{block}\n```\n")
+    return "\n".join(parts)
+
+
+def curl_commands(document: Mapping[str, Any], method: str, path: str, operation: Mapping[str, Any]) -> list[str]:
+    """Return a command for each example of an operation; none where its body has no example."""
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", parameter["schema"]["examples"][0])
+    command = f'curl --fail-with-body "$URL{path}" -H "Authorization: Bearer $KEY"'
+    if method not in ("get", "post"):
+        command += f" -X {method.upper()}"
+    kinds = operation["responses"].get("200", {}).get("content", {})
+    if picture := next((kind.partition("/")[2] for kind in kinds if kind.startswith("image/")), None):
+        command += f" --output thumbnail.{picture}"
+    if "requestBody" not in operation:
+        return [command]
+    ((media, content),) = operation["requestBody"]["content"].items()
+    schema = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+    if media == "multipart/form-data":
+        return [f"{command} -F {name}=@picture.webp" for name in schema["required"]]
+    return [f"{command} \\\n  --json {shlex.quote(json.dumps(example))}" for example in schema.get("examples", ())]
+
+
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(command_line(), encoding="utf-8")
+    (DOCS / "curl.md").write_text(curl(), encoding="utf-8")

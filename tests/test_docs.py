@@ -100,7 +100,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_command_line_is_what_the_commands_print() -> None:
+def test_generated_pages_are_current() -> None:
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -108,6 +108,7 @@ def test_the_command_line_is_what_the_commands_print() -> None:
     spec.loader.exec_module(generate)
     page = (DOCS / "cli.md").read_text("utf-8")
     assert generate.command_line() == page, "docs/cli.md is old; run python docs/generate.py"
+    assert generate.curl() == (DOCS / "curl.md").read_text("utf-8"), "docs/curl.md is old; run python docs/generate.py"
     done = subprocess.run(
         [sys.executable, "-c", "from hysac_retrieval.cli import main; main(prog_name='hysac')", "search", "--help"],
         env={**os.environ, "COLUMNS": "80", "PYTHONPATH": os.pathsep.join(sys.path)},

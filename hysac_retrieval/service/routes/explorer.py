@@ -18,7 +18,7 @@ from hysac_retrieval.search.permitted import permitted
 from hysac_retrieval.service import models
 from hysac_retrieval.service.access import Caller
 from hysac_retrieval.service.problems import answers
-from hysac_retrieval.service.routes.shared import ACaller, AService, answer, options_of, query_of
+from hysac_retrieval.service.routes.shared import ACaller, AnId, AService, answer, options_of, query_of
 from hysac_retrieval.types import Modality
 
 ERRORS = answers(401, 403, 404, 413, 422, 429, 503, 504)
@@ -79,7 +79,7 @@ async def placed(body: models.SearchBody, service: AService, caller: ACaller) ->
     return answer({"direction": (await service.pool.run(compute)).tolist()})
 
 
-async def point(id: Annotated[str, Path(max_length=64)], service: AService, caller: ACaller) -> object:
+async def point(id: AnId, service: AService, caller: ACaller) -> object:
     """Show a point; one that is not safe to who may see it, which goes to the audit log."""
     caller.expect("search")
 

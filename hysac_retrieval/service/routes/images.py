@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from hysac_retrieval.search.figures.pictures import MEDIA_TYPE
 from hysac_retrieval.service.problems import answers
-from hysac_retrieval.service.routes.shared import ACaller, AService
+from hysac_retrieval.service.routes.shared import ACaller, AnId, AService
 
 
 async def thumbnail(
-    id: Annotated[str, Path(max_length=64)],
+    id: AnId,
     service: AService,
     caller: ACaller,
     size: Annotated[int, Query(ge=16, le=1024)] = 256,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 
 from hysac_retrieval.errors import InputError, SettingsError
 from hysac_retrieval.payload import point_id, stored_id
@@ -14,7 +14,7 @@ from hysac_retrieval.search.queries import JudgingEncoder
 from hysac_retrieval.service import models
 from hysac_retrieval.service.core import Service
 from hysac_retrieval.service.problems import TooLargeError, answers
-from hysac_retrieval.service.routes.shared import ACaller, AService, checked_picture
+from hysac_retrieval.service.routes.shared import ACaller, AnId, AService, checked_picture
 from hysac_retrieval.types import MODALITIES, Modality, PointId
 
 ERRORS = answers(401, 403, 413, 422, 429, 503, 504, 507)
@@ -41,7 +41,7 @@ async def add(body: models.PointsBody, service: AService, caller: ACaller) -> mo
     return models.Written(ids=ids)
 
 
-async def remove(id: Annotated[str, Path(max_length=64)], service: AService, caller: ACaller) -> None:
+async def remove(id: AnId, service: AService, caller: ACaller) -> None:
     """Remove a point; one that is not there is no error."""
     caller.expect("write")
     if (identity := stored_id(id)) is not None:

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 
 from hysac_retrieval.errors import PointNotFoundError
 from hysac_retrieval.payload import own_payload, stored_id
 from hysac_retrieval.service import models
 from hysac_retrieval.service.problems import answers
 from hysac_retrieval.service.queue import highest, reported, uncertain
-from hysac_retrieval.service.routes.shared import ACaller, AService
+from hysac_retrieval.service.routes.shared import ACaller, AnId, AService
 
 ERRORS = answers(401, 403, 404, 413, 422, 429, 503, 504)
 _REASONS = 5
@@ -63,9 +63,7 @@ async def queue(
     return await service.pool.run(read)
 
 
-async def decide(
-    id: Annotated[str, Path(max_length=64)], body: models.DecisionBody, service: AService, caller: ACaller
-) -> models.Decided:
+async def decide(id: AnId, body: models.DecisionBody, service: AService, caller: ACaller) -> models.Decided:
     """Decide on a point, or take a decision back with ``unsafe: null``.
 
     Unsafe counts at once, in every safe search. Safe is a label; where two people must agree, it only stands when a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Path, Query, UploadFile
+from fastapi import APIRouter, File, Form, Query, UploadFile
 
 from hysac_retrieval.payload import stored_id
 from hysac_retrieval.search.explain import explain
@@ -12,7 +12,7 @@ from hysac_retrieval.search.permitted import permitted as permitted_of
 from hysac_retrieval.service import models
 from hysac_retrieval.service.core import query_hash
 from hysac_retrieval.service.problems import TooLargeError, answers
-from hysac_retrieval.service.routes.shared import ACaller, AService, answer, options_of, query_of
+from hysac_retrieval.service.routes.shared import ACaller, AnId, AService, answer, options_of, query_of
 from hysac_retrieval.types import Modality
 
 ERRORS = answers(401, 403, 404, 413, 422, 429, 503, 504)
@@ -42,7 +42,7 @@ async def upload(
 
 
 async def similar(
-    id: Annotated[str, Path(max_length=64)],
+    id: AnId,
     service: AService,
     caller: ACaller,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import orjson
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Path, Request, Response
 from PIL import Image
 
 from hysac_retrieval.encoder.formats import open_image
@@ -17,7 +17,7 @@ from hysac_retrieval.search.queries import PointRef, Query
 from hysac_retrieval.search.remote import ONLY_SAFE
 from hysac_retrieval.service.access import Caller, NoKeyError
 from hysac_retrieval.service.core import Service
-from hysac_retrieval.service.models import Asked
+from hysac_retrieval.service.models import UUID, Asked
 from hysac_retrieval.service.problems import BusyError, TooLargeError
 
 
@@ -54,6 +54,7 @@ def _count(service: Service, who: str) -> None:
 
 AService = Annotated[Service, Depends(service_of)]
 ACaller = Annotated[Caller, Depends(caller_of)]
+AnId = Annotated[str, Path(max_length=64, examples=[UUID])]
 
 
 def query_of(service: Service, body: Asked) -> Query:
