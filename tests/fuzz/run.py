@@ -2,6 +2,7 @@
 
 python tests/fuzz/run.py --minutes 10
 python tests/fuzz/run.py --target answers --cases 1000000
+python tests/fuzz/run.py --target service --cases 10000
 python tests/fuzz/run.py --target shards --seed 123        one case again, with its traceback
 """
 

@@ -11,7 +11,16 @@ from support.fuzz_targets import TARGETS, Case
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of Pillow, on damaged pictures
 
-COUNTS = {"tables": 60, "shards": 60, "images": 120, "bundles": 40, "filters": 150, "queries": 150, "answers": 6}
+COUNTS = {
+    "tables": 60,
+    "shards": 60,
+    "images": 120,
+    "bundles": 40,
+    "filters": 150,
+    "queries": 150,
+    "service": 3,
+    "answers": 6,
+}
 
 
 @pytest.fixture(params=TARGETS, scope="module")

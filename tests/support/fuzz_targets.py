@@ -32,6 +32,7 @@ from hysac_retrieval.ingest import FailedItem, Listing
 from hysac_retrieval.search.queries import Examples, PointRef
 from support import fuzz_values as values
 from support.fuzz_answers import Case, World, answers, in_time
+from support.fuzz_service import service
 from support.spaces import CURVATURE, DIM, profile, random_points
 from support.toy_bundle import write_toy_bundle
 
@@ -297,4 +298,4 @@ def queries(folder: Path) -> Iterator[Case]:
         yield case
 
 
-TARGETS = {target.__name__: target for target in (tables, shards, images, bundles, filters, queries, answers)}
+TARGETS = {target.__name__: target for target in (tables, shards, images, bundles, filters, queries, service, answers)}
