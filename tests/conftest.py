@@ -25,10 +25,11 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was left out for want of a server or a browser, however quiet the run."""
+    """Say what was left out for want of a server, a browser or curl, however quiet the run."""
     from support import browser, qdrant_server
 
-    for where, lacking in (("on a Qdrant server", qdrant_server.WITHOUT), ("in a browser", browser.WITHOUT)):
+    needed = {"on a Qdrant server": qdrant_server.WITHOUT, "in a browser": browser.WITHOUT, "by curl": browser.NO_CURL}
+    for where, lacking in needed.items():
         left_out = sum(lacking in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
         if left_out:
             terminalreporter.write_line(f"{left_out} tests were not run {where}: {lacking}", yellow=True)

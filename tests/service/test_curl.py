@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.browser import served
+from support.browser import NO_CURL, served
 from support.guide import ROOT
 
 from hysac_retrieval import connect
@@ -23,7 +23,7 @@ from hysac_retrieval.service import Limits, ServiceSettings, create_app
 from hysac_retrieval.service.keys import make_key
 from hysac_retrieval.service.models import UUID
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("curl") is None, reason="no curl is installed")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("curl") is None, reason=NO_CURL)]
 
 UNSAFE_PICTURE = "027.webp"
 """The one that the quickstart searches with."""

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 WITHOUT = "no chromium, or no playwright, is installed (apt-get install chromium)"
+NO_CURL = "no curl is installed (apt-get install curl)"
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
