@@ -137,7 +137,7 @@ def test_payloads_that_say_anything_of_a_decision_are_only_trusted_where_it_is_p
             seen = {record.id for record in guarded.scroll("points", limit=100)[0]}
             assert seen == {row for row, payload in enumerate(written) if guard.admits(payload)}
             assert seen <= trusted
-            assert not [row for row in trusted if _kept_out(written[row])]
+            assert not [row for row in trusted if _kept_out(written[int(row)])]
 
     law()
     client.close()

@@ -49,9 +49,9 @@ def place(tmp_path: Path) -> tuple[Any, ...]:
     for side, texts in SIDES.items():
         (tmp_path / f"{side}.txt").write_text("\n".join(texts), encoding="utf-8")
     (tmp_path / "other.txt").write_text("a man with a bird", encoding="utf-8")
-    texts = [tmp_path / f"{name}.txt" for name in (*SIDES, "other")]
+    sources = [tmp_path / f"{name}.txt" for name in (*SIDES, "other")]
     options = ("--location", tmp_path / "data")
-    made = run("index", *texts, "--collection", "notes", "--model", model, *options)
+    made = run("index", *sources, "--collection", "notes", "--model", model, *options)
     assert made.exit_code == 0, made.output
     return options
 
