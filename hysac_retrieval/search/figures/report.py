@@ -51,7 +51,7 @@ def section(explanation: Explanation, answers: Sequence[SearchResult] = (), **mo
     found = [{"safe": one.query.safe, "hits": one.hits} for one in answers]
     explanation = replace(explanation, asked=printable(explanation.asked))  # a file's name may be no Unicode
     held: dict[str, Any] = orjson.loads(orjson.dumps({"explanation": explanation, "answers": found}))
-    return held.pop("explanation") | held | more
+    return {**held.pop("explanation"), **held, **more}
 
 
 def figures(
