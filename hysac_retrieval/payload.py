@@ -51,7 +51,7 @@ def normal_ids(ids: Iterable[Any]) -> list[PointId]:
     Raises:
         InputError: An id is neither.
     """
-    return [_normal_id(value, row) for row, value in enumerate(ids)]
+    return [v if type(v) is int and 0 <= v < 2**64 else _normal_id(v, row) for row, v in enumerate(ids)]
 
 
 def _normal_id(value: Any, row: int) -> PointId:
@@ -89,7 +89,7 @@ def plain_payloads(payloads: Sequence[Mapping[str, Any] | None], what: str = "pa
     """
     plain: list[dict[str, Any]] = []
     for row, payload in enumerate(payloads):
-        if payload is not None and not isinstance(payload, Mapping):
+        if payload is not None and not isinstance(payload, (dict, Mapping)):  # the first is quick
             raise InputError(f"{what} in row {row} is {type(payload).__name__}; expected a mapping")
         try:
             plain.append(plain_fields(payload) if payload else {})
@@ -106,6 +106,8 @@ def plain_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
     """
     if PAYLOAD_KEY in payload:
         raise InputError(f"the key {PAYLOAD_KEY!r} is reserved", hint="Rename that field")
+    if all(type(text) is str and text.isascii() for field in payload.items() for text in field):  # as our own entries
+        return dict(payload)
     try:
         plain: dict[str, Any] = to_jsonable_python(dict(payload))
     except _NO_JSON:

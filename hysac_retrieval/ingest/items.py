@@ -7,7 +7,7 @@ import json
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from hysac_retrieval.payload import point_id
 from hysac_retrieval.safety.views import JUDGE, covers
@@ -19,8 +19,7 @@ SOURCE, HASH = "source", "hash"
 _SALT_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """Something to index.
 
     Attributes:

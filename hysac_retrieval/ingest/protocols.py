@@ -9,8 +9,7 @@ by `hysac index` or belongs to an application. This machine or a Ray cluster enc
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,7 @@ Unfinished = Literal["missing", "stale", "failed"]
 """State of an item that may need work: not stored; stored from other content or by another model; failed last time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """An item to do.
 
     Attributes:
@@ -39,8 +37,7 @@ class Task:
     known: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Result of a task: a point, an error, or neither for an item that is stored already, unchanged.
 
     Attributes:

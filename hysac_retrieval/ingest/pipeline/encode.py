@@ -45,7 +45,7 @@ def job_of(task: Task) -> Job:
 def after_decoding(task: Task, decoded: Decoded) -> Ready | Outcome:
     """Return what is ready to be encoded, or the outcome of a task that failed or that was done before."""
     if task.item.modality == "image":  # its encoded content is not needed any more
-        task = replace(task, item=replace(task.item, content=b""))
+        task = task._replace(item=task.item._replace(content=b""))
     if decoded.error is None and (task.known is None or decoded.hash != task.known):
         return task, decoded
     return Outcome(task.item, decoded.hash, error=decoded.error)
@@ -83,7 +83,7 @@ def encode(
     for modality, some in waiting.items():
         points, judged = yield from encoder.judging(modality, [views for _, views, _ in some], batch_size=batch_size)
         for (outcome, _, second), point, one in zip(some, points, judged, strict=True):
-            outcomes.append(replace(outcome, point=point, judged=replace(one, second=second)))
+            outcomes.append(outcome._replace(point=point, judged=replace(one, second=second)))
     return outcomes
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from hysac_retrieval.errors import TextError
 from hysac_retrieval.ingest.items import Item
@@ -38,10 +37,5 @@ def chunks(item: Item, spans: Spans) -> Iterator[Item]:
         position = {"number": number, "of": len(places), "start": start, "end": end}
         held = {name: part if value == whole else value for name, value in item.payload.items()}
         suffix = "" if number == 1 else f"#{WINDOW}={number}"
-        yield replace(
-            item,
-            key=item.key + suffix,
-            place=item.place + suffix,
-            content=part,
-            payload=held | {WINDOW: position},
-        )
+        payload = held | {WINDOW: position}
+        yield item._replace(key=item.key + suffix, place=item.place + suffix, content=part, payload=payload)

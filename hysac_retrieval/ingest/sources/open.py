@@ -193,7 +193,7 @@ class Listing(AbstractContextManager["Listing"]):
         if item.payload.keys() <= {"text"}:
             return None
         # Rows with the same text and other fields are points of their own.
-        again = replace(item, key=f"{item.key}#{before + 1}")
+        again = item._replace(key=f"{item.key}#{before + 1}")
         return None if self.seen.add(again.id, again.place)[0] else again
 
     def _open_all(self, sources: Sequence[str | os.PathLike[str]]) -> None:

@@ -71,7 +71,7 @@ class StoredVectors:
 
     def modality_of(self, payload: Mapping[str, Any]) -> Modality:
         """Return what the vector of a point stands for; `SourceError` if its payload does not say."""
-        value = value_of(payload, self.modality) if self.fields else self.modality
+        value = self.modality if self.modality in MODALITIES else value_of(payload, self.modality)
         for modality in MODALITIES:
             if value == modality:
                 return modality
