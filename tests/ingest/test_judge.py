@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.applications import NAME, application
 from support.cli import invoke
 from support.pictures import write_pictures
 from support.spaces import random_points
@@ -189,6 +190,21 @@ class TestIndexing:
         indexed(pictures, encoder, tmp_path / "data", judge=package)
         assert {own["second"]["judge"] for own in stored(tmp_path / "data").values()} == {package}
         assert safe_names(tmp_path / "data", encoder) == {*NAMES} - {"deep/blood.png"}
+
+
+def test_a_judge_counts_in_a_collection_of_an_application(
+    pictures: Path, tmp_path: Path, toy_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "judges", SimpleNamespace(green=green))
+    options = ("--collection", NAME, "--location", tmp_path / "data", "--model", toy_bundle, "--judge", "judges:green")
+    with application("edge", tmp_path / "data", [{"file": name} for name in NAMES], named=True) as app:
+        first = invoke("attach", *options, "--image-field", "file", "--root", pictures)
+        assert "4 points, 2 safe, 2 not" in first.output
+        assert "4 points had theirs already" in invoke("attach", *options).output
+        own = {payload["file"]: payload["hysac"] for payload, _ in app.look().values()}
+    assert own["grass.png"]["second"] == {"judge": "judges:green", "unsafe": pytest.approx(0.9)}
+    assert [*own["grass.png"]["safe"].values()] == [False]
+    assert [*own["sea.jpg"]["safe"].values()] == [True]
 
 
 class TestRescore:
