@@ -99,9 +99,22 @@ bench: $(VENV)/.dev ## Run the benchmarks; they write benchmarks/results/
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/train_step.py
 
+GPU := .venv-gpu
+
+.PHONY: gpu-check
+gpu-check: ## Check on an NVIDIA card what is written for GPUs, and how fast it is; skipped without one
+	@if nvidia-smi -L; then $(MAKE) $(GPU)/.ready && $(GPU)/bin/python benchmarks/gpu_check.py; \
+	else echo 'SKIPPED: nvidia-smi finds no card; nothing was checked' >&2; fi
+
+# An environment of its own, as the builds of ONNX Runtime with and without CUDA overwrite each other.
+$(GPU)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(GPU)
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) --editable '.[gpu,train]'
+	touch $@
+
 .PHONY: clean
 clean: ## Remove the virtual environment and everything that commands wrote
-	rm -rf $(VENV) demo fit-demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU) demo fit-demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -128,7 +141,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.runtime
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[docs]'
+	$(PIP) --editable '.[docs,serve]'
 	touch $@
 
 $(VENV)/.plugins: $(VENV)/.dev $(PLUGINS:%=%/pyproject.toml)

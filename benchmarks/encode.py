@@ -110,8 +110,8 @@ class Subject:
         return {EAGER: eager, **graphs}
 
 
-def vit(folder: Path, quick: bool) -> Subject:
-    """ViT-B/32, or a tiny model of its kind."""
+def vit(folder: Path, quick: bool, name: str = "ViT-B-32", int8: bool = True) -> Subject:
+    """One of open_clip's models with random weights, or a tiny one of their kind."""
     torch.manual_seed(0)
     if quick:
         image = CLIPVisionCfg(image_size=32, patch_size=16, width=64, head_width=32, layers=1)
@@ -119,16 +119,17 @@ def vit(folder: Path, quick: bool) -> Subject:
         clip: nn.Module = CLIP(32, image, text)
         size, length, vocabulary = 32, 16, 400
     else:
-        clip = open_clip.create_model("ViT-B-32", pretrained=None)
+        clip = open_clip.create_model(name, pretrained=None)
         size, length, vocabulary = 224, 77, 49408
     modules: dict[str, nn.Module] = {modality: ClipGraph(clip, modality).eval() for modality in MODALITIES}
     subject = Subject(modules, {}, size, length, vocabulary)
     for modality, module in modules.items():
         path = folder / f"{modality}.onnx"
         write_graph(module, "rows", torch.from_numpy(subject.inputs(modality, 2)), path)
-        packed = folder / f"{modality}.int8.onnx"
-        save_graph(quantized(load_graph(path), folder / "work"), packed)
-        subject.files[modality, FP32], subject.files[modality, INT8] = path, packed
+        subject.files[modality, FP32] = path
+        if int8:
+            subject.files[modality, INT8] = packed = folder / f"{modality}.int8.onnx"
+            save_graph(quantized(load_graph(path), folder / "work"), packed)
     return subject
 
 

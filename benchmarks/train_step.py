@@ -23,11 +23,16 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import numpy as np
 from common import RESULTS, interleaved, milliseconds, show_table, write_report
+
+if TYPE_CHECKING:
+    from hysac_export.config import TrainConfig
+    from hysac_export.data.batches import Batch
+    from hysac_export.training.engine import Engine
 
 Kind = Literal["tiny", "mini", "mini, stem"]
 KINDS: tuple[Kind, ...] = ("tiny", "mini", "mini, stem")
@@ -84,24 +89,36 @@ def tiny() -> tuple[Callable[[int], Any], int, str]:
 
 def mini(stem: bool) -> tuple[Callable[[int], Any], int, str]:
     """A step of the bundled model's recipe, the quadruplets in it, and its precision."""
+    from hysac_export.config import TrainConfig
+
+    engine, batch = prepared(TrainConfig.load("mini-scenes"))
+    first = 0 if stem else engine.config.stem_steps
+    return (lambda step: engine.step(batch, first + step)), engine.config.batch_size, engine.precision
+
+
+def prepared(config: TrainConfig, device: str = "cpu") -> tuple[Engine, Batch]:
+    """A recipe's engine on a device, its weights new and always the same, and a batch of noise for it."""
     import torch
 
-    from hysac_export.config import TrainConfig
     from hysac_export.data.batches import Batch
     from hysac_export.model.hysac import HySAC, WordHead
+    from hysac_export.model.lora import adapt
+    from hysac_export.model.towers import resolve
     from hysac_export.training.engine import Engine
 
-    config = TrainConfig.load("mini-scenes")
+    config = config.model_copy(update={"model": resolve(config.model)})
     torch.manual_seed(0)
-    size, text = config.model.image.size, config.model.text
-    words = WordHead(torch.arange(400, 800), text.vocab_size)  # as many as the captions of the scenes have, about
-    engine = Engine(config, HySAC(config.model).train(), words)
+    size, text, count = config.model.image.size, config.model.text, 2 * config.batch_size
+    model = HySAC(config.model)
+    if config.model.adapters:
+        adapt(model, config.model.adapters)
+    words = None
+    if config.loss.words:  # as many as the captions of the scenes have, about
+        words = WordHead(torch.arange(400, 800), text.vocab_size).to(device)
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (2 * config.batch_size, size, size, 3), dtype=np.uint8)
-    tokens = rng.integers(1, text.vocab_size, (2 * config.batch_size, text.context_length))
-    batch = Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
-    first = 0 if stem else config.stem_steps
-    return (lambda step: engine.step(batch, first + step)), config.batch_size, engine.precision
+    pixels = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    tokens = rng.integers(1, text.vocab_size, (count, text.context_length))
+    return Engine(config, model.train().to(device), words), Batch(torch.from_numpy(pixels), torch.from_numpy(tokens))
 
 
 def measure(kind: Kind, steps: int, warmup: int, threads: int) -> dict[str, Any]:

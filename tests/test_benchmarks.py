@@ -202,3 +202,55 @@ def test_the_service_is_measured_beside_the_engine(load: Load, tmp_path: Path) -
     assert report["steady"]["sent"] > 0
     assert set(report["service"]) == set(report["in_process"]) == {"1", "8", "64"}
     assert "median at one client" in printed
+
+
+def test_what_is_checked_on_a_card_runs_on_a_cpu(load: Load, tmp_path: Path) -> None:
+    report, shown = run(load("gpu_check"), tmp_path, "--device", "cpu", "--quick")
+    models = [f"{what}, {model}, cpu" for model in ("hysac-mini", "ViT-L-14") for what in ("points", "speed")]
+    assert list(report["found"]) == [*models, "training, mini-scenes", "training, vit-b-16-24gb", "two processes"]
+    assert report["left_out"] == {}
+    for name, found in report["found"].items():
+        assert f"{name}: " in shown
+        if name.startswith("speed"):
+            assert found["2"]["per_second"] == pytest.approx(2e3 / found["2"]["p50_ms"], rel=0.05)
+        if name.startswith("training"):
+            assert 0 < found["loss_difference"] < 0.02  # of bf16: there is one
+            assert 0.98 < found["gradient_cosine"] < 1
+            assert found["memory_mb"] > 0
+    assert len(report["found"]["two processes"]["both"]) == 2
+
+
+def test_the_check_of_a_card_says_what_failed_and_what_it_left_out(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = load("gpu_check")
+    subject, right = check.bundled(), check.runner
+    monkeypatch.setattr(check, "runner", lambda session: lambda rows: right(session)(rows) + next(shift))
+    shift = iter([0.002, 0.0, 0.0, 0.0])  # texts on the device
+    wrong = check.points(subject, "cpu", 2)
+    assert not wrong["met"]
+    assert wrong["text"]["difference"] == pytest.approx(0.002, rel=1e-3)
+    assert wrong["image"] == {"difference": 0.0, "distance": 0.0}
+
+    def no_engine() -> dict[str, Any]:
+        return check.points(subject, "tensorrt", 2)
+
+    monkeypatch.setattr(check, "sections", lambda *_: [("points", lambda: wrong), ("points, tensorrt", no_engine)])
+    options = ["--device", "cpu", "--out", str(tmp_path / "report.json")]
+    result = CliRunner().invoke(check.main, options)
+    assert result.exit_code == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["failed"] == ["points"]
+    assert "onnxruntime-gpu" in report["left_out"]["points, tensorrt"]
+
+
+def test_without_a_card_the_check_says_that_it_checked_nothing(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = load("gpu_check")
+    monkeypatch.setattr(check.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(check, "RESULTS", tmp_path)
+    result = CliRunner().invoke(check.main, [], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("SKIPPED: ")
+    assert list(tmp_path.iterdir()) == []
