@@ -155,9 +155,8 @@ def together(count: int, path: Path, device: Device, rows: Any, seconds: float) 
     """Run processes that begin at the same time; returns the rate of each and its points."""
     context = get_context("spawn")
     begin, answers = context.Barrier(count), context.Queue()
-    processes = [
-        context.Process(target=alone, args=(path, device, rows, seconds, begin, answers)) for _ in range(count)
-    ]
+    given = (path, device, rows, seconds, begin, answers)
+    processes = [context.Process(target=alone, args=given, daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
     found = [answers.get(timeout=400) for _ in processes]
