@@ -1,6 +1,6 @@
 """How models do on plain English: pairs of a policy, of which they may have learned from the fit split.
 
-    python benchmarks/english.py hysac-mini runs/mini-en --split validation
+    python benchmarks/english.py hysac-mini runs/mini --split validation
 
 A run folder is calibrated first, as `hysac export` would. Thresholds and boundary are those of the model; one that is
 calibrated on the validation split is measured there with the threshold that was chosen there.

@@ -6,7 +6,7 @@
 dropout on everything that it adapts, eight quadruplets in float32, the data loader included. The published code needs
 library versions of its own, so its times are not taken here but quoted: 166 to 180 ms as it is, for it leaves anomaly
 detection on, and 39 to 43 ms without, on one thread of a 2-core Xeon with a load of 2 to 3. A fair comparison needs
-that kind of machine. *mini* is the bundled model's recipe, its main phase and the phase in which its stem learns
+that kind of machine. *mini* is the recipe `mini-scenes`, its main phase and the phase in which its stem learns
 alone, without the drawing of pictures, which other processes do.
 
 Ratios are of times by the clock; the time on the processor, beside them, is less disturbed by what else runs. Each kind

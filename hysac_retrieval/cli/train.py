@@ -40,8 +40,8 @@ def command(
 ) -> None:
     """Train a model. CONFIG is a YAML or TOML file, or the name of a bundled config.
 
-    Bundled are mini (the bundled model, on a CPU), mini-en (with a text tower that reads English), published (mini's
-    towers by the paper's losses alone), vit-b-16-24gb and visu-vit-l-14 (OpenAI's CLIP with adapters, on one or several
+    Bundled are mini (the bundled model, on a CPU), mini-scenes (without a trained text encoder), published (its towers
+    by the paper's losses alone), vit-b-16-24gb and visu-vit-l-14 (OpenAI's CLIP with adapters, on one or several
     GPUs). The run folder holds the config, the
     tokenizer, checkpoints, metrics (JSON Lines) and, in the end, the weights. Your own quadruplets
     (docs/own-policy.md) are looked through first. A run can start from the weights of a finished one (start_from).

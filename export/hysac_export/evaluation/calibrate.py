@@ -42,7 +42,7 @@ MOST = 0.5
 RIDGE = 1.0
 """Penalty ½·RIDGE·a² on the slope a of the standardised radius, against a sum over all points: keeps the slope finite
 on separable data (near 6 for a thousand points a side) and leaves other fits alone."""
-HINT = "Train longer, or with the radius and joint losses on (the config 'mini' has them)"
+HINT = "Train longer, or with the radius and joint losses on (the config 'mini-scenes' has them)"
 
 
 @dataclass(frozen=True)
