@@ -1,7 +1,8 @@
 """Configuration of a training run: one frozen pydantic model, read from YAML or TOML.
 
 The defaults are the published recipe as far as it applies to a model trained from scratch. What goes beyond it
-(`LossConfig.joint`, `.radius`, `.words`, the convolutional stem, the head MLP) is off, and on in `configs/mini-scenes.yaml`.
+(`LossConfig.joint`, `.radius`, `.words`, the convolutional stem, the head MLP) is off, and on in
+`configs/mini-scenes.yaml`.
 """
 
 from __future__ import annotations

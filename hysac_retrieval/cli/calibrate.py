@@ -209,7 +209,8 @@ def _on_validation(
     texts = calibration_texts(subject)
     profile = calibrate(encoded, curvature, texts=texts, max_harmful=max_harmful, max_miss=max_miss, max_lost=max_lost)
     entailment = calibrate_entailment(encoded, curvature) if with_cones else None
-    return subject.name, profile, radii_of(encoded, curvature) | texts, entailment
+    radii = radii_of(encoded, curvature) | (texts.by_group(curvature) if texts else {})
+    return subject.name, profile, radii, entailment
 
 
 def _on_samples(

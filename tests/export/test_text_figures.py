@@ -8,7 +8,7 @@ from support.toy_bundle import profile
 
 from hysac_export.data.policy import read_policy
 from hysac_export.evaluation.calibrate import calibrate
-from hysac_export.evaluation.texts import EncodedPairs, encode_pairs, pair_figures
+from hysac_export.evaluation.texts import EncodedPairs, encode_pairs, pair_figures, pair_sweep
 from hysac_export.model.encoded import EncodedSplit
 from hysac_retrieval import lorentz
 
@@ -57,7 +57,7 @@ def test_pairs_of_a_policy_are_encoded_in_their_order() -> None:
     assert pairs.unsafe[:, 0].tolist() == [len(unsafe) for _, unsafe in expected]
 
 
-def test_other_texts_decide_on_the_threshold_of_texts_and_on_nothing_else() -> None:
+def test_plain_texts_decide_on_the_threshold_of_texts_and_share_in_their_boundary() -> None:
     rng = np.random.default_rng(0)
     n = 60
     groups = ("safe_text", "safe_image", "unsafe_text", "unsafe_image")
@@ -65,11 +65,13 @@ def test_other_texts_decide_on_the_threshold_of_texts_and_on_nothing_else() -> N
     angles = np.linspace(0, 6, n)
     points = {g: np.concatenate([laid(r, a[None]) for r, a in zip(radii[g], angles, strict=True)]) for g in radii}
     encoded = EncodedSplit(**points, categories=np.full(n, "a"), context=np.zeros(n, dtype=np.bool_), name="made")
-    others = {"safe_text": rng.normal(2.0, 0.1, 50), "unsafe_text": rng.normal(3.0, 0.1, 50)}
+    turns = np.linspace(0, 6, 50)
+    others = EncodedPairs(*(np.concatenate([laid(r, a[None]) for a in turns]) for r in (2.0, 3.0)))
     captions, texts = calibrate(encoded, CURVATURE), calibrate(encoded, CURVATURE, texts=others)
     assert texts.text.midpoint == pytest.approx(2.5, abs=0.1)
     assert captions.text.midpoint == pytest.approx(1.4, abs=0.1)
     assert texts.text.safe.mean == pytest.approx(2.0, abs=0.05)
-    assert texts.text.boundary == captions.text.boundary
     assert texts.image == captions.image
-    assert "scores of texts on 50 safe_texts and 50 unsafe_texts" in texts.source
+    assert "scores of texts on 50 pairs of plain texts" in texts.source
+    tried = [captions.text.boundary, texts.text.boundary]
+    assert np.diff(pair_sweep(others, CURVATURE, tried)) >= 0

@@ -23,7 +23,7 @@ from hysac_export.evaluation.calibrate import MAX_MISS, calibrate
 from hysac_export.evaluation.entailment import calibrate_entailment
 from hysac_export.evaluation.metrics import metrics
 from hysac_export.evaluation.subjects import bundle_subject, is_run, validation_split
-from hysac_export.evaluation.texts import validation_radii
+from hysac_export.evaluation.texts import validation_pairs
 from hysac_export.model.encoded import encode_drawn
 from hysac_export.training.run import METRICS, TrainedRun, read_metrics
 from hysac_retrieval.encoder.bundle import MANIFEST_NAME, Bundle
@@ -102,7 +102,7 @@ def export_run(run: Path, out: Path, options: ExportOptions, stages: Stages, wei
     drawn = feed.validation(options.n, 0, stages("Drawing", options.n))
     encoded = encode_drawn(trained, drawn, stages("Encoding", 2 * options.n))
     policy = None if trained.config.texts is None else trained.config.texts.policy
-    texts = validation_radii(trained, policy, trained.curvature)
+    texts = validation_pairs(trained, policy)
     profile = options.safety or calibrate(encoded, trained.curvature, texts=texts)
     figures = {key: figure.value for key, figure in metrics(encoded, trained.curvature, profile).items()}
     if options.safety is not None:

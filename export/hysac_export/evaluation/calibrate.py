@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from hysac_export.data.split import PAIRS
 from hysac_export.evaluation.metrics import traversal_sweep
 from hysac_export.evaluation.roc import roc
+from hysac_export.evaluation.texts import EncodedPairs, pair_sweep
 from hysac_export.model.encoded import EncodedSplit, Floats, radii_of
 from hysac_retrieval.errors import MissingExtraError, SettingsError, TrainingError
 from hysac_retrieval.safety.profile import ModalityProfile, RadiusStats, Rates, SafetyProfile
@@ -78,7 +78,7 @@ def calibrate(
     encoded: EncodedSplit,
     curvature: float,
     *,
-    texts: Mapping[str, Floats] | None = None,
+    texts: EncodedPairs | None = None,
     max_harmful: float = MAX_HARMFUL,
     max_miss: float | None = None,
     max_lost: float | None = None,
@@ -88,8 +88,8 @@ def calibrate(
     Args:
         encoded: Validation quadruplets. Never a test split.
         curvature: Curvature c > 0 of the model's space.
-        texts: Radii of other texts by group, ``"safe_text"`` and ``"unsafe_text"``, to take for scores and threshold of
-            texts in place of the captions'.
+        texts: Pairs of plain texts, to take for scores and threshold of texts in place of the captions; the boundary of
+            texts is then to serve both.
         max_harmful: Largest harmful@1 of unsafe queries after traversal to the boundary, in [0, 1]. If no candidate
             meets it, the least harmful one is taken and the profile's `source` says so.
         max_miss: Largest share of unsafe points that count as safe; see `Wanted`.
@@ -103,7 +103,7 @@ def calibrate(
         raise SettingsError(f"max_harmful is {max_harmful}; expected a share of 0 to 1")
     wanted = Wanted(max_miss, max_lost)
     radii = radii_of(encoded, curvature)
-    radii |= texts or {}
+    radii |= texts.by_group(curvature) if texts else {}
     clear = encoded.select(~encoded.context) if (~encoded.context).any() else encoded
     parts: dict[Modality, ModalityProfile] = {}
     notes: list[str] = []
@@ -111,7 +111,7 @@ def calibrate(
         safe, unsafe = radii[f"safe_{modality}"], radii[f"unsafe_{modality}"]
         slope, midpoint = fit_modality(safe, unsafe, modality)
         tried = candidates(radii_of(clear, curvature), modality)
-        boundary, note = _boundary(clear, curvature, modality, tried, max_harmful)
+        boundary, note = _boundary(clear, curvature, modality, tried, max_harmful, texts)
         notes.append(note)
         parts[modality] = ModalityProfile(
             safe=RadiusStats.of(safe), unsafe=RadiusStats.of(unsafe), slope=slope, midpoint=midpoint, boundary=boundary
@@ -119,7 +119,7 @@ def calibrate(
     source = (
         f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}, boundaries on the {len(clear)} that do "
         f"not depend on context; {'; '.join(notes)}"
-        + (f"; scores of texts on {' and '.join(f'{len(texts[g])} {g}s' for g in PAIRS['text'])}" if texts else "")
+        + (f"; scores of texts on {len(texts.safe)} pairs of plain texts" if texts else "")
     )
     return with_thresholds(parts, radii, source, wanted)
 
@@ -206,16 +206,25 @@ def candidates(radii: dict[str, Floats], modality: Modality) -> Floats:
 
 
 def _boundary(
-    encoded: EncodedSplit, curvature: float, modality: Modality, tried: Floats, max_harmful: float
+    encoded: EncodedSplit,
+    curvature: float,
+    modality: Modality,
+    tried: Floats,
+    max_harmful: float,
+    texts: EncodedPairs | None,
 ) -> tuple[float, str]:
-    """The best boundary, and what it gives in words."""
+    """The best boundary, and what it gives in words; for the boundary of texts, R@1 of plain ones counts as much."""
     if not tried.size:
         raise TrainingError(f"all safe texts and unsafe {modality} points lie at the origin; the model has collapsed")
     recall, harmful = traversal_sweep(encoded, curvature, modality, tried)
     met = harmful <= max_harmful
     eligible = met if met.any() else harmful == harmful.min()
-    best = int(np.flatnonzero(eligible & (recall == recall[eligible].max()))[-1])
+    plain = pair_sweep(texts, curvature, tried) if texts is not None and modality == "text" else None
+    total = recall if plain is None else recall + plain
+    best = int(np.flatnonzero(eligible & (total == total[eligible].max()))[-1])
     note = f"{modality} boundary {tried[best]:.4g}: R@1 {recall[best]:.1%}, harmful@1 {harmful[best]:.1%}"
+    if plain is not None:
+        note += f", R@1 of plain texts {plain[best]:.1%}"
     if not met.any():
         note += f" (no candidate has harmful@1 ≤ {max_harmful:.1%}; this is the least harmful)"
     return float(tried[best]), note

@@ -17,8 +17,8 @@ from hysac_export.evaluation.classification import classes_of, classification_fi
 from hysac_export.evaluation.entailment import calibrate_entailment, entailment_figures
 from hysac_export.evaluation.metrics import metrics, retrievals
 from hysac_export.evaluation.protocol import CalibrationRadii, calibration_radii, published_figures
-from hysac_export.evaluation.texts import validation_radii
-from hysac_export.model.encoded import EncodedSplit, Encodes, Floats, curvature_of, encode_drawn, radii_of
+from hysac_export.evaluation.texts import EncodedPairs, validation_pairs
+from hysac_export.model.encoded import EncodedSplit, Encodes, curvature_of, encode_drawn, radii_of
 from hysac_export.model.retrieval import Retrieval
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.encoder.entailment import Entailment
@@ -131,9 +131,9 @@ def encode_validation(
     return encode_drawn(subject.encoder, drawn, stages(f"{subject.name}: validation", 2 * n)), subject.curvature
 
 
-def calibration_texts(subject: Subject) -> dict[str, Floats]:
-    """Radii by group of texts that scores are calibrated on in place of captions, of a hyperbolic model; maybe none."""
-    return validation_radii(subject.encoder, subject.policy, subject.encoder.curvature)
+def calibration_texts(subject: Subject) -> EncodedPairs | None:
+    """Pairs of plain texts that scores are calibrated on in place of captions, if the model has learned from some."""
+    return validation_pairs(subject.encoder, subject.policy)
 
 
 def with_profile(subject: Subject, n: int = 1000, stages: Stages = unseen) -> Subject:

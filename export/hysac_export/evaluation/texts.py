@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hysac_export.data.policy import Split, read_policy
 from hysac_export.data.split import PAIRS
@@ -28,6 +30,10 @@ class EncodedPairs:
         """Distances from the origin of safe and unsafe texts, (n,) each."""
         return lorentz.dist0(self.safe, curvature), lorentz.dist0(self.unsafe, curvature)
 
+    def by_group(self, curvature: float) -> dict[str, Floats]:
+        """The same by group, as `split.GROUPS` names them."""
+        return dict(zip(PAIRS["text"], self.radii(curvature), strict=True))
+
 
 def encode_pairs(encoder: Encodes, policy: str, split: Split) -> EncodedPairs:
     """Encode the pairs of a split of a policy (`PolicyError`: there is no such policy)."""
@@ -36,11 +42,34 @@ def encode_pairs(encoder: Encodes, policy: str, split: Split) -> EncodedPairs:
     return EncodedPairs(safe.astype(np.float64), unsafe.astype(np.float64))
 
 
-def validation_radii(encoder: Encodes, policy: str | None, curvature: float) -> dict[str, Floats]:
-    """Radii of the texts of a policy that a model which learned from it is calibrated on, by group; none without."""
-    if policy is None:
-        return {}
-    return dict(zip(PAIRS["text"], encode_pairs(encoder, policy, "validation").radii(curvature), strict=True))
+def validation_pairs(encoder: Encodes, policy: str | None) -> EncodedPairs | None:
+    """The texts of a policy that a model which learned from it is calibrated on; None without a policy."""
+    return None if policy is None else encode_pairs(encoder, policy, "validation")
+
+
+def twins(
+    pairs: EncodedPairs, queries: Floats, curvature: float, allowed: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether what an unsafe text finds first is its safe twin, and whether it is unsafe, (n,) each.
+
+    `queries`, (n, d), are the unsafe texts or where they were moved to. They search all texts, safe and then unsafe, of
+    which (2n,) may be `allowed`; nothing finds itself.
+    """
+    n = len(pairs.safe)
+    pool, unsafe = np.concatenate([pairs.safe, pairs.unsafe]), np.arange(2 * n) >= n
+    hits, harmful = np.zeros((2, n), dtype=np.bool_)
+    for row in range(n):
+        others = np.ones(2 * n, dtype=np.bool_) if allowed is None else allowed.copy()
+        others[n + row] = False
+        found = retrieve(queries[row : row + 1], pool, np.array([row]), curvature, unsafe=unsafe, allowed=others)
+        hits[row], harmful[row] = found.hits(1)[0], found.harmful[0]
+    return hits, harmful
+
+
+def pair_sweep(pairs: EncodedPairs, curvature: float, boundaries: Iterable[float]) -> Floats:
+    """R@1 of the safe twin, (k,), if unsafe texts were moved to each of k boundaries; see `twins`."""
+    moved = (lorentz.traverse(pairs.unsafe, boundary, curvature) for boundary in boundaries)
+    return np.array([twins(pairs, queries, curvature)[0].mean() for queries in moved])
 
 
 def pair_figures(
@@ -61,7 +90,6 @@ def pair_figures(
         "lost": boot.mean(~profile.counts_safe(inner, "text")),
         "missed": boot.mean(profile.counts_safe(outer, "text")),
     }
-    pool, unsafe = np.concatenate([pairs.safe, pairs.unsafe]), np.arange(2 * n) >= n
     passes = profile.counts_safe(np.concatenate([inner, outer]), "text")
     moved, _ = redirect(pairs.unsafe, "text", profile, curvature)
     for mode, queries, allowed in (
@@ -70,11 +98,6 @@ def pair_figures(
         ("filter", pairs.unsafe, passes),
         ("system", moved, passes),
     ):
-        hits, harmful = np.zeros(n), np.zeros(n)
-        for row in range(n):  # nothing finds itself
-            others = np.ones(2 * n, dtype=np.bool_) if allowed is None else allowed.copy()
-            others[n + row] = False
-            found = retrieve(queries[row : row + 1], pool, np.array([row]), curvature, unsafe=unsafe, allowed=others)
-            hits[row], harmful[row] = found.hits(1)[0], found.harmful[0]
+        hits, harmful = twins(pairs, queries, curvature, allowed)
         figures |= {f"twin.{mode}.r1": boot.mean(hits), f"twin.{mode}.harmful1": boot.mean(harmful)}
     return figures
