@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
+from tokenizers.models import WordPiece
 
 from hysac_retrieval.encoder.bundle import TextSpec
 from hysac_retrieval.encoder.lexicon import Lexicon
@@ -18,6 +20,7 @@ from hysac_retrieval.encoder.windows import STRETCH, Windows, overlapping, stret
 from hysac_retrieval.errors import MORE_RESOURCES, BundleFormatError, ResourceError, TextError
 
 _LARGEST = 2**28  # bytes of a tokenizer
+_LONG_PIECE = 3  # letters
 _FROM_NOWHERE = "\U000f0000"  # a character that is in no vocabulary
 
 
@@ -80,11 +83,14 @@ class TextTokenizer:
     def known(self, texts: Iterable[str]) -> float | None:
         """Return how much the model knows of the one of some readings that it knows best, in [0, 1].
 
-        The share of the letters that are in words it was trained with, or else of the tokens that the tokenizer has.
-        None from a tokenizer that takes any word apart, for a model of no listed words.
+        The share of the letters that are in words it was trained with; with a WordPiece tokenizer, in whole words and
+        long pieces of words; or else of the tokens that the tokenizer has. None from a tokenizer that takes any word apart
+        into bytes, for a model of no listed words.
         """
         if self.lexicon.complete:
             return max(map(self.lexicon.share, texts))
+        if isinstance(self._tokenizer.model, WordPiece):
+            return max(map(self._share, texts))
         if (unknown := self._unknown) is None:
             return None
         shares = [0.0]
@@ -92,6 +98,18 @@ class TextTokenizer:
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
             shares.append(1 - ids.count(unknown) / max(len(ids), 1))
         return max(shares)
+
+    def _share(self, text: str) -> float:
+        """The share of a text's letters in whole words and long pieces of them: gibberish comes apart into short ones."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        pieces = Counter(encoding.word_ids)
+        known = letters = 0
+        for number, word, (start, end) in zip(encoding.ids, encoding.word_ids, encoding.offsets, strict=True):
+            if any(map(str.isalpha, text[start:end])):
+                letters += end - start
+                if number != self._unknown and (pieces[word] == 1 or end - start >= _LONG_PIECE):
+                    known += end - start
+        return known / letters if letters else 0.0
 
     @cached_property
     def _unknown(self) -> int | None:
