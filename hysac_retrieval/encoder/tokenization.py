@@ -84,8 +84,8 @@ class TextTokenizer:
         """Return how much the model knows of the one of some readings that it knows best, in [0, 1].
 
         The share of the letters that are in words it was trained with; with a WordPiece tokenizer, in whole words and
-        long pieces of words; or else of the tokens that the tokenizer has. None from a tokenizer that takes any word apart
-        into bytes, for a model of no listed words.
+        long pieces of words; or else of the tokens that the tokenizer has. None from a tokenizer that takes any word
+        apart into bytes, for a model of no listed words.
         """
         if self.lexicon.complete:
             return max(map(self.lexicon.share, texts))
@@ -100,7 +100,7 @@ class TextTokenizer:
         return max(shares)
 
     def _share(self, text: str) -> float:
-        """The share of a text's letters in whole words and long pieces of them: gibberish comes apart into short ones."""
+        """The share of a text's letters in whole words and long pieces of words: gibberish has short ones."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         pieces = Counter(encoding.word_ids)
         known = letters = 0
