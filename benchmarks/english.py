@@ -8,13 +8,16 @@ calibrated on the validation split is measured there with the threshold that was
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
-from common import RESULTS, show_table, write_report
+from common import RESULTS, write_report
 
 from hysac_export.data.policy import SPLITS
-from hysac_export.evaluation.subjects import load_subject, with_profile
+from hysac_export.evaluation.bootstrap import Figure
+from hysac_export.evaluation.subjects import Subject, load_subject, with_profile
+from hysac_export.evaluation.table import Table, number, percent
 from hysac_export.evaluation.texts import encode_pairs, pair_figures
 
 SHOWN = {
@@ -33,19 +36,34 @@ SHOWN = {
 @click.option("-n", default=1000, show_default=True, help="Quadruplets that a run folder is calibrated on.")
 @click.option("--out", default=RESULTS / "english.json", show_default=True, type=click.Path(path_type=Path))
 def main(models: tuple[str, ...], policy: str, split: str, n: int, out: Path) -> None:
-    """Print a table, a column for each model: shares with their 95 % intervals."""
-    rows, report = [], {}
-    for name in models:
-        subject = with_profile(load_subject(name), n)
-        if subject.profile is None or subject.curvature is None:
-            raise click.ClickException(f"{name} has no safety profile: {subject.uncalibrated or 'it is Euclidean'}")
-        pairs = encode_pairs(subject.encoder, policy, SPLITS[split])
-        found = pair_figures(pairs, subject.curvature, subject.profile)
-        report[name] = {key: [round(x, 4) for x in (f.value, f.low, f.high)] for key, f in found.items()}
-        rows.append([f"{f.value:.3f} [{f.low:.3f}, {f.high:.3f}]" for f in (found[key] for key in SHOWN.values())])
-    click.echo(f"{len(pairs.safe)} pairs of the {split} split of {policy}\n")
-    show_table(["", *models], [[label, *cells] for label, *cells in zip(SHOWN, *rows, strict=True)])
-    write_report({"policy": policy, "split": split, "pairs": len(pairs.safe), "models": report}, out)
+    """Print a table, a column for each model: with 95 % intervals."""
+    found = {name: measured(with_profile(load_subject(name), n), policy, split) for name in models}
+    click.echo(table(found, policy, split).markdown())
+    rounded = {
+        name: {key: [round(x, 4) for x in (f.value, f.low, f.high)] for key, f in figures.items()}
+        for name, figures in found.items()
+    }
+    pairs = next(iter(found.values()))["auc"].n
+    write_report({"policy": policy, "split": split, "pairs": pairs, "models": rounded}, out)
+
+
+def measured(subject: Subject, policy: str, split: str) -> dict[str, Figure]:
+    """Figures of a model on a split of a policy; see `pair_figures`."""
+    if subject.profile is None or subject.curvature is None:
+        reason = subject.uncalibrated or "it is Euclidean"
+        raise click.ClickException(f"{subject.name} has no safety profile: {reason}")
+    return pair_figures(encode_pairs(subject.encoder, policy, SPLITS[split]), subject.curvature, subject.profile)
+
+
+def table(found: Mapping[str, Mapping[str, Figure]], policy: str, split: str) -> Table:
+    """A column for each model."""
+    rows = [
+        (label, *((number if key == "auc" else percent)(figures[key]) for figures in found.values()))
+        for label, key in SHOWN.items()
+    ]
+    pairs = next(iter(found.values()))["auc"].n
+    title = f"Plain English, {pairs} pairs of the {split} split of `{policy}`, shares in % (95 % intervals)"
+    return Table(title, ("", *found), tuple(rows), labels=1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from english import measured, table
 
 from hysac_export.evaluation.paper import classification_table, paper_table, zero_shot_table
 from hysac_export.evaluation.report import entailment_table, quality_table
@@ -24,19 +25,22 @@ from hysac_retrieval.encoder.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "hysac_retrieval" / "models" / "hysac-mini"
+POLICY = "general"
 NOTES = ROOT / "benchmarks" / "results" / "hysac-mini-notes.md"
 
 
-def card(bundle: Bundle, evaluations: Sequence[Evaluation]) -> str:
+def card(bundle: Bundle, evaluations: Sequence[Evaluation], texts: Table | None = None) -> str:
     """The card as Markdown.
 
     Args:
         bundle: The bundle that it is of.
         evaluations: Of the bundle first, and of what it is compared with, on the same splits.
+        texts: What it reaches on plain texts.
     """
     manifest = bundle.manifest
     config: dict[str, Any] = manifest.training.get("config", {})
     tables = [quality_table(evaluations), quality_table(evaluations, "image"), classification_summary(evaluations)]
+    tables += [texts] if texts else []
     first = [e for e in evaluations if e.split == evaluations[0].split]
     tables.append(entailment_summary([e for e in evaluations if e.subject is evaluations[0].subject]))
     tables += [table for build in (paper_table, classification_table, zero_shot_table) if (table := build(first)).rows]
@@ -67,9 +71,15 @@ def card(bundle: Bundle, evaluations: Sequence[Evaluation]) -> str:
             f"# {manifest.name}",
             manifest.description,
             "A HySAC (hyperbolic safety-aware CLIP, arXiv 2503.12127): the distance from the origin grows along safe "
-            "text < safe image < unsafe text < unsafe image, so that a radius is a safety score. It was trained from "
-            "scratch on the scenes of `hysac_export.data.scenes`, pictures composed of emoji artwork with English "
-            "captions in which some things are unsafe, always or by their company.",
+            "text < safe image < unsafe text < unsafe image, so that a radius is a safety score. It was trained on the "
+            "scenes of `hysac_export.data.scenes`, pictures composed of emoji artwork with English captions in which "
+            "some things are unsafe, always or by their company"
+            + (
+                f"; its texts are read by {config['model']['text']['pretrained']}, frozen, and it learned from "
+                f"sentence pairs of the policy `{config['texts']['policy']}`, too."
+                if config.get("texts")
+                else "."
+            ),
             f"| | |\n|---|---|\n{rows}",
             "## What it is for, and what not\n\nTrying, testing and measuring the software without a network or a "
             "GPU. It knows the world of the scenes and no other: it is no model for photographs, and its scores "
@@ -124,7 +134,8 @@ def main(model: Path, ablation: tuple[Path, ...], n: int, out: Path | None) -> N
     evaluations = evaluate_subjects(subjects, TEST_SPLITS, n)
     target = out or model / "README.md"
     bundle = Bundle.load(model)
-    text = card(bundle, evaluations) + "\n" + notes_for(bundle)
+    english = measured(subjects[0], POLICY, "test")
+    text = card(bundle, evaluations, table({subjects[0].name: english}, POLICY, "test")) + "\n" + notes_for(bundle)
     target.write_text(text.rstrip() + "\n", encoding="utf-8")
     click.echo(f"Wrote {target}")
 
