@@ -53,7 +53,7 @@ def unlike(encoder: Encoder, pictures: list[Any]) -> list[bool | None]:
 
 
 def test_photographs_are_unlike_drawn_scenes_and_the_gallery_is_not(encoder: Encoder) -> None:
-    assert encoder.domain.name == "drawn scenes"
+    assert encoder.domain.name == "plain English and drawn scenes"
     pictures = encoder.domain.inputs.pictures
     assert pictures is not None
     gallery = encoder.preprocess_images(sorted(GALLERY.iterdir()))
@@ -72,7 +72,16 @@ def test_scenes_that_nothing_was_chosen_on_are_its_own_whatever_their_size(encod
     assert pictures.unlike(encoder.preprocess_images(images)).mean() <= 0.03
 
 
-@pytest.mark.parametrize(("text", "mark"), [("a dog on the beach", False), ("qwrtz bnmkl xxyzzv", True)])
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("a dog on the beach", False),
+        ("sriracha mayonnaise", False),  # of pieces, but long ones
+        ("how to bake bread for my brother-in-law", False),
+        ("qwrtz bnmkl xxyzzv", True),
+        ("asdf jkl qwer uiop", True),
+    ],
+)
 def test_a_text_is_unlike_where_the_model_hardly_knows_its_words(encoder: Encoder, text: str, mark: bool) -> None:
     _, (one,) = encoder.judge_text([text])
     assert one.unlike is mark
@@ -181,7 +190,7 @@ def test_indexing_says_once_that_photographs_mean_nothing(encoder: Encoder, tmp_
         assert f"{report.unlike} pictures" in remark
         assert "drawn scenes" in remark
         assert "hysac fit" in remark
-    assert encoder.domain.remark("m", 1).startswith("1 picture is unlike anything m knows (drawn scenes)")
+    assert encoder.domain.remark("m", 1).startswith("1 picture is unlike anything m knows (plain English and drawn scenes)")
     with Index.for_model(encoder, "strict", location=":memory:") as index:
         strict = index_sources([tmp_path], index, encoder, workers=0, strict_domain=True)
         assert (strict.failures, strict.total) == (report.unlike, report.total - report.unlike)
