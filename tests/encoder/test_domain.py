@@ -190,7 +190,7 @@ def test_indexing_says_once_that_photographs_mean_nothing(encoder: Encoder, tmp_
         assert f"{report.unlike} pictures" in remark
         assert "drawn scenes" in remark
         assert "hysac fit" in remark
-    assert encoder.domain.remark("m", 1).startswith("1 picture is unlike anything m knows (plain English and drawn scenes)")
+    assert encoder.domain.remark("m", 1).startswith(f"1 picture is unlike anything m knows ({encoder.domain.name})")
     with Index.for_model(encoder, "strict", location=":memory:") as index:
         strict = index_sources([tmp_path], index, encoder, workers=0, strict_domain=True)
         assert (strict.failures, strict.total) == (report.unlike, report.total - report.unlike)
