@@ -191,7 +191,7 @@ def test_plain_english_is_measured_on_the_pairs_of_a_policy(load: Load, tmp_path
     report, shown = run(load("english"), tmp_path, "hysac-mini")
     found = report["models"]["hysac-mini"]
     assert (report["split"], report["pairs"]) == ("validation", 215)
-    assert 0.5 < found["auc"][0] < 0.65  # it learned a few hundred words
+    assert found["auc"][0] > 0.9
     assert found["auc"][1] < found["auc"][0] < found["auc"][2]
     assert "harmful@1, system" in shown
 
