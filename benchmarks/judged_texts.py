@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from hysac_export.bundle.compress import compress_bundle
 from hysac_export.data.scenes import caption, quadruplets
 from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.encoder import Encoder
@@ -135,20 +133,17 @@ def measure_safe_queries(encoder: Encoder, count: int) -> dict[str, Any]:
 
 
 def measure_cost(count: int) -> dict[str, Any]:
-    """Median milliseconds of a query on one thread, encoded alone and judged, in float32 and int8."""
+    """Median milliseconds of a query on one thread, encoded alone and judged."""
     unsafe, safe = gallery_captions(count)
     queries = {"ordinary": safe} | {kind: list(map(DISGUISES[kind], unsafe)) for kind in COSTLY}
-    report: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Encoder.load("hysac-mini", threads=1)
-        small = Encoder(compress_bundle(plain.bundle, Path(folder) / "int8", "int8"), threads=1)
-        for precision, encoder in (("float32", plain), ("int8", small)):
-            for kind, texts in queries.items():
-                report[f"{kind}, {precision}"] = {
-                    "encoded": milliseconds(lambda text, encoder=encoder: encoder.encode_text([text]), texts),
-                    "judged": milliseconds(lambda text, encoder=encoder: encoder.judge_text([text]), texts),
-                }
-    return report
+    encoder = Encoder.load("hysac-mini", threads=1)
+    return {
+        kind: {
+            "encoded": milliseconds(lambda text: encoder.encode_text([text]), texts),
+            "judged": milliseconds(lambda text: encoder.judge_text([text]), texts),
+        }
+        for kind, texts in queries.items()
+    }
 
 
 def measure_hostile(encoder: Encoder) -> dict[str, dict[str, float]]:
