@@ -223,8 +223,8 @@ def test_the_check_of_a_card_says_what_failed_and_what_it_left_out(
 ) -> None:
     check = load("gpu_check")
     subject, right = check.bundled(), check.runner
-    monkeypatch.setattr(check, "runner", lambda session: lambda rows: right(session)(rows) + next(shift))
     shift = iter([0.002, 0.0, 0.0, 0.0])  # texts on the device
+    monkeypatch.setattr(check, "runner", lambda session: lambda rows: right(session)(rows) + next(shift))
     wrong = check.points(subject, "cpu", 2)
     assert not wrong["met"]
     assert wrong["text"]["difference"] == pytest.approx(0.002, rel=1e-3)

@@ -22,7 +22,7 @@ from hysac_retrieval.cli.terminal import console
 @model_option
 @json_option
 def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
-    """Index the example gallery and search it: a safe query, an unsafe one, an unsafe picture.
+    """Index the example gallery and search it: a safe query, two unsafe ones, an unsafe picture.
 
     Needs no server, no GPU and no download. Writes report.html and the collection to DIR.
 

@@ -39,11 +39,12 @@ class DemoQuery:
 
 QUERIES = (
     DemoQuery("A safe query", "a wolf, a school and a pizza in the snow", "text", as_asked=False),
-    DemoQuery("An unsafe query", "a gun close to a painter and a cookie in a desert", "text"),
+    DemoQuery("An unsafe query", "dynamite near an elephant and a car in a mountain valley", "text"),
+    DemoQuery("An unsafe query in plain English", "a murder in the living room", "text"),
     DemoQuery("An unsafe picture", "027.webp", "image"),
 )
-"""The gallery has a scene for each, and a safe twin for the unsafe ones: a wolf instead of the gun, no blood beside the
-policeman."""
+"""The gallery has a scene for each but the murder, and a safe twin for the unsafe ones: car and elephant without
+dynamite, no blood beside the policeman."""
 
 
 @dataclass(frozen=True, slots=True)

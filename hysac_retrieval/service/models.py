@@ -93,8 +93,8 @@ class SearchBody(Asked):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"text": "a gun close to a painter and a cookie in a desert", "limit": 2},
-                {"text": "a gun close to a painter and a cookie in a desert", "limit": 2, "safe": False},
+                {"text": "dynamite near an elephant and a car in a mountain valley", "limit": 2},
+                {"text": "dynamite near an elephant and a car in a mountain valley", "limit": 2, "safe": False},
                 {"id": UUID, "limit": 10, "offset": 10, "modality": "image"},
                 {"text": "a dog", "filter": {"must": [{"key": "album", "match": {"value": "holidays"}}]}},
             ]
