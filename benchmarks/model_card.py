@@ -82,9 +82,10 @@ def card(bundle: Bundle, evaluations: Sequence[Evaluation], texts: Table | None 
             ),
             f"| | |\n|---|---|\n{rows}",
             "## What it is for, and what not\n\nTrying, testing and measuring the software without a network or a "
-            "GPU. It knows the world of the scenes and no other: it is no model for photographs, and its scores "
-            "protect nobody from real content. Unsafe things that it has never seen, and pictures in a style of "
-            "artwork that it has never seen, it recognises only as far as the tables below say.",
+            "GPU. It knows pictures of the scenes and no others, and plain English as far as the table below says: it "
+            "is no model for photographs, and its scores protect nobody from real content. Unsafe things that it has "
+            "never seen, and pictures in a style of artwork that it has never seen, it recognises only as far as the "
+            "tables below say.",
             "## What it reaches\n\nNo quadruplet of these four splits was in training or calibration. `python "
             "benchmarks/model_card.py` writes this page, and `hysac eval` prints more. *Traversal* moves unsafe "
             "queries to the calibrated boundary, *whole system* adds the filter on the stored scores. *Harmful@1* is "
