@@ -177,10 +177,11 @@ def test_synthetic_blocks_are_the_same_every_time_and_differ_from_each_other(loa
 def test_judged_texts_report_what_is_missed_before_and_after(load: Load, tmp_path: Path) -> None:
     report, shown = run(load("judged"), tmp_path, "--only", "texts", "--count", "6")
     texts = report["texts"]
-    assert texts["disguised"]["letters spaced"]["missed before"] == 1.0
-    assert texts["disguised"]["letters spaced"]["missed"] == 0.0
+    assert texts["disguised"]["leet"]["missed before"] > 0.3
+    assert texts["disguised"]["leet"]["missed"] == 0.0
     assert texts["long"]["5 captions, unsafe end"]["judged"] == 1.0
-    assert texts["ordinary safe queries"]["gallery"] == {"own": 0.0, "judged": 0.0, "views": 1.0}
+    ordinary = texts["ordinary safe queries"]["gallery"]
+    assert ordinary["own"] <= ordinary["judged"] <= 0.5
     assert all(row["judged"] > 0 for row in texts["milliseconds a query"].values())
     assert "ordinary" in shown
 

@@ -113,6 +113,7 @@ def hit(**payload: Any) -> Hit:
 
 def test_documents_are_made_of_the_fields_that_are_named() -> None:
     said = {"id": 7, "distance": 1.0, "unsafe": 0.25, "radius": 1.5, "modality": "text", "views": 1, "worst": None}
+    said["reviewed"] = False
     usual = Fields()
     assert usual.text(hit(text="a dog", k=1)) == "a dog"
     assert usual.described(hit(text="a dog", k=1)) == {"k": 1, "hysac": said}

@@ -76,8 +76,8 @@ def test_the_wheel_holds_the_licence_and_the_attributions(contents: dict[str, in
 
 def test_the_wheel_and_the_model_are_small(wheel: Path, contents: dict[str, int]) -> None:
     model = sum(size for name, size in contents.items() if name.startswith("hysac_retrieval/models/hysac-mini/"))
-    assert 0 < model <= 12 * MEGABYTE
-    assert wheel.stat().st_size <= 20 * MEGABYTE
+    assert 0 < model <= 30 * MEGABYTE
+    assert wheel.stat().st_size <= 45 * MEGABYTE
 
 
 def test_the_demo_runs_from_the_wheel_without_the_training_packages(wheel: Path, tmp_path: Path) -> None:

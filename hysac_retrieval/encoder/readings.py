@@ -27,6 +27,7 @@ _SIGNS = {
 _SHORT = 2  # letters of a known word that may yet be a piece of another
 _JOINED = 12  # pieces that are put together to one or more words
 _LONGEST = 32  # letters of such a word, or words
+_GLUED = 16  # letters from which on a run is hardly a word that a vocabulary lacks, but several without spaces
 _BLOCK = 256  # pieces that are tried as one, as where a whole sentence is written with its letters apart
 
 _EDGES = ".,;:!?\"'()[]{}<>-_*~/\\|`´‘’“”…"
@@ -158,9 +159,9 @@ class _Speller:
         parts = tuple(filter(None, _APART.split(core.lower())))
         if all(part in lexicon or part.isdecimal() for part in parts):
             return parts
-        if not lexicon.complete:
-            return None  # a word that a vocabulary does not keep whole would fall to pieces that mean something else
         letters = _letters(piece)
+        if not lexicon.complete and len(letters) < _GLUED:
+            return None  # a word that a vocabulary does not keep whole would fall to pieces that mean something else
         found = _BothWays(lexicon, letters)(0, [len(letters)]) if len(letters) >= 2 * _SHORT else None
         if found is None:
             return None

@@ -161,7 +161,9 @@ def test_scores_of_texts_are_calibrated_on_the_validation_split_of_the_policy(fi
     subject = load_subject(finished)
     assert subject.policy == "general"
     pairs = read_policy("general").pairs("validation")
-    radii = calibration_texts(subject)
+    texts = calibration_texts(subject)
+    assert texts is not None
+    radii = texts.by_group(subject.curvature)
     safe = lorentz.dist0(subject.encoder.encode_text([safe for safe, _ in pairs]).astype(float), subject.curvature)
     np.testing.assert_allclose(radii["safe_text"], safe, rtol=1e-5)
     assert len(radii["unsafe_text"]) == len(pairs)

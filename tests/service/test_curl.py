@@ -89,14 +89,14 @@ def commands() -> list[str]:
 def lines(answer: str) -> list[str]:
     """Return what the quickstart prints of hits."""
     hits = json.loads(answer)["hits"]
-    return [f"  {hit['distance']:.2f}  unsafe {hit['unsafe']:.2f}  {hit['payload']['caption']}" for hit in hits]
+    return [f"  {hit['distance']:.1f}  unsafe {hit['unsafe']:.2f}  {hit['payload']['caption']}" for hit in hits]
 
 
 def test_the_quickstart_by_curl_finds_what_its_page_shows(shell: Shell) -> None:
     page = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
     searched, pictured, _ = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
     _, first, second, _, third, fourth = searched.splitlines()
-    safe, as_asked = (command for command in commands() if '/v1/search"' in command and "painter" in command)
+    safe, as_asked = (command for command in commands() if '/v1/search"' in command and "elephant" in command)
     (upload,) = (command for command in commands() if "/upload" in command)
     assert lines(shell.run(safe, "search")[1]) == [first, second]
     assert lines(shell.run(as_asked)[1]) == [third, fourth]
