@@ -28,6 +28,7 @@ _SHORT = 2  # letters of a known word that may yet be a piece of another
 _JOINED = 12  # pieces that are put together to one or more words
 _LONGEST = 32  # letters of such a word, or words
 _GLUED = 16  # letters from which on a run is hardly a word that a vocabulary lacks, but several without spaces
+_WHOLE = 5  # letters from which on one is taken for a word that the vocabulary lacks, and not for a piece
 _BLOCK = 256  # pieces that are tried as one, as where a whole sentence is written with its letters apart
 
 _EDGES = ".,;:!?\"'()[]{}<>-_*~/\\|`´‘’“”…"
@@ -161,7 +162,9 @@ class _Speller:
             return parts
         letters = _letters(piece)
         if not lexicon.complete and len(letters) < _GLUED:
-            return None  # a word that a vocabulary does not keep whole would fall to pieces that mean something else
+            # A word that a vocabulary does not keep whole would fall to pieces that mean something else. A long one is
+            # no piece of a word either, so what stands beside it is not put together with it.
+            return (core.lower(),) if core.isalpha() and len(core) >= _WHOLE else None
         found = _BothWays(lexicon, letters)(0, [len(letters)]) if len(letters) >= 2 * _SHORT else None
         if found is None:
             return None

@@ -120,3 +120,17 @@ def test_what_a_long_text_costs_grows_with_its_length_and_no_faster(
         costs.append(len(asked))
     assert costs[1] <= 15 * max(costs[0], 1000)
     assert len(asked) <= 4 * 600 * size  # each letter once forwards and once backwards, alone and in its run
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a snapshot of a toddler in the park", None),  # neither "snaps hot" nor with its neighbours
+        ("a man with a kni fe", "a man with a knife"),
+        ("a man with a g u n", "a man with a gun"),
+        ("amanwithagunandadog", "a man with a gun and a dog"),
+    ],
+)
+def test_a_word_that_a_vocabulary_lacks_is_not_taken_apart(text: str, found: str | None) -> None:
+    lexicon = Lexicon(LEXICON.words | {"snaps", "hot", "ho", "tin"}, complete=False)
+    assert readings(text, lexicon).get("spelled out") == found
