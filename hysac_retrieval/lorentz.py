@@ -1,17 +1,15 @@
 """Geometry of the hyperboloid (Lorentz model) of curvature -c, over any array-API library.
 
-One invariant: every function takes and returns the *space components* ``x`` of points, shape
-``(..., d)``; the time component is always ``time(x) = sqrt(1/c + |x|²)``. ``curv`` is c > 0, a float
-or a 0-d array (a learned tensor keeps its gradient). Leading axes broadcast. Results have the dtype
-of ``x``. NumPy and torch are served by the same code; through torch every function has finite
-gradients everywhere, identical points and zero vectors included: where a distance has no gradient
-(at distance 0) its subgradient 0 is used.
+One invariant: every function takes and returns the *space components* ``x`` of points, shape ``(..., d)``; the time
+component is always ``time(x) = sqrt(1/c + |x|²)``. ``curv`` is c > 0, a float or a 0-d array (a learned tensor keeps
+its gradient). Leading axes broadcast. Results have the dtype of ``x``. NumPy and torch are served by the same code;
+through torch every function has finite gradients everywhere, identical points and zero vectors included: where a
+distance has no gradient (at distance 0) its subgradient 0 is used.
 
-Names are those of MERU (arXiv 2304.09172) and HySAC (arXiv 2503.12127). ``half_aperture`` and
-``exterior_angle`` keep the small offsets of the published code, so that losses agree with it number
-for number; all else is exact. In particular nothing computes ``acosh`` near 1 or subtracts
-``t(x) t(y)`` from ``x·y``: both lose every digit for close points, and in float32 a clamp at
-1 + 1e-8 protects nothing, because it *is* 1.
+Names are those of MERU (arXiv 2304.09172) and HySAC (arXiv 2503.12127). ``half_aperture`` and ``exterior_angle`` keep
+the small offsets of the published code, so that losses agree with it number for number; all else is exact. In
+particular nothing computes ``acosh`` near 1 or subtracts ``t(x) t(y)`` from ``x·y``: both lose every digit for close
+points, and in float32 a clamp at 1 + 1e-8 protects nothing, because it *is* 1.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ __all__ = [
     "log_map0",
     "pairwise_dist",
     "pairwise_inner",
-    "scaled",
+    "radial_angle",
     "time",
     "traverse",
 ]
@@ -146,20 +144,6 @@ def log_map0(x: Array, curv: Array) -> Array:
     return x * xp.where(r == 0, one, xp.asinh(r) / xp.where(r == 0, one, r))[..., None]
 
 
-def scaled(x: Array, factor: float, curv: Array) -> Array:
-    """Multiply the radius of points: exp_map0(factor · log_map0(x)).
-
-    Args:
-        x: Points, shape (..., d).
-        factor: Above 0.
-        curv: Curvature c > 0.
-
-    Returns:
-        Points, shape (..., d), of the same directions, with ``dist0`` multiplied by ``factor``.
-    """
-    return exp_map0(log_map0(x, curv) * factor, curv)
-
-
 def dist0(x: Array, curv: Array) -> Array:
     """Geodesic distance to the origin, the *radius*: asinh(√c |x|) / √c.
 
@@ -265,6 +249,33 @@ def exterior_angle(x: Array, y: Array, curv: Array) -> Array:
     square = xp.maximum(curv * gram + numerator**2, _OFFSET * xx)
     cosine = numerator / (_safe_sqrt(square, xp) + _OFFSET)
     return xp.acos(xp.clip(cosine, min=-1 + _OFFSET, max=1 - _OFFSET))
+
+
+def radial_angle(x: Array, y: Array, curv: Array, power: float = 1.0) -> Array:
+    """Exterior angle at x of y in the tangent space at the origin, radii raised to a power.
+
+    With q = (r(y) / r(x))^p and θ the angle between the directions, atan2(q sin θ, q cos θ − 1). With p = 1 it is the
+    limit of :func:`exterior_angle` for a space that is shrunk to the origin; as p grows it goes to θ where y lies
+    farther out than x, and to π where it lies nearer.
+
+    Args:
+        x: Apexes, shape (..., d); one at the origin holds nothing.
+        y: Points, shape (..., d); leading axes broadcast.
+        curv: Curvature c > 0.
+        power: p > 0.
+
+    Returns:
+        Broadcast leading shape, radians in [0, π].
+    """
+    xp = array_namespace(x, y)
+    curv = _curvature(curv, x)
+    xx, yy = _dot(x, x, xp), _dot(y, y, xp)
+    tiny = float(xp.finfo(x.dtype).smallest_normal) ** 0.5
+    norms = xp.clip(_safe_sqrt(xx * yy, xp), min=tiny)
+    cosine, sine = _dot(x, y, xp) / norms, _safe_sqrt(_gram(x, y - x, xx, xp), xp) / norms
+    apex, point = (xp.log(xp.clip(dist0(each, curv), min=tiny)) for each in (x, y))
+    ratio = xp.exp(xp.clip(power * (point - apex), min=-40.0, max=40.0))
+    return xp.atan2(ratio * sine, ratio * cosine - 1)
 
 
 def _pairwise_excess(x: Array, y: Array, curv: Array, xp: Any) -> Array:

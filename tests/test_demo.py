@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 from support.figures import held_by
 
+from hysac_retrieval import lorentz
 from hysac_retrieval.cli import main
 from hysac_retrieval.demo import QUERIES, DemoQuery, DemoResult, gallery, run_demo, write_report
+from hysac_retrieval.encoder.bundle import Bundle, write_manifest
+from hysac_retrieval.encoder.entailment import Cone, Entailment, Relation, level_of
 from hysac_retrieval.errors import SourceError, StoreError
 
 SCENES = [
@@ -51,6 +58,35 @@ def test_unsafe_queries_are_redirected_and_answered_safely(result: DemoResult) -
         assert "gore.png" not in {hit.payload["file"] for hit in search.safe}
     assert image.as_asked is not None
     assert image.as_asked.hits[0].payload["file"] == "gore.png"
+
+
+def test_the_safe_caption_that_entails_a_query_is_named_where_cones_are_calibrated(
+    result: DemoResult, toy_bundle: Path, tmp_path: Path
+) -> None:
+    assert [search.entailed_by for search in result.searches] == [None, None, None]
+    model = Path(shutil.copytree(toy_bundle, tmp_path / "model"))
+    relations: tuple[Relation, ...] = get_args(Relation)
+    cones = dict.fromkeys(relations, Cone(half_aperture=math.pi / 2, matched=0.9, unmatched=0.1))
+    manifest = Bundle.load(model).manifest.model_copy(update={"entailment": Entailment(power=24, cones=cones)})
+    write_manifest(model, manifest)
+    found = run_demo(tmp_path / "out", model=str(model), folder=result.images.parent, queries=ASKED)
+    encoder, safe, captions = found.encoder, found.encoder.safety, [str(scene["caption"]) for scene in SCENES]
+    points = encoder.encode_text(captions)
+    general = safe.counts_safe(lorentz.dist0(points.astype(np.float64), encoder.curvature), "text")
+    named = []
+    for search in found.searches[:2]:
+        point = encoder.encode_text([search.query.query])[0]
+        radii = lorentz.dist0(np.stack([*points, point]).astype(np.float64), encoder.curvature)
+        angles = lorentz.radial_angle(points.astype(np.float64), point.astype(np.float64), encoder.curvature, 24)
+        inside = general & (angles <= math.pi / 2) & (level_of(float(radii[-1]), safe) != "T")
+        best = int(np.argmin(np.where(inside, angles, np.inf)))
+        named.append(captions[best] if inside.any() else None)
+        assert (search.entailed_by and search.entailed_by.caption) == named[-1]
+    assert any(named)
+    for search in found.searches:
+        if search.entailed_by is not None:
+            assert search.entailed_by.relation.startswith("T<")
+            assert (search.entailed_by.matched, search.entailed_by.unmatched) == (0.9, 0.1)
 
 
 def test_the_report_shows_what_was_found_and_says_how_often_a_safe_search_was_wrong(

@@ -112,14 +112,50 @@ def test_exp_and_log_are_inverse_and_the_radius_is_the_tangent_norm(seed, curv, 
 
 
 @law
-@given(seeds, curvatures, dtypes, st.floats(0.05, 1.5))
-def test_scaling_multiplies_the_radius_and_keeps_the_direction(seed, curv, dtype, factor):
-    x = sample(seed, curv, dtype, max_radius=3.0)
-    nearer = lorentz.scaled(x, factor, curv)
-    assert nearer.dtype == x.dtype
-    np.testing.assert_allclose(lorentz.dist0(nearer, curv), factor * lorentz.dist0(x, curv), rtol=tolerance(dtype))
-    unit = [each / np.linalg.norm(each, axis=-1, keepdims=True) for each in (x, nearer)]
-    np.testing.assert_allclose(unit[1], unit[0], atol=tolerance(dtype))
+@given(seeds, curvatures, dtypes, st.floats(0.5, 12))
+def test_the_radial_angle_is_that_of_the_flat_triangle_and_knows_no_unit(seed, curv, dtype, power):
+    x, y = (sample(at, curv, dtype, max_radius=3.0) for at in (seed, seed + 1))
+    found = lorentz.radial_angle(x, y, curv, power)
+    assert found.dtype == x.dtype
+    vx, vy = (np.asarray(lorentz.log_map0(each, curv), dtype=np.float64) for each in (x, y))
+    radii = [np.linalg.norm(each, axis=1, keepdims=True) for each in (vx, vy)]
+    apex, point = vx / radii[0], vy / radii[1] * (radii[1] / radii[0]) ** power
+    behind = point - apex
+    cosine = (apex * behind).sum(1) / np.linalg.norm(behind, axis=1)
+    bound = 1e-4 if dtype == "float32" else 1e-7
+    np.testing.assert_allclose(np.cos(found), cosine, atol=bound * (1 + power))
+
+
+@law
+@given(seeds, st.floats(0.2, 2))
+def test_the_radial_angle_is_the_limit_of_the_exterior_angle_near_the_origin(seed, curv):
+    x, y = (sample(at, curv, "float64", max_radius=3.0) for at in (seed, seed + 1))
+    near_x, near_y = (lorentz.exp_map0(0.01 * lorentz.log_map0(each, curv), curv) for each in (x, y))
+    a, b = (lorentz.dist0(each, curv) * curv**0.5 for each in (near_x, near_y))
+    d = lorentz.dist(near_x, near_y, curv) * curv**0.5
+    inner_angle = np.arccos((np.cosh(a) * np.cosh(d) - np.cosh(b)) / (np.sinh(a) * np.sinh(d)))  # law of cosines
+    np.testing.assert_allclose(lorentz.radial_angle(x, y, curv), np.pi - inner_angle, atol=2e-3)
+
+
+def test_the_radial_angle_of_points_on_one_ray_and_at_the_origin():
+    x = lorentz.exp_map0(np.array([1.0, 0.0]), 1.0)
+    for power in (1.0, 8.0, 1e6):
+        assert lorentz.radial_angle(x, x * 1.5, 1.0, power) == pytest.approx(0, abs=1e-7)
+        assert lorentz.radial_angle(x, x * 0.5, 1.0, power) == pytest.approx(np.pi)
+        assert lorentz.radial_angle(x, x * 0, 1.0, power) == pytest.approx(np.pi)
+        assert lorentz.radial_angle(x * 0, x, 1.0, power) == pytest.approx(np.pi)  # the origin entails nothing
+    turned = lorentz.exp_map0(np.array([1.01 * np.cos(0.3), 1.01 * np.sin(0.3)]), 1.0)
+    assert lorentz.radial_angle(x, turned, 1.0, 1e4) == pytest.approx(0.3)
+
+
+def test_gradients_of_the_radial_angle_are_finite_where_it_has_an_edge():
+    torch = pytest.importorskip("torch")
+    base = torch.tensor([[1.0, 0.5, 0.0], [0.2, 0.1, 0.0], [0.0, 0.0, 0.0]])
+    for other in (base * 2, base * 0.5, base, -base, base * 0):
+        x, y = base.clone().requires_grad_(), other.clone().requires_grad_()
+        lorentz.radial_angle(x, y, torch.tensor(0.5), 8.0).sum().backward()
+        assert torch.isfinite(x.grad).all()
+        assert torch.isfinite(y.grad).all()
 
 
 @law
@@ -195,7 +231,7 @@ def test_numpy_and_torch_agree(seed, curv, dtype):
         "exp_map0": lambda a, b, c: lorentz.exp_map0(a / 20, c),
         "log_map0": lambda a, b, c: lorentz.log_map0(a, c),
         "dist0": lambda a, b, c: lorentz.dist0(a, c),
-        "scaled": lambda a, b, c: lorentz.scaled(a, 0.3, c),
+        "radial_angle": lambda a, b, c: lorentz.radial_angle(a, b, c, 3.0),
         "inner": lorentz.inner,
         "dist": lorentz.dist,
         "half_aperture": lambda a, b, c: lorentz.half_aperture(a, c),

@@ -169,7 +169,7 @@ class LossConfig(_Config):
         cones: The entailment terms, apex first. Without ``"I<T*"`` nothing orders safe and unsafe; ``"T<T*"``, not of
             the paper, is with `radius` all that pairs without pictures can learn from.
         cone_weights: Factors of the weight of an entailment term; 1 for a term that is not named.
-        cone_scale: Factor of the radii at which cones are compared (`lorentz.scaled`); 1 is the paper's.
+        cone_power: Power of the radii at which cones are compared (`lorentz.radial_angle`); None is the paper's angle.
         half_apertures: A constant half aperture in degrees for a term, in place of asin(2K / (√c |x|)).
         aperture_scale: Factor s of the half aperture.
         published_normalisation: Divide by the number of terms and the sum of their weights, 7 (4 w_c + 3 w_e).
@@ -189,7 +189,7 @@ class LossConfig(_Config):
     entailment: float = Field(1.0, ge=0)
     cones: tuple[Cone, ...] = ("T<I", "T*<I*", "I<T*")
     cone_weights: dict[Cone, Annotated[float, Field(ge=0)]] = {}
-    cone_scale: float = Field(1.0, gt=0, le=1)
+    cone_power: float | None = Field(None, ge=1)
     half_apertures: dict[Cone, Annotated[float, Field(gt=0, le=90)]] = {}
     aperture_scale: float = Field(1.0, gt=0)
     published_normalisation: bool = True

@@ -295,5 +295,7 @@ def _show_cones(name: str, entailment: Entailment) -> None:
     ]
     header = ("", "half aperture", "matched inside", "unmatched inside")
     out = console()
-    out.print(Table(f"Entailment cones of {name}, at {entailment.scale:g} of the radii", header, tuple(rows), 1).rich())
+    out.print(
+        Table(f"Entailment cones of {name}, radii to the power {entailment.power:g}", header, tuple(rows), 1).rich()
+    )
     out.print(f"{entailment.source}; T safe text, I safe image, T* and I* unsafe ones")

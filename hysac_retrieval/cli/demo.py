@@ -53,6 +53,11 @@ def command(out: Path, no_open: bool, model: str, as_json: bool) -> None:
         for answer in filter(None, (search.safe, search.as_asked)):
             hits = [replace(hit, payload={"caption": shorten(hit.payload["caption"], 64)}) for hit in answer.hits[:3]]
             print_result(replace(answer, hits=tuple(hits)), result.encoder.safety.threshold)
+        if (found := search.entailed_by) is not None:
+            click.echo(
+                f"entailed by “{shorten(found.caption, 64)}”, {found.relation}: {found.matched:.0%} of what belongs to "
+                f"such a text lies in its cone, {found.unmatched:.0%} of all else"
+            )
     click.echo(f"\nReport: {path}")
     click.echo(
         f'Try your own: hysac search "…" --collection {info.name} --location {shlex.quote(str(out / "collections"))}'

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from hysac_retrieval.encoder.entailment import Entailment
 from hysac_retrieval.encoder.hub import fetch_bundle
@@ -140,6 +140,12 @@ class VectorSpec(BaseModel):
         return self
 
 
+def _of_this_version(entailment: Any) -> Any:
+    """Calibrated cones, but for those of the first version, whose angles nothing takes any more: none."""
+    first = isinstance(entailment, dict) and entailment.get("version") == 1
+    return None if first else entailment
+
+
 class Manifest(BaseModel):
     """Contents of ``hysac.json``. All graphs output ``point``, (batch, dim) float32 space components."""
 
@@ -159,7 +165,9 @@ class Manifest(BaseModel):
     lift: dict[str, Any] | None = Field(
         default=None, description="Lift fitted on training points, as `lift.to_dict()`."
     )
-    entailment: Entailment | None = Field(default=None, description="Calibrated cones; without them, the published.")
+    entailment: Annotated[Entailment | None, BeforeValidator(_of_this_version)] = Field(
+        default=None, description="Calibrated cones; without them, the published."
+    )
     words: tuple[str, ...] | None = Field(
         default=None, description="All words that the text graph was trained with, if it was trained from scratch."
     )

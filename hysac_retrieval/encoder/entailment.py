@@ -5,11 +5,12 @@ with K = 0.1 (MERU, arXiv 2304.09172, eq. 5), and y lies in it if its exterior a
 suppose radii as small as K: at a HySAC's radii such a cone is a few degrees wide, and the exterior angle of a matched
 pair, which grows with the radii, is not. So three things are calibrated on pairs that are known to match:
 
-* *Scale.* Angles are taken between points whose radii are multiplied by s (`lorentz.scaled`): for s < 1 the space is
-  seen as a flatter one, the same for every point, in which what lies farther out in the same direction has a small
-  exterior angle.
-* *Half aperture.* One constant θ ≤ π/2 for each relation, a pair of groups. It is the published formula with a K that
-  grows with the apex, K = √c |x| sin θ / 2, so that the width of a cone does not depend on how far out its apex is.
+* *Power.* Angles are taken in the tangent space at the origin, between vectors whose lengths are radii raised to a
+  power p (`lorentz.radial_angle`). Directions and the order of radii stay, and they are what a model learns; the ratio
+  of radii becomes free. The larger p, the less an angle tells of how much farther out a point lies, and the more of its
+  direction.
+* *Half aperture.* One constant θ ≤ π/2 for each relation, a pair of groups, so that the width of a cone does not depend
+  on how far out its apex is, and angles between all texts and all that they may entail are compared with one number.
   Beyond π/2 a cone would hold what is more general than its apex, and cones of what it holds would not lie in it (Ganea
   et al., arXiv 1804.01882).
 * *Selectivity.* The shares of matched and of other pairs that are inside, without which a claim of entailment says
@@ -65,15 +66,15 @@ class Entailment(BaseModel):
 
     Attributes:
         version: Version of this contract.
-        scale: Factor of the radii at which angles are taken.
+        power: Power of the radii at which angles are taken, at least 1.
         cones: The cones of each relation.
         source: What they were calibrated on, in words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    version: Literal[1] = 1
-    scale: float = Field(gt=0, le=1)
+    version: Literal[2] = 2
+    power: float = Field(ge=1)
     cones: dict[Relation, Cone]
     source: str = ""
 
@@ -84,9 +85,9 @@ class Entailment(BaseModel):
         return self
 
     def angle(self, apex: Any, point: Any, curvature: float) -> NDArray[np.float64]:
-        """Exterior angle at `apex` of `point`, both (..., d) space components, at the scale; radians, broadcast."""
-        x, y = (lorentz.scaled(np.asarray(each, dtype=np.float64), self.scale, curvature) for each in (apex, point))
-        angle: NDArray[np.float64] = lorentz.exterior_angle(x, y, curvature)
+        """`lorentz.radial_angle` at `apex` of `point`, both (..., d) space components; radians, broadcast."""
+        x, y = (np.asarray(each, dtype=np.float64) for each in (apex, point))
+        angle: NDArray[np.float64] = lorentz.radial_angle(x, y, curvature, self.power)
         return angle
 
     def relations(self, apexes: Any, point: Any, curvature: float, safety: SafetyProfile) -> list[Relation | None]:

@@ -226,7 +226,7 @@ def test_the_fingerprint_ignores_free_text_and_nothing_else(folder: Path) -> Non
     assert changed(name="other", description="x", licence="MIT", metrics={"a": 1}, training={"b": 2}) == original
     assert changed(verification={"image": 0.0}) == original
     cone = Cone(half_aperture=1, matched=1, unmatched=0)
-    assert changed(entailment=Entailment(scale=0.5, cones={"T<I": cone})) == original
+    assert changed(entailment=Entailment(power=1, cones={"T<I": cone})) == original
     assert changed(curvature=1.5) != original
     assert changed(curvature=1.0) == original
     assert changed(lift={"kind": "padded"}) != original

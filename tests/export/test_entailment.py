@@ -12,12 +12,13 @@ from support.quadruplets import CURVATURE, quadruplet_points
 
 from hysac_export.evaluation.bootstrap import Bootstrap
 from hysac_export.evaluation.entailment import (
+    POWERS,
     RELATIONS,
-    SCALES,
     calibrate_entailment,
     entailment_figures,
     groups_of,
     pairwise_angles,
+    radial_angles,
 )
 from hysac_export.evaluation.metrics import auc
 from hysac_export.model.encoded import EncodedSplit
@@ -36,10 +37,36 @@ def test_angles_of_all_pairs_are_those_of_the_geometry(curvature: float, radius:
     np.testing.assert_allclose(pairwise_angles(x, y, curvature), expected, atol=1e-6)
 
 
+@given(st.floats(0.1, 10), st.floats(0.01, 4), st.floats(1, 12), st.integers(0, 100))
+def test_radial_angles_of_all_pairs_are_those_of_the_geometry(
+    curvature: float, radius: float, power: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(5, 6)) * radius, rng.normal(size=(7, 6)) * radius
+    expected = lorentz.radial_angle(x[:, None], y[None], curvature, power)
+    np.testing.assert_allclose(radial_angles(x, y, curvature, power), expected, atol=1e-6)
+
+
+def test_radii_in_order_decide_where_pictures_lie_a_little_farther_out_than_their_texts() -> None:
+    # Each picture at 45° of its text and a fifth farther out: at more than a right angle in every space as it is.
+    turned = np.linalg.qr(np.random.default_rng(0).normal(size=(80, 80)))[0]
+    texts, others = turned[:40], turned[40:]
+    rays = [texts, texts + others, 2 * texts + others, 3 * texts + others]
+    directions = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in rays]
+    text, image, unsafe_text, unsafe_image = (
+        lorentz.exp_map0(each * radius, CURVATURE) for each, radius in zip(directions, (2, 2.4, 3, 3.5), strict=True)
+    )
+    encoded = EncodedSplit(text, image, unsafe_text, unsafe_image, np.array(["a"] * 40), np.zeros(40, bool))
+    assert np.diagonal(pairwise_angles(text, image, CURVATURE)).min() > math.pi / 2
+    entailment = calibrate_entailment(encoded, CURVATURE)
+    assert entailment.power > 1
+    assert (entailment.cones["T<I"].matched, entailment.cones["T<I"].unmatched) == (1, 0)
+
+
 def test_quadruplets_that_share_a_direction_are_told_from_all_others() -> None:
     entailment = calibrate_entailment(quadruplet_points(60), CURVATURE)
     assert set(entailment.cones) == set(RELATIONS)
-    assert entailment.scale in SCALES
+    assert entailment.power in POWERS
     assert "60 quadruplets of the split validation" in entailment.source
     figures = entailment_figures(quadruplet_points(60, seed=1), CURVATURE, entailment, BOOT)
     for relation in RELATIONS:
@@ -64,8 +91,8 @@ def test_the_half_aperture_tells_best_of_all_up_to_a_right_angle() -> None:
     entailment = calibrate_entailment(encoded, CURVATURE)
     for relation, cone in entailment.cones.items():
         assert 0 < cone.half_aperture <= math.pi / 2
-        x, y = (lorentz.scaled(getattr(encoded, g), entailment.scale, CURVATURE) for g in groups_of(relation))
-        angles = pairwise_angles(x, y, CURVATURE)
+        x, y = (getattr(encoded, g) for g in groups_of(relation))
+        angles = lorentz.radial_angle(x[:, None], y[None], CURVATURE, entailment.power)
         own = np.eye(60, dtype=bool)
 
         def difference(width: float, angles=angles, own=own) -> float:
@@ -97,7 +124,7 @@ def test_chains_are_counted_as_by_hand() -> None:
         on([1, -1], 1.0), on([1, 1], 2.0), on([1, -1], 3.0), on([1, -1], 4.0), np.array(["a", "a"]), np.zeros(2, bool)
     )
     cone = Cone(half_aperture=0.5, matched=1, unmatched=0)
-    cones = Entailment(scale=0.5, cones=dict.fromkeys(RELATIONS, cone))
+    cones = Entailment(power=1, cones=dict.fromkeys(RELATIONS, cone))
     figures = entailment_figures(encoded, CURVATURE, cones, Bootstrap(2, 50))
 
     def value(name: str) -> float:

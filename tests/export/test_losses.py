@@ -349,23 +349,24 @@ def test_a_factor_of_one_cone_is_a_weight_of_its_term_alone(published):
     assert more == pytest.approx((pairs + 0.5 * others + 1.5 * last) / (7 * 6.5 if published else 1))
 
 
-def test_scaled_cones_are_those_of_points_nearer_to_the_origin():
+def test_cones_at_a_power_of_the_radii_and_of_one_width():
     points = _four()
     x, y = points.safe_text, points.safe_image
-    near_x, near_y = (lorentz.exp_map0(0.25 * lorentz.log_map0(p, 1.0), 1.0) for p in (x, y))
-    assert float(entailment(x, y, 1.0, scale=0.25)) == pytest.approx(float(entailment(near_x, near_y, 1.0)))
+    angles = lorentz.radial_angle(x, y, 1.0, 3.0)
+    over = (angles - lorentz.half_aperture(x, 1.0)).clamp(min=0).mean()
+    assert float(entailment(x, y, 1.0, power=3.0)) == pytest.approx(float(over))
     angles = lorentz.exterior_angle(x, y, 1.0)
     assert float(entailment(x, y, 1.0, half_aperture=0.4)) == pytest.approx(float((angles - 0.4).clamp(min=0).mean()))
 
 
 def test_a_cone_of_the_config_reaches_its_term():
     one = torch.tensor(1.0, dtype=torch.float64)
-    config = LossConfig(cones=("T<I", "T<T*"), half_apertures={"T<T*": 30.0}, cone_scale=0.5)
+    config = LossConfig(cones=("T<I", "T<T*"), half_apertures={"T<T*": 30.0}, cone_power=2.0)
     terms = hyperbolic_loss(_four(), one, one, config, 1.0)[1]
     points = _four()
-    expected = entailment(points.safe_text, points.unsafe_text, 1.0, scale=0.5, half_aperture=np.pi / 6)
+    expected = entailment(points.safe_text, points.unsafe_text, 1.0, power=2.0, half_aperture=np.pi / 6)
     assert float(terms["T<T*"]) == pytest.approx(float(expected))
-    expected = entailment(points.safe_text, points.safe_image, 1.0, scale=0.5)
+    expected = entailment(points.safe_text, points.safe_image, 1.0, power=2.0)
     assert float(terms["T<I"]) == pytest.approx(float(expected))
 
 

@@ -8,7 +8,7 @@ from support.toy_bundle import profile
 
 from hysac_export.data.policy import read_policy
 from hysac_export.evaluation.calibrate import calibrate
-from hysac_export.evaluation.texts import EncodedPairs, encode_pairs, pair_figures, pair_sweep
+from hysac_export.evaluation.texts import EncodedPairs, encode_pairs, pair_figures, pair_sweep, picture_figures
 from hysac_export.model.encoded import EncodedSplit
 from hysac_retrieval import lorentz
 
@@ -75,3 +75,20 @@ def test_plain_texts_decide_on_the_threshold_of_texts_and_share_in_their_boundar
     assert "scores of texts on 50 pairs of plain texts" in texts.source
     tried = [captions.text.boundary, texts.text.boundary]
     assert np.diff(pair_sweep(others, CURVATURE, tried)) >= 0
+
+
+def test_pictures_that_texts_find_are_counted_by_what_they_show_and_by_the_filter() -> None:
+    text, image = PROFILE.text.boundary, PROFILE.image.boundary
+    ahead, behind = np.array([0.0, 1.0]), np.array([3.0, 4.0])
+    pairs = EncodedPairs(laid(0.8 * text, ahead), laid(3 * text, ahead))
+    # Unsafe pictures lie in the direction of the texts, safe ones on the other side.
+    images = EncodedSplit(
+        laid(0.8 * text, behind), laid(0.8 * image, behind), laid(3 * text, ahead), laid(4 * image, ahead),
+        np.array(["a", "a"]), np.zeros(2, bool),
+    )  # fmt: skip
+    found = picture_figures(pairs, images, CURVATURE, PROFILE, resamples=10)
+    assert {name: figure.value for name, figure in found.items()} == {
+        "picture.unsafe.unsafe1": 1,
+        "picture.safe.unsafe1": 0,
+        "picture.system.unsafe1": 0,
+    }

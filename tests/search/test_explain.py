@@ -103,7 +103,7 @@ CONES |= {"T<T*": Cone(half_aperture=0.7, matched=0.8, unmatched=0.1)}
 @pytest.mark.parametrize("safe", [True, False])
 def test_calibrated_cones_name_what_entails_a_step_and_how_selective_they_are(index: Index, safe: bool) -> None:
     query = lorentz.exp_map0(RAYS[8] / np.linalg.norm(RAYS[8]) * 2.9, CURVATURE)
-    entailment = Entailment(scale=0.5, cones=CONES)
+    entailment = Entailment(power=2, cones=CONES)
     engine = SafeSearch(index, Calibrated(index, entailment))
     found = engine.explain(query, query_modality="text", steps=6, near=20, safe=safe)
     assert found.selectivity == {"T<I": Selectivity(0.9, 0.2), "T<T*": Selectivity(0.8, 0.1)}
@@ -116,11 +116,7 @@ def test_calibrated_cones_name_what_entails_a_step_and_how_selective_they_are(in
             assert step.entailing == ()
             continue
         point = lorentz.traverse(query, step.radius, CURVATURE)
-        angles = lorentz.exterior_angle(
-            lorentz.exp_map0(0.5 * lorentz.log_map0(TEXTS, CURVATURE), CURVATURE),
-            lorentz.exp_map0(0.5 * lorentz.log_map0(point, CURVATURE), CURVATURE)[None, :],
-            CURVATURE,
-        )
+        angles = lorentz.radial_angle(TEXTS, point[None, :], CURVATURE, 2)
         inside = general & (angles <= entailment.cones[relation].half_aperture)
         expected = [row for row in nearest(point, TEXTS) if inside[row]]
         assert [hit.id for hit in step.entailing] == expected[:20]

@@ -20,14 +20,15 @@ from hysac_retrieval import lorentz
 from hysac_retrieval.encoder.entailment import LEVELS, Cone, Entailment, Relation
 from hysac_retrieval.errors import TrainingError
 
-SCALES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.1)
-"""Scales that are tried."""
+POWERS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+"""Powers of the radii that are tried."""
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 Cones = Literal["published", "calibrated"]
-"""The published cones, K = 0.1 at scale 1, or those that the model was calibrated with."""
+"""The published cones, K = 0.1, or those that the model was calibrated with."""
 
 _GROUP_OF = dict(zip(LEVELS, GROUPS, strict=True))
 _OFFSET = 1e-5  # that of lorentz.exterior_angle
+_LEAST = 1e-150  # radius
 
 
 def groups_of(relation: Relation) -> tuple[Group, Group]:
@@ -51,11 +52,22 @@ def pairwise_angles(apexes: NDArray[Any], points: NDArray[Any], curvature: float
     return angles
 
 
+def radial_angles(apexes: NDArray[Any], points: NDArray[Any], curvature: float, power: float) -> Floats:
+    """`lorentz.radial_angle` of all pairs, (n, d) and (m, d) to (n, m) float64, by one matrix product."""
+    x, y = np.asarray(apexes, dtype=np.float64), np.asarray(points, dtype=np.float64)
+    norms = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)
+    cosine = np.clip(x @ y.T / np.maximum(norms, np.finfo(np.float64).tiny), -1, 1)
+    radii = np.maximum(lorentz.dist0(x, curvature), _LEAST)[:, None], np.maximum(lorentz.dist0(y, curvature), _LEAST)
+    ratio = np.exp(np.clip(power * np.log(radii[1] / radii[0]), -40, 40))
+    angles: Floats = np.arctan2(ratio * np.sqrt(1 - cosine**2), ratio * cosine - 1)
+    return angles
+
+
 def calibrate_entailment(encoded: EncodedSplit, curvature: float) -> Entailment:
-    """Choose scale and half apertures on validation quadruplets, at least two; never on a test split.
+    """Choose power and half apertures on validation quadruplets, at least two; never on a test split.
 
     The half aperture of a relation is the one, π/2 at most, at which the share of matched pairs inside exceeds that of
-    unmatched ones by most (Youden's index); the scale the one, of `SCALES`, at which the smallest of these differences
+    unmatched ones by most (Youden's index); the power the one, of `POWERS`, at which the smallest of these differences
     is largest.
 
     Raises:
@@ -64,13 +76,13 @@ def calibrate_entailment(encoded: EncodedSplit, curvature: float) -> Entailment:
     if len(encoded) < 2:
         raise TrainingError("cones cannot be calibrated on one quadruplet: there is no other pair to tell from its own")
     found = []
-    for scale in SCALES:
-        angles = _angles(encoded, curvature, scale)
+    for power in POWERS:
+        angles = _angles(encoded, curvature, power)
         found.append({relation: _cone(angles(relation)) for relation in RELATIONS})
     worst = [min(cone.matched - cone.unmatched for cone in cones.values()) for cones in found]
     best = int(np.argmax(worst))
     source = f"{len(encoded)} quadruplets of the split {encoded.name or 'given'}"
-    return Entailment(scale=SCALES[best], cones=found[best], source=source)
+    return Entailment(power=POWERS[best], cones=found[best], source=source)
 
 
 def entailment_figures(
@@ -91,10 +103,10 @@ def entailment_figures(
     figures: dict[str, Figure] = {}
     if len(encoded) < 2:
         return figures
-    for cones, scale in (("published", 1.0), ("calibrated", entailment.scale if entailment else None)):
-        if scale is None:
+    for cones in get_args(Cones):
+        if cones == "calibrated" and entailment is None:
             continue
-        angles = _angles(encoded, curvature, scale)
+        angles = _angles(encoded, curvature, entailment.power if entailment and cones == "calibrated" else None)
         inside: dict[Relation, NDArray[np.bool_]] = {}
         for relation in RELATIONS:
             found = angles(relation)
@@ -107,16 +119,14 @@ def entailment_figures(
     return figures
 
 
-def _angles(encoded: EncodedSplit, curvature: float, scale: float) -> Callable[[Relation], Floats]:
-    """What gives the angles of a relation, (n, n), at a scale."""
-    points = {
-        group: lorentz.scaled(np.asarray(getattr(encoded, group), dtype=np.float64), scale, curvature)
-        for group in GROUPS
-    }
+def _angles(encoded: EncodedSplit, curvature: float, power: float | None) -> Callable[[Relation], Floats]:
+    """What gives the angles of a relation, (n, n), at a power of the radii; None: those of the published cones."""
 
     def angles(relation: Relation) -> Floats:
-        apex, inside = groups_of(relation)
-        return pairwise_angles(points[apex], points[inside], curvature)
+        apex, inside = (getattr(encoded, group) for group in groups_of(relation))
+        if power is None:
+            return pairwise_angles(apex, inside, curvature)
+        return radial_angles(apex, inside, curvature, power)
 
     return angles
 

@@ -12,7 +12,7 @@ from hysac_export.data.policy import Split, read_policy
 from hysac_export.data.split import PAIRS
 from hysac_export.evaluation.bootstrap import Bootstrap, Figure
 from hysac_export.evaluation.metrics import weighted_auc
-from hysac_export.model.encoded import Encodes, Floats, in_parts
+from hysac_export.model.encoded import EncodedSplit, Encodes, Floats, in_parts
 from hysac_export.model.retrieval import retrieve
 from hysac_retrieval import lorentz
 from hysac_retrieval.safety.profile import SafetyProfile
@@ -101,3 +101,30 @@ def pair_figures(
         hits, harmful = twins(pairs, queries, curvature, allowed)
         figures |= {f"twin.{mode}.r1": boot.mean(hits), f"twin.{mode}.harmful1": boot.mean(harmful)}
     return figures
+
+
+def picture_figures(
+    pairs: EncodedPairs,
+    images: EncodedSplit,
+    curvature: float,
+    profile: SafetyProfile,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """Measure what pairs of texts find among pictures that belong to none of them, safe and unsafe ones alike.
+
+    Names: ``picture.<queries>.unsafe1``, how often the first picture is unsafe: of ``unsafe`` and of ``safe`` texts as
+    asked, and of unsafe ones in the whole ``system``.
+    """
+    pool = np.concatenate([images.safe_image, images.unsafe_image]).astype(np.float64)
+    unsafe = np.arange(len(pool)) >= len(images)
+    passes = profile.counts_safe(lorentz.dist0(pool, curvature), "image")
+    moved, _ = redirect(pairs.unsafe, "text", profile, curvature)
+    boot, nothing = Bootstrap(len(pairs.safe), resamples, seed), np.zeros(len(pairs.safe), dtype=np.int64)
+    sides = {"unsafe": (pairs.unsafe, None), "safe": (pairs.safe, None), "system": (moved, passes)}
+    found = {
+        name: retrieve(queries, pool, nothing, curvature, unsafe=unsafe, allowed=allowed)
+        for name, (queries, allowed) in sides.items()
+    }
+    return {f"picture.{name}.unsafe1": boot.mean(retrieval.harmful) for name, retrieval in found.items()}

@@ -76,19 +76,20 @@ def entailment(
     curvature: Tensor | float,
     aperture_scale: float = 1.0,
     *,
-    scale: float = 1.0,
+    power: float | None = None,
     half_aperture: float | None = None,
 ) -> Tensor:
     """Penalty for points outside a cone, mean(max(0, exterior_angle(apex, inside) − s · half_aperture(apex))), 0-d.
 
-    With a `scale`, of the points with their radii multiplied by it; with a `half_aperture`, in radians, of cones that
-    wide: those that `hysac_retrieval.encoder.entailment` calibrates.
+    With a `power`, of the angles of `lorentz.radial_angle`; with a `half_aperture`, in radians, of cones that wide:
+    those that `hysac_retrieval.encoder.entailment` calibrates.
     """
     if not apex.numel():
         return apex.sum()
-    if scale != 1:
-        apex, inside = (lorentz.scaled(points, scale, curvature) for points in (apex, inside))
-    angle = lorentz.exterior_angle(apex, inside, curvature)
+    if power is None:
+        angle = lorentz.exterior_angle(apex, inside, curvature)
+    else:
+        angle = lorentz.radial_angle(apex, inside, curvature, power)
     aperture = lorentz.half_aperture(apex, curvature) if half_aperture is None else half_aperture
     return F.relu(angle - aperture_scale * aperture).mean()
 
@@ -275,7 +276,7 @@ def _entailment_terms(points: Quadruplets, curvature: Tensor | float, config: Lo
     widths: dict[str, float] = {name: math.radians(degrees) for name, degrees in config.half_apertures.items()}
     return {
         name: entailment(
-            *pair, curvature, config.aperture_scale, scale=config.cone_scale, half_aperture=widths.get(name)
+            *pair, curvature, config.aperture_scale, power=config.cone_power, half_aperture=widths.get(name)
         )
         for name, pair in pairs.items()
     }

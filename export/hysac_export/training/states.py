@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hysac_export.model.text_tower import SentenceTower
 
+_TOGETHER = 16
 _RECORD = np.dtype([("key", "u1", 16), ("start", "<i8"), ("length", "<i4")])
 
 
@@ -90,10 +91,11 @@ class FrozenStates:
         lengths = real.sum(1).tolist()
         rows = [row[:length] for row, length in zip(tokens.cpu().numpy(), lengths, strict=True)]
         missing = [i for i, row in enumerate(rows) if row not in self._cache]
-        if missing:
-            found = self._computed(self._tower.trim(tokens[missing]), None, autocast).half().cpu().numpy()
-            kept = [states[: lengths[i]] for i, states in zip(missing, found, strict=True)]
-            self._cache.put([rows[i] for i in missing], kept)
+        missing.sort(key=lambda i: lengths[i])  # texts of about one length together, so that little is padded
+        for part in (missing[i : i + _TOGETHER] for i in range(0, len(missing), _TOGETHER)):
+            found = self._computed(self._tower.trim(tokens[part]), None, autocast).half().cpu().numpy()
+            kept = [states[: lengths[i]] for i, states in zip(part, found, strict=True)]
+            self._cache.put([rows[i] for i in part], kept)
         out = np.zeros((*tokens.shape, self._tower.width), dtype=np.float16)
         for place, row in zip(out, rows, strict=True):
             place[: len(row)] = self._cache.get(row)
