@@ -76,6 +76,15 @@ def test_quadruplets_that_share_a_direction_are_told_from_all_others() -> None:
     assert figures["entailment.calibrated.chain.matched"].value > 0.9
 
 
+def test_points_on_one_ray_have_a_cone_of_some_width() -> None:
+    rays = np.array([[1.0, 0.0], [0.0, 1.0]])
+    texts, images, unsafe_texts, unsafe_images = (lorentz.exp_map0(rays * radius, CURVATURE) for radius in (1, 2, 3, 4))
+    encoded = EncodedSplit(texts, images, unsafe_texts, unsafe_images, np.array(["a", "a"]), np.zeros(2, bool))
+    for cone in calibrate_entailment(encoded, CURVATURE).cones.values():
+        assert 0 < cone.half_aperture < 1e-5
+        assert (cone.matched, cone.unmatched) == (1, 0)
+
+
 def test_points_without_any_relation_are_told_from_nothing() -> None:
     noise = quadruplet_points(200, noise=1e6)
     entailment = calibrate_entailment(noise, CURVATURE)

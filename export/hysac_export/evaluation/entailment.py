@@ -29,6 +29,7 @@ Cones = Literal["published", "calibrated"]
 _GROUP_OF = dict(zip(LEVELS, GROUPS, strict=True))
 _OFFSET = 1e-5  # that of lorentz.exterior_angle
 _LEAST = 1e-150  # radius
+_NARROWEST = 1e-6  # half aperture: points on one ray have an angle of 0
 
 
 def groups_of(relation: Relation) -> tuple[Group, Group]:
@@ -144,7 +145,7 @@ def _widths(encoded: EncodedSplit, curvature: float, relation: Relation, entailm
 def _cone(angles: Floats) -> Cone:
     """The cone that tells matched pairs, on the diagonal, from the others best."""
     matched, others = np.sort(np.diagonal(angles)), np.sort(_others(angles).ravel())
-    tried = np.append(matched[matched < math.pi / 2], math.pi / 2)
+    tried = np.append(np.maximum(matched[matched < math.pi / 2], _NARROWEST), math.pi / 2)
     inside = np.searchsorted(matched, tried, side="right") / matched.size
     wrong = np.searchsorted(others, tried, side="right") / others.size
     best = int(np.argmax(inside - wrong))
