@@ -273,10 +273,10 @@ def measured(name: str, data: Data, n: int, seeds: int) -> dict[str, Any]:
         told = (mean["head"].get(f"{key}, {kind}") for key in SHOWN)
         rows.append((f"head, {kind}", *("" if value is None else f"{value:.3f}" for value in told)))
     show_table((f"{name}: {n} labels", "AUC", "missed", "lost", "harmful@1", "twin R@1", "kept"), rows)
-    told = {  # JSON knows no NaN: the order of what is kept, where a draw keeps nothing
+    known = {  # JSON knows no NaN: the order of what is kept, where a draw keeps nothing
         side: {key: value if np.isfinite(value) else None for key, value in part.items()} for side, part in mean.items()
     }
-    return {"mean": told, "head: least and most": spread, "refused": refused}
+    return {"mean": known, "head: least and most": spread, "refused": refused}
 
 
 DATA: Mapping[str, Callable[[], Data]] = {
