@@ -179,12 +179,12 @@ class _Captions:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         self._encoder = encoder
         self._texts = [str(row["caption"]) for row in rows if row.get("caption")]
-        self._points = encoder.encode_text(self._texts)
+        self._points = encoder.encode_text(self._texts) if self._texts and encoder.entailment else None
 
     def entailing(self, query: str | Path) -> Entailing | None:
         """The safe caption at which a query has the smallest exterior angle, of those that entail it."""
         encoder, cones = self._encoder, self._encoder.entailment
-        if cones is None:
+        if cones is None or self._points is None:
             return None
         point = (encoder.encode_text([query]) if isinstance(query, str) else encoder.encode_image([query]))[0]
         relations = cones.relations(self._points, point, encoder.curvature, encoder.safety)
