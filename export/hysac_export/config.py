@@ -271,21 +271,25 @@ class TextsConfig(_Config):
         policy: Pairs of safe and unsafe texts: the name of a bundled policy, or the YAML file of one. Its fit split is
             learned, and texts are calibrated on its validation split.
         pairs: Pairs of a step.
+        company: How often each pair comes again among other safe sentences.
         unlabelled: Files of other texts, one in a line; ``"glosses"`` are 20,000 definitions of WordNet.
         others: Unlabelled texts of a step.
         radius: Weight of the hinge on the radii of pairs, among the pictures of the step.
         moved: Weight of the contrastive term of unsafe texts that were moved to the safe ones' radius.
         direction: Weight of the terms that keep the text encoder's cosines in the directions of the points.
+        pictured: Weight of the term that lets texts find the pictures whose captions the encoder finds most like them.
         temperature: Of the cosines in these.
     """
 
     policy: str = "general"
     pairs: int = Field(32, gt=1)
+    company: int = Field(0, ge=0)
     unlabelled: Sources = ("glosses",)
     others: int = Field(64, gt=1)
     radius: float = Field(10.0, ge=0)
     moved: float = Field(0.5, ge=0)
     direction: float = Field(1.0, ge=0)
+    pictured: float = Field(0.0, ge=0)
     temperature: float = Field(0.05, gt=0)
 
 

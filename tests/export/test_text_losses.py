@@ -10,10 +10,10 @@ from tokenizers import Tokenizer
 from hysac_export.config import TextsConfig, TrainConfig
 from hysac_export.data.glosses import COUNT, glosses
 from hysac_export.data.policy import read_policy
-from hysac_export.data.texts import TextFeed, unlabelled
+from hysac_export.data.texts import TextFeed, in_company, unlabelled
 from hysac_export.model.tokenizer import train_tokenizer
 from hysac_export.training.losses import Quadruplets, radius_hinge
-from hysac_export.training.texts import direction, moved, text_terms
+from hysac_export.training.texts import direction, moved, pictured, text_terms
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import PolicyError, TrainingError
 
@@ -23,6 +23,10 @@ RNG = torch.Generator().manual_seed(0)
 def points(n: int, d: int = 6, radius: float = 1.0) -> torch.Tensor:
     directions = torch.nn.functional.normalize(torch.randn(n, d, generator=RNG, dtype=torch.float64), dim=1)
     return lorentz.exp_map0(radius * directions, 1.0)
+
+
+def unit(n: int, d: int) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(n, d, generator=RNG, dtype=torch.float64), dim=1)
 
 
 def test_directions_that_have_the_cosines_of_the_vectors_cost_nothing_at_any_radius() -> None:
@@ -50,21 +54,55 @@ def test_a_moved_text_is_to_be_nearest_to_its_own_twin() -> None:
     assert moved(safe, beyond.roll(1, 0), 1.0, 1.0, 20.0).item() > 3
 
 
+def found(scene: Quadruplets, texts: torch.Tensor, vectors: torch.Tensor, captions: torch.Tensor) -> float:
+    return pictured(texts, vectors, scene, captions, torch.tensor(1.0), torch.tensor(20.0), 0.05).item()
+
+
+def test_a_text_is_to_find_the_pictures_of_its_own_side_whose_captions_are_most_like_it() -> None:
+    directions, captions = unit(8, 32), unit(8, 32)
+    safe, unsafe = (lorentz.exp_map0(r * directions[part], 1.0) for r, part in ((1.0, slice(4)), (2.0, slice(4, 8))))
+    scene, near = Quadruplets(safe, safe, unsafe, unsafe), torch.cat([safe[:2], unsafe[:2]])
+    own = captions[[0, 1, 4, 5]]
+    assert found(scene, near, own, captions) < 0.1
+    assert found(scene, near[[1, 0, 3, 2]], own, captions) > 3  # the pictures of others
+    assert found(scene, near[[2, 3, 0, 1]], own[[2, 3, 0, 1]], captions) > 3  # of the other side, however like
+    assert found(scene, near.roll(1, 0), own, captions) > 3
+
+
+def test_the_divergence_from_pictures_is_the_one_computed_by_hand_and_a_side_may_lack_them() -> None:
+    groups = [points(3, radius=r) for r in (1.0, 1.5, 2.0, 2.5)]
+    texts, vectors, captions = points(4), unit(4, 5), unit(6, 5)
+    shown = torch.tensor([True, False, True])
+    for unsafe_shown in (shown, torch.zeros(3, dtype=torch.bool)):
+        scene = Quadruplets(*groups, unsafe_shown=unsafe_shown)
+        images = scene.images()
+        expected = 0.0
+        for i in range(4):
+            told = captions[:3] if i < 2 else captions[3:][unsafe_shown]
+            if not len(told):
+                continue
+            p = np.exp((told @ vectors[i] / 0.05).numpy())
+            q = np.exp(-20 * np.array([float(lorentz.dist(texts[i], image, 1.0)) for image in images]))
+            own = q[:3] if i < 2 else q[3:]
+            expected += float((p / p.sum() * np.log(p / p.sum() / (own / q.sum()))).sum()) / 4
+        assert found(scene, texts, vectors, captions) == pytest.approx(expected)
+
+
 def test_texts_are_ordered_among_pictures_that_learn_nothing_of_it() -> None:
     groups = [points(5, radius=r).requires_grad_() for r in (1.0, 1.5, 2.0, 2.5)]
     scene = Quadruplets(groups[0], groups[1], groups[2], groups[3])
     safe, unsafe, others = (points(n, radius=r).requires_grad_() for n, r in ((4, 2.2), (4, 0.5), (6, 1.0)))
-    vectors = tuple(torch.nn.functional.normalize(torch.randn(n, 3, generator=RNG).double()) for n in (4, 4, 6))
-    config = TextsConfig(radius=2.0, moved=0.5, direction=3.0)
-    scale = torch.tensor(10.0)
-    total, terms = text_terms((safe, unsafe, others), vectors, scene, torch.tensor(1.0), scale, config, 0.4)
+    vectors = tuple(unit(n, 3) for n in (4, 4, 6))
+    config = TextsConfig(radius=2.0, moved=0.5, direction=3.0, pictured=4.0)
+    one, scale, captions = torch.tensor(1.0), torch.tensor(10.0), unit(10, 3)
+    total, terms = text_terms((safe, unsafe, others), vectors, scene, captions, one, scale, config, 0.4)
     total.backward()
     assert all(group.grad is None for group in groups)
     assert all(float(x.grad.abs().sum()) > 0 for x in (safe, unsafe, others))
     hinge = radius_hinge(Quadruplets(safe, groups[1], unsafe, groups[3]), 1.0, 0.4)
     assert terms["texts/radius"].item() == pytest.approx(hinge.item())
     weighted = 2 * terms["texts/radius"] + 0.5 * terms["texts/moved"]
-    weighted = weighted + 3 * (terms["texts/direction"] + terms["texts/others"])
+    weighted = weighted + 3 * (terms["texts/direction"] + terms["texts/others"]) + 4 * terms["texts/pictured"]
     assert total.item() == pytest.approx(weighted.item())
 
 
@@ -95,6 +133,18 @@ def test_only_the_fit_split_of_a_policy_is_learned_and_twins_stay_together(token
     assert not kept & {text for pair in pairs for text in pair}
     number = {e.text: (e.pair, e.unsafe) for e in policy.examples()}
     assert all(number[safe] == (number[unsafe][0], False) and number[unsafe][1] for safe, unsafe in pairs)
+
+
+def test_in_company_a_text_stands_among_safe_ones_that_are_the_same_for_its_twin() -> None:
+    pairs = [(f"safe {i}", f"unsafe {i}") for i in range(20)]
+    found = in_company(pairs, 2, 0)
+    assert found == in_company(pairs, 2, 0) != in_company(pairs, 2, 1)
+    assert in_company(pairs, 0, 0) == []
+    sides = [[text.split(". ") for text in pair] for pair in found]
+    assert {len(safe) for safe, _ in sides} == {2, 3, 4}
+    differing = [[pair for pair in zip(*both, strict=True) if pair[0] != pair[1]] for both in sides]
+    assert differing == [[pair] for pair in pairs * 2]
+    assert {unsafe.index(pair[1]) for (_, unsafe), [pair] in zip(sides, differing, strict=True)} == {0, 1, 2, 3}
 
 
 def test_unlabelled_texts_are_lines_of_files_or_definitions(tmp_path) -> None:

@@ -28,11 +28,15 @@ GLOSSES = "glosses"
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Token ids of a step, (n, L) int64 each: row i of the unsafe texts belongs to row i of the safe ones."""
+    """Token ids of a step, (n, L) int64 each: row i of the unsafe texts belongs to row i of the safe ones.
+
+    `captions` are those of the step's quadruplets, safe and then unsafe, which whoever takes the step puts there.
+    """
 
     safe: Tensor
     unsafe: Tensor
     others: Tensor
+    captions: Tensor | None = None
 
 
 class TextFeed:
@@ -46,6 +50,7 @@ class TextFeed:
     def __init__(self, config: TextsConfig, tokenizer: Tokenizer, seed: int) -> None:
         self._seed = seed
         pairs = read_policy(config.policy).pairs("fit")
+        pairs += in_company(pairs, config.company, seed)
         others = unlabelled(config.unlabelled)
         for found, needed, key in (
             (len(pairs), config.pairs, "texts.pairs"),
@@ -70,6 +75,21 @@ class TextFeed:
         rounds, place = divmod(step, n // size)
         order = np.random.default_rng((self._seed, rounds, stream)).permutation(n)
         return order[place * size : (place + 1) * size]
+
+
+def in_company(pairs: Sequence[tuple[str, str]], times: int, seed: int) -> list[tuple[str, str]]:
+    """Each pair `times` times again among one to three safe sentences of other pairs, the same ones on both sides.
+
+    What is learned of them: a text is as unsafe as what is worst in it, and a long one no more than a short one.
+    """
+    random = np.random.default_rng((seed, 6))
+    found = []
+    for pair in [pair for _ in range(times) for pair in pairs]:
+        company = [pairs[i][0] for i in random.integers(len(pairs), size=random.integers(1, 4))]
+        place = int(random.integers(len(company) + 1))
+        safe, unsafe = (". ".join([*company[:place], side, *company[place:]]) for side in pair)
+        found.append((safe, unsafe))
+    return found
 
 
 def unlabelled(sources: Sequence[str]) -> list[str]:

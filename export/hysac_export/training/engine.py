@@ -22,6 +22,7 @@ from hysac_export.data.batches import Batch, augment, normalise
 from hysac_export.data.split import GROUPS
 from hysac_export.data.texts import TextBatch, TextFeed
 from hysac_export.model.hysac import HySAC, WordHead
+from hysac_export.model.text_tower import SentenceTower
 from hysac_export.training.distributed import Processes, join_halves, split_halves
 from hysac_export.training.losses import Quadruplets, euclidean_loss, hyperbolic_loss, words_loss
 from hysac_export.training.states import FrozenStates, StateCache
@@ -137,7 +138,7 @@ class Engine:
         masks = [None] * n if shown is None else split_halves(self.processes.share(shown), n)
         halves = zip(split_halves(pixels, n), split_halves(tokens, n), masks, strict=True)
         parts = [_Part(*half, self._seed(step, self.processes.rank, part)) for part, half in enumerate(halves)]
-        beside = None if self.texts is None else self.texts.batch(step - config.stem_steps)
+        beside = None if self.texts is None else replace(self.texts.batch(step - config.stem_steps), captions=tokens)
         backward = self._backward if len(parts) == 1 else self._backward_in_parts
         with _attention(self.processes.device):  # around both directions: checkpointing encodes again in the second
             total, terms, points = backward(parts, done, shown, beside)
@@ -193,9 +194,20 @@ class Engine:
         tower = self.model.sentences
         if tower is None:
             return self.model.text_features(tokens), None
-        tokens = tower.trim(tokens)
-        states = self._states(tokens, self._autocast) if self._states else tower.states(tokens)
+        tokens, states = self._text_states(tower, tokens)
         return self.model.text_features(tokens, states), tower.vectors(tokens, states.detach())
+
+    def _text_states(self, tower: SentenceTower, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens up to the end of the longest text, (n, l), and a sentence encoder's states of them, (n, l, w)."""
+        tokens = tower.trim(tokens)
+        return tokens, self._states(tokens, self._autocast) if self._states else tower.states(tokens)
+
+    @torch.no_grad()
+    def _caption_vectors(self, tokens: Tensor) -> Tensor:
+        """A sentence encoder's own vectors of the whole batch's captions, (2B, w)."""
+        tower = cast(SentenceTower, self.model.sentences)
+        with self._autocast():
+            return self.processes.gather(tower.vectors(*self._text_states(tower, tokens)))
 
     def _loss_of_texts(self, texts: TextBatch, scene: Quadruplets) -> tuple[Tensor, dict[str, Tensor]]:
         """What texts without pictures add to the loss, of the same ones in every process; see `text_terms`."""
@@ -208,8 +220,8 @@ class Engine:
             vectors.append(cast(Tensor, vector))
         settings, gap = cast(TextsConfig, config.texts), config.loss.radius_gap
         return text_terms(
-            (points[0], points[1], points[2]), (vectors[0], vectors[1], vectors[2]), scene, model.curvature,
-            model.logit_scale, settings, gap,
+            (points[0], points[1], points[2]), (vectors[0], vectors[1], vectors[2]), scene,
+            self._caption_vectors(cast(Tensor, texts.captions)), model.curvature, model.logit_scale, settings, gap,
         )  # fmt: skip
 
     def _loss(

@@ -1,6 +1,7 @@
-"""The loss of texts without pictures: where they lie, how far out, and what an unsafe one is moved to.
+"""The loss of texts without pictures: where they lie, how far out, what they find, and what an unsafe one is moved to.
 
-Pictures take no part but as places: the radii of the step's pictures are what texts are to lie below or beyond.
+Pictures take no part but as places: texts are to lie below or beyond those of the step, and to find them by what their
+captions say.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hysac_export.config import TextsConfig
-from hysac_export.training.losses import Quadruplets, radius_hinge
+from hysac_export.training.losses import Quadruplets, radius_hinge, select
 from hysac_retrieval import lorentz
 
 
@@ -36,10 +37,31 @@ def moved(
     return F.cross_entropy(logits, torch.arange(len(safe), device=safe.device))
 
 
+def pictured(
+    points: Tensor, vectors: Tensor, scene: Quadruplets, captions: Tensor, curvature: Tensor, scale: Tensor, at: float
+) -> Tensor:
+    """How far n safe and then n unsafe texts are from finding the pictures whose captions are most like them, 0-d.
+
+    For each text the Kullback–Leibler divergence of two softmax distributions over the step's pictures: of the cosines
+    of its vector, (2n, w), and the captions', (2B, w), at a temperature, among pictures of the text's own side alone;
+    and of what a search goes by, the distances of its point, (2n, d). Directions alone would not do: what is unsafe
+    lies farther out, so of two pictures at one angle the safe one is found first.
+    """
+    images, of_images = scene.images().detach(), captions.chunk(2)
+    told = torch.cat([select(of_images[0], scene.safe_shown), select(of_images[1], scene.unsafe_shown)])
+    unsafe_text = torch.arange(len(points), device=points.device) >= len(points) // 2
+    unsafe_image = torch.arange(len(images), device=points.device) >= len(scene.there("safe_image"))
+    likeness = (vectors @ told.T / at).masked_fill(unsafe_text[:, None] != unsafe_image, -torch.inf)
+    logits = -scale.detach() * lorentz.pairwise_dist(points, images, curvature)
+    target = likeness.softmax(1).nan_to_num()  # of a side without pictures
+    return F.kl_div(logits.log_softmax(1), target, reduction="batchmean")
+
+
 def text_terms(
     points: tuple[Tensor, Tensor, Tensor],
     vectors: tuple[Tensor, Tensor, Tensor],
     scene: Quadruplets,
+    captions: Tensor,
     curvature: Tensor,
     scale: Tensor,
     config: TextsConfig,
@@ -51,6 +73,7 @@ def text_terms(
         points: Of the three kinds, (n, d), (n, d) and (m, d).
         vectors: The text encoder's own, of unit length.
         scene: The quadruplets of the same step.
+        captions: The text encoder's own vectors of its captions, safe and then unsafe, (2B, w).
         curvature: c, 0-d.
         scale: Of contrastive logits, 0-d.
         config: Weights and temperature.
@@ -67,8 +90,9 @@ def text_terms(
         "texts/moved": moved(safe, unsafe, boundary, curvature, scale),
         "texts/direction": direction(*both, config.temperature),
         "texts/others": direction(others, vectors[2], config.temperature),
+        "texts/pictured": pictured(*both, scene, captions, curvature, scale, config.temperature),
     }
-    weights = (config.radius, config.moved, config.direction, config.direction)
+    weights = (config.radius, config.moved, config.direction, config.direction, config.pictured)
     return torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum(), terms
 
 
