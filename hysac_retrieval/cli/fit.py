@@ -26,7 +26,12 @@ _FOLDER = "Folder of labels, of `hysac label` or where --label-with keeps its ow
 _label_options = gathered(
     "labels",
     dict,
-    click.option("--policy", metavar="NAME|FILE", multiple=True, help="Policy in words: general, school, workplace."),
+    click.option(
+        "--policy",
+        metavar="NAME|FILE",
+        multiple=True,
+        help="Policy in words, such as general or school.",
+    ),
     click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times."),
     click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise."),
     click.option("--labels", "folder", metavar="DIR", type=click.Path(path_type=Path), help=_FOLDER),

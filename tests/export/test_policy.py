@@ -256,7 +256,7 @@ def test_the_page_shows_a_policy_that_is_read_and_python_that_runs(tmp_path: Pat
 
 def test_an_unknown_name_lists_those_that_come_with_the_package(tmp_path: Path) -> None:
     for name in ("general-2", tmp_path / "none.yaml"):
-        with pytest.raises(InputError, match="general, school, workplace"):
+        with pytest.raises(InputError, match="general-wide, general, school, workplace"):
             read_policy(name)
 
 
@@ -274,7 +274,7 @@ def test_the_example_policies_show_every_form_in_each_category(name: str) -> Non
 
 
 def test_bundled_policies_are_read_by_name_and_by_path() -> None:
-    assert list(bundled_policies()) == ["general", "school", "workplace"]
+    assert list(bundled_policies()) == ["general-wide", "general", "school", "workplace"]
     assert read_policy(bundled_policies()["school"]) == read_policy("school")
 
 
@@ -330,6 +330,43 @@ def test_phrases_of_general_lie_in_one_split_and_have_two_to_six_pairs(general: 
     assert {phrase: size for phrase, size in sizes.items() if not 2 <= size <= 6} == {}
 
 
+def test_general_wide_is_general_with_more_to_learn_from(general: Policy) -> None:
+    wide, more = read_policy("general-wide"), rows("general-wide.csv")
+    assert wide.categories == general.categories
+    for split in ("validation", "test"):
+        assert wide.pairs(split) == general.pairs(split)
+    assert {row["split"] for row in more} == {"fit"}
+    assert wide.pairs("fit") == general.pairs("fit") + [(row["safe"], row["unsafe"]) for row in more]
+    folded = [" ".join(example.text.split()).casefold() for example in wide.sentences]
+    assert len(set(folded)) == len(folded)
+    where = defaultdict(set)
+    for example in wide.sentences:
+        where[example.phrase].add((example.split, example.category))
+    assert {phrase for phrase, found in where.items() if len(found) > 1} == set()
+
+
+def test_no_sentence_to_learn_from_is_nearly_one_to_judge_by(general: Policy) -> None:
+    def words(text: str) -> frozenset[str]:
+        return frozenset(re.findall(r"\w+", text.casefold()))
+
+    kept = [words(example.text) for split in ("validation", "test") for example in general.examples(split)]
+    near = [
+        row[side]
+        for row in rows("general-wide.csv")
+        for side in ("safe", "unsafe")
+        if any(len(words(row[side]) & other) >= 0.6 * len(words(row[side]) | other) for other in kept)
+    ]
+    assert near == []
+
+
+def test_the_datasheet_of_general_wide_has_its_counts(general: Policy) -> None:
+    told = bundled_policies()["general-wide"].with_suffix(".md").read_text(encoding="utf-8")
+    more = rows("general-wide.csv")
+    for name in (*general.categories, "all"):
+        mine = [row for row in more if name in ("all", row["category"])]
+        assert f"| {name} | {len({row['phrase'] for row in mine})} | {len(mine)} |" in told
+
+
 def test_sentences_of_general_come_in_many_forms(general: Policy) -> None:
     words = [example.text.split() for example in general.sentences]
     families = Counter(" ".join(text[:4]).casefold() for text in words)
@@ -345,8 +382,10 @@ def test_sentences_of_general_come_in_many_forms(general: Policy) -> None:
     assert len(first_person) >= 0.1 * len(words)
 
 
-def test_safe_and_unsafe_sentences_of_general_cannot_be_told_by_their_form(general: Policy) -> None:
-    sides = {unsafe: [e.text for e in general.sentences if e.unsafe == unsafe] for unsafe in (True, False)}
+@pytest.mark.parametrize("name", ["general", "general-wide"])
+def test_safe_and_unsafe_sentences_of_general_cannot_be_told_by_their_form(name: str) -> None:
+    sentences = read_policy(name).sentences
+    sides = {unsafe: [e.text for e in sentences if e.unsafe == unsafe] for unsafe in (True, False)}
     measures: dict[str, Callable[[str], float]] = {
         "words": lambda text: len(text.split()),
         "characters": len,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,18 @@ def test_texts_of_a_step_depend_on_seed_and_step_and_come_once_in_a_round(tokeni
     rows = torch.cat([feed.batch(step).unsafe for step in range(rounds)])
     assert len({tuple(row.tolist()) for row in rows}) == 40 * rounds
     assert not torch.equal(feed.batch(0).unsafe, feed.batch(rounds).unsafe)
+
+
+def test_texts_in_company_are_left_out_where_they_would_be_cut(tokenizer: Tokenizer) -> None:
+    def count(company: int, limit: int) -> int:
+        cut = Tokenizer.from_str(tokenizer.to_str())
+        cut.enable_truncation(limit)
+        with pytest.raises(TrainingError, match=r"there are (\d+) texts") as refused:
+            TextFeed(TextsConfig(pairs=10**6, company=company), cut, 0)
+        return int(re.findall(r"\d+", str(refused.value))[0])
+
+    assert count(0, 60) == 1411
+    assert 1411 < count(1, 60) < count(1, 1000) == 2 * 1411
 
 
 def test_only_the_fit_split_of_a_policy_is_learned_and_twins_stay_together(tokenizer: Tokenizer) -> None:

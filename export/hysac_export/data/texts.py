@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from hysac_export.config import TextsConfig
-from hysac_export.data.batches import tokenize
+from hysac_export.data.batches import tokenize, uncut
 from hysac_export.data.policy import read_policy
 from hysac_retrieval.errors import TrainingError
 
@@ -50,7 +50,7 @@ class TextFeed:
     def __init__(self, config: TextsConfig, tokenizer: Tokenizer, seed: int) -> None:
         self._seed = seed
         pairs = read_policy(config.policy).pairs("fit")
-        pairs += in_company(pairs, config.company, seed)
+        pairs += _whole(in_company(pairs, config.company, seed), tokenizer)
         others = unlabelled(config.unlabelled)
         for found, needed, key in (
             (len(pairs), config.pairs, "texts.pairs"),
@@ -90,6 +90,13 @@ def in_company(pairs: Sequence[tuple[str, str]], times: int, seed: int) -> list[
         safe, unsafe = (". ".join([*company[:place], side, *company[place:]]) for side in pair)
         found.append((safe, unsafe))
     return found
+
+
+def _whole(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    """Pairs of which nothing is cut off: what makes one side unsafe might be."""
+    free, limit = uncut(tokenizer), tokenizer.truncation["max_length"]
+    lengths = [max(len(encoding.ids) for encoding in free.encode_batch(list(pair))) for pair in pairs]
+    return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit]
 
 
 def unlabelled(sources: Sequence[str]) -> list[str]:
