@@ -94,8 +94,9 @@ def in_company(pairs: Sequence[tuple[str, str]], times: int, seed: int) -> list[
 
 def _whole(pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> list[tuple[str, str]]:
     """Pairs of which nothing is cut off: what makes one side unsafe might be."""
-    free, limit = uncut(tokenizer), tokenizer.truncation["max_length"]
-    lengths = [max(len(encoding.ids) for encoding in free.encode_batch(list(pair))) for pair in pairs]
+    limit = (tokenizer.truncation or {}).get("max_length", float("inf"))
+    whole = uncut(tokenizer)
+    lengths = [max(len(encoding.ids) for encoding in whole.encode_batch(list(pair))) for pair in pairs]
     return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= limit]
 
 

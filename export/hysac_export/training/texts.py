@@ -38,7 +38,13 @@ def moved(
 
 
 def pictured(
-    points: Tensor, vectors: Tensor, scene: Quadruplets, captions: Tensor, curvature: Tensor, scale: Tensor, at: float
+    points: Tensor,
+    vectors: Tensor,
+    scene: Quadruplets,
+    captions: Tensor,
+    curvature: Tensor,
+    scale: Tensor,
+    temperature: float,
 ) -> Tensor:
     """How far n safe and then n unsafe texts are from finding the pictures whose captions are most like them, 0-d.
 
@@ -51,7 +57,7 @@ def pictured(
     told = torch.cat([select(of_images[0], scene.safe_shown), select(of_images[1], scene.unsafe_shown)])
     unsafe_text = torch.arange(len(points), device=points.device) >= len(points) // 2
     unsafe_image = torch.arange(len(images), device=points.device) >= len(scene.there("safe_image"))
-    likeness = (vectors @ told.T / at).masked_fill(unsafe_text[:, None] != unsafe_image, -torch.inf)
+    likeness = (vectors @ told.T / temperature).masked_fill(unsafe_text[:, None] != unsafe_image, -torch.inf)
     logits = -scale.detach() * lorentz.pairwise_dist(points, images, curvature)
     target = likeness.softmax(1).nan_to_num()  # of a side without pictures
     return F.kl_div(logits.log_softmax(1), target, reduction="batchmean")
