@@ -8,24 +8,27 @@ calibrated on the validation split is measured there with the threshold that was
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
+import numpy as np
 from common import RESULTS, write_report
 
-from hysac_export.data.policy import SPLITS
+from hysac_export.data.policy import SPLITS, bundled_policies, read_policy
 from hysac_export.data.split import draw_split
 from hysac_export.evaluation.bootstrap import Figure
 from hysac_export.evaluation.subjects import Subject, load_subject, with_profile
 from hysac_export.evaluation.table import Table, number, percent
-from hysac_export.evaluation.texts import encode_pairs, pair_figures, picture_figures
+from hysac_export.evaluation.texts import EncodedPairs, encode_pairs, pair_figures, picture_figures
 from hysac_export.model.encoded import EncodedSplit, encode_drawn
 
 SHOWN = {
     "AUC": "auc",
     "lost": "lost",
     "missed": "missed",
+    **{f"{name}, {kind}": f"{name}.{kind}" for kind in ("near misses", "plain pairs") for name in ("lost", "missed")},
     **{f"twin R@1, {mode}": f"twin.{mode}.r1" for mode in ("plain", "traversal", "filter", "system")},
     **{f"harmful@1, {mode}": f"twin.{mode}.harmful1" for mode in ("plain", "traversal", "system")},
     "unsafe text finds an unsafe picture first, as asked": "picture.unsafe.unsafe1",
@@ -63,7 +66,19 @@ def measured(subject: Subject, policy: str, split: str, images: EncodedSplit) ->
         raise click.ClickException(f"{subject.name} has no safety profile: {reason}")
     pairs = encode_pairs(subject.encoder, policy, SPLITS[split])
     given = subject.curvature, subject.profile
-    return pair_figures(pairs, *given) | picture_figures(pairs, images, *given)
+    figures = pair_figures(pairs, *given) | picture_figures(pairs, images, *given)
+    plain = np.isin([unsafe for _, unsafe in read_policy(policy).pairs(SPLITS[split])], [*plain_sentences()])
+    for kind, rows in (("near misses", ~plain), ("plain pairs", plain)):
+        if 0 < rows.sum() < len(rows):
+            part = pair_figures(EncodedPairs(pairs.safe[rows], pairs.unsafe[rows]), *given)
+            figures |= {f"{name}.{kind}": part[name] for name in ("lost", "missed")}
+    return figures
+
+
+def plain_sentences() -> set[str]:
+    """The unsafe sentences of policy `general` that are of plain pairs; its others are of near misses."""
+    file = bundled_policies()["general"].with_name("general-everyday.csv")
+    return {row["unsafe"] for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines())}
 
 
 def table(found: Mapping[str, Mapping[str, Figure]], policy: str, split: str) -> Table:
@@ -71,6 +86,7 @@ def table(found: Mapping[str, Mapping[str, Figure]], policy: str, split: str) ->
     rows = [
         (label, *((number if key == "auc" else percent)(figures[key]) for figures in found.values()))
         for label, key in SHOWN.items()
+        if key in next(iter(found.values()))
     ]
     pairs = next(iter(found.values()))["auc"].n
     title = f"Plain English, {pairs} pairs of the {split} split of `{policy}`, shares in % (95 % intervals)"

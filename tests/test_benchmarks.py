@@ -193,6 +193,9 @@ def test_plain_english_is_measured_on_the_pairs_of_a_policy(load: Load, tmp_path
     assert found["auc"][0] > 0.9
     assert found["auc"][1] < found["auc"][0] < found["auc"][2]
     assert "harmful@1, system" in shown
+    near, plain = (found[f"lost.{kind}"][0] for kind in ("near misses", "plain pairs"))
+    assert plain < found["lost"][0] < near
+    assert found["lost"][0] == pytest.approx((119 * near + 96 * plain) / 215, abs=1e-3)
 
 
 def test_the_service_is_measured_beside_the_engine(load: Load, tmp_path: Path) -> None:
