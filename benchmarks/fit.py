@@ -89,9 +89,9 @@ class Data:
         return Labelled.of(self.vectors[taken], self.labels[taken], groups=self.groups[taken])
 
 
-def sentences() -> Data:
-    """Sentences of the policy `general` by MiniLM, near misses and plain pairs told apart."""
-    encoder, policy = open_encoder(ENCODER), read_policy("general")
+def sentences(name: str = "general") -> Data:
+    """Sentences of a policy by MiniLM, near misses and plain pairs of `general` told apart."""
+    encoder, policy = open_encoder(ENCODER), read_policy(name)
     examples = policy.examples()
     plain = plain_sentences()
     plain_pairs = {one.pair for one in examples if one.unsafe and one.text in plain}
@@ -231,15 +231,27 @@ def rate(data: Data, labels: Labelled) -> float:
     return 20 * len(batch) / min(times)
 
 
+CLIP: Mapping[str, Callable[[], Data]] = {
+    "emoji CLIP, captions": partial(emoji, "text"),
+    "emoji CLIP, pictures": partial(emoji, "image"),
+}
+DATA: Mapping[str, Callable[[], Data]] = {
+    "sentences": sentences,
+    "sentences, general-wide": partial(sentences, "general-wide"),
+    **CLIP,
+}
+
+
 @click.command()
 @click.option("--labels", multiple=True, type=int, default=(30, 100, 200, 300, 1000, 3000), show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(list(DATA)), default=("sentences", *CLIP), show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--out", default=RESULTS / "fit.json", show_default=True, type=click.Path(path_type=Path))
-def main(labels: tuple[int, ...], seeds: int, out: Path) -> None:
+def main(labels: tuple[int, ...], only: tuple[str, ...], seeds: int, out: Path) -> None:
     """Measure, print and write results/fit.json."""
     report = dict[str, Any]()
-    for name, make in DATA.items():
-        data = make()
+    for name in only:
+        data = DATA[name]()
         results = {str(n): measured(name, data, n, seeds) for n in labels}
         report[name] = {
             "labels": results,
@@ -276,13 +288,6 @@ def measured(name: str, data: Data, n: int, seeds: int) -> dict[str, Any]:
         side: {key: value if np.isfinite(value) else None for key, value in part.items()} for side, part in mean.items()
     }
     return {"mean": known, "head: least and most": spread, "refused": refused}
-
-
-DATA: Mapping[str, Callable[[], Data]] = {
-    "sentences": sentences,
-    "emoji CLIP, captions": partial(emoji, "text"),
-    "emoji CLIP, pictures": partial(emoji, "image"),
-}
 
 
 if __name__ == "__main__":

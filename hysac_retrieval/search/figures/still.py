@@ -11,7 +11,7 @@ from hysac_retrieval.errors import MissingExtraError, SettingsError
 from hysac_retrieval.search.figures.page import DRAWINGS, read_file, script
 
 _ZOOM = 2  # pixels of a PNG for each of the drawing
-_WORD = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><text y="16">{}</text></svg>'
+_WORD = '<svg xmlns="http://www.w3.org/2000/svg" width="20" height="20"><style>{}</style><text y="16">{}</text></svg>'
 
 
 def draw(data: Mapping[str, Any]) -> dict[str, str]:
@@ -38,15 +38,16 @@ def to_png(drawing: str) -> bytes:
 
     Raises:
         MissingExtraError: The extra ``figures`` is not installed.
-        SettingsError: This machine has no font.
+        SettingsError: This machine has none of the fonts that drawings are written in.
     """
     try:
         import resvg_py
     except ImportError as error:
         raise MissingExtraError("resvg-py", "figures", "drawing to PNG (HTML needs nothing)") from error
-    # Where there is no font, texts would be missing without a word.
-    if len({bytes(resvg_py.svg_to_bytes(svg_string=_WORD.format(word))) for word in ("", "x")}) == 1:
-        raise SettingsError("no font is installed to write with", hint="Install one, such as fonts-dejavu-core")
+    # Without them, texts would be missing without a word.
+    if len({bytes(resvg_py.svg_to_bytes(svg_string=_WORD.format(_style(), word))) for word in ("", "x")}) == 1:
+        message = "none of the fonts that drawings are written in is installed"
+        raise SettingsError(message, hint="Install one, such as fonts-dejavu-core")
     return bytes(resvg_py.svg_to_bytes(svg_string=drawing, zoom=_ZOOM))
 
 
