@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_the_divergence_from_pictures_is_the_one_computed_by_hand_and_a_side_may
     texts, vectors, captions = points(4), unit(4, 5), unit(6, 5)
     shown = torch.tensor([True, False, True])
     for unsafe_shown in (shown, torch.zeros(3, dtype=torch.bool)):
-        scene = Quadruplets(*groups, unsafe_shown=unsafe_shown)
+        scene = replace(Quadruplets(*groups), unsafe_shown=unsafe_shown)
         images = scene.images()
         expected = 0.0
         for i in range(4):
