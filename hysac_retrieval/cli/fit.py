@@ -30,7 +30,7 @@ _label_options = gathered(
         "--policy",
         metavar="NAME|FILE",
         multiple=True,
-        help="Policy in words, such as general or school.",
+        help="Policy in words: general, general-wide, school, workplace.",
     ),
     click.option("--safe", multiple=True, metavar="SOURCE", help="Safe samples; may be given several times."),
     click.option("--unsafe", multiple=True, metavar="SOURCE", help="Unsafe samples, likewise."),

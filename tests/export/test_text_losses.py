@@ -107,6 +107,8 @@ def test_texts_are_ordered_among_pictures_that_learn_nothing_of_it() -> None:
     weighted = 2 * terms["texts/radius"] + 0.5 * terms["texts/moved"]
     weighted = weighted + 3 * (terms["texts/direction"] + terms["texts/others"]) + 4 * terms["texts/pictured"]
     assert total.item() == pytest.approx(weighted.item())
+    less = text_terms((safe, unsafe, others), vectors, scene, None, one, scale, config, 0.4)[1]
+    assert set(terms) - set(less) == {"texts/pictured"}
 
 
 @pytest.fixture(scope="module")

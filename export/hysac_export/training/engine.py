@@ -219,9 +219,10 @@ class Engine:
             points.append(model.project(features, model.log_alpha_text))
             vectors.append(cast(Tensor, vector))
         settings, gap = cast(TextsConfig, config.texts), config.loss.radius_gap
+        captions = self._caption_vectors(cast(Tensor, texts.captions)) if settings.pictured else None
         return text_terms(
             (points[0], points[1], points[2]), (vectors[0], vectors[1], vectors[2]), scene,
-            self._caption_vectors(cast(Tensor, texts.captions)), model.curvature, model.logit_scale, settings, gap,
+            captions, model.curvature, model.logit_scale, settings, gap,
         )  # fmt: skip
 
     def _loss(

@@ -67,7 +67,7 @@ def text_terms(
     points: tuple[Tensor, Tensor, Tensor],
     vectors: tuple[Tensor, Tensor, Tensor],
     scene: Quadruplets,
-    captions: Tensor,
+    captions: Tensor | None,
     curvature: Tensor,
     scale: Tensor,
     config: TextsConfig,
@@ -79,7 +79,8 @@ def text_terms(
         points: Of the three kinds, (n, d), (n, d) and (m, d).
         vectors: The text encoder's own, of unit length.
         scene: The quadruplets of the same step.
-        captions: The text encoder's own vectors of its captions, safe and then unsafe, (2B, w).
+        captions: The text encoder's own vectors of its captions, safe and then unsafe, (2B, w); None where
+            nothing is to be found by them.
         curvature: c, 0-d.
         scale: Of contrastive logits, 0-d.
         config: Weights and temperature.
@@ -96,9 +97,11 @@ def text_terms(
         "texts/moved": moved(safe, unsafe, boundary, curvature, scale),
         "texts/direction": direction(*both, config.temperature),
         "texts/others": direction(others, vectors[2], config.temperature),
-        "texts/pictured": pictured(*both, scene, captions, curvature, scale, config.temperature),
     }
-    weights = (config.radius, config.moved, config.direction, config.direction, config.pictured)
+    weights = [config.radius, config.moved, config.direction, config.direction]
+    if captions is not None:
+        terms["texts/pictured"] = pictured(*both, scene, captions, curvature, scale, config.temperature)
+        weights.append(config.pictured)
     return torch.stack([weight * term for weight, term in zip(weights, terms.values(), strict=True)]).sum(), terms
 
 
