@@ -219,6 +219,9 @@ class OptimConfig(_Config):
 
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.2, ge=0)
+    head_weight_decay: float | None = Field(
+        None, ge=0, description="Of the head on a sentence encoder's tokens; None: as of everything else."
+    )
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the run.")
     schedule: Literal["constant", "cosine"] = "cosine"

@@ -192,3 +192,20 @@ def test_a_batch_in_parts_learns_the_same_from_texts(encoder: tuple[Path, Any], 
     assert "texts/radius" in lines(whole)[0]
     for one, other in zip(lines(whole), lines(parts), strict=True):
         assert one == pytest.approx(other, rel=2e-3, abs=1e-4)
+
+
+def test_the_head_has_a_weight_decay_of_its_own_and_nothing_else_has_it(
+    encoder: tuple[Path, Any], tmp_path: Path
+) -> None:
+    groups = {}
+    for decay in (None, 0.7):
+        change = {"optim.head_weight_decay": decay, "optim.weight_decay": 0.2}
+        found = Trainer(tiny(encoder, **change), tmp_path / str(decay)).engine
+        named = {id(p): name for module in found.modules() for name, p in module.named_parameters()}
+        groups[decay] = {
+            named[id(p)]: group["weight_decay"] for group in found.optimizer.param_groups for p in group["params"]
+        }
+    assert groups[None].keys() == groups[0.7].keys()
+    own = {name for name in groups[0.7] if groups[0.7][name] != groups[None][name]}
+    assert own == {f"text.head.{name}.weight" for name in ("each.1", "out.1", "out.3")}
+    assert {groups[0.7][name] for name in own} == {0.7}

@@ -100,7 +100,7 @@ class Engine:
         self.texts = texts
         tower = model.sentences
         self._states = FrozenStates(tower, cache) if tower is not None and tower.frozen else None
-        groups = _parameter_groups(self.modules(), config.optim.weight_decay)
+        groups = self._parameter_groups()
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=True)
         device = self.processes.device
         self.precision = fastest_precision(device) if config.precision == "auto" else config.precision
@@ -299,6 +299,20 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Weight decay on matrices, the text head's on its own; none on biases, norms and the learned scalars."""
+        optim, tower = self.config.optim, self.model.sentences
+        head = set() if tower is None or optim.head_weight_decay is None else set(tower.head.parameters())
+        parameters = [p for module in self.modules() for p in module.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2 and p not in head], "weight_decay": optim.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        if head:
+            own = [p for p in parameters if p.ndim >= 2 and p in head]
+            groups.append({"params": own, "weight_decay": optim.head_weight_decay})
+        return groups
+
     def _seed(self, *where: int) -> int:
         # Not Python's hash, which may change from one version to the next: resumed runs have to draw the same.
         return int(np.random.SeedSequence(self.config.seed, spawn_key=where).generate_state(1)[0])
@@ -322,12 +336,3 @@ def _rows(shown: Tensor) -> Tensor:
 def _attention(device: torch.device) -> AbstractContextManager[Any]:
     """On CPUs the fused attention kernel's backward pass is several times slower than plain matrix products."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def _parameter_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices; none on biases, norms and the learned scalars."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
