@@ -282,6 +282,8 @@ class TextsConfig(_Config):
         direction: Weight of the terms that keep the text encoder's cosines in the directions of the points.
         pictured: Weight of the term that lets texts find the pictures whose captions the encoder finds most like them.
         temperature: Of the cosines in these.
+        noise: Standard deviation of Gaussian noise on the states of tokens in the run's `text_steps`, so that a head
+            neither learns pairs by heart nor minds an encoder in int8.
     """
 
     policy: str = "general"
@@ -294,6 +296,7 @@ class TextsConfig(_Config):
     direction: float = Field(1.0, ge=0)
     pictured: float = Field(0.0, ge=0)
     temperature: float = Field(0.05, gt=0)
+    noise: float = Field(0.0, ge=0)
 
 
 class ValidationConfig(_Config):
@@ -324,6 +327,7 @@ class TrainConfig(_Config):
     start_from: str | None = None
     steps: int = Field(2000, gt=0, description="Steps of the main phase.")
     stem_steps: int = Field(0, ge=0, description="Steps before it in which only the stem learns, from words.")
+    text_steps: int = Field(0, ge=0, description="Steps after it in which only texts learn: pictures stand still.")
     batch_size: int = Field(128, gt=1)
     accumulate: int = Field(1, gt=0)
     gradient_checkpointing: bool = False
@@ -354,12 +358,14 @@ class TrainConfig(_Config):
             raise ValueError("loss.safe_clip is a loss of cosines; set model.geometry to 'euclidean'")
         if self.texts and not (self.model.text.pretrained and self.model.geometry == "hyperbolic"):
             raise ValueError("texts need a text encoder that knows English, and radii: set model.text.pretrained")
+        if self.text_steps and not self.texts:
+            raise ValueError("text_steps needs texts, which are learned from beside the captions")
         return self
 
     @property
     def total_steps(self) -> int:
-        """Steps of both phases."""
-        return self.stem_steps + self.steps
+        """Steps of all phases."""
+        return self.stem_steps + self.steps + self.text_steps
 
     @classmethod
     def load(cls, source: str | Path, /, **overrides: Any) -> Self:

@@ -117,13 +117,15 @@ def command(
     if update and not os.path.isfile(Path(model) / MANIFEST_NAME):
         raise SettingsError(f"--update needs the folder of a bundle, which {model!r} is not")
     _prepare(roc, out)
+    # What is calibrated is what is changed: a folder, whatever bundled model has its name.
+    source = Path(model) if update else model
     on_samples = any(samples[name] for name in ("safe", "unsafe", "reviewed"))
     if cones:
         _expect_alone(on_samples or roc or place.collection)
-        _calibrate_cones(model, samples["n"], samples["seed"], update, out, as_json)
+        _calibrate_cones(source, samples["n"], samples["seed"], update, out, as_json)
         return
     calibrated = _on_samples if on_samples else _on_validation
-    name, profile, radii, entailment = calibrated(model, with_cones=update, place=place, **samples)
+    name, profile, radii, entailment = calibrated(source, with_cones=update, place=place, **samples)
     if roc is not None:
         from hysac_export.evaluation.roc import roc as measured
         from hysac_export.evaluation.roc import write_roc
@@ -169,7 +171,7 @@ def _prepare(roc: Path | None, out: Path | None) -> None:
             raise SettingsError(f"the folder of {path} cannot be made: {error}", hint="Choose another place") from error
 
 
-def _calibrate_cones(model: str, n: int, seed: int, update: bool, out: Path | None, as_json: bool) -> None:
+def _calibrate_cones(model: str | Path, n: int, seed: int, update: bool, out: Path | None, as_json: bool) -> None:
     from hysac_export.evaluation.entailment import calibrate_entailment
     from hysac_export.evaluation.subjects import encode_validation, load_subject
 
@@ -189,7 +191,7 @@ def _calibrate_cones(model: str, n: int, seed: int, update: bool, out: Path | No
 
 
 def _on_validation(
-    model: str,
+    model: str | Path,
     n: int,
     seed: int,
     max_harmful: float,
@@ -214,7 +216,7 @@ def _on_validation(
 
 
 def _on_samples(
-    model: str,
+    model: str | Path,
     safe: tuple[str, ...],
     unsafe: tuple[str, ...],
     reviewed: str | None,

@@ -159,3 +159,16 @@ def test_cones_do_not_come_from_samples(run: Run, tmp_path: Path, other: tuple[s
     result = run("calibrate", write_toy_bundle(tmp_path / "model").path, "--cones", *other)
     assert result.exit_code == 2
     assert "--cones goes with none of" in result.stderr
+
+
+def test_what_is_calibrated_is_the_folder_that_is_changed_whatever_bundled_model_has_its_name(
+    run: Run, arguments: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tmp_path / "model", tmp_path / "hysac-mini")
+    monkeypatch.chdir(tmp_path)
+    command, model, *samples = arguments
+    for place in (model, "hysac-mini"):
+        result = run(command, place, *samples, "--update")
+        assert result.exit_code == 0, result.output
+    assert Bundle.load(tmp_path / "hysac-mini").manifest.safety == Bundle.load(model).manifest.safety
+    assert run(command, "hysac-mini", "--cones", "-n", 6, "--update").exit_code == 2  # its pictures are too small

@@ -200,12 +200,36 @@ def test_the_head_has_a_weight_decay_of_its_own_and_nothing_else_has_it(
     groups = {}
     for decay in (None, 0.7):
         change = {"optim.head_weight_decay": decay, "optim.weight_decay": 0.2}
-        found = Trainer(tiny(encoder, **change), tmp_path / str(decay)).engine
+        found = Trainer(tiny(encoder, **change), tmp_path / str(decay))._engine
         named = {id(p): name for module in found.modules() for name, p in module.named_parameters()}
         groups[decay] = {
             named[id(p)]: group["weight_decay"] for group in found.optimizer.param_groups for p in group["params"]
         }
     assert groups[None].keys() == groups[0.7].keys()
     own = {name for name in groups[0.7] if groups[0.7][name] != groups[None][name]}
-    assert own == {f"text.head.{name}.weight" for name in ("each.1", "out.1", "out.3")}
+    assert own == {f"sentences.head.{name}.weight" for name in ("each.1", "out.1", "out.3")}
     assert {groups[0.7][name] for name in own} == {0.7}
+
+
+def test_in_the_last_steps_only_texts_learn_and_a_resumed_run_goes_on_with_them(
+    encoder: tuple[Path, Any], tmp_path: Path
+) -> None:
+    config = tiny(encoder, text_steps=4, **{"texts.noise": 0.2, "texts.pictured": 0.5})
+    whole, parts = Trainer(config, tmp_path / "whole"), Trainer(config, tmp_path / "parts")
+    main = config.stem_steps + config.steps
+    parts.run(stop_after=main)
+    before = {name: value.clone() for name, value in parts.model.state_dict().items()}
+    parts.run(stop_after=2)
+    Trainer(config, tmp_path / "parts", resume=True).run()
+    whole.run()
+    after = TrainedRun.load(tmp_path / "whole").model.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    texts = ("sentences.head.", "text_head.", "log_alpha_text")
+    still = {name for name in before if not name.startswith(texts)} - {"log_logit_scale"}  # which is put in its range
+    assert not moved & still
+    assert {name for name in before if name.startswith("sentences.head.")} <= moved
+    resumed = TrainedRun.load(tmp_path / "parts").model.state_dict()
+    assert all(torch.equal(after[name], resumed[name]) for name in after)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    with pytest.raises(TrainingError, match="text_steps needs texts"):
+        TrainConfig.load("mini-scenes", text_steps=1)

@@ -100,6 +100,7 @@ class Engine:
         self.texts = texts
         tower = model.sentences
         self._states = FrozenStates(tower, cache) if tower is not None and tower.frozen else None
+        self._noise = 0.0
         groups = self._parameter_groups()
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, betas=config.optim.betas, fused=True)
         device = self.processes.device
@@ -120,18 +121,24 @@ class Engine:
         shown = None if batch.shown is None else batch.shown.to(processes.device)
         rank = [processes.rank] if processes.count > 1 else []
         generator = torch.Generator().manual_seed(self._seed(step, *rank))
-        pixels = augment(normalise(own.pixels, image.mean, image.std), self.config.data.augment, generator)
+        pixels = normalise(own.pixels, image.mean, image.std)
+        if self._texts_alone(step):
+            self._hold_pictures()
+        else:
+            pixels = augment(pixels, self.config.data.augment, generator)
         if self.words and step < self.config.stem_steps:
             return self._stem_step(self.words, pixels, own.tokens, step, shown)
         return self.learn(pixels, own.tokens, step, shown)
 
     def learn(self, pixels: Tensor, tokens: Tensor, step: int, shown: Tensor | None = None) -> dict[str, float]:
-        """A step of the main phase, on this process's share, safe half first: normalised pixels and (2b, L) tokens.
+        """A step of the main phase or the last, on this process's share, safe half first.
 
-        `shown` tells which rows of the *whole* batch have a picture, (2B,) bool; None: all.
+        Of normalised pixels and (2b, L) tokens; `shown` tells which rows of the *whole* batch have a picture, (2B,)
+        bool; None: all.
         """
         config, done = self.config, (step - self.config.stem_steps) / self.config.steps
-        self._set_lr(learning_rate(config.optim, done))
+        own = (done - 1) * config.steps / config.text_steps if self._texts_alone(step) else done
+        self._set_lr(learning_rate(config.optim, own))
         self.model.clamp()
         self.optimizer.zero_grad(set_to_none=True)
         n = config.accumulate
@@ -144,6 +151,21 @@ class Engine:
             total, terms, points = backward(parts, done, shown, beside)
         self._update()
         return self._metrics(total, terms, points)
+
+    def _texts_alone(self, step: int) -> bool:
+        """Whether a step is of the last phase, in which pictures stand still."""
+        return bool(self.config.text_steps) and step >= self.config.stem_steps + self.config.steps
+
+    def _hold_pictures(self) -> None:
+        """Let only texts learn from here on: neither the image tower, its batch statistics, nor the space moves."""
+        self.model.eval()
+        learning = [module.train() for module in (self.model.sentences, self.model.text_head) if module is not None]
+        own = {p for module in learning for p in module.parameters()} | {self.model.log_alpha_text}
+        for parameter in self._parameters():
+            if parameter not in own:
+                parameter.requires_grad_(False)
+        config = self.config.texts
+        self._noise = 0.0 if config is None else config.noise
 
     def _backward(
         self, parts: list[_Part], done: float, shown: Tensor | None, beside: TextBatch | None
@@ -175,7 +197,8 @@ class Engine:
         total, terms, quadruplets = self._loss(texts, images, done, shown, beside)
         self._scaled_backward(total)
         for part, leaf in zip(parts, leaves, strict=True):
-            torch.autograd.backward(self._encode(part)[:2], [half.grad for half in leaf])
+            found = [(half, of) for half, of in zip(self._encode(part)[:2], leaf, strict=True) if half.requires_grad]
+            torch.autograd.backward([half for half, _ in found], [of.grad for _, of in found])
         return total, terms, quadruplets
 
     def _encode(self, part: _Part, words: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -195,7 +218,10 @@ class Engine:
         if tower is None:
             return self.model.text_features(tokens), None
         tokens, states = self._text_states(tower, tokens)
-        return self.model.text_features(tokens, states), tower.vectors(tokens, states.detach())
+        vectors = tower.vectors(tokens, states.detach())
+        if self._noise:
+            states = states + self._noise * torch.randn_like(states)
+        return self.model.text_features(tokens, states), vectors
 
     def _text_states(self, tower: SentenceTower, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens up to the end of the longest text, (n, l), and a sentence encoder's states of them, (n, l, w)."""
