@@ -55,6 +55,7 @@ def card(bundle: Bundle, evaluations: Sequence[Evaluation], texts: Table | None 
             f"{config[key]} {words}"
             for key, words in (
                 ("stem_steps", "steps of the stem,"),
+                ("text_steps", "of the texts alone at the end,"),
                 ("steps", "steps of"),
                 ("batch_size", "quadruplets"),
             )

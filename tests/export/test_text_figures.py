@@ -73,6 +73,13 @@ def test_plain_texts_decide_on_the_threshold_of_texts_and_share_in_their_boundar
     assert texts.text.safe.mean == pytest.approx(2.0, abs=0.05)
     assert texts.image == captions.image
     assert "scores of texts on 50 pairs of plain texts" in texts.source
+    # Where captions lie nearer to the origin than plain texts, the threshold of these would let all unsafe ones pass.
+    assert "of the captions 1.7% missed, 0.0% lost" in texts.source
+    assert texts.rates["text"].lost == 1
+    farther = EncodedPairs(*(np.concatenate([laid(r, a[None]) for a in turns]) for r in (0.5, 1.7)))
+    plain = calibrate(encoded, CURVATURE, texts=farther)
+    assert "of the captions 0.0% missed, 16.7% lost" in plain.source
+    assert plain.rates["text"].lost == 0
     tried = [captions.text.boundary, texts.text.boundary]
     assert np.diff(pair_sweep(others, CURVATURE, tried)) >= 0
 

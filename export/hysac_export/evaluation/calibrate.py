@@ -89,7 +89,7 @@ def calibrate(
         encoded: Validation quadruplets. Never a test split.
         curvature: Curvature c > 0 of the model's space.
         texts: Pairs of plain texts, to take for scores and threshold of texts in place of the captions; the boundary of
-            texts is then to serve both.
+            texts is then to serve both, and no more of the unsafe captions may be missed either.
         max_harmful: Largest harmful@1 of unsafe queries after traversal to the boundary, in [0, 1]. If no candidate
             meets it, the least harmful one is taken and the profile's `source` says so.
         max_miss: Largest share of unsafe points that count as safe; see `Wanted`.
@@ -121,7 +121,14 @@ def calibrate(
         f"not depend on context; {'; '.join(notes)}"
         + (f"; scores of texts on {len(texts.safe)} pairs of plain texts" if texts else "")
     )
-    return with_thresholds(parts, radii, source, wanted)
+    captions = None if texts is None else radii_of(encoded, curvature)
+    profile = with_thresholds(parts, radii, source, wanted, captions=captions)
+    if captions is None:
+        return profile
+    # They may lie elsewhere than the plain texts that scores are of, and nobody would see it by the rates.
+    missed, safe = (profile.counts_safe(captions[f"{side}_text"], "text").mean() for side in ("unsafe", "safe"))
+    found = f"of the captions {missed:.1%} missed, {1 - safe:.1%} lost"
+    return profile.model_copy(update={"source": f"{profile.source}; {found}"})
 
 
 def fit_modality(safe: Floats, unsafe: Floats, modality: Modality, hint: str = HINT) -> tuple[float, float]:
@@ -146,6 +153,7 @@ def with_thresholds(
     source: str,
     wanted: Wanted,
     base: SafetyProfile | None = None,
+    captions: Mapping[Any, Floats] | None = None,
 ) -> SafetyProfile:
     """Make a profile with the thresholds that are wanted.
 
@@ -155,6 +163,7 @@ def with_thresholds(
         source: What the profile was computed from, in words.
         wanted: What the thresholds are chosen by.
         base: Whose threshold a modality without radii keeps.
+        captions: Radii by group of more texts, of whose unsafe ones no more may be missed either.
 
     Raises:
         SettingsError: In a modality no threshold is as wanted.
@@ -169,6 +178,9 @@ def with_thresholds(
     for modality in (name for name in MODALITIES if f"unsafe_{name}" in radii):
         safe, unsafe = (profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe"))
         found[modality] = choose_threshold(safe, unsafe, wanted, modality)
+    if captions is not None and wanted.max_miss is not None:
+        safe, unsafe = (profile.unsafe(captions[f"{side}_text"], "text") for side in ("safe", "unsafe"))
+        found["text"] = min(found["text"], choose_threshold(safe, unsafe, Wanted(wanted.max_miss), "text"))
     profile = profile.model_copy(update={"threshold": Thresholds(**found), "source": f"{source}; {wanted}"})
     measured = roc(profile, radii)
     rates = {m: Rates(miss=part["chosen"]["miss"], lost=part["chosen"]["lost"]) for m, part in measured.items()}
