@@ -1,6 +1,7 @@
-"""Write the pages of the site that are made from code.
+"""Write the pages of the site that are made from code, and the tables that repeat the bundled model's card.
 
-``docs/cli.md`` is made from the commands, ``docs/curl.md`` from the OpenAPI document of the service.
+``docs/cli.md`` is made from the commands, ``docs/curl.md`` from the OpenAPI document of the service. The card's figures
+stand between marks in ``README.md`` and ``docs/decisions/entailment.md``.
 
     python docs/generate.py
 """
@@ -8,8 +9,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,60 @@ def curl_commands(document: Mapping[str, Any], method: str, path: str, operation
     return [f"{command} \\\n  --json {shlex.quote(json.dumps(example))}" for example in schema.get("examples", ())]
 
 
+def card_rows(title: str, keys: int = 2) -> dict[tuple[str, ...], list[str]]:
+    """Return a table of the model's card, whose title begins so: figures without intervals, by first columns."""
+    card = (Bundle.load("hysac-mini").path / "README.md").read_text(encoding="utf-8")
+    rows = card.partition(f"**{title}")[2].split("\n\n")[1].splitlines()[2:]
+    cells = [[re.sub(r" \[.*?\]", "", cell).strip() for cell in row[1:-1].split("|")] for row in rows]
+    return {tuple(row[:keys]): row[keys:] for row in cells}
+
+
+def quality() -> str:
+    """Return the table of the README: the bundled model beside the CLIP that it is compared with."""
+    seen, paper = card_rows("Quality, text queries"), card_rows("As in the paper")
+    known, unknown = (seen[split, "hysac-mini"] for split in ("unseen combinations", "unseen unsafe entities"))
+    own, clip = (paper[model, "none"] for model in ("hysac-mini", "clip"))
+    (english,) = card_rows("Plain English", 1)["harmful@1, system",]
+    rows = (
+        ("safe text finds its image, R@1", known[1], clip[0]),
+        ("unsafe text finds its own image, for those who may", own[2], clip[2]),
+        ("unsafe text finds the safe twin (`safe=True`)", known[4], clip[4]),
+        ("unsafe text finds something unsafe first (`safe=True`)", known[5], clip[6]),
+        ("the same, unsafe things never seen in training", unknown[5], "–"),
+        ("the same, plain English sentences among themselves", english, "–"),
+    )
+    return _table(("unseen combinations, text queries, %", "hysac-mini", "CLIP"), rows, ":")
+
+
+def entailment() -> str:
+    """Return the table of the decision on entailment: matched pairs inside; others inside."""
+    splits = ("unseen combinations", "context", "unseen unsafe entities", "unseen art style")
+    card = card_rows("Entailment of hysac-mini", 3)
+    rows = []
+    for pair in ("T → I", "I → T*", "T* → I*", "T → T*", "T → I*", "I → I*", "T → I*, of all T → I → I*"):
+        found = [card[split, pair, "calibrated"] for split in splits]
+        half = "" if found[0][0] == "–" else f"{float(found[0][0]):.0f}°"
+        rows.append((pair.replace("*", "\\*"), half, *("; ".join(of[1:3]) for of in found)))
+    return _table(("", "θ", *splits), rows, "")
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], side: str) -> str:
+    rule = ("---", *[f"---{side}"] * (len(header) - 1))
+    body = [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (header, *rows)]
+    return "\n".join([body[0], f"|{'|'.join(rule)}|", *body[1:]])
+
+
+def with_tables(page: Path) -> str:
+    """Return a page with its tables between marks, ``<!-- quality -->`` to ``<!-- /quality -->``, made again."""
+    text = page.read_text(encoding="utf-8")
+    for name, table in (("quality", quality), ("entailment", entailment)):
+        marks = re.compile(rf"(?<=<!-- {name} -->\n\n).*?(?=\n\n<!-- /{name} -->)", re.DOTALL)
+        text = marks.sub(lambda _, made=table: made(), text)
+    return text
+
+
 if __name__ == "__main__":
+    for page in (DOCS.parent / "README.md", DOCS / "decisions" / "entailment.md"):
+        page.write_text(with_tables(page), encoding="utf-8")
     (DOCS / "cli.md").write_text(command_line(), encoding="utf-8")
     (DOCS / "curl.md").write_text(curl(), encoding="utf-8")

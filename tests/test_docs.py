@@ -109,6 +109,9 @@ def test_generated_pages_are_current() -> None:
     page = (DOCS / "cli.md").read_text("utf-8")
     assert generate.command_line() == page, "docs/cli.md is old; run python docs/generate.py"
     assert generate.curl() == (DOCS / "curl.md").read_text("utf-8"), "docs/curl.md is old; run python docs/generate.py"
+    for path, mark in ((ROOT / "README.md", "quality"), (DOCS / "decisions" / "entailment.md", "entailment")):
+        assert f"<!-- {mark} -->\n\n| " in path.read_text("utf-8")
+        assert generate.with_tables(path) == path.read_text("utf-8"), f"{path} is old; run python docs/generate.py"
     done = subprocess.run(
         [sys.executable, "-c", "from hysac_retrieval.cli import main; main(prog_name='hysac')", "search", "--help"],
         env={**os.environ, "COLUMNS": "80", "PYTHONPATH": os.pathsep.join(sys.path)},
