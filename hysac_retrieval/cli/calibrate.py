@@ -127,10 +127,7 @@ def command(
     calibrated = _on_samples if on_samples else _on_validation
     name, profile, radii, entailment = calibrated(source, with_cones=update, place=place, **samples)
     if roc is not None:
-        from hysac_export.evaluation.roc import roc as measured
-        from hysac_export.evaluation.roc import write_roc
-
-        write_roc(measured(profile, radii), roc, f"{name}, threshold {profile.threshold}")
+        _write_roc(roc, name, profile, radii)
     if out is not None:
         out.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
     # Last, for the model is another one from here on.
@@ -138,6 +135,12 @@ def command(
     _report(name, profile, rescored, as_json)
     if rescored is not None and rescored.left:
         ctx.exit(FAILED_ITEMS)
+
+
+def _write_roc(path: Path, name: str, profile: SafetyProfile, radii: Radii) -> None:
+    from hysac_export.evaluation.roc import roc, write_roc
+
+    write_roc(roc(profile, radii), path, f"{name}, threshold {profile.threshold}")
 
 
 def _report(name: str, profile: SafetyProfile, rescored: RescoreReport | None, as_json: bool) -> None:
