@@ -219,9 +219,6 @@ class OptimConfig(_Config):
 
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.2, ge=0)
-    head_weight_decay: float | None = Field(
-        None, ge=0, description="Of the head on a sentence encoder's tokens; None: as of everything else."
-    )
     betas: tuple[Beta, Beta] = (0.9, 0.98)
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the run.")
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -278,10 +275,12 @@ class TextsConfig(_Config):
         unlabelled: Files of other texts, one in a line; ``"glosses"`` are 20,000 definitions of WordNet.
         others: Unlabelled texts of a step.
         radius: Weight of the hinge on the radii of pairs, among the pictures of the step.
+        level: Weight of the same hinge between texts and captions, so that one threshold serves both.
         moved: Weight of the contrastive term of unsafe texts that were moved to the safe ones' radius.
         direction: Weight of the terms that keep the text encoder's cosines in the directions of the points.
         pictured: Weight of the term that lets texts find the pictures whose captions the encoder finds most like them.
         temperature: Of the cosines in these.
+        weight_decay: Of the head on the tokens, which might learn the pairs by heart; None: as of everything else.
         noise: Standard deviation of Gaussian noise on the states of tokens in the run's `text_steps`, so that a head
             neither learns pairs by heart nor minds an encoder in int8.
     """
@@ -292,10 +291,12 @@ class TextsConfig(_Config):
     unlabelled: Sources = ("glosses",)
     others: int = Field(64, gt=1)
     radius: float = Field(10.0, ge=0)
+    level: float = Field(0.0, ge=0)
     moved: float = Field(0.5, ge=0)
     direction: float = Field(1.0, ge=0)
     pictured: float = Field(0.0, ge=0)
     temperature: float = Field(0.05, gt=0)
+    weight_decay: float | None = Field(None, ge=0)
     noise: float = Field(0.0, ge=0)
 
 

@@ -16,7 +16,7 @@ from hysac_export.data.policy import read_policy
 from hysac_export.data.texts import TextFeed, in_company, unlabelled
 from hysac_export.model.tokenizer import train_tokenizer
 from hysac_export.training.losses import Quadruplets, radius_hinge
-from hysac_export.training.texts import direction, moved, pictured, text_terms
+from hysac_export.training.texts import direction, level, moved, pictured, text_terms
 from hysac_retrieval import lorentz
 from hysac_retrieval.errors import PolicyError, TrainingError
 
@@ -91,6 +91,24 @@ def test_the_divergence_from_pictures_is_the_one_computed_by_hand_and_a_side_may
         assert found(scene, texts, vectors, captions) == pytest.approx(expected)
 
 
+def test_texts_and_captions_lie_at_one_level_if_each_side_is_below_the_others_unsafe_one() -> None:
+    one = torch.tensor(1.0)
+    scene = Quadruplets(*(points(5, radius=r) for r in (1.0, 1.5, 2.0, 2.5)))
+
+    def cost(safe: float, unsafe: float) -> float:
+        return level(points(3, radius=safe), points(3, radius=unsafe), scene, one, 0.4).item()
+
+    assert cost(1.2, 1.8) == pytest.approx(0)  # the margin is twice the gap, on either side
+    assert cost(1.6, 2.4) == pytest.approx((1.6 + 0.8 - 2.0) / 2)  # safe texts lie where unsafe captions do
+    assert cost(0.2, 1.0) == pytest.approx((1.0 + 0.8 - 1.0) / 2)  # unsafe texts lie where safe captions do
+
+
+def test_captions_learn_of_the_level_too() -> None:
+    groups = [points(5, radius=r).requires_grad_() for r in (2.0, 2.1, 2.2, 2.3)]
+    level(points(4, radius=2.0), points(4, radius=2.1), Quadruplets(*groups), torch.tensor(1.0), 0.4).backward()
+    assert [group.grad is not None for group in groups] == [True, False, True, False]
+
+
 def test_texts_are_ordered_among_pictures_that_learn_nothing_of_it() -> None:
     groups = [points(5, radius=r).requires_grad_() for r in (1.0, 1.5, 2.0, 2.5)]
     scene = Quadruplets(groups[0], groups[1], groups[2], groups[3])
@@ -107,8 +125,11 @@ def test_texts_are_ordered_among_pictures_that_learn_nothing_of_it() -> None:
     weighted = 2 * terms["texts/radius"] + 0.5 * terms["texts/moved"]
     weighted = weighted + 3 * (terms["texts/direction"] + terms["texts/others"]) + 4 * terms["texts/pictured"]
     assert total.item() == pytest.approx(weighted.item())
-    less = text_terms((safe, unsafe, others), vectors, scene, None, one, scale, config, 0.4)[1]
-    assert set(terms) - set(less) == {"texts/pictured"}
+    less, found = text_terms((safe, unsafe, others), vectors, scene, None, one, scale, config, 0.4)
+    assert set(terms) - set(found) == {"texts/pictured"}
+    levelled = config.model_copy(update={"level": 5.0})
+    more, found = text_terms((safe, unsafe, others), vectors, scene, None, one, scale, levelled, 0.4)
+    assert more.item() == pytest.approx(less.item() + 5 * found["texts/level"].item())
 
 
 @pytest.fixture(scope="module")

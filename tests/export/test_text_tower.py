@@ -199,7 +199,7 @@ def test_the_head_has_a_weight_decay_of_its_own_and_nothing_else_has_it(
 ) -> None:
     groups = {}
     for decay in (None, 0.7):
-        change = {"optim.head_weight_decay": decay, "optim.weight_decay": 0.2}
+        change = {"texts.weight_decay": decay, "optim.weight_decay": 0.2}
         found = Trainer(tiny(encoder, **change), tmp_path / str(decay))._engine
         named = {id(p): name for module in found.modules() for name, p in module.named_parameters()}
         groups[decay] = {

@@ -328,15 +328,15 @@ class Engine:
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Weight decay on matrices, the text head's on its own; none on biases, norms and the learned scalars."""
         optim, tower = self.config.optim, self.model.sentences
-        head = set() if tower is None or optim.head_weight_decay is None else set(tower.head.parameters())
+        own = self.config.texts.weight_decay if self.config.texts else None
+        head = set() if tower is None or own is None else set(tower.head.parameters())
         parameters = [p for module in self.modules() for p in module.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2 and p not in head], "weight_decay": optim.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         if head:
-            own = [p for p in parameters if p.ndim >= 2 and p in head]
-            groups.append({"params": own, "weight_decay": optim.head_weight_decay})
+            groups.append({"params": [p for p in parameters if p.ndim >= 2 and p in head], "weight_decay": own})
         return groups
 
     def _seed(self, *where: int) -> int:

@@ -37,6 +37,19 @@ def moved(
     return F.cross_entropy(logits, torch.arange(len(safe), device=safe.device))
 
 
+def level(safe: Tensor, unsafe: Tensor, scene: Quadruplets, curvature: Tensor, gap: float) -> Tensor:
+    """The hinge of `losses.radius_hinge` between texts, (n, d) each, and the step's captions, (B, d), 0-d.
+
+    A model has one threshold for all texts: safe captions are to lie below unsafe texts, and safe texts below unsafe
+    captions. Two groups are between the two, so that the margin is 2 · gap.
+    """
+    hinges = [
+        F.relu(lorentz.dist0(inner, curvature)[:, None] + 2 * gap - lorentz.dist0(outer, curvature)).mean()
+        for inner, outer in ((safe, scene.unsafe_text), (scene.safe_text, unsafe))
+    ]
+    return torch.stack(hinges).mean()
+
+
 def pictured(
     points: Tensor,
     vectors: Tensor,
@@ -99,6 +112,9 @@ def text_terms(
         "texts/others": direction(others, vectors[2], config.temperature),
     }
     weights = [config.radius, config.moved, config.direction, config.direction]
+    if config.level:
+        terms["texts/level"] = level(safe, unsafe, scene, curvature, gap)
+        weights.append(config.level)
     if captions is not None:
         terms["texts/pictured"] = pictured(*both, scene, captions, curvature, scale, config.temperature)
         weights.append(config.pictured)
