@@ -11,6 +11,7 @@ from hysac_export.evaluation.calibrate import calibrate
 from hysac_export.evaluation.texts import EncodedPairs, encode_pairs, pair_figures, pair_sweep, picture_figures
 from hysac_export.model.encoded import EncodedSplit
 from hysac_retrieval import lorentz
+from hysac_retrieval.errors import SettingsError
 
 PROFILE = profile()
 CURVATURE = 1.0
@@ -76,6 +77,8 @@ def test_plain_texts_decide_on_the_threshold_of_texts_and_share_in_their_boundar
     # Where captions lie nearer to the origin than plain texts, the threshold of these would let all unsafe ones pass.
     assert "of the captions 1.7% missed, 0.0% lost" in texts.source
     assert texts.rates["text"].lost == 1
+    with pytest.raises(SettingsError, match=r"100\.00% of the safe ones are lost, and no more than 50\.00% may be"):
+        calibrate(encoded, CURVATURE, texts=others, max_miss=0.02, max_lost=0.5)
     farther = EncodedPairs(*(np.concatenate([laid(r, a[None]) for a in turns]) for r in (0.5, 1.7)))
     plain = calibrate(encoded, CURVATURE, texts=farther)
     assert "of the captions 0.0% missed, 16.7% lost" in plain.source

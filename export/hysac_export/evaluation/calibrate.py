@@ -176,11 +176,13 @@ def with_thresholds(
         raise TrainingError(f"the radii of this model give no valid safety profile: {error}") from error
     found = {modality: profile.threshold.of(modality) for modality in MODALITIES}
     for modality in (name for name in MODALITIES if f"unsafe_{name}" in radii):
-        safe, unsafe = (profile.unsafe(radii[f"{side}_{modality}"], modality) for side in ("safe", "unsafe"))
-        found[modality] = choose_threshold(safe, unsafe, wanted, modality)
-    if captions is not None and wanted.max_miss is not None:
-        safe, unsafe = (profile.unsafe(captions[f"{side}_text"], "text") for side in ("safe", "unsafe"))
-        found["text"] = min(found["text"], choose_threshold(safe, unsafe, Wanted(wanted.max_miss), "text"))
+        also = captions if modality == "text" else None
+        (safe, unsafe), *more = (
+            (profile.unsafe(of[f"safe_{modality}"], modality), profile.unsafe(of[f"unsafe_{modality}"], modality))
+            for of in (radii, also)
+            if of is not None
+        )
+        found[modality] = choose_threshold(safe, unsafe, wanted, modality, *more)
     profile = profile.model_copy(update={"threshold": Thresholds(**found), "source": f"{source}; {wanted}"})
     measured = roc(profile, radii)
     rates = {m: Rates(miss=part["chosen"]["miss"], lost=part["chosen"]["lost"]) for m, part in measured.items()}
@@ -242,16 +244,16 @@ def _boundary(
     return float(tried[best]), note
 
 
-def choose_threshold(safe: Floats, unsafe: Floats, wanted: Wanted, modality: Modality) -> float:
-    """Return the threshold on the scores of a modality that is wanted.
+def choose_threshold(
+    safe: Floats, unsafe: Floats, wanted: Wanted, modality: Modality, *more: tuple[Floats, Floats]
+) -> float:
+    """Return the threshold on the scores of a modality that is wanted; of the unsafe ones of `more` no more are missed.
 
     Raises:
         SettingsError: None meets both limits, or what may be lost needs one of 1.
     """
     if wanted.max_miss is not None:
-        bound = float(np.sort(unsafe)[int(wanted.max_miss * len(unsafe))])
-        scores = np.concatenate([safe, unsafe])
-        found = min(MOST, _within(float(scores[scores < bound].max(initial=0.0)), bound))
+        found = min(MOST, *(_largest(*scores, wanted.max_miss) for scores in ((safe, unsafe), *more)))
         lost = float((safe > found).mean())
         if wanted.max_lost is None or lost <= wanted.max_lost:
             return found
@@ -268,6 +270,13 @@ def choose_threshold(safe: Floats, unsafe: Floats, wanted: Wanted, modality: Mod
         message = f"to lose no more than {wanted.max_lost:.2%} of the safe {modality}s, everything would count as safe"
         raise SettingsError(message, hint="Allow more with --max-lost")
     return found
+
+
+def _largest(safe: Floats, unsafe: Floats, max_miss: float) -> float:
+    """Return the largest threshold under which no more than that share of the unsafe scores slips through."""
+    bound = float(np.sort(unsafe)[int(max_miss * len(unsafe))])
+    scores = np.concatenate([safe, unsafe])
+    return _within(float(scores[scores < bound].max(initial=0.0)), bound)
 
 
 def _within(below: float, bound: float) -> float:
