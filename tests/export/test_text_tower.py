@@ -157,6 +157,15 @@ def test_states_are_those_of_transformers_and_a_text_does_not_depend_on_its_batc
         np.testing.assert_allclose(run.encode_text([text])[0], point, atol=1e-5)
 
 
+def test_a_run_of_a_bundled_model_s_name_does_not_replace_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hysac-mini").symlink_to(finished)
+    monkeypatch.chdir(tmp_path)
+    assert load_subject("hysac-mini").source.startswith("bundle hysac-mini")
+    assert load_subject("./hysac-mini").source.startswith("run ")
+
+
 def test_scores_of_texts_are_calibrated_on_the_validation_split_of_the_policy(finished: Path) -> None:
     subject = load_subject(finished)
     assert subject.policy == "general"

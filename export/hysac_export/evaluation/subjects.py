@@ -20,6 +20,7 @@ from hysac_export.evaluation.protocol import CalibrationRadii, calibration_radii
 from hysac_export.evaluation.texts import EncodedPairs, validation_pairs
 from hysac_export.model.encoded import EncodedSplit, Encodes, curvature_of, encode_drawn, radii_of
 from hysac_export.model.retrieval import Retrieval
+from hysac_retrieval.encoder.bundle import bundled_models
 from hysac_retrieval.encoder.encoder import Encoder
 from hysac_retrieval.encoder.entailment import Entailment
 from hysac_retrieval.errors import MissingExtraError, TrainingError
@@ -78,7 +79,7 @@ def load_subject(model: str | Path) -> Subject:
         BundleError, TrainingError: The bundle or the run cannot be used.
         MissingExtraError: A run folder needs torch, which is not installed.
     """
-    if not is_run(model):
+    if model in bundled_models() or not is_run(model):  # no folder in the way replaces a bundled model
         return bundle_subject(Encoder.load(model))
     try:
         from hysac_export.training.run import TrainedRun
