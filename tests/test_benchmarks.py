@@ -177,7 +177,9 @@ def test_synthetic_blocks_are_the_same_every_time_and_differ_from_each_other(loa
 def test_judged_texts_report_what_is_missed_before_and_after(load: Load, tmp_path: Path) -> None:
     report, shown = run(load("judged"), tmp_path, "--only", "texts", "--count", "6")
     texts = report["texts"]
-    assert texts["disguised"]["leet"]["missed before"] > 0.3
+    disguised = texts["disguised"].values()
+    assert any(row["missed before"] > 0 for row in disguised)
+    assert all(row["missed"] <= row["missed before"] for row in disguised)
     assert texts["disguised"]["leet"]["missed"] == 0.0
     assert texts["long"]["5 captions, unsafe end"]["judged"] == 1.0
     ordinary = texts["ordinary safe queries"]["gallery"]
