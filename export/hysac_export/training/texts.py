@@ -41,7 +41,7 @@ def level(safe: Tensor, unsafe: Tensor, scene: Quadruplets, curvature: Tensor, g
     """The hinge of `losses.radius_hinge` between texts, (n, d) each, and the step's captions, (B, d), 0-d.
 
     A model has one threshold for all texts: safe captions are to lie below unsafe texts, and safe texts below unsafe
-    captions. Two groups are between the two, so that the margin is 2 · gap.
+    captions. A group lies between the two, that of safe pictures, so that the margin is 2 · gap.
     """
     hinges = [
         F.relu(lorentz.dist0(inner, curvature)[:, None] + 2 * gap - lorentz.dist0(outer, curvature)).mean()
