@@ -37,6 +37,7 @@ TINY = {
     "log_every": 1,
     "precision": "fp32",
     "data.quadruplets": 200,
+    "text_steps": 0,
     "model.dim": 16,
     "model.image": {"width": 32, "layers": 1, "head_width": 16, "stem": "conv", "patch": 16, "head_mlp": True},
     "model.text.features": 24,
